@@ -1,0 +1,1 @@
+"""Text classification on imbalanced classes with PyTorch Lightning and Hydra."""

@@ -1,0 +1,172 @@
+"""Batches: which rows go into each, in an order that is a function of (seed, epoch) alone, and their tensors.
+
+A sampler decides what is drawn; this decides only the order. `BatchOrder` yields arrays of row numbers and
+`TokenDataset` turns such an array into padded tensors at once, so a DataLoader runs them with `batch_size=None`.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from counterpoise.data.tokens import TokenStore
+from counterpoise.errors import UserError
+
+Batch = dict[str, Tensor]
+GROUP = 50
+"""Batches sorted by length together: long enough for little padding, short enough to keep the order random."""
+
+
+class TokenDataset(Dataset[Batch]):
+    """Rows of a token store with their class numbers; indexed by an array of row numbers, returns one batch.
+
+    store_rows: int [N], where row i of this dataset lies in the store (several splits may share one).
+    classes: int64 [N]. pad: the token id of padding.
+    """
+
+    def __init__(self, store: TokenStore, store_rows: np.ndarray, classes: np.ndarray, pad: int) -> None:
+        self.store, self.store_rows, self.classes, self.pad = store, store_rows, classes, pad
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per row, int64 [N]."""
+        return self.store.lengths[self.store_rows]
+
+    def __len__(self) -> int:
+        return len(self.store_rows)
+
+    def __getitem__(self, rows: np.ndarray) -> Batch:
+        """Returns input_ids and attention_mask, int64 [B, T], classes and rows, int64 [B].
+
+        T is the longest length in the batch.
+        """
+        rows = np.asarray(rows)
+        where = self.store_rows[rows]
+        starts, ends = self.store.offsets[where], self.store.offsets[where + 1]
+        mask = np.arange((ends - starts).max()) < (ends - starts)[:, None]
+        ids = np.full(mask.shape, self.pad, np.int64)
+        ids[mask] = np.concatenate([self.store.tokens[a:b] for a, b in zip(starts, ends, strict=True)])
+        return {
+            "input_ids": torch.from_numpy(ids),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+            "classes": torch.from_numpy(self.classes[rows]),
+            "rows": torch.from_numpy(rows.astype(np.int64)),
+        }
+
+
+class BatchOrder(Sampler[np.ndarray]):
+    """Deals what a sampler draws into optimiser steps, and these into the micro-batches of one process.
+
+    The steps of an epoch depend on (seed, epoch) and on `batch_size` alone. Each is split over `world_size` processes
+    times `accumulate` micro-batches, so 1 x 32, 4 x 8 and 2 processes x 16 train on the same examples at each step.
+
+    draw: returns the rows of one epoch, given a random generator. lengths: tokens per row, int [N], or None
+    to leave the drawn order as it is. batch_size: examples of an optimiser step, over all processes.
+
+    Rows are sorted by length within `GROUP` steps and the steps shuffled; the longest step comes first, so that a run
+    that does not fit in memory fails at once. A step may be smaller than `batch_size` at the end of the draw; one with
+    fewer rows than micro-batches is left out.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[np.random.Generator], np.ndarray],
+        size: int,
+        lengths: np.ndarray | None,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        accumulate: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.draw, self.size, self.lengths, self.batch_size = draw, size, lengths, batch_size
+        self.seed, self.accumulate, self.rank, self.world_size = seed, accumulate, rank, world_size
+        self.epoch = 0
+        self.position = 0
+        micro = accumulate * world_size
+        if batch_size % micro:
+            raise UserError(
+                f"loader.batch_size={batch_size} does not divide into {accumulate} accumulated micro-batches on "
+                f"{world_size} devices: use a multiple of {micro}"
+            )
+        full, rest = divmod(size, batch_size)
+        self.steps = full + (rest >= micro)
+        if not self.steps:
+            raise UserError(f"an epoch of {size} examples is too small for {micro} micro-batches")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch that the next iteration deals; Lightning calls it before each."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def plan(self) -> list[np.ndarray]:
+        """Returns the optimiser steps of the epoch, arrays of row numbers."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        drawn = self.draw(rng)
+        if self.lengths is None:
+            return np.split(drawn, range(self.batch_size, len(drawn), self.batch_size))[: self.steps]
+        span = GROUP * self.batch_size
+        groups = (drawn[start : start + span] for start in range(0, len(drawn), span))
+        ordered = np.concatenate([group[np.argsort(self.lengths[group], kind="stable")] for group in groups])
+        steps = np.split(ordered, range(self.batch_size, len(ordered), self.batch_size))[: self.steps]
+        order = rng.permutation(len(steps))
+        longest = np.argmax([self.lengths[steps[i]].max() for i in order])
+        order[[0, longest]] = order[[longest, 0]]
+        return [steps[i] for i in order]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        start, self.position = self.position, 0
+        mine = (
+            step_part
+            for step in self.plan()
+            for step_part in np.array_split(step, self.accumulate * self.world_size)[
+                self.rank :: self.world_size
+            ]
+        )
+        for number, rows in enumerate(mine):
+            if number >= start:
+                yield rows
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulate
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns the epoch and the micro-batches of it to skip."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continues within the epoch of `state`."""
+        self.epoch, self.position = state["epoch"], state["position"]
+
+
+def evaluation_batches(
+    lengths: np.ndarray, batch_size: int, *, rank: int = 0, world_size: int = 1
+) -> list[np.ndarray]:
+    """Returns this process's batches of row numbers: every row once over all processes, longest first.
+
+    All processes get equally many batches and none repeats a row, so that metrics are exact on several devices.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    return _deal(order, batch_size, rank, world_size)
+
+
+def stratified_batches(
+    classes: np.ndarray, batch_size: int, *, rank: int = 0, world_size: int = 1
+) -> list[np.ndarray]:
+    """Returns batches like `evaluation_batches`, each with the class proportions of the whole, as near as may be."""
+    counts = np.bincount(classes)
+    by_class = np.argsort(classes, kind="stable")
+    ranks = np.empty(len(classes), np.int64)
+    ranks[by_class] = np.arange(len(classes)) - (np.cumsum(counts) - counts)[classes[by_class]]
+    order = np.argsort((ranks + 0.5) / counts[classes], kind="stable")
+    return _deal(order, batch_size, rank, world_size)
+
+
+def _deal(order: np.ndarray, batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:
+    batches = -(-len(order) // (batch_size * world_size)) * world_size
+    if len(order) < batches:
+        raise UserError(f"{len(order)} evaluation examples are too few for {world_size} devices")
+    return np.array_split(order, batches)[rank::world_size]

@@ -1,0 +1,269 @@
+"""The LightningDataModule: from a source to batches of token ids."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from counterpoise.balance.samplers import ClassIndex, PowerSampler
+from counterpoise.data.batching import Batch, BatchOrder, TokenDataset, evaluation_batches, stratified_batches
+from counterpoise.data.sources import Split
+from counterpoise.data.splits import Vocabulary, stratified_split, unseen
+from counterpoise.data.tokens import TokenStore, tokenise
+from counterpoise.errors import UserError
+
+log = logging.getLogger(__name__)
+
+ORDERS = ("length", "stratified")
+
+
+class Source(Protocol):
+    """Where the texts come from: `FileSource`, `HubSource`, or anything else with these two methods."""
+
+    on_bad_row: str
+
+    def prepare(self) -> None:
+        """Downloads what is needed; called once per machine."""
+
+    def load(self) -> dict[str, Split]:
+        """Returns the splits that exist: "train", and "validation" and "test" where given."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split ready for training: its source rows, class numbers and token ids, all over the same N rows.
+
+    kept: int64 [N], positions of the rows in `split`. unseen: rows left out because training lacks their class.
+    """
+
+    split: Split
+    kept: np.ndarray
+    dataset: TokenDataset
+    unseen: int = 0
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Class numbers, int64 [N]."""
+        return self.dataset.classes
+
+    @property
+    def rows(self) -> np.ndarray:
+        """1-based row numbers in the source file, int64 [N]."""
+        return self.split.rows[self.kept]
+
+    @property
+    def ids(self) -> list[str]:
+        """The id column, or the row numbers where there is none."""
+        if self.split.ids is None:
+            return [str(row) for row in self.rows]
+        return self.split.ids.take(pa.array(self.kept)).to_pylist()
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+
+class TextDataModule(pl.LightningDataModule):
+    """Texts of imbalanced classes as length-grouped, dynamically padded batches.
+
+    Training draws what `sampler` says (set it before fitting; plain until then). Validation and test always hold
+    the natural distribution.
+
+    max_length: tokens per text at most. batch_size: examples of an optimiser step, over all devices and accumulated
+    micro-batches. eval_batch_size: examples of an evaluation batch on one device. validation_fraction and
+    test_fraction: split off the training data, stratified, where the source has no such split.
+    group_by_length: sort by length within a few steps to save padding. eval_order: "length" (fastest) or
+    "stratified" (each batch has the class proportions of the split). train_limit: train on a stratified sample of
+    about this many examples (classes too small for a share in it go). seed: of the splits and of the order.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int = 128,
+        batch_size: int = 16,
+        eval_batch_size: int = 64,
+        validation_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        group_by_length: bool = True,
+        eval_order: str = "length",
+        train_limit: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if eval_order not in ORDERS:
+            raise UserError(f"loader.eval_order={eval_order}: use {' or '.join(ORDERS)}")
+        for name, fraction in (("validation", validation_fraction), ("test", test_fraction)):
+            if not 0 < fraction < 1:
+                raise UserError(f"loader.{name}_fraction={fraction}: use a fraction between 0 and 1")
+        self.source, self.tokenizer, self.max_length = source, tokenizer, max_length
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
+        self.group_by_length, self.eval_order, self.num_workers = group_by_length, eval_order, num_workers
+        self.train_limit, self.seed, self.split_seed = train_limit, seed, split_seed
+        self.sampler = PowerSampler()
+        self.splits: dict[str, Examples] = {}
+        self._loaded: dict[str, Split] | None = None
+        self._order: BatchOrder | None = None
+        self._resume: dict[str, int] | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes of the training data."""
+        return self.vocabulary.labels
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Training examples of each class, int64 [C]."""
+        return np.bincount(self.splits["train"].classes, minlength=len(self.labels))
+
+    def prepare_data(self) -> None:
+        """Downloads and tokenises, so that `setup` finds both in the cache."""
+        if self.splits:
+            return
+        self.source.prepare()
+        self._loaded = self.source.load()
+        for split in self._loaded.values():
+            self._tokenise(split)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads, splits and indexes the data, once."""
+        if self.splits:
+            return
+        loaded, self._loaded = self._loaded or self.source.load(), None
+        train = loaded["train"]
+        everything = Vocabulary.of(train.labels)
+        kept, held = np.arange(len(train)), {}
+        for name, fraction in (("test", self.test_fraction), ("validation", self.validation_fraction)):
+            if name not in loaded:
+                part, out = stratified_split(everything.encode(train.labels)[kept], fraction, self.split_seed)
+                if not len(out):
+                    raise UserError(
+                        f"{train.file}: no class is large enough to split off {fraction:.0%} for {name}: "
+                        f"give data.{name}, or raise loader.{name}_fraction"
+                    )
+                kept, held[name] = kept[part], kept[out]
+        if self.train_limit is not None and self.train_limit < len(kept):
+            _, sample = stratified_split(everything.encode(train.labels)[kept], self.train_limit / len(kept), 0)
+            kept = kept[sample]
+        self.vocabulary = Vocabulary.of(train.labels.take(pa.array(kept)))
+        if len(self.vocabulary) < 2:
+            raise UserError(
+                f"{train.file}: all {len(train)} rows have the label '{everything.labels[0]}': "
+                "classification needs at least two classes"
+            )
+        self.splits["train"] = self._examples(train, kept)
+        for name in ("validation", "test"):
+            if name in held:
+                self.splits[name] = self._examples(train, held[name])
+            else:
+                self.splits[name] = self._examples(loaded[name], np.arange(len(loaded[name])))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Returns the training batches of this process, drawn by `sampler`."""
+        dataset = self.splits["train"].dataset
+        index = ClassIndex.of(dataset.classes, len(self.labels))
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        self._order = BatchOrder(
+            lambda rng: self.sampler.draw(index, rng),
+            self.sampler.size(index.counts),
+            dataset.lengths if self.group_by_length else None,
+            self.batch_size,
+            seed=self.seed,
+            accumulate=accumulate,
+            rank=self._rank,
+            world_size=self._world_size,
+        )
+        if self._resume:
+            self._order.load_state_dict(self._resume)
+            self._resume = None
+        return self._loader(dataset, self._order)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Returns the validation batches of this process, natural distribution."""
+        return self.evaluation_dataloader("validation")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Returns the test batches of this process, natural distribution."""
+        return self.evaluation_dataloader("test")
+
+    def evaluation_dataloader(self, split: str, limit: int | None = None) -> DataLoader[Batch]:
+        """Returns batches of a split in its natural distribution, each row once.
+
+        limit: take at most about this many rows, a stratified sample (the training split is evaluated so).
+        """
+        dataset = self.splits[split].dataset
+        if limit is not None and len(dataset) > limit:
+            _, sample = stratified_split(dataset.classes, limit / len(dataset), self.split_seed)
+            dataset = TokenDataset(
+                dataset.store, dataset.store_rows[sample], dataset.classes[sample], dataset.pad
+            )
+        shard = {"rank": self._rank, "world_size": self._world_size}
+        if self.eval_order == "stratified":
+            batches = stratified_batches(dataset.classes, self.eval_batch_size, **shard)
+        else:
+            batches = evaluation_batches(dataset.lengths, self.eval_batch_size, **shard)
+        return self._loader(dataset, batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the epoch and the micro-batches of it that were trained on."""
+        if not (self._order and self.trainer):
+            return {}
+        trained = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        return {"epoch": self._order.epoch, "position": trained}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes the next training epoch continue where the checkpoint was taken."""
+        self._resume = dict(state_dict) or None
+
+    def save_splits(self, path: Path) -> None:
+        """Writes the 1-based source rows of each split to an .npz file."""
+        np.savez_compressed(path, **{name: examples.rows for name, examples in self.splits.items()})
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _tokenise(self, split: Split) -> TokenStore:
+        return tokenise(split.texts, self.tokenizer, self.max_length, f"{split.file} ({split.name})")
+
+    def _examples(self, split: Split, rows: np.ndarray) -> Examples:
+        classes = self.vocabulary.encode(split.labels)
+        known = rows[classes[rows] >= 0]
+        missing = len(rows) - len(known)
+        if missing:
+            names = ", ".join(f"'{label}' ({count})" for label, count in unseen(split.labels, classes)[:5])
+            message = f"{split.file}: {missing} {split.name} rows have classes that training lacks: {names}"
+            if self.source.on_bad_row == "error":
+                raise UserError(f"{message}; data.on_bad_row=drop leaves them out")
+            log.warning("%s; they are left out and counted in metrics.json", message)
+        if not len(known):
+            raise UserError(f"{split.file}: no {split.name} row has a class that training knows")
+        dataset = TokenDataset(self._tokenise(split), known, classes[known], self.tokenizer.pad_token_id or 0)
+        return Examples(split, known, dataset, missing)
+
+    def _loader(self, dataset: TokenDataset, order: BatchOrder | Sequence[np.ndarray]) -> DataLoader[Batch]:
+        pin = bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
+        sampler: Any = order
+        return DataLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=pin,
+            persistent_workers=self.num_workers > 0,
+        )

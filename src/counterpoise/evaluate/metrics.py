@@ -1,0 +1,137 @@
+"""Scores of a single-label classifier, as functions of its confusion matrix and the training counts.
+
+A confusion matrix is int64 [C, C]: rows are the truth, columns the prediction. A class is *supported* when
+the evaluated split holds at least one example of it. Rare classes are often absent from a split, and nothing
+can be said about their recall there: they are left out of every mean here except `macro_f1_all`.
+"""
+
+import numpy as np
+import pandas as pd
+
+
+def buckets(train_counts: np.ndarray, tail_max: int = 20, head_min: int = 101) -> np.ndarray:
+    """Returns "head", "medium" or "tail" for each class, as an array of str [C].
+
+    head: count >= `head_min`; tail: count < `tail_max` (the bound itself is medium); medium: the rest. The
+    defaults are the many-, medium- and few-shot bounds of Liu et al. 2019 (Open Long-Tailed Recognition):
+    more than 100, 20 to 100, fewer than 20. Raises ValueError when the bounds overlap.
+    """
+    if tail_max > head_min:
+        raise ValueError(f"tail_max must not exceed head_min, got {tail_max} > {head_min}")
+    counts = np.asarray(train_counts)
+    return np.where(counts >= head_min, "head", np.where(counts < tail_max, "tail", "medium"))
+
+
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns int64 [C, C] (rows truth, columns prediction) of class numbers, both int [N]."""
+    cells = np.bincount(truth * num_classes + predicted, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes)
+
+
+def per_class(confusion: np.ndarray, train_counts: np.ndarray) -> pd.DataFrame:
+    """Returns one row per class: `train_count, test_count, precision, recall, f1`.
+
+    A supported class that is never predicted has precision 0. A class absent from the split has recall and F1
+    NaN; its precision is 0 when it was predicted all the same, and NaN when it was not.
+    """
+    confusion, counts = _checked(confusion, train_counts)
+    hits, support, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    precision = _ratio(hits, predicted, otherwise=np.where(support > 0, 0.0, np.nan))
+    recall = _ratio(hits, support, otherwise=np.nan)
+    f1 = np.where(support > 0, _ratio(2 * hits, support + predicted, otherwise=np.nan), np.nan)
+    return pd.DataFrame(
+        {"train_count": counts, "test_count": support, "precision": precision, "recall": recall, "f1": f1}
+    )
+
+
+def scores(
+    confusion: np.ndarray, train_counts: np.ndarray, tail_max: int = 20, head_min: int = 101
+) -> dict[str, float]:
+    """Returns the scores of one split, all Python floats. Raises ValueError for a split without examples.
+
+    - `accuracy`, and `micro_f1`, which is the same number when every example has one label.
+    - `balanced_accuracy`: mean recall over supported classes, as in scikit-learn; `macro_recall` is the same
+      number.
+    - `macro_precision`, `macro_recall`, `macro_f1`: means over supported classes. scikit-learn's
+      `average="macro"` also averages over classes that are absent from the split but predicted, with F1 0, so
+      that a mean's denominator depends on the model; its `labels=` argument with the supported classes gives
+      the numbers here.
+    - `macro_f1_all`: the sum of F1 over all C classes, absent ones counting 0, divided by C.
+    - `weighted_precision`, `weighted_recall`, `weighted_f1`: means weighted by the examples of each class.
+    - `mcc`: the multi-class correlation R_K of Gorodkin 2004; 0 when truth or prediction is constant.
+    - `worst_recall`: the lowest recall of a supported class.
+    - `head_recall`, `medium_recall`, `tail_recall`: mean recall over the supported classes of a bucket (see
+      `buckets`); left out when the bucket has none.
+    - `supported_classes`, `classes`: how many.
+    - `majority_accuracy`, `majority_macro_f1`: what always predicting the largest training class scores here.
+    """
+    confusion, counts = _checked(confusion, train_counts)
+    total = confusion.sum()
+    if total == 0:
+        raise ValueError("the confusion matrix holds no example: there is nothing to score")
+    table = per_class(confusion, counts)
+    supported = (table.test_count > 0).to_numpy()
+    present = table[supported]
+    share = present.test_count / total
+    macro = present[["precision", "recall", "f1"]].mean()
+    weighted = present[["precision", "recall", "f1"]].mul(share, axis=0).sum()
+    accuracy = np.diag(confusion).sum() / total
+
+    majority = int(np.argmax(counts))
+    baseline = np.zeros_like(confusion)
+    baseline[:, majority] = confusion.sum(axis=1)
+    baseline_f1 = per_class(baseline, counts).f1[supported]
+
+    result = {
+        "accuracy": accuracy,
+        "balanced_accuracy": macro.recall,
+        "macro_precision": macro.precision,
+        "macro_recall": macro.recall,
+        "macro_f1": macro.f1,
+        "macro_f1_all": present.f1.sum() / len(table),
+        "weighted_precision": weighted.precision,
+        "weighted_recall": weighted.recall,
+        "weighted_f1": weighted.f1,
+        "micro_f1": accuracy,
+        "mcc": _mcc(confusion),
+        "worst_recall": present.recall.min(),
+        "supported_classes": supported.sum(),
+        "classes": len(table),
+        "majority_accuracy": baseline[majority, majority] / total,
+        "majority_macro_f1": baseline_f1.mean(),
+    }
+    bucket = buckets(counts, tail_max, head_min)
+    for name in ("head", "medium", "tail"):
+        recalls = table.recall[supported & (bucket == name)]
+        if len(recalls):
+            result[f"{name}_recall"] = recalls.mean()
+    return {name: float(value) for name, value in result.items()}
+
+
+def _checked(confusion: np.ndarray, train_counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both as int64; raises ValueError when their shapes do not belong together."""
+    confusion, counts = np.asarray(confusion, dtype=np.int64), np.asarray(train_counts, dtype=np.int64)
+    if counts.ndim != 1 or confusion.shape != (len(counts), len(counts)):
+        raise ValueError(
+            f"expected confusion [C, C] and train_counts [C], got {confusion.shape}, {counts.shape}"
+        )
+    return confusion, counts
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray, otherwise: float | np.ndarray) -> np.ndarray:
+    """Returns top / bottom as float64 [C], and `otherwise` where bottom is 0."""
+    return np.where(bottom > 0, top / np.maximum(bottom, 1), otherwise)
+
+
+def _mcc(confusion: np.ndarray) -> float:
+    """Returns R_K (Gorodkin 2004, eq. 8) in the form of covariances of one-hot truth and prediction."""
+    # Sums of squares of counts pass 2^63 for large splits once multiplied: float64 from here on.
+    truth = confusion.sum(axis=1).astype(np.float64)
+    predicted = confusion.sum(axis=0).astype(np.float64)
+    total = truth.sum()
+    spread_truth = total**2 - truth @ truth
+    spread_predicted = total**2 - predicted @ predicted
+    if spread_truth == 0 or spread_predicted == 0:
+        return 0.0
+    covariance = total * np.trace(confusion) - truth @ predicted
+    return covariance / np.sqrt(spread_truth) / np.sqrt(spread_predicted)

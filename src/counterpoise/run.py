@@ -1,0 +1,293 @@
+"""What `train.py` calls around the training itself: the run folder, its status, its results, and errors in one line."""
+
+import functools
+import json
+import logging
+import os
+import re
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from lightning_utilities.core.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from scipy.special import log_softmax
+
+from counterpoise.atomic import replacing
+from counterpoise.balance import Balance
+from counterpoise.console import console, show_balance, show_config, show_results
+from counterpoise.data.datamodule import TextDataModule
+from counterpoise.errors import UserError, nearest
+from counterpoise.evaluate import pictures
+from counterpoise.evaluate.metrics import confusion_matrix, per_class, scores
+from counterpoise.evaluate.predictions import write_predictions
+from counterpoise.model.classifier import Classifier, check_labels
+from counterpoise.trainer import load_checkpoint, single_device
+
+log = logging.getLogger(__name__)
+
+
+def command_line(main: Callable[[], Any]) -> None:
+    """Runs `main`; a user's mistake becomes one line and exit code 2, with a traceback only if `traceback=true`."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through instead of printing and exiting itself
+    try:
+        main()
+    except Exception as error:
+        line = _user_line(error)
+        if line is None or "traceback=true" in sys.argv:
+            raise
+        _stop(line)
+
+
+def _stop(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def recorded(task: Callable[[DictConfig], float | None]) -> Callable[[DictConfig], float | None]:
+    """Wraps a Hydra task: keeps `status.json` in the run folder, and lets a sweep survive a job that fails."""
+
+    @functools.wraps(task)
+    def recording(config: DictConfig) -> float | None:
+        start = time.monotonic()
+        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        _write_status("running", start)
+        try:
+            value = task(config)
+        except Exception as error:
+            line = _user_line(error)
+            reason = line or f"{type(error).__name__}: {' '.join(str(error).split())}"
+            _write_status("failed", start, reason)
+            log.debug("failed", exc_info=True)
+            if not sweep:
+                if line is None or config.traceback:
+                    raise
+                _stop(line)
+            if line is None or config.traceback:
+                traceback.print_exc()
+            log.error("this job failed, the sweep goes on: %s", reason)
+            return None
+        except BaseException as stop:
+            _write_status("failed", start, f"stopped: {type(stop).__name__}")
+            if isinstance(stop, SystemExit) and not stop.code:
+                # Lightning turns SIGTERM into an exit that looks like success.
+                sys.exit(143)
+            raise
+        _write_status("finished", start)
+        return value
+
+    return recording
+
+
+def folder() -> Path:
+    """Returns the run folder that Hydra made."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def begin(config: DictConfig) -> None:
+    """Shows the configuration and keeps it, resolved, in the run folder."""
+    console.quiet = rank_zero_only.rank != 0
+    _quieten()
+    resolved = OmegaConf.to_container(config, resolve=True)
+    show_config(resolved)  # type: ignore[arg-type]
+    if rank_zero_only.rank == 0:
+        (folder() / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+
+
+def check(trainer: pl.Trainer, model: Classifier, data: TextDataModule, config: DictConfig) -> None:
+    """Raises UserError for what would fail only after minutes of training."""
+    known = [f"val/{name}" for name in (*scores(np.eye(len(data.labels)), data.counts), "loss", "loss_weighted")]
+    if config.monitor not in known:
+        raise UserError(
+            f"monitor={config.monitor}: no such metric.{nearest(config.monitor, known)} There are {', '.join(known)}"
+        )
+    if config.ckpt:
+        check_labels(load_checkpoint(config.ckpt), data.labels)
+    launches_itself = isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
+    if launches_itself and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError("several devices in a sweep: each process would start the sweep anew; use trainer.strategy=ddp_spawn")
+    if trainer.world_size > 1 and model.encoder.unfreeze_at_epoch is not None:
+        raise UserError("encoder.unfreeze_at_epoch works on one device: DDP fixes what is trained when it starts")
+
+
+def show(balance: Balance, data: TextDataModule, config: DictConfig) -> None:
+    """Prints what the strategy does to the classes, and writes it and the splits into the run folder."""
+    sizes = ", ".join(f"{name} {len(examples):,}" for name, examples in data.splits.items())
+    train = data.splits["train"].dataset
+    lengths = train.lengths
+    console.print(
+        f"examples: {sizes}; {len(data.labels)} classes; tokens per text: mean {lengths.mean():.0f}, "
+        f"longest {lengths.max()}; {train.store.truncated / len(train.store):.0%} truncated"
+    )
+    show_balance(balance, HydraConfig.get().runtime.choices.get("strategy", "custom"))
+    if rank_zero_only.rank == 0:
+        table = pd.DataFrame(
+            {
+                "class": balance.labels,
+                "count": balance.counts,
+                "draw_rate": balance.probabilities,
+                "draws_per_example": balance.expected_draws,
+                "weight": balance.weights,
+                "emphasis": balance.emphasis,
+            }
+        )
+        table.to_csv(folder() / "balance.csv", index=False)
+        data.save_splits(folder() / "splits.npz")
+
+
+def continues_alone(trainer: pl.Trainer) -> bool:
+    """Returns whether this process does the evaluation; ends the process group of a run on several devices."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+    return trainer.is_global_zero
+
+
+def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, balance: Balance) -> dict[str, Any]:
+    """Tests the best checkpoint, writes and shows the results. Returns what `metrics.json` holds."""
+    start = time.monotonic()
+    best = _best_checkpoint(trainer)
+    tester = single_device(trainer)
+    tester.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    if tester.fast_dev_run:
+        console.print("one batch of training, validation and test ran; nothing is measured")
+        return {}
+    test = data.splits["test"]
+    logits = _in_order(model.test_outputs)
+    confusion = confusion_matrix(test.classes, logits.argmax(1), len(data.labels))
+    metrics = {
+        "test": _scores(logits, test.classes, data.counts),
+        "validation": _evaluate(tester, model, data, "validation"),
+        "train_sample": _evaluate(tester, model, data, "train", limit=max(500, len(data.splits["validation"]))),
+        "strategy": {
+            "name": HydraConfig.get().runtime.choices.get("strategy"),
+            "weight_ratio": balance.weight_ratio,
+            "effective_sample_fraction": balance.effective_sample_fraction,
+            "epoch_size": balance.sampler.size(balance.counts),
+        },
+        "data": {
+            name: {"examples": len(part), "dropped": part.split.dropped, "unseen_class": part.unseen}
+            for name, part in data.splits.items()
+        },
+        "best_checkpoint": best,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+    }
+    write_results(folder(), metrics, confusion, logits, data)
+    show_results(metrics)
+    console.print(f"[dim]tested and drawn in {time.monotonic() - start:.0f} s; everything is in[/dim] {folder()}")
+    return metrics
+
+
+def write_results(
+    run: Path, metrics: Mapping[str, Any], confusion: np.ndarray, logits: np.ndarray, data: TextDataModule
+) -> None:
+    """Writes the files and pictures of a tested run."""
+    table = per_class(confusion, data.counts)
+    table.insert(0, "class", data.labels)
+    table.to_csv(run / "per_class.csv", index=False)
+    test = data.splits["test"]
+    write_predictions(run / "predictions.parquet", test.ids, data.labels, test.classes, logits)
+    pictures.confusion(run / "confusion.png", confusion, data.labels)
+    runs = {HydraConfig.get().runtime.choices.get("strategy", "run"): (data.counts, table["recall"].to_numpy())}
+    pictures.recall_vs_count(run / "recall_vs_count.png", runs)
+    history = run / "csv" / "metrics.csv"
+    if history.is_file():
+        pictures.curves(run / "curves.png", pd.read_csv(history))
+    with replacing(run / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2))
+
+
+def _evaluate(
+    tester: pl.Trainer, model: Classifier, data: TextDataModule, split: str, limit: int | None = None
+) -> dict[str, float]:
+    loader = data.evaluation_dataloader(split, limit)
+    outputs: Any = tester.predict(model, loader, weights_only=True)
+    return _scores(_in_order(outputs), loader.dataset.classes, data.counts)  # type: ignore[attr-defined]
+
+
+def _scores(logits: np.ndarray, classes: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+    losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(classes)), classes]
+    confusion = confusion_matrix(classes, logits.argmax(1), len(counts))
+    return scores(confusion, counts) | {"loss": float(losses.mean())}
+
+
+def _in_order(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> np.ndarray:
+    """Returns logits [N, C] in row order."""
+    rows = torch.cat([rows for rows, _ in outputs]).cpu()
+    return torch.cat([logits for _, logits in outputs]).cpu()[rows.argsort()].numpy()
+
+
+def _best_checkpoint(trainer: pl.Trainer) -> str | None:
+    best = trainer.checkpoint_callback
+    if isinstance(best, ModelCheckpoint) and best.best_model_path and not trainer.fast_dev_run:
+        return best.best_model_path
+    return None
+
+
+@rank_zero_only
+def _write_status(state: str, start: float, reason: str | None = None) -> None:
+    status = {
+        "state": state,
+        "reason": reason,
+        "overrides": list(HydraConfig.get().overrides.task),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    with replacing(folder() / "status.json") as path:
+        path.write_text(json.dumps(status, indent=2))
+
+
+def _user_line(error: BaseException | None) -> str | None:
+    """Returns the one line for a user's mistake, or None for anything else."""
+    first = error
+    while error is not None:
+        if isinstance(error, UserError):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    if isinstance(first, HydraException | OmegaConfBaseException):
+        return _config_line(str(first))
+    return None
+
+
+def _config_line(message: str) -> str:
+    """Returns Hydra's message about a configuration as one line, with the nearest name that would be right."""
+    if found := re.search(r"Could not find '(?P<group>[^']+)/(?P<name>[^'/]+)'", message):
+        listed = message.partition("Available options")[2].partition(":\n")[2].partition("\nConfig")[0]
+        options = listed.split()
+        group, name = found["group"], found["name"]
+        return f"{group}={name}: there is no such {group}.{nearest(name, options)} There are {', '.join(options)}"
+    line = " ".join(message.split())
+    if found := re.search(r"Could not override '(?P<key>[^']+)'", message):
+        key = found["key"].split(".")[-1]
+        conf = Path(sys.argv[0]).resolve().parent / "conf"
+        keys = {k for file in conf.rglob("*.yaml") for k in re.findall(r"^\s*(\w+):", file.read_text(), re.M)}
+        return f"the configuration has no key '{found['key']}'.{nearest(key, keys)}"
+    return line
+
+
+def _quieten() -> None:
+    """Silences what libraries say that is no news here."""
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*The number of training batches .* is smaller than the logging interval.*")

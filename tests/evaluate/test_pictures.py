@@ -1,0 +1,155 @@
+import threading
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from counterpoise.evaluate import pictures
+
+RNG = np.random.default_rng(0)
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        image.load()
+        assert len(image.convert("RGB").getcolors(2**24)) > 10, "the picture is blank"
+        return image.size
+
+
+def texts(monkeypatch, draw, *arguments, **options):
+    """Returns every text of the figure that `draw` saves."""
+    figures = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, path: figures.append(figure))
+    draw("unused.png", *arguments, **options)
+    return [t.get_text() for t in figures[0].findobj(matplotlib.text.Text) if t.get_text()]
+
+
+def spread(classes: int) -> np.ndarray:
+    return RNG.poisson(0.5, (classes, classes)) + np.diag(RNG.integers(3, 30, classes))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 8, 25, 26, 52])
+def test_any_number_of_classes_gives_a_confusion_picture(tmp_path, classes):
+    pictures.confusion(tmp_path / "new" / "c.png", spread(classes), [f"class {i}" for i in range(classes)])
+    assert max(size(tmp_path / "new" / "c.png")) < 1800
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["c.png"]
+
+
+def test_a_confusion_picture_of_many_classes_shows_the_most_mistaken_and_says_so(monkeypatch):
+    confusion = np.diag(np.full(40, 10))
+    confusion[39, 38] = 30  # 39 as truth, 38 as prediction
+    shown = texts(monkeypatch, pictures.confusion, confusion, [f"c{i}" for i in range(40)])
+    assert any("25 classes, of 40, with the most errors" in text for text in shown)
+    assert {"c38", "c38  (10)", "c39", "c39  (40)", "all others"} <= set(shown)
+    assert "c37" not in shown
+    assert {"25", "75", "100"} <= set(shown)
+
+
+def test_a_recall_of_0_is_written_and_an_absent_class_is_not(monkeypatch):
+    shown = texts(monkeypatch, pictures.confusion, np.array([[0, 1, 0], [0, 1, 0], [0, 0, 0]]), list("abc"))
+    assert sorted(text for text in shown if text.isdecimal()) == ["0", "100", "100"]
+
+
+def test_a_percent_is_rounded_to_100_or_0_by_no_mistake():
+    assert [pictures._percent(x) for x in (0, 0.001, 0.5, 0.996, 1)] == ["0", "<1", "50", "99", "100"]
+
+
+def test_names_are_drawn_as_they_are(tmp_path):
+    labels = [
+        "$broken {math$",
+        "a_b^c",
+        "a very long name that would push the picture off the page",
+        r"\frac",
+    ]
+    pictures.confusion(tmp_path / "c.png", spread(4), labels)
+    recall = np.full(4, 0.5)
+    runs = {"$x_{$": (np.arange(1, 5), recall), "b": (np.arange(1, 5), recall)}
+    pictures.recall_vs_count(tmp_path / "r.png", runs)
+    table = pd.DataFrame({"setting": ["a=$x$ b=$"], "state": "finished", "macro_f1": 0.5})
+    pictures.leaderboard(tmp_path / "l.png", table.assign(balanced_accuracy=0.5, accuracy=0.5))
+
+
+@pytest.mark.parametrize("names", [["plain"], ["plain", "combined"], list("abcdefgh")])
+def test_one_or_several_runs_are_compared_by_recall(tmp_path, names):
+    counts = np.array([0, 1, 5, 20, 100, 101, 2840])
+    recall = np.array([0, np.nan, 0.5, 0.6, 0.7, 0.9, 1.0])
+    runs = dict.fromkeys(names, (counts, recall))
+    pictures.recall_vs_count(tmp_path / "r.png", runs, test_counts=counts, tail_max=5, head_min=50)
+    size(tmp_path / "r.png")
+
+
+def test_the_recall_picture_names_the_buckets_that_hold_a_class(monkeypatch):
+    runs = {"plain": (np.array([30, 50, 3000]), np.array([0.5, 0.6, 0.9]))}
+    shown = texts(monkeypatch, pictures.recall_vs_count, runs)
+    assert {"medium", "head"} <= set(shown)
+    assert "tail" not in shown
+
+
+@pytest.mark.parametrize("count", [7, 0])
+def test_classes_of_one_size_and_classes_without_recall_are_drawn(tmp_path, count):
+    runs = {"plain": (np.full(3, count), np.full(3, np.nan)), "b": (np.full(3, count), np.full(3, 0.5))}
+    pictures.recall_vs_count(tmp_path / "r.png", runs)
+    size(tmp_path / "r.png")
+
+
+def history(validations: int) -> pd.DataFrame:
+    train = pd.DataFrame({"step": range(0, 100, 5), "train/loss": RNG.random(20), "lr-AdamW": 1e-3})
+    if not validations:
+        return train
+    steps = 24 * np.arange(1, validations + 1)
+    names = ("val/loss", "val/loss_weighted", "val/macro_f1", "val/balanced_accuracy", "val/accuracy")
+    measured = {name: RNG.random(validations) for name in names}
+    return pd.concat([train, pd.DataFrame({"step": steps, **measured})], ignore_index=True)
+
+
+@pytest.mark.parametrize("validations", [0, 1, 4])
+def test_curves_need_no_validation(tmp_path, validations):
+    pictures.curves(tmp_path / "c.png", history(validations))
+    size(tmp_path / "c.png")
+
+
+@pytest.mark.parametrize("left_out", history(2).columns.drop("step"))
+def test_curves_do_without_any_column(tmp_path, left_out):
+    pictures.curves(tmp_path / "missing.png", history(2).drop(columns=left_out))
+    pictures.curves(tmp_path / "empty.png", history(2).assign(**{left_out: np.nan}))
+    size(tmp_path / "missing.png")
+
+
+def test_curves_of_an_empty_history_say_that_nothing_was_measured(monkeypatch):
+    assert texts(monkeypatch, pictures.curves, pd.DataFrame({"step": []})).count("nothing measured") == 2
+
+
+def jobs(scores: dict[str, list[float]]) -> pd.DataFrame:
+    rows = [(setting, "finished", *(score,) * 3) for setting, seeds in scores.items() for score in seeds]
+    return pd.DataFrame(rows, columns=["setting", "state", "macro_f1", "balanced_accuracy", "accuracy"])
+
+
+def test_the_leaderboard_puts_the_best_mean_on_top_and_leaves_failed_jobs_out(monkeypatch):
+    table = jobs({"plain": [0.5], "weighted": [0.6, 0.8], "combined": [0.65]})
+    table.loc[len(table)] = ("ldam", "failed", *[np.nan] * 3)
+    shown = texts(monkeypatch, pictures.leaderboard, table)
+    settings = [text for text in shown if text in ("plain", "weighted", "combined", "ldam")]
+    assert list(dict.fromkeys(settings)) == ["weighted", "combined", "plain"]
+    assert "0.700" in shown
+
+
+@pytest.mark.parametrize("number", [0, 1, 60])
+def test_any_number_of_settings_gives_a_leaderboard_picture(tmp_path, number):
+    pictures.leaderboard(tmp_path / "l.png", jobs({f"optim.lr={i}": [i / 100] for i in range(number)}))
+    assert size(tmp_path / "l.png")[1] < 2800
+
+
+def test_pictures_can_be_drawn_by_many_threads_and_leave_the_global_style_alone(tmp_path):
+    before = dict(matplotlib.rcParams)
+    path = tmp_path / "c.png"
+    threads = [threading.Thread(target=pictures.curves, args=(path, history(2))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    size(path)
+    assert dict(matplotlib.rcParams) == before
+    assert list(tmp_path.iterdir()) == [path]

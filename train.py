@@ -1,0 +1,50 @@
+"""Trains and tests a text classifier on imbalanced classes: `python train.py strategy=weighted`."""
+
+import hydra
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from counterpoise import run
+from counterpoise.data.datamodule import TextDataModule
+from counterpoise.data.tokens import load_tokenizer
+from counterpoise.model.classifier import Classifier
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@run.recorded
+def main(config: DictConfig) -> float | None:
+    """Returns the best validation score, for sweepers that optimise it."""
+    run.begin(config)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+
+    encoder = instantiate(config.encoder)
+    tokenizer = load_tokenizer(encoder.locate())
+    data = TextDataModule(
+        instantiate(config.data), tokenizer, max_length=encoder.max_length, seed=config.seed, **config.loader
+    )
+    data.prepare_data()
+    data.setup()
+
+    balance = instantiate(config.strategy).balance(data.labels, data.counts)
+    data.sampler = balance.sampler
+    run.show(balance, data, config)
+
+    optim = instantiate(config.optim)
+    model = Classifier(
+        encoder.load(), balance.loss, optim, data.labels, data.counts, data.batch_size, config.dropout
+    )
+    callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
+    loggers = [instantiate(logger) for logger in config.logger.values() if logger]
+    trainer: pl.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    run.check(trainer, model, data, config)
+
+    trainer.fit(model, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
+    if not run.continues_alone(trainer):
+        return None
+    metrics = run.finish(trainer, model, data, balance)
+    return metrics["validation"][config.monitor.removeprefix("val/")] if metrics else None
+
+
+if __name__ == "__main__":
+    run.command_line(main)
