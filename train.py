@@ -31,9 +31,7 @@ def main(config: DictConfig) -> float | None:
     run.show(balance, data, config)
 
     optim = instantiate(config.optim)
-    model = Classifier(
-        encoder.load(), balance.loss, optim, data.labels, data.counts, data.batch_size, config.dropout
-    )
+    model = Classifier(encoder.load(), balance.loss, optim, data.labels, data.counts, data.batch_size, config.dropout)
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger]
     trainer: pl.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)

@@ -1,14 +1,23 @@
-"""Lightning callbacks: stop at a loss that is not finite, resume the random numbers where they stopped."""
+"""Lightning callbacks: progress, a stop at a loss that is not finite, random numbers that resume."""
 
 import math
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
 from counterpoise.errors import UserError
+
+
+class Progress(RichProgressBar):
+    """Lightning's progress bar without the version number of a logger."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Returns what stands beside the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}
 
 
 class FiniteLoss(Callback):

@@ -19,16 +19,16 @@ SHOWN_CLASSES = 20
 
 TEST_ROWS = (
     ("accuracy", "accuracy"),
-    ("balanced_accuracy", "balanced accuracy (macro recall)"),
+    ("balanced_accuracy", "balanced accuracy"),
     ("macro_f1", "macro F1"),
     ("macro_precision", "macro precision"),
     ("weighted_f1", "weighted F1"),
     ("mcc", "MCC"),
-    ("worst_recall", "worst class recall"),
-    ("head_recall", "head recall (over 100 training examples)"),
-    ("medium_recall", "medium recall (20 to 100)"),
-    ("tail_recall", "tail recall (under 20)"),
-    ("loss", "loss (unweighted)"),
+    ("worst_recall", "worst recall"),
+    ("head_recall", "head recall"),
+    ("medium_recall", "medium recall"),
+    ("tail_recall", "tail recall"),
+    ("loss", "unweighted loss"),
 )
 
 
@@ -53,7 +53,7 @@ def show_balance(balance: Balance, name: str) -> None:
         shown = [*order[:half], None, *order[-half:]]
     table = Table(title=f"strategy: {name}", title_justify="left", caption_justify="left")
     table.add_column("class")
-    for heading in ("count n", "draw rate q", "draws of each example", "weight w", "emphasis e"):
+    for heading in ("count n", "drawn q", "draws/example", "weight w", "emphasis e"):
         table.add_column(heading, justify="right")
     emphasis, draws = balance.emphasis, balance.expected_draws
     for c in shown:
@@ -81,7 +81,7 @@ def show_results(metrics: Mapping[str, Any]) -> None:
     """Prints the test scores beside the majority baseline, and the gap between training and validation."""
     test, validation, train = metrics["test"], metrics["validation"], metrics["train_sample"]
     table = Table(title="results with the best checkpoint", title_justify="left", caption_justify="left")
-    for heading in ("", "test", "majority class", "validation", "train (sample)", "gap"):
+    for heading in ("", "test", "majority", "validation", "train", "gap"):
         table.add_column(heading, justify="left" if not heading else "right")
     baseline = {"accuracy": test["majority_accuracy"], "macro_f1": test["majority_macro_f1"]}
     baseline["balanced_accuracy"] = 1 / test["supported_classes"]
@@ -100,7 +100,8 @@ def show_results(metrics: Mapping[str, Any]) -> None:
     table.caption = (
         f"macro averages are over the {test['supported_classes']:.0f} classes with test examples"
         + (f" ({absent} have none)" if absent else "")
-        + "; gap = train - validation, in evaluation mode: a large one means overfitting"
+        + "; head: over 100 training examples, tail: under 20; majority: always the largest class; gap: train "
+        "(a sample, in evaluation mode) minus validation, large when overfitting"
     )
     console.print(table)
 

@@ -26,7 +26,6 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from scipy.special import log_softmax
 
@@ -42,6 +41,9 @@ from counterpoise.model.classifier import Classifier, check_labels
 from counterpoise.trainer import load_checkpoint, single_device
 
 log = logging.getLogger(__name__)
+
+RANK: int = rank_zero_only.rank  # type: ignore[attr-defined]
+"""Of this process among those that train together; Lightning's launchers set it before the program starts."""
 
 
 def command_line(main: Callable[[], Any]) -> None:
@@ -103,11 +105,11 @@ def folder() -> Path:
 
 def begin(config: DictConfig) -> None:
     """Shows the configuration and keeps it, resolved, in the run folder."""
-    console.quiet = rank_zero_only.rank != 0
+    console.quiet = RANK != 0
     _quieten()
     resolved = OmegaConf.to_container(config, resolve=True)
     show_config(resolved)  # type: ignore[arg-type]
-    if rank_zero_only.rank == 0:
+    if RANK == 0:
         (folder() / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
 
 
@@ -122,7 +124,9 @@ def check(trainer: pl.Trainer, model: Classifier, data: TextDataModule, config: 
         check_labels(load_checkpoint(config.ckpt), data.labels)
     launches_itself = isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
     if launches_itself and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise UserError("several devices in a sweep: each process would start the sweep anew; use trainer.strategy=ddp_spawn")
+        raise UserError(
+            "several devices in a sweep: each process would start the sweep anew; use trainer.strategy=ddp_spawn"
+        )
     if trainer.world_size > 1 and model.encoder.unfreeze_at_epoch is not None:
         raise UserError("encoder.unfreeze_at_epoch works on one device: DDP fixes what is trained when it starts")
 
@@ -137,7 +141,7 @@ def show(balance: Balance, data: TextDataModule, config: DictConfig) -> None:
         f"longest {lengths.max()}; {train.store.truncated / len(train.store):.0%} truncated"
     )
     show_balance(balance, HydraConfig.get().runtime.choices.get("strategy", "custom"))
-    if rank_zero_only.rank == 0:
+    if RANK == 0:
         table = pd.DataFrame(
             {
                 "class": balance.labels,
@@ -166,7 +170,7 @@ def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, balance
     best = _best_checkpoint(trainer)
     tester = single_device(trainer)
     tester.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-    if tester.fast_dev_run:
+    if tester.fast_dev_run:  # type: ignore[attr-defined]
         console.print("one batch of training, validation and test ran; nothing is measured")
         return {}
     test = data.splits["test"]
@@ -237,7 +241,7 @@ def _in_order(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> np.ndarray:
 
 def _best_checkpoint(trainer: pl.Trainer) -> str | None:
     best = trainer.checkpoint_callback
-    if isinstance(best, ModelCheckpoint) and best.best_model_path and not trainer.fast_dev_run:
+    if isinstance(best, ModelCheckpoint) and best.best_model_path and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         return best.best_model_path
     return None
 

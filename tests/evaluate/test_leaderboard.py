@@ -161,6 +161,16 @@ def test_the_console_table_shows_every_job_with_its_reason(sweep):
     assert any("running" in line for line in lines)
 
 
+def test_brackets_in_overrides_are_no_console_markup(tmp_path):
+    for number in range(2):
+        job(tmp_path, str(number), "data.columns=[/]", f"data.sizes=[{number}]", macro_f1=0.5)
+    console = Console(width=100)
+    with console.capture() as captured:
+        leaderboard.show(leaderboard.collect(tmp_path), console)
+    assert "every job: data.columns=[/]" in captured.get()
+    assert "data.sizes=[1]" in captured.get()
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
 def test_a_narrow_console_shows_the_foremost_columns_in_full(sweep, width):
     console = Console(width=width)

@@ -33,7 +33,7 @@ class ClassIndex:
         """n_c, int64 [C]."""
         return np.diff(self.starts)
 
-    def members(self, c: int) -> np.ndarray:
+    def members(self, c: int | np.integer) -> np.ndarray:
         """Returns the rows of class `c`, int64 [n_c]."""
         return self.rows[self.starts[c] : self.starts[c + 1]]
 

@@ -1,7 +1,7 @@
 """A strategy: the sampler, the class weights and the loss that together correct the imbalance."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -57,8 +57,8 @@ class Strategy:
     allow_overcorrection: permit alpha + beta > 1, which turns the imbalance upside down.
     """
 
-    sampler: PowerSampler = PowerSampler()
-    weights: WeightScheme = Power(0.0)
+    sampler: PowerSampler = field(default_factory=PowerSampler)
+    weights: WeightScheme = field(default_factory=lambda: Power(0.0))
     loss: Callable[[Tensor], nn.Module] = CrossEntropy
     max_ratio: float | None = None
     allow_overcorrection: bool = False

@@ -25,6 +25,7 @@ class Power:
             raise UserError(f"strategy.weights.beta={self.beta} favours the large classes: use 0 or more")
 
     def __call__(self, labels: Sequence[str], counts: np.ndarray) -> np.ndarray:
+        """Returns the weights [C]."""
         return np.asarray(counts, np.float64) ** -self.beta
 
 
@@ -42,6 +43,7 @@ class EffectiveNumber:
             raise UserError(f"strategy.weights.beta={self.beta}: the effective number needs 0 < beta < 1")
 
     def __call__(self, labels: Sequence[str], counts: np.ndarray) -> np.ndarray:
+        """Returns the weights [C]."""
         # expm1 keeps the digits that 1 - beta^n loses for beta close to 1.
         return (1 - self.beta) / -np.expm1(np.asarray(counts, np.float64) * np.log(self.beta))
 
@@ -53,6 +55,7 @@ class Manual:
     by_label: Mapping[str, float] | Sequence[float]
 
     def __call__(self, labels: Sequence[str], counts: np.ndarray) -> np.ndarray:
+        """Returns the weights [C]."""
         key = "strategy.weights.by_label"
         if isinstance(self.by_label, Mapping):
             given = {str(label): weight for label, weight in self.by_label.items()}

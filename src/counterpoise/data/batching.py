@@ -112,19 +112,17 @@ class BatchOrder(Sampler[np.ndarray]):
         groups = (drawn[start : start + span] for start in range(0, len(drawn), span))
         ordered = np.concatenate([group[np.argsort(self.lengths[group], kind="stable")] for group in groups])
         steps = np.split(ordered, range(self.batch_size, len(ordered), self.batch_size))[: self.steps]
-        order = rng.permutation(len(steps))
-        longest = np.argmax([self.lengths[steps[i]].max() for i in order])
-        order[[0, longest]] = order[[longest, 0]]
-        return [steps[i] for i in order]
+        ordered_steps = [steps[i] for i in rng.permutation(len(steps))]
+        longest = int(np.argmax([self.lengths[step].max() for step in ordered_steps]))
+        ordered_steps[0], ordered_steps[longest] = ordered_steps[longest], ordered_steps[0]
+        return ordered_steps
 
     def __iter__(self) -> Iterator[np.ndarray]:
         start, self.position = self.position, 0
         mine = (
             step_part
             for step in self.plan()
-            for step_part in np.array_split(step, self.accumulate * self.world_size)[
-                self.rank :: self.world_size
-            ]
+            for step_part in np.array_split(step, self.accumulate * self.world_size)[self.rank :: self.world_size]
         )
         for number, rows in enumerate(mine):
             if number >= start:
@@ -142,9 +140,7 @@ class BatchOrder(Sampler[np.ndarray]):
         self.epoch, self.position = state["epoch"], state["position"]
 
 
-def evaluation_batches(
-    lengths: np.ndarray, batch_size: int, *, rank: int = 0, world_size: int = 1
-) -> list[np.ndarray]:
+def evaluation_batches(lengths: np.ndarray, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:
     """Returns this process's batches of row numbers: every row once over all processes, longest first.
 
     All processes get equally many batches and none repeats a row, so that metrics are exact on several devices.
@@ -153,9 +149,7 @@ def evaluation_batches(
     return _deal(order, batch_size, rank, world_size)
 
 
-def stratified_batches(
-    classes: np.ndarray, batch_size: int, *, rank: int = 0, world_size: int = 1
-) -> list[np.ndarray]:
+def stratified_batches(classes: np.ndarray, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:
     """Returns batches like `evaluation_batches`, each with the class proportions of the whole, as near as may be."""
     counts = np.bincount(classes)
     by_class = np.argsort(classes, kind="stable")

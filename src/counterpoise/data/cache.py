@@ -15,9 +15,7 @@ from counterpoise.errors import UserError
 
 def cache_root() -> Path:
     """Returns the absolute folder of the cache: `$COUNTERPOISE_CACHE`, or the platform's cache folder."""
-    return (
-        Path(os.environ.get("COUNTERPOISE_CACHE") or user_cache_dir("counterpoise")).expanduser().absolute()
-    )
+    return Path(os.environ.get("COUNTERPOISE_CACHE") or user_cache_dir("counterpoise")).expanduser().absolute()
 
 
 def cached(key: str, build: Callable[[Path], None]) -> Path:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
@@ -205,9 +206,7 @@ class TextDataModule(pl.LightningDataModule):
         dataset = self.splits[split].dataset
         if limit is not None and len(dataset) > limit:
             _, sample = stratified_split(dataset.classes, limit / len(dataset), self.split_seed)
-            dataset = TokenDataset(
-                dataset.store, dataset.store_rows[sample], dataset.classes[sample], dataset.pad
-            )
+            dataset = TokenDataset(dataset.store, dataset.store_rows[sample], dataset.classes[sample], dataset.pad)
         shard = {"rank": self._rank, "world_size": self._world_size}
         if self.eval_order == "stratified":
             batches = stratified_batches(dataset.classes, self.eval_batch_size, **shard)
@@ -219,7 +218,7 @@ class TextDataModule(pl.LightningDataModule):
         """Returns the epoch and the micro-batches of it that were trained on."""
         if not (self._order and self.trainer):
             return {}
-        trained = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        trained = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         return {"epoch": self._order.epoch, "position": trained}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -228,7 +227,7 @@ class TextDataModule(pl.LightningDataModule):
 
     def save_splits(self, path: Path) -> None:
         """Writes the 1-based source rows of each split to an .npz file."""
-        np.savez_compressed(path, **{name: examples.rows for name, examples in self.splits.items()})
+        np.savez_compressed(path, **{name: part.rows for name, part in self.splits.items()})  # type: ignore[arg-type]
 
     @property
     def _rank(self) -> int:
@@ -257,7 +256,7 @@ class TextDataModule(pl.LightningDataModule):
         return Examples(split, known, dataset, missing)
 
     def _loader(self, dataset: TokenDataset, order: BatchOrder | Sequence[np.ndarray]) -> DataLoader[Batch]:
-        pin = bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
+        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         sampler: Any = order
         return DataLoader(
             dataset,
@@ -266,4 +265,5 @@ class TextDataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=pin,
             persistent_workers=self.num_workers > 0,
+            generator=torch.Generator(),  # its own: the global one drives dropout, and must resume where it was
         )

@@ -84,16 +84,12 @@ def _select(names: list[str], members: Sequence[str], wheel: str) -> list[str]:
     """Returns the names in the wheel that `members` asks for."""
     selected = []
     for member in members:
-        found = [
-            name for name in names if name == member or (member.endswith("/") and name.startswith(member))
-        ]
+        found = [name for name in names if name == member or (member.endswith("/") and name.startswith(member))]
         if not found:
             raise UserError(f"{wheel} has no member {member!r}.{nearest(member, names)}")
         selected += found
     for name in selected:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-            raise UserError(
-                f"{wheel} has a member {name!r} that would be written outside its folder: refused"
-            )
+            raise UserError(f"{wheel} has a member {name!r} that would be written outside its folder: refused")
     return selected

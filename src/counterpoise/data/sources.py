@@ -120,9 +120,7 @@ class HubSource:
             if not key or (key == name != "train" and key not in dataset):
                 continue
             if key not in dataset:
-                raise UserError(
-                    f"{self.path} has no split {key!r} (data.{name}); it has {', '.join(dataset)}"
-                )
+                raise UserError(f"{self.path} has no split {key!r} (data.{name}); it has {', '.join(dataset)}")
             file = f"{self.path}/{key}"
             columns = list(dict.fromkeys([self.text, self.label, *([self.id] if self.id else [])]))
             require_columns(columns, dataset[key].column_names, file)

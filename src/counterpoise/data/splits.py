@@ -21,9 +21,7 @@ def stratified_split(classes: np.ndarray, fraction: float, seed: int) -> tuple[n
     """
     rng = np.random.default_rng(seed)
     index = ClassIndex.of(classes, int(classes.max(initial=-1)) + 1)
-    sizes = np.minimum(np.floor(index.counts * fraction + 0.5), np.maximum(index.counts - 1, 0)).astype(
-        np.int64
-    )
+    sizes = np.minimum(np.floor(index.counts * fraction + 0.5), np.maximum(index.counts - 1, 0)).astype(np.int64)
     parts = [rng.choice(index.members(c), sizes[c], replace=False) for c in np.flatnonzero(sizes)]
     held_out = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64)
     kept = np.ones(len(classes), bool)
@@ -56,6 +54,4 @@ class Vocabulary:
 def unseen(labels: pa.Array | pa.ChunkedArray, classes: np.ndarray) -> Sequence[tuple[str, int]]:
     """Returns (label, rows) of the labels encoded as -1, most frequent first."""
     counts = pc.value_counts(pc.filter(labels, pa.array(classes < 0))).to_pylist()
-    return sorted(
-        ((entry["values"], entry["counts"]) for entry in counts), key=lambda pair: (-pair[1], pair[0])
-    )
+    return sorted(((entry["values"], entry["counts"]) for entry in counts), key=lambda pair: (-pair[1], pair[0]))

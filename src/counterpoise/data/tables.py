@@ -58,9 +58,7 @@ def read_columns(
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"cannot read {path.name}: {one_line(error)}") from error
     known = ", ".join([*DELIMITERS, *JSON_LINES])
-    raise UserError(
-        f"{path.name} has the suffix {suffix!r}; known are {known} (each also with .gz) and .parquet"
-    )
+    raise UserError(f"{path.name} has the suffix {suffix!r}; known are {known} (each also with .gz) and .parquet")
 
 
 def require_columns(columns: Sequence[str], names: Sequence[str], file: str) -> None:
@@ -90,9 +88,7 @@ def _read_csv(path: Path, columns: list[str], delimiter: str, quote: str | None,
         return pa.csv.read_csv(
             _open(path),
             pa.csv.ReadOptions(use_threads=threads, block_size=BLOCK, skip_rows_after_names=skip),
-            pa.csv.ParseOptions(
-                delimiter=delimiter, quote_char=quote or False, newlines_in_values=quote is not None
-            ),
+            pa.csv.ParseOptions(delimiter=delimiter, quote_char=quote or False, newlines_in_values=quote is not None),
             pa.csv.ConvertOptions(
                 check_utf8=False,
                 column_types=dict.fromkeys(only, pa.large_binary()),
@@ -109,9 +105,7 @@ def _read_csv(path: Path, columns: list[str], delimiter: str, quote: str | None,
         if "Empty CSV" in str(error):
             raise UserError(f"{path.name} has no rows") from error
         if "straddling" in str(error):
-            raise UserError(
-                f"{path.name} has a row of more than {BLOCK >> 20} MiB: is a quote not closed?"
-            ) from error
+            raise UserError(f"{path.name} has a row of more than {BLOCK >> 20} MiB: is a quote not closed?") from error
     try:  # only one thread knows the number of the row it stumbles over
         return read(False, columns)
     except pa.ArrowInvalid as error:

@@ -63,9 +63,7 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def tokenise(
-    texts: pa.ChunkedArray, tokenizer: PreTrainedTokenizerBase, max_length: int, what: str
-) -> TokenStore:
+def tokenise(texts: pa.ChunkedArray, tokenizer: PreTrainedTokenizerBase, max_length: int, what: str) -> TokenStore:
     """Returns the token store of `texts`, from the cache when the same texts were tokenised alike before.
 
     max_length: tokens per text at most, special tokens included. what: the name shown beside the progress bar.

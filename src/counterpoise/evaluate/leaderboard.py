@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from counterpoise.atomic import replacing
 from counterpoise.evaluate import pictures
-from counterpoise.evaluate.atomic import replacing
 
 _LOWER_IS_BETTER = ("loss", "seconds")
 MEASURED = (
@@ -72,7 +72,7 @@ def show(table: pd.DataFrame, console: Console) -> None:
     """
     table, shared = _without_shared(table)
     columns, best = _fitting(table, console.width), _best(table)
-    caption = f"every job: {' '.join(shared)}" if shared else None
+    caption = Text(f"every job: {' '.join(shared)}") if shared else None
     printed = Table(title="Leaderboard", caption=caption, header_style="bold")
     printed.add_column("job", justify="right", no_wrap=True)
     printed.add_column("setting", overflow="fold")
@@ -83,12 +83,8 @@ def show(table: pd.DataFrame, console: Console) -> None:
         setting = Text(row["setting"])
         if row["state"] != "finished":
             setting.append(f"\n{row['reason'] if failed else 'running'}", style="" if failed else "italic")
-        cells = [
-            Text(_number(row[c], c), style="bold green" if _is_best(row[c], c, best) else "") for c in columns
-        ]
-        printed.add_row(
-            Text(row["job"]), setting, _seed(row["seed"]), *cells, style="red" if failed else None
-        )
+        cells = [Text(_number(row[c], c), style="bold green" if _is_best(row[c], c, best) else "") for c in columns]
+        printed.add_row(Text(row["job"]), setting, _seed(row["seed"]), *cells, style="red" if failed else None)
     console.print(printed)
 
 
@@ -166,22 +162,18 @@ def _present(table: pd.DataFrame) -> list[str]:
 
 
 def _fitting(table: pd.DataFrame, width: int) -> list[str]:
-    """Returns the columns of scores that a console has room for beside the settings, the foremost first."""
-    # Three more characters per column are its padding and border; longer settings are folded.
-    room = (
-        width
-        - 1
-        - (max(3, *table.job.str.len(), 0) + 3)
-        - (min(40, max(7, *table.setting.str.len(), 0)) + 3)
-        - 7
-    )
-    columns = []
-    for column in _present(table):
+    """Returns the columns of scores a console has room for: the foremost, at least one."""
+    present = _present(table)
+    longest = {c: max(map(len, [c, *table[c]])) for c in ("job", "setting")}
+    # Three characters per column are its padding and border; settings can be folded.
+    room = width - (longest["job"] + 3) - (min(longest["setting"], 40) + 3) - (len("seed") + 3) - 1
+    fitting = []
+    for column in present:
         cells = [_number(value, column) for value in table[column]]
         room -= max(map(len, [*column.split("_"), *cells])) + 3
         if room >= 0:
-            columns.append(column)
-    return columns
+            fitting.append(column)
+    return fitting or present[:1]
 
 
 def _best(table: pd.DataFrame) -> dict[str, float]:
@@ -246,7 +238,7 @@ def _grid_row(cells: list[str]) -> str:
     return f"| {' | '.join(escaped)} |"
 
 
-def _item(job: dict[str, Any]) -> str:
+def _item(job: Mapping[Any, Any]) -> str:
     reason = f": {_code(job['reason'])}" if job["state"] == "failed" else ""
     seed = f", seed {job['seed']}" if _seed(job["seed"]) else ""
     return f"- job {job['job']}, {_code(job['setting'])}{seed}{reason}"

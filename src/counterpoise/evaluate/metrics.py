@@ -112,9 +112,7 @@ def _checked(confusion: np.ndarray, train_counts: np.ndarray) -> tuple[np.ndarra
     """Returns both as int64; raises ValueError when their shapes do not belong together."""
     confusion, counts = np.asarray(confusion, dtype=np.int64), np.asarray(train_counts, dtype=np.int64)
     if counts.ndim != 1 or confusion.shape != (len(counts), len(counts)):
-        raise ValueError(
-            f"expected confusion [C, C] and train_counts [C], got {confusion.shape}, {counts.shape}"
-        )
+        raise ValueError(f"expected confusion [C, C] and train_counts [C], got {confusion.shape}, {counts.shape}")
     return confusion, counts
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from counterpoise.evaluate.atomic import replacing
+from counterpoise.atomic import replacing
 
 PAPER, INK, MUTED, FAINT, GRID = "#fcfcfa", "#1f2a36", "#6b7785", "#a3adb8", "#e4e8ec"
 COLOURS = ("#2b6ca3", "#e0752d", "#2f9e83", "#8a5fb0", "#c9a227", "#c8455b")
@@ -62,9 +62,7 @@ def confusion(path: str | Path, confusion: np.ndarray, labels: Sequence[str]) ->
     for row, column in np.argwhere(written):
         value, right = share[row, column], row == column
         colour = PAPER if value > (0.55 if right else 0.4) else MUTED if value < 0.005 and not right else INK
-        axes.text(
-            column, row, _percent(value), ha="center", va="center_baseline", fontsize=size, color=colour
-        )
+        axes.text(column, row, _percent(value), ha="center", va="center_baseline", fontsize=size, color=colour)
     _style(axes, grid=None)
     axes.spines[:].set_visible(False)
     axes.set_xticks(np.arange(len(predictions) + 1) - 0.5, minor=True)
@@ -109,9 +107,7 @@ def recall_vs_count(
         known = ~np.isnan(recall)
         bins = np.digitize(x[known], edges)
         means = pd.DataFrame({"x": np.log(x[known]), "y": recall[known]}).groupby(bins).mean()
-        (line,) = axes.plot(
-            np.exp(means.x), means.y, color=colour, linewidth=2.6, label=_plain(name), zorder=3
-        )
+        (line,) = axes.plot(np.exp(means.x), means.y, color=colour, linewidth=2.6, label=_plain(name), zorder=3)
         line.set_path_effects([withStroke(linewidth=4, foreground=PAPER)])
         axes.plot(np.exp(means.x), means.y, "o", color=colour, markersize=7, markeredgecolor=PAPER, zorder=4)
     axes.set_xscale("log")
@@ -184,9 +180,7 @@ def leaderboard(path: str | Path, table: pd.DataFrame) -> None:
             axes.scatter(values, [row] * len(values), s=22, color=colour, linewidth=0, alpha=0.85, zorder=3)
             mean = means.loc[setting, metric]
             bold = "bold" if mean == means[metric].max() else "normal"
-            axes.text(
-                1.03, row, f"{mean:.3f}", va="center_baseline", fontsize=9.5, color=INK, fontweight=bold
-            )
+            axes.text(1.03, row, f"{mean:.3f}", va="center_baseline", fontsize=9.5, color=INK, fontweight=bold)
         axes.set_xlim(0, 1.22)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         axes.set_title(name, loc="left", color=INK, fontsize=11, pad=8)
@@ -252,12 +246,8 @@ def _style(axes: Axes, grid: Literal["x", "y"] | None) -> None:
 
 def _title(axes: Axes, title: str, explanation: str = "", above: float = 8) -> None:
     """Writes the title, and a line that explains it `above` points over the axes."""
-    axes.set_title(
-        title, loc="left", color=INK, fontsize=13, fontweight="bold", pad=above + 19 if explanation else 10
-    )
-    axes.annotate(
-        explanation, (0, 1), (0, above), xycoords="axes fraction", textcoords="offset points", color=MUTED
-    )
+    axes.set_title(title, loc="left", color=INK, fontsize=13, fontweight="bold", pad=above + 19 if explanation else 10)
+    axes.annotate(explanation, (0, 1), (0, above), xycoords="axes fraction", textcoords="offset points", color=MUTED)
 
 
 def _legend(axes: Axes, **where: Any) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from counterpoise.evaluate.atomic import replacing
+from counterpoise.atomic import replacing
 
 # Rows per row group: the float64 probabilities exist for one group at a time.
 _ROWS = 16_384
@@ -59,9 +59,7 @@ def write_predictions(
                 offsets = pa.array(np.arange(len(top) + 1) * top.shape[1], pa.int32())
                 columns += [
                     pa.ListArray.from_arrays(offsets, names.take(pa.array(top.ravel()))),
-                    pa.ListArray.from_arrays(
-                        offsets, _float32(np.take_along_axis(probabilities, top, axis=1).ravel())
-                    ),
+                    pa.ListArray.from_arrays(offsets, _float32(np.take_along_axis(probabilities, top, axis=1).ravel())),
                 ]
             writer.write_table(pa.table(columns, schema=schema))
 
@@ -75,9 +73,7 @@ def _schema(labels: Sequence[str], full: bool) -> pa.Schema:
     ]
     if full:
         return pa.schema([*fields, *((f"p:{label}", pa.float32()) for label in labels)])
-    return pa.schema(
-        [*fields, ("top_labels", pa.list_(pa.string())), ("top_probabilities", pa.list_(pa.float32()))]
-    )
+    return pa.schema([*fields, ("top_labels", pa.list_(pa.string())), ("top_probabilities", pa.list_(pa.float32()))])
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

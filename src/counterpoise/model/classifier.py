@@ -48,9 +48,9 @@ class Classifier(pl.LightningModule):
         self.head = nn.Linear(encoder.size, len(self.labels))
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        # Kept out of the checkpoint: they hold the state of one evaluation only.
+        # The state of one evaluation; metrics are not saved with the weights.
         self.confusion = MulticlassConfusionMatrix(len(self.labels))
-        self.losses = nn.ModuleDict({"loss": MeanMetric(), "loss_weighted": MeanMetric()})
+        self.unweighted, self.weighted = MeanMetric(), MeanMetric()
         self.test_outputs: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Classifier(pl.LightningModule):
         logits = self(batch["input_ids"], batch["attention_mask"])
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         loss = self.loss(logits, batch["classes"], denominator=self.batch_size / parts)
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(logits))
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=len(logits))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -134,17 +134,17 @@ class Classifier(pl.LightningModule):
     def _evaluate(self, batch: Batch) -> Tensor:
         logits, classes = self(batch["input_ids"], batch["attention_mask"]), batch["classes"]
         self.confusion.update(logits.argmax(-1), classes)
-        self.losses["loss"].update(F.cross_entropy(logits.float(), classes), len(classes))
-        self.losses["loss_weighted"].update(self.loss(logits, classes), len(classes))
+        self.unweighted.update(F.cross_entropy(logits.float(), classes), len(classes))
+        self.weighted.update(self.loss(logits, classes), len(classes))
         return logits
 
     def _reset(self) -> None:
-        for metric in (self.confusion, *self.losses.values()):
-            metric.reset()  # type: ignore[operator]
+        for metric in (self.confusion, self.unweighted, self.weighted):
+            metric.reset()
 
     def _log_scores(self, stage: str) -> None:
         values = scores(self.confusion.compute().cpu().numpy(), self.counts)
-        values |= {name: float(metric.compute()) for name, metric in self.losses.items()}  # type: ignore[operator]
+        values |= {"loss": float(self.unweighted.compute()), "loss_weighted": float(self.weighted.compute())}
         # Computed from states that are already summed over processes: the same number everywhere.
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, rank_zero_only=False)
 

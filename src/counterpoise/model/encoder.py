@@ -56,7 +56,7 @@ class EncoderSource:
         try:
             config = AutoConfig.from_pretrained(location, revision=self.revision)
             self._set_dropout(config)
-            with _quiet():
+            with _Quiet():
                 backbone = AutoModel.from_pretrained(
                     location,
                     config=config,
@@ -163,7 +163,7 @@ class Encoder(nn.Module):
         return (hidden * mask).sum(1) / mask.sum(1)
 
 
-class _quiet:
+class _Quiet:
     """Silences the loading report of transformers: the pooling layer that is left out is no news."""
 
     def __enter__(self) -> None:

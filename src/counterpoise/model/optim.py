@@ -37,9 +37,7 @@ class Optim:
         if self.warmup < 0:
             raise UserError(f"optim.warmup={self.warmup}: a fraction below 1 or a number of steps")
 
-    def build(
-        self, encoder: Encoder, head: nn.Module, steps: int, fused: bool = True
-    ) -> tuple[Optimizer, LambdaLR]:
+    def build(self, encoder: Encoder, head: nn.Module, steps: int, fused: bool = True) -> tuple[Optimizer, LambdaLR]:
         """Returns the optimiser and its schedule over `steps` optimiser steps."""
         optimiser = AdamW(self.groups(encoder, head), betas=self.betas, eps=self.eps, fused=fused)
         warmup = round(self.warmup * steps) if self.warmup < 1 else int(self.warmup)

@@ -1,0 +1,122 @@
+"""Drives `train.py` as a user does: its command line, its exit code, its terminal, its run folder."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import runpy
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is left of a run: exit code, standard output, standard error, run folder."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return json.loads((self.folder / "metrics.json").read_text())
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return json.loads((self.folder / "status.json").read_text())
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last checkpoint."""
+        return load(self.folder / "checkpoints/last.ckpt")
+
+    @property
+    def error(self) -> str:
+        """The one line for a user's mistake."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+def run(folder: Path, *overrides: str) -> Outcome:
+    """Runs `train.py` in this process, which saves the seconds that importing torch takes."""
+    out, err = io.StringIO(), io.StringIO()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    argv = ["train.py", f"hydra.run.dir={folder}", *overrides]
+    code: Any = 0
+    try:
+        with (
+            patch.object(sys, "argv", argv),
+            patch.dict(os.environ, {"COLUMNS": "120"}),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            warnings.catch_warnings(),
+        ):
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code or 0
+    finally:
+        torch.set_num_threads(1)
+        for handler in root.handlers:
+            handler.close()
+        root.handlers, root.level = handlers, level
+    return Outcome(code, out.getvalue(), err.getvalue(), folder)
+
+
+def start(*overrides: str) -> "subprocess.Popen[str]":
+    """Starts `train.py` as a process of its own, for what only a process shows."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *overrides],
+        env={**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]", folder: Path, seconds: float = 120) -> Outcome:
+    """Waits for a process that `start` started."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    return Outcome(process.returncode, out, err, folder)
+
+
+def setting(texts: dict[str, Path], encoder: Path) -> list[str]:
+    """Overrides for the tiny encoder on the generated texts, learning fast."""
+    return [
+        "data=files",
+        f"data.train={texts['train']}",
+        f"data.test={texts['test']}",
+        "encoder=local",
+        f"encoder.name={encoder}",
+        "encoder.max_length=32",
+        "trainer=cpu",
+        "logger=csv",
+        "optim.encoder_lr=3e-3",
+        "optim.head_lr=1e-2",
+    ]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint, with nothing in it but tensors and plain values."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two checkpoints hold the same weights, bit for bit."""
+    one, other = one["state_dict"], other["state_dict"]
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

@@ -1,0 +1,86 @@
+"""Fixtures: a tiny randomly initialised BERT on disk, generated texts of imbalanced classes, an empty cache."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+torch.set_num_threads(1)
+
+COUNTS = {"alpha": 60, "beta": 24, "gamma": 8, "delta": 1}
+"""Training examples of each class of the generated texts."""
+
+WORDS = [f"{label}{i}" for label in COUNTS for i in range(8)] + [f"word{i}" for i in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of this test's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("COUNTERPOISE_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a BERT of 2 layers, 16 wide, and its word tokenizer."""
+    folder = tmp_path_factory.mktemp("encoder")
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {token: i for i, token in enumerate(specials + WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=64,
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def write_texts(path: Path, counts: dict[str, int], seed: int = 0) -> Path:
+    """Writes a CSV (columns text, label) in which each class has words of its own among common ones."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for label, count in counts.items():
+        for _ in range(count):
+            own = [f"{label}{i}" for i in rng.integers(0, 8, 3)]
+            common = [f"word{i}" for i in rng.integers(0, 40, rng.integers(1, 20))]
+            rows.append([" ".join(rng.permutation(own + common)), label])
+    order = rng.permutation(len(rows))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows(rows[i] for i in order)
+    return path
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files "train" (`COUNTS`) and "test" of the generated texts."""
+    folder = tmp_path_factory.mktemp("texts")
+    test = {label: max(2, count // 4) for label, count in COUNTS.items()}
+    return {
+        "train": write_texts(folder / "train.csv", COUNTS),
+        "test": write_texts(folder / "test.csv", test, seed=1),
+    }
