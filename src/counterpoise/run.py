@@ -277,7 +277,7 @@ def _config_line(message: str) -> str:
         options = listed.split()
         group, name = found["group"], found["name"]
         return f"{group}={name}: there is no such {group}.{nearest(name, options)} There are {', '.join(options)}"
-    line = " ".join(message.split())
+    line = " ".join(message.replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception.", ":").split())
     if found := re.search(r"Could not override '(?P<key>[^']+)'", message):
         key = found["key"].split(".")[-1]
         conf = Path(sys.argv[0]).resolve().parent / "conf"

@@ -5,6 +5,7 @@ the scores of the split `test`. Whatever a folder holds instead, the leaderboard
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
