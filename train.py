@@ -6,6 +6,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from counterpoise import run
+from counterpoise.cli import command_line
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.tokens import load_tokenizer
 from counterpoise.model.classifier import Classifier
@@ -45,4 +46,4 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    run.command_line(main)
+    command_line(main)

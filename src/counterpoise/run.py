@@ -3,8 +3,6 @@
 import functools
 import json
 import logging
-import os
-import re
 import sys
 import time
 import traceback
@@ -20,17 +18,16 @@ import torch
 import torch.distributed as dist
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from scipy.special import log_softmax
 
 from counterpoise.atomic import replacing
 from counterpoise.balance import Balance
+from counterpoise.cli import stop, user_line
 from counterpoise.console import console, show_balance, show_config, show_results
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError, nearest
@@ -46,23 +43,6 @@ RANK: int = rank_zero_only.rank  # type: ignore[attr-defined]
 """Of this process among those that train together; Lightning's launchers set it before the program starts."""
 
 
-def command_line(main: Callable[[], Any]) -> None:
-    """Runs `main`; a user's mistake becomes one line and exit code 2, with a traceback only if `traceback=true`."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through instead of printing and exiting itself
-    try:
-        main()
-    except Exception as error:
-        line = _user_line(error)
-        if line is None or "traceback=true" in sys.argv:
-            raise
-        _stop(line)
-
-
-def _stop(line: str) -> None:
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(2)
-
-
 def recorded(task: Callable[[DictConfig], float | None]) -> Callable[[DictConfig], float | None]:
     """Wraps a Hydra task: keeps `status.json` in the run folder, and lets a sweep survive a job that fails."""
 
@@ -74,21 +54,21 @@ def recorded(task: Callable[[DictConfig], float | None]) -> Callable[[DictConfig
         try:
             value = task(config)
         except Exception as error:
-            line = _user_line(error)
+            line = user_line(error)
             reason = line or f"{type(error).__name__}: {' '.join(str(error).split())}"
             _write_status("failed", start, reason)
             log.debug("failed", exc_info=True)
             if not sweep:
                 if line is None or config.traceback:
                     raise
-                _stop(line)
+                stop(line)
             if line is None or config.traceback:
                 traceback.print_exc()
             log.error("this job failed, the sweep goes on: %s", reason)
             return None
-        except BaseException as stop:
-            _write_status("failed", start, f"stopped: {type(stop).__name__}")
-            if isinstance(stop, SystemExit) and not stop.code:
+        except BaseException as signal:
+            _write_status("failed", start, f"stopped: {type(signal).__name__}")
+            if isinstance(signal, SystemExit) and not signal.code:
                 # Lightning turns SIGTERM into an exit that looks like success.
                 sys.exit(143)
             raise
@@ -256,34 +236,6 @@ def _write_status(state: str, start: float, reason: str | None = None) -> None:
     }
     with replacing(folder() / "status.json") as path:
         path.write_text(json.dumps(status, indent=2))
-
-
-def _user_line(error: BaseException | None) -> str | None:
-    """Returns the one line for a user's mistake, or None for anything else."""
-    first = error
-    while error is not None:
-        if isinstance(error, UserError):
-            return str(error)
-        error = error.__cause__ or error.__context__
-    if isinstance(first, HydraException | OmegaConfBaseException):
-        return _config_line(str(first))
-    return None
-
-
-def _config_line(message: str) -> str:
-    """Returns Hydra's message about a configuration as one line, with the nearest name that would be right."""
-    if found := re.search(r"Could not find '(?P<group>[^']+)/(?P<name>[^'/]+)'", message):
-        listed = message.partition("Available options")[2].partition(":\n")[2].partition("\nConfig")[0]
-        options = listed.split()
-        group, name = found["group"], found["name"]
-        return f"{group}={name}: there is no such {group}.{nearest(name, options)} There are {', '.join(options)}"
-    line = " ".join(message.replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception.", ":").split())
-    if found := re.search(r"Could not override '(?P<key>[^']+)'", message):
-        key = found["key"].split(".")[-1]
-        conf = Path(sys.argv[0]).resolve().parent / "conf"
-        keys = {k for file in conf.rglob("*.yaml") for k in re.findall(r"^\s*(\w+):", file.read_text(), re.M)}
-        return f"the configuration has no key '{found['key']}'.{nearest(key, keys)}"
-    return line
 
 
 def _quieten() -> None:

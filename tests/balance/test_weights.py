@@ -1,0 +1,162 @@
+from decimal import Decimal, localcontext
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
+
+from counterpoise.balance import EffectiveNumber, Manual, Power, PowerSampler
+from counterpoise.balance.weights import cap, effective_sample_fraction, normalise
+from counterpoise.errors import UserError
+
+LABELS = ["fine", "fraud", "spam"]
+COUNTS = np.array([60, 3, 37])
+
+some_counts = st.lists(st.integers(1, 10**6), min_size=2, max_size=12).map(np.array)
+few_counts = st.lists(st.integers(1, 50), min_size=2, max_size=8).map(np.array)
+
+
+def natural(counts: np.ndarray) -> np.ndarray:
+    return counts / counts.sum()
+
+
+def cui(beta: float, n: int) -> float:
+    """(1 - beta) / (1 - beta^n) to 60 digits, for the very double that beta is."""
+    with localcontext() as context:
+        context.prec = 60
+        exact = Decimal(beta)
+        return float((1 - exact) / (1 - exact**n))
+
+
+def refused(scheme: Manual) -> str:
+    with pytest.raises(UserError) as told:
+        scheme(LABELS, COUNTS)
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+@given(few_counts)
+def test_inverse_counts_are_the_balanced_weights_of_scikit_learn(counts):
+    classes = np.repeat(np.arange(len(counts)), counts)
+    expected = compute_class_weight("balanced", classes=np.arange(len(counts)), y=classes)
+    weights = normalise(Power(1.0)([], counts), natural(counts))
+    np.testing.assert_allclose(weights, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(0, [1, 1, 1]), (0.5, [1, 1 / 2, 1 / 3]), (1, [1, 1 / 4, 1 / 9])])
+def test_power_weights_by_hand(beta, expected):
+    np.testing.assert_allclose(Power(beta)([], np.array([1, 4, 9])), expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize("beta", [0.9, 0.99, 0.999, 0.9999])
+def test_effective_number_is_the_formula_of_cui_et_al_in_double_precision(beta):
+    counts = np.unique(np.geomspace(1, 10**6, 60).round().astype(int))
+    expected = [cui(beta, int(n)) for n in counts]
+    np.testing.assert_allclose(EffectiveNumber(beta)([], counts), expected, rtol=1e-14)
+
+
+@given(st.sampled_from([0.9, 0.99, 0.999, 0.9999]), st.integers(1, 10**6))
+def test_effective_number_holds_at_any_count(beta, n):
+    assert EffectiveNumber(beta)([], np.array([n]))[0] == pytest.approx(cui(beta, n), rel=1e-14)
+
+
+def test_effective_number_by_hand():
+    # beta 0.9: E_1 = 1, E_2 = 1.9, E_3 = 2.71, E_infinity = 10; beta 0.99: E_2 = 1.99.
+    weights = EffectiveNumber(0.9)([], np.array([1, 2, 3, 10**6]))
+    np.testing.assert_allclose(weights, [1, 1 / 1.9, 1 / 2.71, 0.1], rtol=1e-14)
+    assert EffectiveNumber(0.99)([], np.array([2]))[0] == pytest.approx(1 / 1.99, rel=1e-14)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, -0.1, 1.5])
+def test_effective_number_needs_a_beta_between_0_and_1(beta):
+    with pytest.raises(UserError, match="0 < beta < 1"):
+        EffectiveNumber(beta)
+
+
+def test_a_power_that_favours_large_classes_is_refused():
+    with pytest.raises(UserError, match="beta=-1"):
+        Power(-1)
+
+
+@given(some_counts, st.sampled_from([1.0, 1.5, 3.0, 10.0, 1000.0]))
+def test_the_cap_limits_the_ratio_exactly_and_leaves_small_weights_alone(counts, ratio):
+    weights = Power(1.0)([], counts)
+    capped = cap(weights, ratio)
+    smallest = weights.min()
+    assert capped.max() == min(weights.max(), ratio * smallest)
+    np.testing.assert_array_equal(capped[weights <= ratio * smallest], weights[weights <= ratio * smallest])
+
+
+def test_the_cap_is_measured_from_the_smallest_positive_weight():
+    np.testing.assert_array_equal(cap(np.array([0.0, 1.0, 50.0]), 10), [0, 1, 10])
+
+
+def test_no_cap_changes_nothing():
+    weights = np.array([1.0, 1e6])
+    assert cap(weights, None) is weights
+
+
+def test_a_cap_below_1_is_refused():
+    with pytest.raises(UserError, match="max_ratio"):
+        cap(np.array([1.0, 2.0]), 0.5)
+
+
+@given(some_counts, st.floats(0, 2), st.floats(0, 2), st.sampled_from([None, 1.0, 2.0, 100.0]))
+def test_a_drawn_example_weighs_1_on_average_also_after_capping(counts, alpha, beta, ratio):
+    probabilities = PowerSampler(alpha).probabilities(counts)
+    weights = normalise(cap(Power(beta)([], counts), ratio), probabilities)
+    assert probabilities @ weights == pytest.approx(1, rel=1e-12)
+
+
+def test_the_effective_sample_fraction_by_hand():
+    # Counts 3 and 1, balanced: weights 2/3 and 2, E[w] = 1, E[w^2] = 3/4 * 4/9 + 1/4 * 4 = 4/3.
+    probabilities = np.array([0.75, 0.25])
+    assert effective_sample_fraction(np.array([2 / 3, 2]), probabilities) == pytest.approx(3 / 4)
+    assert effective_sample_fraction(np.array([20 / 3, 20]), probabilities) == pytest.approx(3 / 4)
+    assert effective_sample_fraction(np.array([5.0, 5.0]), probabilities) == pytest.approx(1)
+    assert effective_sample_fraction(np.array([0.0, 1.0]), np.array([0.99, 0.01])) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("given_by", [{"spam": 3, "fine": 1, "fraud": 0}, [1, 0, 3], (1.0, 0.0, 3.0)])
+def test_manual_weights_are_a_mapping_or_a_list_in_the_order_of_the_classes(given_by):
+    np.testing.assert_array_equal(Manual(given_by)(LABELS, COUNTS), [1, 0, 3])
+
+
+def test_a_mapping_may_name_whole_number_classes_as_numbers():
+    np.testing.assert_array_equal(Manual({2: 5, 1: 3})(["1", "2"], np.array([4, 4])), [3, 5])
+
+
+def test_a_class_without_a_manual_weight_is_named():
+    assert "'spam'" in refused(Manual({"fine": 1, "fraud": 2}))
+
+
+def test_many_classes_without_a_manual_weight_are_summed_up():
+    labels = [f"class {i}" for i in range(9)]
+    with pytest.raises(UserError, match=r"'class 5' and 3 more"):
+        Manual({"class 0": 1})(labels, np.ones(9, int))
+
+
+def test_a_manual_weight_for_an_unknown_class_suggests_the_nearest():
+    told = refused(Manual({"fine": 1, "frued": 2, "spam": 1}))
+    assert "'frued'" in told
+    assert "Did you mean 'fraud'?" in told
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), None])
+def test_a_manual_weight_that_is_negative_or_not_finite_names_its_class(weight):
+    assert "'fraud'" in refused(Manual({"fine": 1, "fraud": weight, "spam": 1}))
+    assert "'fraud'" in refused(Manual([1, weight, 1]))
+
+
+def test_a_list_of_the_wrong_length_is_refused():
+    assert "2 weights for 3 classes" in refused(Manual([1, 2]))
+
+
+def test_all_zero_weights_are_refused():
+    assert "all weights are 0" in refused(Manual([0, 0, 0]))
+
+
+@pytest.mark.parametrize("weight", ["heavy", [1, 2]])
+def test_manual_weights_that_are_not_numbers_are_refused(weight):
+    assert "must be numbers" in refused(Manual([1, weight, 1]))
