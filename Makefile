@@ -15,7 +15,7 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-train: $(STAMP) ## install, then fine-tune and test on Reuters R8 with the defaults
+train: $(STAMP) ## install, then fine-tune and test on Reuters R52 with the defaults
 	$(BIN)/python train.py
 
 sweep: $(STAMP) ## train with each of the five strategies and compare them

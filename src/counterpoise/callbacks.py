@@ -1,14 +1,18 @@
-"""Lightning callbacks: progress, a stop at a loss that is not finite, random numbers that resume."""
+"""Lightning callbacks: progress, a stop at a loss that is not finite, a resumption that is exact."""
 
 import math
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
 from counterpoise.errors import UserError
+from counterpoise.trainer import trained_batches
 
 
 class Progress(RichProgressBar):
@@ -67,29 +71,99 @@ class FiniteLoss(Callback):
         )
 
 
-class RandomState(Callback):
-    """Keeps torch's random state in the checkpoint, so that a resumed run drops out what the uninterrupted one would.
+class BestCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint that takes the best so far along when a run is resumed in another folder.
 
-    On one device a resumed run then equals the uninterrupted one bit for bit.
+    Lightning forgets the best score then: the first validation would be the best, however bad.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Copies the best checkpoints into this run's folder, where they are still there."""
+        best = {Path(path): score for path, score in state_dict["best_k_models"].items()}
+        if state_dict["dirpath"] != self.dirpath and self.dirpath and all(path.is_file() for path in best):
+            moved = {path: str(Path(self.dirpath, path.name)) for path in best}
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                Path(self.dirpath).mkdir(parents=True, exist_ok=True)
+                for path, target in moved.items():
+                    shutil.copyfile(path, target)
+            state_dict = {
+                **state_dict,
+                "dirpath": self.dirpath,
+                "best_k_models": {moved[path]: score for path, score in best.items()},
+                **{
+                    key: moved.get(Path(state_dict[key]), "")
+                    for key in ("best_model_path", "kth_best_model_path", "last_model_path")
+                },
+            }
+        super().load_state_dict(state_dict)
+
+
+class ExactResume(Callback):
+    """Makes a run that is resumed equal the uninterrupted one, bit for bit on one device, wherever it was stopped.
+
+    What Lightning's checkpoints lack: torch's random state, so that the same units drop out; the gradients of
+    micro-batches that are not yet a step, which are taken back; and a validation that was cut short, which starts anew.
     """
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
+        self._state: dict[str, Any] | None = None
+        self._validation_due = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restores the random state, after the setting up that draws random numbers of its own."""
+        if self._restored is not None:
+            torch.set_rng_state(self._restored["cpu"].cpu())
+            if self._restored["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self._restored["cuda"].cpu())
+            self._restored = None
+        self._state = _random_state()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes the random state after each optimiser step."""
+        if trained_batches(trainer) == batch_idx + 1:
+            self._state = _random_state()
+        self._validation_due = batch_idx + 1 == trainer.num_training_batches
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self._validation_due = True
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self._validation_due = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the random state of the CPU and of each GPU."""
-        gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"cpu": torch.get_rng_state(), "cuda": gpus}
+        """Returns the random state after the last optimiser step, of the CPU and of the GPU of this process."""
+        return self._state or _random_state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the state for the start of training: setting up draws random numbers of its own."""
+        """Keeps the state for `on_train_start`."""
         self._restored = state_dict
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restores the state once."""
-        if self._restored is None:
-            return
-        torch.set_rng_state(self._restored["cpu"].cpu())
-        if self._restored["cuda"] and len(self._restored["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([state.cpu() for state in self._restored["cuda"]])
-        self._restored = None
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Takes back what Lightning counted since the last optimiser step, or of an unfinished validation."""
+        loops = checkpoint["loops"]["fit_loop"]
+        batches, validation = loops["epoch_loop.batch_progress"], loops["epoch_loop.val_loop.batch_progress"]
+        done = trained_batches(trainer)
+        if not batches["current"]["ready"] == batches["current"]["processed"] == done:
+            batches["is_last_batch"] = False
+            _set_progress(batches, done)
+        elif self._validation_due:
+            _set_progress(batches, done)
+            _set_progress(validation, 0)
+            # Started and not processed: so Lightning knows a validation that was cut short.
+            validation["total"].update(ready=1, started=1, processed=0, completed=0)
+
+
+def _set_progress(progress: dict[str, Any], count: int) -> None:
+    for stage, counted in progress["current"].items():
+        progress["total"][stage] += count - counted
+        progress["current"][stage] = count
+
+
+def _random_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}

@@ -246,4 +246,5 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # a frozen encoder
     warnings.filterwarnings("ignore", ".*The number of training batches .* is smaller than the logging interval.*")

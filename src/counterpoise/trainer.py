@@ -86,6 +86,13 @@ def load_checkpoint(path: Any) -> dict[str, Any]:
         raise UserError(f"ckpt={path}: not a checkpoint that can be loaded safely ({reason})") from error
 
 
+def trained_batches(trainer: pl.Trainer) -> int:
+    """Returns the micro-batches of the epoch, or of the last one, that have become optimiser steps."""
+    epoch = trainer.fit_loop.epoch_loop
+    steps = epoch.automatic_optimization.optim_progress.optimizer.step.current.completed
+    return min(steps * trainer.accumulate_grad_batches, int(trainer.num_training_batches))
+
+
 def _precision(accelerator: str) -> str:
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False):

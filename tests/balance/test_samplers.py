@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -24,6 +24,7 @@ def per_class(rows: np.ndarray) -> np.ndarray:
     return np.bincount(CLASSES[rows], minlength=4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=60).map(lambda classes: np.array(classes, int)))
 def test_the_index_holds_the_rows_of_each_class(classes):
     index = ClassIndex.of(classes, 6)
@@ -77,6 +78,7 @@ def test_over_many_epochs_classes_are_drawn_with_their_probabilities(alpha, epoc
     assert chisquare(drawn, drawn.sum() * sampler.probabilities(COUNTS)).pvalue > 0.01
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=20), st.floats(0, 2), st.integers(1, 2000), st.integers(0))
 def test_the_classes_of_an_epoch_add_up_to_its_size(counts, alpha, size, seed):
     classes = np.repeat(np.arange(len(counts)), counts)
@@ -116,6 +118,7 @@ def test_plain_sampling_is_a_shuffled_epoch():
     assert (first != second).any()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=30), st.integers(0, 2**32))
 def test_plain_sampling_holds_every_row_once_whatever_the_counts(counts, seed):
     index = ClassIndex.of(np.repeat(np.arange(len(counts)), counts), len(counts))

@@ -1,3 +1,4 @@
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ R8 = np.array([2840, 1596, 253, 251, 206, 190, 108, 41])
 COUNTS = {"r8": R8, "extreme": np.array([1, 2, 3, 100_000]), "equal": np.full(5, 20)}
 
 
+@cache
 def composed(*overrides: str) -> Strategy:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return instantiate(compose("train", overrides=list(overrides)).strategy)

@@ -2,7 +2,7 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -36,6 +36,7 @@ def refused(scheme: Manual) -> str:
     return str(told.value)
 
 
+@settings(deadline=None)
 @given(few_counts)
 def test_inverse_counts_are_the_balanced_weights_of_scikit_learn(counts):
     classes = np.repeat(np.arange(len(counts)), counts)
@@ -56,6 +57,7 @@ def test_effective_number_is_the_formula_of_cui_et_al_in_double_precision(beta):
     np.testing.assert_allclose(EffectiveNumber(beta)([], counts), expected, rtol=1e-14)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([0.9, 0.99, 0.999, 0.9999]), st.integers(1, 10**6))
 def test_effective_number_holds_at_any_count(beta, n):
     assert EffectiveNumber(beta)([], np.array([n]))[0] == pytest.approx(cui(beta, n), rel=1e-14)
@@ -79,6 +81,7 @@ def test_a_power_that_favours_large_classes_is_refused():
         Power(-1)
 
 
+@settings(deadline=None)
 @given(some_counts, st.sampled_from([1.0, 1.5, 3.0, 10.0, 1000.0]))
 def test_the_cap_limits_the_ratio_exactly_and_leaves_small_weights_alone(counts, ratio):
     weights = Power(1.0)([], counts)
@@ -102,6 +105,7 @@ def test_a_cap_below_1_is_refused():
         cap(np.array([1.0, 2.0]), 0.5)
 
 
+@settings(deadline=None)
 @given(some_counts, st.floats(0, 2), st.floats(0, 2), st.sampled_from([None, 1.0, 2.0, 100.0]))
 def test_a_drawn_example_weighs_1_on_average_also_after_capping(counts, alpha, beta, ratio):
     probabilities = PowerSampler(alpha).probabilities(counts)

@@ -41,7 +41,9 @@ class CrossEntropy(nn.Module):
         logits: [B, C]; classes: int64 [B]. denominator: what `reduction="mean"` divides the sum by, B unless told;
         with the nominal size of a micro-batch, equal examples get equal gradients however the step is divided.
         """
-        losses = F.cross_entropy(logits.float(), classes, reduction="none", label_smoothing=self.label_smoothing)
+        # Half precision is too coarse for a softmax; double is kept.
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        losses = F.cross_entropy(logits, classes, reduction="none", label_smoothing=self.label_smoothing)
         weights = self.class_weights[classes]
         if self.reduction == "weighted_mean":
             return (weights * losses).sum() / weights.sum()

@@ -111,8 +111,9 @@ class BatchOrder(Sampler[np.ndarray]):
         span = GROUP * self.batch_size
         groups = (drawn[start : start + span] for start in range(0, len(drawn), span))
         ordered = np.concatenate([group[np.argsort(self.lengths[group], kind="stable")] for group in groups])
-        steps = np.split(ordered, range(self.batch_size, len(ordered), self.batch_size))[: self.steps]
-        ordered_steps = [steps[i] for i in rng.permutation(len(steps))]
+        steps = np.split(ordered, range(self.batch_size, len(ordered), self.batch_size))
+        # Permuted before the last one may be left out, which then does not change the order of the others.
+        ordered_steps = [steps[i] for i in rng.permutation(len(steps)) if i < self.steps]
         longest = int(np.argmax([self.lengths[step].max() for step in ordered_steps]))
         ordered_steps[0], ordered_steps[longest] = ordered_steps[longest], ordered_steps[0]
         return ordered_steps

@@ -19,6 +19,7 @@ from counterpoise.data.sources import Split
 from counterpoise.data.splits import Vocabulary, stratified_split, unseen
 from counterpoise.data.tokens import TokenStore, tokenise
 from counterpoise.errors import UserError
+from counterpoise.trainer import trained_batches
 
 log = logging.getLogger(__name__)
 
@@ -158,17 +159,21 @@ class TextDataModule(pl.LightningDataModule):
             _, sample = stratified_split(everything.encode(train.labels)[kept], self.train_limit / len(kept), 0)
             kept = kept[sample]
         self.vocabulary = Vocabulary.of(train.labels.take(pa.array(kept)))
+        if len(self.vocabulary) < 2 <= len(everything):
+            raise UserError(
+                f"loader.train_limit={self.train_limit} leaves fewer than 2 of the {len(everything)} classes: raise it"
+            )
         if len(self.vocabulary) < 2:
             raise UserError(
                 f"{train.file}: all {len(train)} rows have the label '{everything.labels[0]}': "
                 "classification needs at least two classes"
             )
-        self.splits["train"] = self._examples(train, kept)
+        self.splits["train"] = self._examples("train", train, kept)
         for name in ("validation", "test"):
             if name in held:
-                self.splits[name] = self._examples(train, held[name])
+                self.splits[name] = self._examples(name, train, held[name])
             else:
-                self.splits[name] = self._examples(loaded[name], np.arange(len(loaded[name])))
+                self.splits[name] = self._examples(name, loaded[name], np.arange(len(loaded[name])))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Returns the training batches of this process, drawn by `sampler`."""
@@ -215,11 +220,10 @@ class TextDataModule(pl.LightningDataModule):
         return self._loader(dataset, batches)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the epoch and the micro-batches of it that were trained on."""
+        """Returns the epoch and the micro-batches of it that have become optimiser steps."""
         if not (self._order and self.trainer):
             return {}
-        trained = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
-        return {"epoch": self._order.epoch, "position": trained}
+        return {"epoch": self._order.epoch, "position": trained_batches(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Makes the next training epoch continue where the checkpoint was taken."""
@@ -240,18 +244,19 @@ class TextDataModule(pl.LightningDataModule):
     def _tokenise(self, split: Split) -> TokenStore:
         return tokenise(split.texts, self.tokenizer, self.max_length, f"{split.file} ({split.name})")
 
-    def _examples(self, split: Split, rows: np.ndarray) -> Examples:
+    def _examples(self, name: str, split: Split, rows: np.ndarray) -> Examples:
         classes = self.vocabulary.encode(split.labels)
         known = rows[classes[rows] >= 0]
         missing = len(rows) - len(known)
         if missing:
-            names = ", ".join(f"'{label}' ({count})" for label, count in unseen(split.labels, classes)[:5])
-            message = f"{split.file}: {missing} {split.name} rows have classes that training lacks: {names}"
+            lacking = unseen(split.labels.take(pa.array(rows)), classes[rows])
+            names = ", ".join(f"'{label}' ({count})" for label, count in lacking[:5])
+            message = f"{split.file}: {missing} {name} rows have classes that training lacks: {names}"
             if self.source.on_bad_row == "error":
                 raise UserError(f"{message}; data.on_bad_row=drop leaves them out")
             log.warning("%s; they are left out and counted in metrics.json", message)
         if not len(known):
-            raise UserError(f"{split.file}: no {split.name} row has a class that training knows")
+            raise UserError(f"{split.file}: no {name} row has a class that training knows")
         dataset = TokenDataset(self._tokenise(split), known, classes[known], self.tokenizer.pad_token_id or 0)
         return Examples(split, known, dataset, missing)
 

@@ -72,6 +72,9 @@ def tokenise(texts: pa.ChunkedArray, tokenizer: PreTrainedTokenizerBase, max_len
     if max_length > longest:
         raise UserError(f"encoder.max_length={max_length}: this encoder takes at most {longest} tokens")
     backend = tokenizer.backend_tokenizer
+    special = backend.num_special_tokens_to_add(is_pair=False)
+    if max_length <= special:
+        raise UserError(f"encoder.max_length={max_length}: {special} special tokens leave no room for the text")
     backend.no_padding()
     backend.enable_truncation(max_length)
     dtype = "uint16" if len(tokenizer) <= 2**16 else "int32"

@@ -146,7 +146,7 @@ class Classifier(pl.LightningModule):
         values = scores(self.confusion.compute().cpu().numpy(), self.counts)
         values |= {"loss": float(self.unweighted.compute()), "loss_weighted": float(self.weighted.compute())}
         # Computed from states that are already summed over processes: the same number everywhere.
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, rank_zero_only=False)
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
 
 
 def check_labels(checkpoint: dict[str, Any], labels: Sequence[str]) -> None:
@@ -160,4 +160,5 @@ def check_labels(checkpoint: dict[str, Any], labels: Sequence[str]) -> None:
             f"the checkpoint is from another label set: {len(theirs)} labels against {len(labels)} in this data"
             + (f"; not in this data: {', '.join(missing[:5])}" if missing else "")
             + (f"; not in the checkpoint: {', '.join(extra[:5])}" if extra else "")
+            + ("" if missing or extra else "; the same ones in another order")
         )

@@ -68,7 +68,7 @@ class EncoderSource:
         except (OSError, ValueError, ImportError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"encoder.name={self.name} cannot be loaded: {reason}") from error
-        return Encoder(backbone.train(), self.pooling, self.freeze, self.unfreeze_at_epoch)
+        return Encoder(backbone, self.pooling, self.freeze, self.unfreeze_at_epoch)
 
     def _set_dropout(self, config: Any) -> None:
         # Each family of encoders names its dropouts differently.
@@ -103,6 +103,8 @@ class Encoder(nn.Module):
         self.pooling = pooling
         self.unfreeze_at_epoch = unfreeze_at_epoch
         self.freeze(freeze)
+        # Lightning leaves the mode as it finds it.
+        self.train()
 
     @property
     def size(self) -> int:

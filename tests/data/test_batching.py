@@ -1,0 +1,276 @@
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from counterpoise.balance import ClassIndex, PowerSampler
+from counterpoise.data.batching import BatchOrder, TokenDataset, evaluation_batches, stratified_batches
+from counterpoise.data.tokens import TokenStore
+from counterpoise.errors import UserError
+
+N = 1000
+COUNTS = np.array([700, 220, 60, 20])
+CLASSES = np.random.default_rng(1).permutation(np.repeat(np.arange(4), COUNTS))
+LENGTHS = np.random.default_rng(0).geometric(0.03, N) + 2
+LAYOUTS = [(1, 1), (2, 1), (1, 2), (4, 1), (2, 2), (1, 4)]
+"""(processes, accumulated micro-batches) of a step of 32."""
+
+
+def shuffled(rng: np.random.Generator) -> np.ndarray:
+    return rng.permutation(N)
+
+
+def order(draw=shuffled, size=N, lengths=LENGTHS, batch_size=32, epoch=0, **options) -> BatchOrder:
+    batches = BatchOrder(draw, size, lengths, batch_size, **options)
+    batches.set_epoch(epoch)
+    return batches
+
+
+def rows(batches) -> list[list[int]]:
+    return [batch.tolist() for batch in batches]
+
+
+def steps(world_size: int, accumulate: int, **options) -> list[list[list[int]]]:
+    """Returns the micro-batches of each optimiser step, over all processes."""
+    dealt = [rows(order(rank=r, world_size=world_size, accumulate=accumulate, **options)) for r in range(world_size)]
+    assert len({len(of_one) for of_one in dealt}) == 1
+    starts = range(0, len(dealt[0]), accumulate)
+    return [[batch for of_one in dealt for batch in of_one[start : start + accumulate]] for start in starts]
+
+
+def padding(batches: list[list[int]]) -> float:
+    cells = sum(len(batch) * LENGTHS[batch].max() for batch in batches)
+    return 1 - sum(LENGTHS[batch].sum() for batch in batches) / cells
+
+
+def store_of(texts: list[list[int]]) -> TokenStore:
+    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in texts])])
+    return TokenStore(Path(), np.concatenate(texts).astype(np.uint16), offsets, 0)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    first = rows(order(seed=3, epoch=5))
+    assert rows(order(seed=3, epoch=5)) == first
+    assert rows(order(seed=3, epoch=6)) != first
+    assert rows(order(seed=4, epoch=5)) != first
+
+
+def test_iterating_again_gives_the_same_epoch_until_another_is_set():
+    batches = order()
+    first = rows(batches)
+    assert rows(batches) == first
+    batches.set_epoch(1)
+    assert rows(batches) != first
+    batches.set_epoch(0)
+    assert rows(batches) == first
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["grouped", "as drawn"])
+@pytest.mark.parametrize(("world_size", "accumulate"), LAYOUTS)
+def test_each_step_holds_the_same_rows_however_it_is_divided(lengths, world_size, accumulate):
+    whole = [sorted(step[0]) for step in steps(1, 1, lengths=lengths)]
+    divided = [sorted(chain(*step)) for step in steps(world_size, accumulate, lengths=lengths)]
+    assert divided == whole
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), LAYOUTS)
+def test_processes_share_an_epoch_without_overlap(world_size, accumulate):
+    dealt = [row for step in steps(world_size, accumulate) for batch in step for row in batch]
+    assert sorted(dealt) == list(range(N))
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), LAYOUTS)
+def test_micro_batches_of_a_step_are_of_equal_size(world_size, accumulate):
+    for step in steps(world_size, accumulate):
+        sizes = [len(batch) for batch in step]
+        assert len(sizes) == world_size * accumulate
+        if sum(sizes) == 32:
+            assert set(sizes) == {32 // len(sizes)}
+        else:
+            assert max(sizes) - min(sizes) <= 1
+
+
+@settings(deadline=None)
+@given(
+    size=st.integers(4, 300),
+    micro=st.sampled_from(LAYOUTS),
+    batch_size=st.sampled_from([4, 8, 32]),
+    seed=st.integers(0, 1000),
+)
+def test_every_process_gets_as_many_batches_as_it_announces(size, micro, batch_size, seed):
+    world_size, accumulate = micro
+    for rank in range(world_size):
+        batches = BatchOrder(
+            lambda rng: rng.permutation(size),
+            size,
+            LENGTHS,
+            batch_size,
+            seed=seed,
+            accumulate=accumulate,
+            rank=rank,
+            world_size=world_size,
+        )
+        dealt = rows(batches)
+        assert len(dealt) == len(batches) == batches.steps * accumulate
+        assert all(dealt)
+
+
+@pytest.mark.parametrize("sampler", [PowerSampler(), PowerSampler(0.5), PowerSampler(1.0, "median")])
+def test_what_the_sampler_draws_is_what_is_dealt(sampler):
+    index = ClassIndex.of(CLASSES, 4)
+
+    def draw(rng):
+        return sampler.draw(index, rng)
+
+    dealt = rows(order(draw, sampler.size(COUNTS), seed=2, epoch=7))
+    assert sorted(chain(*dealt)) == sorted(draw(np.random.default_rng([2, 7])))
+
+
+def test_the_longest_text_is_in_the_first_step():
+    for epoch in range(20):
+        assert LENGTHS.argmax() in order(epoch=epoch).plan()[0]
+
+
+def test_grouping_by_length_saves_padding():
+    assert padding(rows(order())) < 0.4 * padding(rows(order(lengths=None)))
+
+
+def test_without_grouping_rows_come_as_drawn():
+    dealt = rows(order(lengths=None, seed=1, epoch=2))
+    assert list(chain(*dealt)) == shuffled(np.random.default_rng([1, 2])).tolist()
+    assert [len(batch) for batch in dealt] == [32] * 31 + [8]
+
+
+def test_grouping_does_not_sort_the_steps_of_an_epoch():
+    means = np.array([LENGTHS[batch].mean() for batch in rows(order())])
+    assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.5
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(1, 1), (2, 2)])
+def test_an_order_resumes_at_every_position(world_size, accumulate):
+    layout = {"rank": world_size - 1, "world_size": world_size, "accumulate": accumulate, "seed": 5}
+    whole = rows(order(epoch=3, **layout))
+    for position in range(len(whole) + 1):
+        resumed = order(**layout)
+        resumed.load_state_dict({"epoch": 3, "position": position})
+        resumed.set_epoch(3)
+        assert rows(resumed) == whole[position:]
+        assert rows(resumed) == whole
+
+
+def test_a_state_at_the_end_of_an_epoch_continues_with_the_next():
+    resumed = order()
+    resumed.load_state_dict({"epoch": 2, "position": len(resumed)})
+    resumed.set_epoch(3)
+    assert rows(resumed) == rows(order(epoch=3))
+
+
+def test_a_state_that_was_loaded_is_the_state_that_is_saved():
+    resumed = order()
+    state = {"epoch": 2, "position": 5}
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    copy = order()
+    copy.load_state_dict(resumed.state_dict())
+    assert rows(copy) == rows(resumed)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(64, 2), (65, 2), (67, 2), (68, 3), (95, 3)])
+def test_a_last_step_with_fewer_rows_than_micro_batches_is_left_out(size, expected):
+    batches = order(lambda rng: rng.permutation(size), size, accumulate=2, world_size=2)
+    assert batches.steps == expected
+    assert len(rows(batches)) == 2 * expected
+
+
+def test_leaving_out_the_last_step_does_not_change_the_others():
+    longest = np.where(np.arange(N) == 0, 1000, LENGTHS)
+    size = 100 * 4 + 2  # the two rows are a group of their own, seldom with the longest text
+
+    def plan(accumulate: int, epoch: int) -> list[list[int]]:
+        batches = order(
+            lambda rng: rng.permutation(size), size, longest, batch_size=4, accumulate=accumulate, epoch=epoch
+        )
+        return rows(batches.plan())
+
+    for epoch in range(5):
+        every = plan(1, epoch)
+        assert 0 in every[0]
+        assert plan(4, epoch) == [step for step in every if len(step) == 4]
+
+
+def test_a_batch_size_that_does_not_divide_is_refused_in_one_line():
+    with pytest.raises(UserError, match="multiple of 6") as told:
+        order(batch_size=32, accumulate=3, world_size=2)
+    assert "\n" not in str(told.value)
+
+
+def test_an_epoch_with_fewer_rows_than_micro_batches_is_refused_in_one_line():
+    with pytest.raises(UserError, match="too small") as told:
+        order(size=3, accumulate=4)
+    assert "\n" not in str(told.value)
+
+
+def test_a_batch_is_padded_to_its_longest_text():
+    store = store_of([[9, 9], [5, 6, 7], [1], [2, 3]])
+    dataset = TokenDataset(store, np.array([3, 1, 2]), np.array([0, 1, 2]), pad=8)
+    batch = dataset[np.array([2, 1, 0])]
+    assert batch["input_ids"].tolist() == [[1, 8, 8], [5, 6, 7], [2, 3, 8]]
+    assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1], [1, 1, 0]]
+    assert batch["classes"].tolist() == [2, 1, 0]
+    assert batch["rows"].tolist() == [2, 1, 0]
+    assert dataset[np.array([2, 0])]["input_ids"].tolist() == [[1, 8], [2, 3]]
+    assert dataset.lengths.tolist() == [2, 3, 1]
+    assert len(dataset) == 3
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=12), st.data())
+def test_the_tokens_of_each_row_arrive_unchanged(texts, data):
+    dataset = TokenDataset(store_of(texts), np.arange(len(texts)), np.zeros(len(texts), int), pad=0)
+    wanted = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=8))
+    batch = dataset[np.array(wanted)]
+    for row, ids, mask in zip(wanted, batch["input_ids"], batch["attention_mask"], strict=True):
+        assert ids[mask.bool()].tolist() == texts[row]
+        assert (ids[~mask.bool()] == 0).all()
+        assert (mask.diff() <= 0).all()
+
+
+@settings(deadline=None)
+@given(st.integers(8, 300), st.sampled_from([2, 3, 16, 64]), st.sampled_from([1, 2, 4]))
+def test_evaluation_holds_every_row_once_in_equally_many_batches(size, batch_size, world_size):
+    for make, of in ((evaluation_batches, LENGTHS[:size]), (stratified_batches, CLASSES[:size])):
+        dealt = [make(of, batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+        assert len({len(batches) for batches in dealt}) == 1
+        assert sorted(np.concatenate([row for batches in dealt for row in batches])) == list(range(size))
+        assert all(0 < len(batch) <= batch_size for batches in dealt for batch in batches)
+
+
+def test_evaluation_starts_with_the_longest_texts():
+    batches = evaluation_batches(LENGTHS, 64)
+    dealt = LENGTHS[np.concatenate(batches)]
+    assert (np.diff(dealt) <= 0).all()
+    assert padding(rows(batches)) < 0.5 * padding(rows(order(lengths=None, batch_size=64)))
+
+
+@pytest.mark.parametrize("batch_size", [20, 64, 100, 256])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_stratified_batches_have_the_class_proportions_of_the_split(batch_size, world_size):
+    for rank in range(world_size):
+        for batch in stratified_batches(CLASSES, batch_size, rank=rank, world_size=world_size):
+            share = COUNTS * len(batch) / N
+            assert (abs(np.bincount(CLASSES[batch], minlength=4) - share) <= 1.5).all()
+
+
+def test_stratified_batches_take_classes_without_rows():
+    batches = stratified_batches(np.array([3, 3, 0, 3, 0, 3]), 3)
+    assert [sorted(np.array([3, 3, 0, 3, 0, 3])[batch]) for batch in batches] == [[0, 3, 3]] * 2
+
+
+@pytest.mark.parametrize("make", [evaluation_batches, stratified_batches])
+def test_fewer_rows_than_processes_are_refused_in_one_line(make):
+    with pytest.raises(UserError, match="too few") as told:
+        make(np.array([1, 1, 1]), 8, world_size=4)
+    assert "\n" not in str(told.value)

@@ -1,0 +1,236 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import COUNTS, write_texts
+from counterpoise.balance import PowerSampler
+from counterpoise.data.datamodule import TextDataModule
+from counterpoise.data.sources import FileSource
+from counterpoise.data.tokens import load_tokenizer
+from counterpoise.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_encoder):
+    return load_tokenizer(str(tiny_encoder))
+
+
+@pytest.fixture
+def make(tokenizer, tmp_path):
+    """Returns a set-up data module of generated files: `make(train={"alpha": 9, ...}, test={...})`."""
+
+    def made(on_bad_row: str = "drop", options=None, **counts: dict[str, int]) -> TextDataModule:
+        files = {name: str(write_texts(tmp_path / f"{name}.csv", of)) for name, of in counts.items()}
+        source = FileSource(**files, on_bad_row=on_bad_row)
+        data = TextDataModule(source, tokenizer, max_length=16, **(options or {}))
+        data.prepare_data()
+        data.setup()
+        return data
+
+    return made
+
+
+def per_class(data: TextDataModule, split: str) -> dict[str, int]:
+    counts = np.bincount(data.splits[split].classes, minlength=len(data.labels))
+    return dict(zip(data.labels, counts.tolist(), strict=True))
+
+
+def refused(make, *args, **counts) -> str:
+    with pytest.raises(UserError) as told:
+        make(*args, **counts)
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+def test_validation_and_test_are_split_off_by_class_where_they_are_absent(make):
+    data = make(train=COUNTS)
+    # 20 % of 60, 24, 8 and 1 for the test, then 10 % of what is left for validation.
+    assert per_class(data, "test") == {"alpha": 12, "beta": 5, "delta": 0, "gamma": 2}
+    assert per_class(data, "validation") == {"alpha": 5, "beta": 2, "delta": 0, "gamma": 1}
+    assert per_class(data, "train") == {"alpha": 43, "beta": 17, "delta": 1, "gamma": 5}
+
+
+def test_the_parts_of_a_split_are_disjoint_and_complete(make):
+    data = make(train=COUNTS)
+    rows = np.concatenate([examples.rows for examples in data.splits.values()])
+    assert sorted(rows) == list(range(1, 94))
+    assert {len(examples.dataset) for examples in data.splits.values()} == {len(e) for e in data.splits.values()}
+
+
+def test_what_is_given_is_not_split_off(make):
+    data = make(train=COUNTS, validation={"alpha": 5, "beta": 3}, test={"alpha": 4, "gamma": 2})
+    assert {name: len(part) for name, part in data.splits.items()} == {"train": 93, "validation": 8, "test": 6}
+    assert per_class(data, "train") == COUNTS
+
+
+def test_the_split_follows_its_own_seed_alone(make):
+    rows = make(train=COUNTS).splits["test"].rows.tolist()
+    assert make(train=COUNTS, options={"seed": 1}).splits["test"].rows.tolist() == rows
+    assert make(train=COUNTS, options={"split_seed": 1}).splits["test"].rows.tolist() != rows
+
+
+def test_a_class_of_one_example_stays_in_training_only(make):
+    data = make(train=COUNTS, options={"validation_fraction": 0.9, "test_fraction": 0.9})
+    assert per_class(data, "train")["delta"] == 1
+    assert per_class(data, "validation")["delta"] == per_class(data, "test")["delta"] == 0
+
+
+def test_the_vocabulary_and_the_counts_are_those_of_training_alone(make):
+    data = make(train={"beta": 9, "alpha": 20}, validation={"alpha": 5, "beta": 5}, test={"alpha": 7, "gamma": 8})
+    assert data.labels == ["alpha", "beta"]
+    assert data.counts.tolist() == [20, 9]
+
+
+def test_a_class_that_only_the_test_has_is_left_out_counted_and_told(make, caplog):
+    with caplog.at_level(logging.WARNING):
+        data = make(train={"alpha": 20, "beta": 20}, test={"alpha": 4, "gamma": 3, "delta": 1})
+    test = data.splits["test"]
+    assert (len(test), test.unseen) == (4, 4)
+    assert set(test.classes) == {0}
+    assert "test.csv: 4 test rows have classes that training lacks: 'gamma' (3), 'delta' (1)" in caplog.text
+    assert data.splits["validation"].unseen == 0
+
+
+def test_a_class_that_only_the_test_has_is_an_error_where_bad_rows_are(make):
+    told = refused(make, "error", train={"alpha": 20, "beta": 20}, test={"alpha": 4, "gamma": 3})
+    assert "'gamma' (3)" in told
+    assert "data.on_bad_row=drop" in told
+
+
+def test_a_test_without_any_known_class_is_refused(make):
+    assert "no test row" in refused(make, train={"alpha": 20, "beta": 20}, test={"gamma": 3})
+
+
+def test_rows_that_are_left_out_keep_the_numbers_of_the_others(make):
+    data = make(train={"alpha": 20, "beta": 20}, test={"gamma": 5, "alpha": 5, "beta": 5})
+    test = data.splits["test"]
+    labels = test.split.labels.to_pylist()
+    assert [labels[row - 1] for row in test.rows] == [data.labels[c] for c in test.classes]
+    assert test.ids == [str(row) for row in test.rows]
+    texts = test.split.texts.to_pylist()
+    batch = test.dataset[np.arange(len(test))]
+    for i, row in enumerate(test.rows):
+        expected = data.tokenizer(texts[row - 1], truncation=True, max_length=16)["input_ids"]
+        assert batch["input_ids"][i][batch["attention_mask"][i].bool()].tolist() == expected
+
+
+def test_a_class_that_validation_lacks_is_no_trouble(make, caplog):
+    data = make(train=COUNTS, validation={"alpha": 5}, test=COUNTS)
+    assert per_class(data, "validation") == {"alpha": 5, "beta": 0, "delta": 0, "gamma": 0}
+    assert not caplog.records
+
+
+def test_a_single_class_is_refused(make):
+    assert "at least two classes" in refused(make, train={"alpha": 20})
+
+
+def test_classes_too_small_to_split_are_refused_with_the_way_out(make):
+    told = refused(make, train={"alpha": 2, "beta": 2})
+    assert "loader.test_fraction" in told
+
+
+@pytest.mark.parametrize(
+    "options", [{"validation_fraction": 0}, {"test_fraction": 1.0}, {"eval_order": "shortest"}], ids=str
+)
+def test_options_that_make_no_sense_are_refused(make, options):
+    assert f"loader.{next(iter(options))}" in refused(make, train=COUNTS, options=options)
+
+
+def test_a_train_limit_takes_a_stratified_sample(make):
+    data = make(train=COUNTS, validation=COUNTS, test=COUNTS, options={"train_limit": 31})
+    # A third of 60, 24, 8 and 1.
+    assert per_class(data, "train") == {"alpha": 20, "beta": 8, "gamma": 3}
+    assert data.labels == ["alpha", "beta", "gamma"]
+    assert data.splits["test"].unseen == data.splits["validation"].unseen == 1
+
+
+def test_rows_of_classes_that_a_train_limit_removed_are_counted_in_their_own_split(make, caplog):
+    data = make(train={"alpha": 300, "beta": 300, "gamma": 20}, options={"train_limit": 10})
+    assert data.labels == ["alpha", "beta"]
+    # 20 % of gamma's 20, then 10 % of the 16 left.
+    assert "4 test rows have classes that training lacks: 'gamma' (4)" in caplog.text
+    assert "2 validation rows have classes that training lacks: 'gamma' (2)" in caplog.text
+    assert (data.splits["test"].unseen, data.splits["validation"].unseen) == (4, 2)
+
+
+def test_a_train_limit_above_the_data_changes_nothing(make):
+    data = make(train=COUNTS, validation=COUNTS, test=COUNTS, options={"train_limit": 1000})
+    assert per_class(data, "train") == COUNTS
+
+
+def test_a_train_limit_that_leaves_one_class_says_so(make):
+    told = refused(make, train={"alpha": 500, "beta": 5}, options={"train_limit": 20})
+    assert "loader.train_limit=20" in told
+
+
+def test_saved_splits_are_the_rows_of_the_source(make, tmp_path):
+    data = make(train=COUNTS)
+    data.save_splits(tmp_path / "splits.npz")
+    with np.load(tmp_path / "splits.npz") as saved:
+        assert set(saved) == {"train", "validation", "test"}
+        for name, rows in saved.items():
+            np.testing.assert_array_equal(rows, data.splits[name].rows)
+
+
+def test_setting_up_twice_changes_nothing(make):
+    data = make(train=COUNTS)
+    before = data.splits["train"]
+    data.prepare_data()
+    data.setup("fit")
+    assert data.splits["train"] is before
+
+
+def test_setup_without_preparing_first_gives_the_same(make, tokenizer):
+    prepared = make(train=COUNTS)
+    alone = TextDataModule(prepared.source, tokenizer, max_length=16)
+    alone.setup()
+    for name, examples in prepared.splits.items():
+        np.testing.assert_array_equal(alone.splits[name].rows, examples.rows)
+
+
+def test_the_training_batches_are_what_the_sampler_draws(make):
+    data = make(train=COUNTS, validation=COUNTS, test=COUNTS, options={"batch_size": 8})
+    rows = np.concatenate([batch["rows"] for batch in data.train_dataloader()])
+    np.testing.assert_array_equal(np.sort(rows), np.arange(93))
+    data.sampler = PowerSampler(1.0, 40)
+    classes = np.concatenate([batch["classes"] for batch in data.train_dataloader()])
+    np.testing.assert_array_equal(np.bincount(classes), 10)
+
+
+@pytest.mark.parametrize("eval_order", ["length", "stratified"])
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_evaluation_holds_the_natural_distribution_whatever_the_sampler(make, eval_order, split):
+    data = make(train=COUNTS, options={"eval_order": eval_order, "eval_batch_size": 4})
+    data.sampler = PowerSampler(1.0)
+    loader = data.val_dataloader() if split == "validation" else data.test_dataloader()
+    rows = np.concatenate([batch["rows"] for batch in loader])
+    np.testing.assert_array_equal(np.sort(rows), np.arange(len(data.splits[split])))
+
+
+def test_a_limited_evaluation_takes_a_stratified_sample(make):
+    data = make(train=COUNTS, validation=COUNTS, test=COUNTS)
+    loader = data.evaluation_dataloader("train", limit=31)
+    classes = np.concatenate([batch["classes"] for batch in loader])
+    assert np.bincount(classes, minlength=4).tolist() == [20, 8, 0, 3]
+    assert len(data.evaluation_dataloader("train", limit=1000).dataset) == 93
+
+
+def test_a_loaded_state_skips_what_was_trained_on_once(make):
+    data = make(train=COUNTS, validation=COUNTS, test=COUNTS, options={"batch_size": 8})
+    whole = [batch["rows"].tolist() for batch in data.train_dataloader()]
+    data.load_state_dict({"epoch": 0, "position": 5})
+    loader = data.train_dataloader()
+    assert [batch["rows"].tolist() for batch in loader] == whole[5:]
+    assert [batch["rows"].tolist() for batch in loader] == whole
+    assert [batch["rows"].tolist() for batch in data.train_dataloader()] == whole
+
+
+def test_dealing_batches_leaves_the_random_numbers_of_dropout_alone(make):
+    data = make(train=COUNTS)
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    list(data.train_dataloader())
+    assert torch.equal(torch.rand(3), expected)

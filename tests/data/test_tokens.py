@@ -1,0 +1,148 @@
+import pickle
+import shutil
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from counterpoise.data import tokens
+from counterpoise.data.tokens import TokenStore, load_tokenizer
+from counterpoise.errors import UserError
+
+TEXTS = [
+    "word0 alpha1",
+    "Word1 unheard-of 两会 🎉",
+    " ".join(f"word{i}" for i in range(40)),
+    "word3 word4 word5 word6 word7 word8",
+    "word9",
+]
+
+
+@pytest.fixture
+def tokenizer(tiny_encoder) -> PreTrainedTokenizerBase:
+    return load_tokenizer(str(tiny_encoder))
+
+
+def column(texts: list[str], *cuts: int) -> pa.ChunkedArray:
+    edges = [0, *cuts, len(texts)]
+    chunks = [texts[a:b] for a, b in pairwise(edges)]
+    return pa.chunked_array([pa.array(chunk, pa.large_string()) for chunk in chunks])
+
+
+def tokenise(tokenizer, texts=TEXTS, max_length=8, cuts=()) -> TokenStore:
+    return tokens.tokenise(column(texts, *cuts), tokenizer, max_length, "texts")
+
+
+def rows(store: TokenStore) -> list[list[int]]:
+    return [store.tokens[a:b].tolist() for a, b in pairwise(store.offsets)]
+
+
+@pytest.mark.parametrize("max_length", [3, 8, 64])
+def test_each_row_is_what_the_tokenizer_gives_special_tokens_and_truncation_included(tokenizer, max_length):
+    expected = tokenizer(TEXTS, truncation=True, max_length=max_length)["input_ids"]
+    store = tokenise(tokenizer, max_length=max_length)
+    assert rows(store) == expected
+    assert len(store) == len(TEXTS)
+    assert store.lengths.tolist() == [len(ids) for ids in expected]
+    assert {ids[0] for ids in rows(store)} == {tokenizer.cls_token_id}
+    assert {ids[-1] for ids in rows(store)} == {tokenizer.sep_token_id}
+
+
+def test_rows_beyond_one_chunk_are_in_order(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokens, "CHUNK", 2)
+    assert rows(tokenise(tokenizer)) == tokenizer(TEXTS, truncation=True, max_length=8)["input_ids"]
+
+
+@pytest.mark.parametrize(("max_length", "truncated"), [(3, 4), (8, 1), (41, 1), (42, 0), (64, 0)])
+def test_truncated_texts_are_counted(tokenizer, max_length, truncated):
+    assert tokenise(tokenizer, max_length=max_length).truncated == truncated
+
+
+def test_small_vocabularies_take_two_bytes_a_token(tokenizer):
+    assert tokenise(tokenizer).tokens.dtype == np.uint16
+
+
+def test_the_same_texts_are_tokenised_once(tokenizer, tiny_encoder):
+    first = tokenise(tokenizer)
+    before = (first.folder / "tokens.bin").stat()
+    again = tokenise(load_tokenizer(str(tiny_encoder)))
+    after = (again.folder / "tokens.bin").stat()
+    assert again.folder == first.folder
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_removed_store_is_built_again(tokenizer):
+    store = tokenise(tokenizer)
+    shutil.rmtree(store.folder)
+    assert rows(tokenise(tokenizer)) == rows(store)
+
+
+def test_using_the_tokenizer_in_between_does_not_change_the_key(tokenizer):
+    first = tokenise(tokenizer)
+    tokenizer(TEXTS, padding=True, truncation=True, max_length=5)
+    assert tokenise(tokenizer).folder == first.folder
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [*TEXTS, "word9"],
+        TEXTS[:-1],
+        TEXTS[::-1],
+        [*TEXTS[:-1], "word8"],
+        [*TEXTS[:-1], "word9 "],
+        ["word0", " alpha1", *TEXTS[1:]],
+    ],
+)
+def test_other_texts_have_another_key(tokenizer, texts):
+    assert tokenise(tokenizer, texts).folder != tokenise(tokenizer).folder
+
+
+def test_another_length_has_another_key(tokenizer):
+    assert tokenise(tokenizer, max_length=9).folder != tokenise(tokenizer, max_length=8).folder
+
+
+def test_another_tokenizer_has_another_key(tokenizer, tiny_encoder):
+    other = load_tokenizer(str(tiny_encoder))
+    other.add_tokens(["unheard"])
+    assert tokenise(other).folder != tokenise(tokenizer).folder
+
+
+@pytest.mark.parametrize("cuts", [(1,), (2, 2, 4), (0, 5)])
+def test_the_key_does_not_depend_on_how_arrow_cuts_the_column(tokenizer, cuts):
+    assert tokenise(tokenizer, cuts=cuts).folder == tokenise(tokenizer).folder
+
+
+def test_a_slice_of_a_column_is_its_texts_alone(tokenizer):
+    part = tokens.tokenise(column(TEXTS).slice(1, 3), tokenizer, 8, "texts")
+    assert rows(part) == rows(tokenise(tokenizer))[1:4]
+
+
+def test_a_pickled_store_holds_its_path_alone(tokenizer):
+    store = tokenise(tokenizer, TEXTS * 200)
+    pickled = pickle.dumps(store)
+    assert len(pickled) < 500
+    copy = pickle.loads(pickled)
+    assert rows(copy) == rows(store)
+    assert copy.truncated == store.truncated
+
+
+def test_a_length_beyond_the_encoder_is_refused_in_one_line(tokenizer):
+    with pytest.raises(UserError, match="at most 64") as told:
+        tokenise(tokenizer, max_length=65)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("max_length", [0, -1, 2])
+def test_a_length_that_leaves_no_room_for_a_token_is_refused_in_one_line(tokenizer, max_length):
+    with pytest.raises(UserError, match=f"max_length={max_length}") as told:
+        tokenise(tokenizer, max_length=max_length)
+    assert "\n" not in str(told.value)
+
+
+def test_a_folder_without_a_tokenizer_is_refused_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="no tokenizer") as told:
+        load_tokenizer(str(tmp_path))
+    assert "\n" not in str(told.value)

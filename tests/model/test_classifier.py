@@ -1,0 +1,246 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from conftest import COUNTS, write_texts
+from counterpoise.balance import Power, PowerSampler, Strategy
+from counterpoise.data.datamodule import TextDataModule
+from counterpoise.data.sources import FileSource
+from counterpoise.data.tokens import load_tokenizer
+from counterpoise.errors import UserError
+from counterpoise.model.classifier import Classifier, check_labels
+from counterpoise.model.encoder import EncoderSource
+from counterpoise.model.optim import Optim
+from counterpoise.trainer import build
+
+BALANCED = Strategy(PowerSampler(), Power(1.0))
+
+
+class Gradients(pl.Callback):
+    """Notes the gradient of each optimiser step, before it is clipped."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.steps.append(torch.cat([p.grad.flatten() for p in pl_module.parameters()]))
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory) -> dict[str, str]:
+    """93 rows: two steps of 32, and one of 29."""
+    folder = tmp_path_factory.mktemp("tables")
+    test = {label: max(2, count // 4) for label, count in COUNTS.items()}
+    return {
+        "train": str(write_texts(folder / "train.csv", COUNTS)),
+        "validation": str(write_texts(folder / "validation.csv", test, seed=1)),
+        "test": str(write_texts(folder / "test.csv", test, seed=2)),
+    }
+
+
+@pytest.fixture
+def parts(tables, tiny_encoder, cache):
+    """Returns a data module and a classifier without dropout, made for each other."""
+
+    def made(strategy: Strategy = BALANCED, optim: Optim | None = None, dropout=0.0, **encoder):
+        options = {"hidden_dropout": dropout, "attention_dropout": dropout, "max_length": 32} | encoder
+        source = EncoderSource(str(tiny_encoder), **options)
+        tokenizer = load_tokenizer(source.locate())
+        data = TextDataModule(FileSource(**tables), tokenizer, max_length=32, batch_size=32, eval_batch_size=5)
+        data.prepare_data()
+        data.setup()
+        balance = strategy.balance(data.labels, data.counts)
+        data.sampler = balance.sampler
+        torch.manual_seed(0)
+        model = Classifier(
+            source.load(), balance.loss, optim or Optim(), data.labels, data.counts, data.batch_size, dropout
+        )
+        return data, model
+
+    return made
+
+
+def trainer(folder: Path, **flags) -> pl.Trainer:
+    options = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_epochs": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 0,
+        "log_every_n_steps": 1,
+        "default_root_dir": folder,
+    }
+    return build(**(options | flags))
+
+
+def fitted(parts, folder: Path, **flags) -> tuple[list[Tensor], Classifier]:
+    """Returns the gradients of each step of an epoch, and the classifier after it."""
+    data, model = parts()
+    gradients = Gradients()
+    trainer(folder, callbacks=[gradients], **flags).fit(model, datamodule=data)
+    return gradients.steps, model
+
+
+def logits_and_classes(data: TextDataModule, model: Classifier, split: str) -> tuple[Tensor, Tensor]:
+    examples = data.splits[split]
+    batch = examples.dataset[np.arange(len(examples))]
+    with torch.no_grad():
+        return model.eval()(batch["input_ids"], batch["attention_mask"]), batch["classes"]
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 8])
+def test_the_gradient_of_a_step_does_not_depend_on_how_it_is_divided(parts, tmp_path, accumulate):
+    whole, model = fitted(parts, tmp_path, precision="64-true")
+    divided, same = fitted(parts, tmp_path, precision="64-true", accumulate_grad_batches=accumulate)
+    assert len(whole) == len(divided) == 3  # the last of 29 rows
+    for one, many in zip(whole, divided, strict=True):
+        assert one.norm() > 1e-3
+        torch.testing.assert_close(many, one, rtol=1e-9, atol=1e-12)
+    for one, many in zip(model.parameters(), same.parameters(), strict=True):
+        torch.testing.assert_close(many, one, rtol=1e-6, atol=1e-9)
+
+
+def test_the_gradient_is_that_of_the_weighted_loss_over_the_batch_size(parts, tmp_path):
+    data, model = parts()
+    gradients = Gradients()
+    sequence = list(data.train_dataloader())
+    logits = model(sequence[0]["input_ids"], sequence[0]["attention_mask"])
+    weights = torch.from_numpy(BALANCED.balance(data.labels, data.counts).weights).float()
+    classes = sequence[0]["classes"]
+    loss = (weights[classes] * F.cross_entropy(logits, classes, reduction="none")).sum() / 32
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+    trainer(tmp_path, callbacks=[gradients], max_steps=1).fit(model, datamodule=data)
+    torch.testing.assert_close(gradients.steps[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_is_clipped_to_its_global_norm_and_logged_before(parts, tmp_path):
+    data, model = parts()
+    gradients = Gradients()
+    fit = trainer(tmp_path, callbacks=[gradients], max_steps=1, gradient_clip_val=0.01)
+    fit.fit(model, datamodule=data)
+    assert fit.callback_metrics["train/grad_norm"].item() == pytest.approx(gradients.steps[0].norm().item(), rel=1e-4)
+    clipped = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert clipped.norm().item() == pytest.approx(0.01, rel=1e-4)
+
+
+def test_training_learns_the_classes(parts, tmp_path):
+    data, model = parts(optim=Optim(encoder_lr=3e-3, head_lr=1e-2))
+    trainer(tmp_path, max_epochs=12).fit(model, datamodule=data)
+    logits, classes = logits_and_classes(data, model, "train")
+    assert (logits.argmax(1) == classes).float().mean() > 0.9
+
+
+def test_the_validation_loss_is_unweighted_and_the_weighted_one_is_beside_it(parts, tmp_path):
+    data, model = parts()
+    (metrics,) = trainer(tmp_path, limit_val_batches=None).validate(model, datamodule=data, verbose=False)
+    logits, classes = logits_and_classes(data, model, "validation")
+    weights = model.loss.class_weights[classes]
+    losses = F.cross_entropy(logits, classes, reduction="none")
+    assert metrics["val/loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert metrics["val/loss_weighted"] == pytest.approx((weights * losses).mean().item(), rel=1e-5)
+    assert metrics["val/loss"] != pytest.approx(metrics["val/loss_weighted"], rel=1e-2)
+
+
+def test_validation_during_training_starts_from_nothing_each_time(parts, tmp_path):
+    data, model = parts(optim=Optim(encoder_lr=0.0, head_lr=0.0))
+    fit = trainer(tmp_path, limit_val_batches=None, max_epochs=2)
+    fit.fit(model, datamodule=data)
+    logits, classes = logits_and_classes(data, model, "validation")
+    assert fit.callback_metrics["val/loss"].item() == pytest.approx(F.cross_entropy(logits, classes).item(), rel=1e-5)
+    assert int(model.confusion.confmat.sum()) in (0, len(classes))
+
+
+def test_test_outputs_are_the_logits_of_every_row(parts, tmp_path):
+    data, model = parts()
+    trainer(tmp_path).test(model, datamodule=data, verbose=False)
+    rows = torch.cat([rows for rows, _ in model.test_outputs])
+    logits = torch.cat([logits for _, logits in model.test_outputs])
+    assert sorted(rows.tolist()) == list(range(len(data.splits["test"])))
+    expected, _ = logits_and_classes(data, model, "test")
+    torch.testing.assert_close(logits[rows.argsort()], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_predictions_name_their_rows(parts, tmp_path):
+    data, model = parts()
+    outputs = trainer(tmp_path).predict(model, data.evaluation_dataloader("test"))
+    rows = torch.cat([rows for rows, _ in outputs])
+    expected, _ = logits_and_classes(data, model, "test")
+    torch.testing.assert_close(torch.cat([logits for _, logits in outputs]), expected[rows], rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_stores_the_labels_and_neither_weights_of_classes_nor_metrics(parts, tmp_path):
+    data, model = parts()
+    fit = trainer(tmp_path, max_steps=1)
+    fit.fit(model, datamodule=data)
+    fit.save_checkpoint(tmp_path / "last.ckpt")
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert checkpoint["labels"] == ["alpha", "beta", "delta", "gamma"]
+    assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"encoder", "head"}
+
+
+def test_a_checkpoint_of_other_labels_is_refused_in_one_line(parts, tmp_path):
+    data, model = parts()
+    fit = trainer(tmp_path, max_steps=1)
+    fit.fit(model, datamodule=data)
+    fit.save_checkpoint(tmp_path / "last.ckpt")
+    _, other = parts()
+    other.labels = ["alpha", "beta", "delta", "omega"]
+    with pytest.raises(UserError) as told:
+        trainer(tmp_path).test(other, datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert "\n" not in str(told.value)
+    assert "gamma" in str(told.value)
+    assert "omega" in str(told.value)
+    trainer(tmp_path).test(
+        parts()[1], datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True, verbose=False
+    )
+
+
+def test_a_checkpoint_that_names_no_labels_is_refused():
+    with pytest.raises(UserError, match="not written by this project"):
+        check_labels({}, ["a", "b"])
+
+
+def test_labels_in_another_order_are_another_label_set():
+    with pytest.raises(UserError, match="order") as told:
+        check_labels({"labels": ["b", "a"]}, ["a", "b"])
+    assert "\n" not in str(told.value)
+
+
+def test_a_frozen_encoder_stays_as_it_is_and_does_not_drop_out(parts, tmp_path):
+    data, model = parts(freeze="encoder", dropout=0.5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = []
+
+    class Modes(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            modes.append((pl_module.encoder.backbone.training, pl_module.dropout.training))
+
+    trainer(tmp_path, max_epochs=2, limit_val_batches=None, callbacks=[Modes()]).fit(model, datamodule=data)
+    assert set(modes) == {(False, True)}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith("encoder.")
+
+
+def test_an_encoder_is_unfrozen_in_its_epoch(parts, tmp_path):
+    data, model = parts(freeze="encoder", unfreeze_at_epoch=1, dropout=0.1)
+    seen = []
+
+    class Seen(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            seen.append(next(iter(pl_module.encoder.layers[0].parameters())).detach().clone())
+
+    before = next(iter(model.encoder.layers[0].parameters())).detach().clone()
+    trainer(tmp_path, max_epochs=2, limit_val_batches=None, callbacks=[Seen()]).fit(model, datamodule=data)
+    assert torch.equal(seen[0], before)
+    assert not torch.equal(seen[1], before)
+    assert not model.encoder.has_frozen_parameters
+    assert model.encoder.backbone.training
