@@ -24,7 +24,9 @@ class StopAt(Callback):
         if self.left == 0:
             raise SystemExit(3)
 
-LONG = ["strategy=combined", "trainer.max_epochs=3", "callbacks.early_stopping.patience=9"]
+import os
+XTRA=os.environ.get("XTRA","").split()
+LONG = ["strategy=combined", "trainer.max_epochs=3", "callbacks.early_stopping.patience=9", *XTRA]
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -164,3 +164,9 @@ def test_all_zero_weights_are_refused():
 @pytest.mark.parametrize("weight", ["heavy", [1, 2]])
 def test_manual_weights_that_are_not_numbers_are_refused(weight):
     assert "must be numbers" in refused(Manual([1, weight, 1]))
+
+
+@pytest.mark.parametrize("by_label", [5, "heavy", None])
+def test_manual_weights_that_are_neither_a_mapping_nor_a_list_are_refused(by_label):
+    with pytest.raises(UserError, match="a mapping from label to weight, or a list"):
+        Manual(by_label)(["a", "b"], np.array([3, 1]))

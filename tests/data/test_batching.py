@@ -274,3 +274,9 @@ def test_fewer_rows_than_processes_are_refused_in_one_line(make):
     with pytest.raises(UserError, match="too few") as told:
         make(np.array([1, 1, 1]), 8, world_size=4)
     assert "\n" not in str(told.value)
+
+
+def test_evaluation_batches_stay_equally_many_where_single_rows_do_not_divide():
+    shares = [evaluation_batches(np.array([3, 1, 2]), 1, rank=rank, world_size=2) for rank in range(2)]
+    assert [len(share) for share in shares] == [1, 1]
+    assert sorted(np.concatenate([rows for share in shares for rows in share])) == [0, 1, 2]

@@ -65,6 +65,8 @@ class Manual:
             if missing := [label for label in labels if label not in given]:
                 raise UserError(f"{key}: no weight for {_some(missing)}: every class needs one")
             values = [given[label] for label in labels]
+        elif isinstance(self.by_label, str) or not isinstance(self.by_label, Sequence):
+            raise UserError(f"{key}={self.by_label}: give a mapping from label to weight, or a list of weights")
         else:
             values = list(self.by_label)
             if len(values) != len(labels):

@@ -161,7 +161,8 @@ def stratified_batches(classes: np.ndarray, batch_size: int, *, rank: int = 0, w
 
 
 def _deal(order: np.ndarray, batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:
-    batches = -(-len(order) // (batch_size * world_size)) * world_size
-    if len(order) < batches:
+    if len(order) < world_size:
         raise UserError(f"{len(order)} evaluation examples are too few for {world_size} devices")
+    batches = -(-len(order) // (batch_size * world_size)) * world_size
+    batches = min(batches, len(order) // world_size * world_size)
     return np.array_split(order, batches)[rank::world_size]

@@ -223,7 +223,10 @@ class TextDataModule(pl.LightningDataModule):
         """Returns the epoch and the micro-batches of it that have become optimiser steps."""
         if not (self._order and self.trainer):
             return {}
-        return {"epoch": self._order.epoch, "position": trained_batches(self.trainer)}
+        trained = trained_batches(self.trainer)
+        # Workers fetch ahead as soon as training is set up: a finished epoch must not be what they fetch from.
+        finished = trained >= len(self._order)
+        return {"epoch": self._order.epoch + finished, "position": 0 if finished else trained}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Makes the next training epoch continue where the checkpoint was taken."""
