@@ -1,53 +1,287 @@
-from pathlib import Path
+"""Training from the command line to the run folder, in this process where the process does not matter."""
 
-import commandline
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
-from commandline import load, run, same_weights, setting
+import yaml
+from commandline import ROOT, Outcome, finish, load, run, same_weights, setting, start
+from conftest import COUNTS, write_texts
 from pytorch_lightning.callbacks import Callback
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.e2e
 
-
-@pytest.fixture
-def tiny(texts: dict[str, Path], tiny_encoder: Path) -> list[str]:
-    return setting(texts, tiny_encoder)
+STRATEGIES = sorted({path.stem for path in (ROOT / "conf/strategy").glob("*.yaml")} - {"base"})
+BY_HAND = "strategy.weights.by_label={alpha: 1, beta: 2, gamma: 4, delta: 8}"
+NO_DROPOUT = ["dropout=0", "encoder.hidden_dropout=0"]
+SNAPSHOTS = (
+    "+callbacks.each={_target_: pytorch_lightning.callbacks.ModelCheckpoint, dirpath: '%s', filename: '{epoch}', "
+    "auto_insert_metric_name: false, save_top_k: -1, every_n_epochs: 1}"
+)
 
 
 class StopAt(Callback):
-    def __init__(self, hook, count):
-        self.hook, self.left = hook, count
+    """Ends the run like a signal, the n-th time that a hook is called."""
+
+    def __init__(self, hook: str, n: int) -> None:
+        self.left = n
         setattr(self, hook, self.count)
 
-    def count(self, *a, **k):
+    def count(self, *hooked: Any, **named: Any) -> None:
         self.left -= 1
         if self.left == 0:
             raise SystemExit(3)
 
-import os
-XTRA=os.environ.get("XTRA","").split()
-LONG = ["strategy=combined", "trainer.max_epochs=3", "callbacks.early_stopping.patience=9", *XTRA]
 
-@pytest.mark.parametrize("workers", [0, 1])
+def stop_at(hook: str, n: int) -> str:
+    return f"+callbacks.stop={{_target_: test_train.StopAt, hook: {hook}, n: {n}}}"
+
+
+@pytest.fixture
+def tiny(texts: dict[str, Path], tiny_encoder: Path) -> list[str]:
+    """The tiny encoder on the smallest data: six steps an epoch."""
+    return setting(texts, tiny_encoder)
+
+
+@pytest.fixture
+def learnable(tmp_path: Path, tiny_encoder: Path) -> list[str]:
+    """The tiny encoder on enough data to learn from in five epochs."""
+    counts = {"alpha": 120, "beta": 60, "gamma": 30, "delta": 12}
+    files = {
+        "train": write_texts(tmp_path / "train.csv", counts),
+        "test": write_texts(tmp_path / "test.csv", {label: n // 2 for label, n in counts.items()}, seed=1),
+    }
+    overrides = setting(files, tiny_encoder)
+    return [*overrides, *NO_DROPOUT, "optim.encoder_lr=1e-2", "trainer.max_epochs=5"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_learns_and_leaves_a_full_run_folder(strategy, learnable, tmp_path):
+    given = [BY_HAND] if strategy == "manual" else []
+    done = run(tmp_path / "run", *learnable, f"strategy={strategy}", *given)
+    assert done.code == 0, done.err
+    test = done.metrics["test"]
+    assert all(math.isfinite(value) for value in test.values())
+    assert test["macro_f1"] > test["majority_macro_f1"] + 0.3
+    assert done.metrics["strategy"]["name"] == strategy
+    for name in ("confusion.png", "recall_vs_count.png", "curves.png"):
+        assert (done.folder / name).read_bytes().startswith(b"\x89PNG")
+    for name in ("best.ckpt", "last.ckpt"):
+        assert load(done.folder / "checkpoints" / name)["labels"] == ["alpha", "beta", "delta", "gamma"]
+    assert done.status["state"] == "finished"
+    assert f"strategy={strategy}" in done.status["overrides"]
+    config = yaml.safe_load((done.folder / "config.yaml").read_text())
+    assert config["encoder"]["max_length"] == 32
+
+    per_class = pd.read_csv(done.folder / "per_class.csv")
+    assert per_class.recall.mean() == pytest.approx(test["macro_recall"])
+    balance = pd.read_csv(done.folder / "balance.csv")
+    assert balance.emphasis.sum() == pytest.approx(1)
+    assert balance["count"].tolist() == per_class.train_count.tolist()
+    splits = np.load(done.folder / "splits.npz")
+    assert {name: len(rows) for name, rows in splits.items()} == {
+        name: part["examples"] for name, part in done.metrics["data"].items()
+    }
+    assert not set(splits["train"]) & set(splits["validation"])
+    predictions = pd.read_parquet(done.folder / "predictions.parquet")
+    probabilities = predictions.filter(like="p:")
+    assert predictions.id.tolist() == [str(row) for row in splits["test"]]
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    assert (probabilities.idxmax(axis=1).str.removeprefix("p:") == predictions.prediction).all()
+    assert (predictions.prediction == predictions.label).mean() == pytest.approx(test["accuracy"])
+
+
+def test_the_terminal_shows_counts_emphasis_and_results_once(tiny, tmp_path):
+    done = run(tmp_path / "run", *tiny)
+    assert done.out.count("strategy: combined") == done.out.count("results with the best checkpoint") == 1
+    assert "effective sample fraction" in done.out
+    assert "error" not in done.err
+    assert "Traceback" not in done.err
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_another_order(tiny, tmp_path):
+    runs = [run(tmp_path / str(i), *tiny, f"seed={seed}") for i, seed in enumerate((5, 5, 6))]
+    assert runs[0].metrics["test"] == runs[1].metrics["test"]
+    assert same_weights(runs[0].last, runs[1].last)
+    assert not same_weights(runs[0].last, runs[2].last)
+    splits = [np.load(done.folder / "splits.npz") for done in runs]
+    assert all((splits[0][name] == splits[2][name]).all() for name in splits[0])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["encoder.pooling=cls", "loader.eval_order=stratified", "strategy.loss.reduction=weighted_mean"],
+        ["encoder.pooling=pooler", "loader.group_by_length=false", "strategy.loss.label_smoothing=0.1"],
+        ["data.test=null", "data.id=text", "logger=default", "optim.layer_decay=0.9", "optim.schedule=cosine"],
+        ["loader.num_workers=1", "loader.train_limit=40", "monitor=val/loss", "monitor_mode=min"],
+        ["encoder.freeze=1", "callbacks.early_stopping=null", "callbacks.progress=null", "strategy.max_ratio=2"],
+        ["trainer.precision=bf16-mixed", "trainer.val_check_interval=0.5", "trainer.gradient_clip_val=null"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_settings_other_than_the_defaults_run(overrides, tiny, tmp_path):
+    done = run(tmp_path / "run", *tiny, *overrides)
+    assert done.code == 0, done.err
+    assert done.status["state"] == "finished"
+    assert math.isfinite(done.metrics["test"]["macro_f1"])
+
+
+def test_a_sweep_survives_a_job_that_fails_and_ends_with_its_leaderboard(tiny, tmp_path):
+    sweep = tmp_path / "sweep"
+    process = start("-m", *tiny, f"hydra.sweep.dir={sweep}", "strategy=plain,manual,weighted")
+    done = finish(process, sweep)
+    assert done.code == 1, done.err
+    table = pd.read_csv(sweep / "leaderboard.csv")
+    assert table.state.tolist() == ["finished", "failed", "finished"]
+    assert table.macro_f1.notna().tolist() == [True, False, True]
+    assert "by_label" in table.reason[1]
+    assert "by_label" in (sweep / "leaderboard.md").read_text()
+    assert (sweep / "leaderboard.png").is_file()
+    assert "Traceback" not in done.err
+
+
+def test_several_processes_in_a_sweep_are_refused_in_one_line(tiny, tmp_path):
+    sweep = tmp_path / "sweep"
+    done = run(sweep, "-m", *tiny, f"hydra.sweep.dir={sweep}", "trainer=ddp_cpu", "seed=0")
+    assert done.code == 1
+    (line,) = [line for line in done.err.splitlines() if "failed" in line]
+    assert "trainer.strategy=ddp_spawn" in line
+
+
+STOPS = [
+    ("on_train_epoch_start", 3),  # after an epoch
+    ("on_before_backward", 10),  # within a step, in the second epoch
+    ("on_train_batch_end", 9),  # after a micro-batch, in the second epoch
+    ("on_validation_batch_end", 5),  # within a validation, after the second epoch
+]
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_resume(tiny, tmp_path, accumulate, workers):
-    settings = [*tiny, *LONG, f"trainer.accumulate_grad_batches={accumulate}", f"loader.num_workers={workers}", "loader.eval_batch_size=4"]
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(accumulate, workers, tiny, tmp_path):
+    settings = [
+        *tiny,
+        "trainer.max_epochs=3",
+        "loader.eval_batch_size=4",
+        f"trainer.accumulate_grad_batches={accumulate}",
+        f"loader.num_workers={workers}",
+    ]
     whole = run(tmp_path / "whole", *settings)
-    assert whole.code == 0, whole.err
-    print(whole.folder.joinpath("csv/metrics.csv").read_text())
-    for hook, counts in { "on_train_batch_end": [1, 5, 6,  7, 8], "on_before_backward": [1, 6, 7], "on_train_epoch_end": [1,2], "on_train_epoch_start": [1,2,3], "on_validation_start": [1,2], "on_validation_batch_end":[1,2,3,4,8,9]}.items():
-      for c in counts:
-        d = tmp_path / f"s{hook}{c}"
-        r = run(d, *settings, f"+callbacks.stop={{_target_: test_train.StopAt, hook: {hook}, count: {c}}}")
-        assert r.code == 3, r.err
-        try:
-            f = r.folder / "checkpoints/last.ckpt"
-            print(hook, c, load(f)["global_step"], end=" ")
-            r = run(tmp_path / f"r{hook}{c}", *settings, f"ckpt={f}")
-            print(r.code, r.err)
-            es = [next(v for k, v in x["callbacks"].items() if "Early" in k) for x in (r.last, whole.last)]
-            print(es[0]==es[1], es[0])
-            print((r.folder / "checkpoints/last.ckpt").exists() and same_weights(r.last, whole.last), r.metrics["test"] == whole.metrics["test"], r.metrics["best_checkpoint"].split("/")[-3],whole.metrics["best_checkpoint"].split("/")[-3])
-        except Exception as e:
-            print(repr(e))
-    assert 0
+    for hook, n in STOPS if workers == 0 else STOPS[:1]:
+        stopped = run(tmp_path / f"stopped_{hook}", *settings, stop_at(hook, n))
+        assert stopped.code == 3
+        assert stopped.last["global_step"] < whole.last["global_step"]
+        resumed = run(tmp_path / f"resumed_{hook}", *settings, f"ckpt={stopped.folder}/checkpoints/last.ckpt")
+        assert resumed.code == 0, resumed.err
+        assert resumed.last["global_step"] == whole.last["global_step"]
+        assert same_weights(resumed.last, whole.last), hook
+        assert resumed.metrics["test"] == whole.metrics["test"], hook
+
+
+def test_a_resumed_run_takes_the_best_checkpoint_so_far_along(tiny, tmp_path):
+    # A constant never improves: the first epoch is the best.
+    settings = [*tiny, "trainer.max_epochs=3", "monitor=val/classes"]
+    whole = run(tmp_path / "whole", *settings)
+    stopped = run(tmp_path / "stopped", *settings, stop_at("on_before_backward", 9))
+    resumed = run(tmp_path / "resumed", *settings, f"ckpt={stopped.folder}/checkpoints/last.ckpt")
+    best = [load(done.folder / "checkpoints/best.ckpt") for done in (whole, stopped, resumed)]
+    assert same_weights(best[0], best[1])
+    assert same_weights(best[0], best[2])
+    assert resumed.metrics["test"] == whole.metrics["test"]
+
+
+def test_a_frozen_encoder_is_trained_from_its_epoch_on_also_when_resumed(tiny, tiny_encoder, tmp_path):
+    settings = [*tiny, "encoder.freeze=encoder", "encoder.unfreeze_at_epoch=1", "trainer.max_epochs=2"]
+    whole = run(tmp_path / "whole", *settings, SNAPSHOTS % (tmp_path / "each"))
+    first, second = (load(tmp_path / f"each/{epoch}.ckpt")["state_dict"] for epoch in (0, 1))
+    original = load_file(tiny_encoder / "model.safetensors")
+    name = "encoder.layer.0.attention.self.query.weight"
+    assert torch.equal(first[f"encoder.backbone.{name}"], original[name])
+    assert not torch.equal(second[f"encoder.backbone.{name}"], original[name])
+    assert not torch.equal(first["head.weight"], second["head.weight"])
+
+    stopped = run(tmp_path / "stopped", *settings, stop_at("on_train_batch_end", 8))
+    resumed = run(tmp_path / "resumed", *settings, f"ckpt={stopped.folder}/checkpoints/last.ckpt")
+    assert same_weights(resumed.last, whole.last)
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
+)
+def test_a_stopped_run_says_so_and_leaves_a_checkpoint(sent, code, tiny, tmp_path):
+    folder = tmp_path / "run"
+    process = start(*tiny, f"hydra.run.dir={folder}", "trainer.max_epochs=10000", "callbacks.early_stopping=null")
+    deadline = time.monotonic() + 100
+    while not (folder / "checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(sent)
+    done = finish(process, folder)
+    assert done.code == code, done.err
+    assert done.status["state"] == "failed"
+    assert done.status["reason"].startswith("stopped")
+    assert done.last["global_step"] > 0
+    assert "Traceback" not in done.err
+
+
+def test_two_processes_train_to_the_same_weights_as_one_and_test_each_example_once(tiny, tmp_path):
+    settings = [*tiny, *NO_DROPOUT, "trainer.max_epochs=2"]
+    folder = tmp_path / "two"
+    process = start(*settings, "trainer=ddp_cpu", f"hydra.run.dir={folder}")
+    one = run(tmp_path / "one", *settings)
+    two = finish(process, folder)
+    assert two.code == 0, two.err
+    assert two.out.count("results with the best checkpoint") == 1
+    assert_near(one, two)
+    assert two.metrics["steps"] == one.metrics["steps"]
+    assert len(pd.read_parquet(folder / "predictions.parquet")) == sum(max(2, n // 4) for n in COUNTS.values())
+
+
+def test_spawned_processes_train_to_the_same_weights_as_one(tiny, tmp_path):
+    settings = [*tiny, *NO_DROPOUT]
+    folder = tmp_path / "two"
+    process = start(*settings, "trainer=ddp_cpu", "trainer.strategy=ddp_spawn", f"hydra.run.dir={folder}")
+    one = run(tmp_path / "one", *settings)
+    two = finish(process, folder)
+    assert two.code == 0, two.err
+    assert_near(one, two)
+    assert "val/macro_f1" in pd.read_csv(folder / "csv/metrics.csv")
+
+
+def assert_near(one: Outcome, two: Outcome) -> None:
+    weights, others = one.last["state_dict"], two.last["state_dict"]
+    assert weights.keys() == others.keys()
+    for name in weights:
+        torch.testing.assert_close(weights[name], others[name], rtol=0, atol=1e-5)
+    for key, value in one.metrics["test"].items():
+        assert two.metrics["test"][key] == pytest.approx(value, abs=1e-5), key
+
+
+def test_debug_fast_runs_one_batch_of_everything_and_measures_nothing(tiny, tmp_path):
+    done = run(tmp_path / "run", *tiny, "debug=fast")
+    assert done.code == 0, done.err
+    assert "nothing is measured" in done.out
+    assert not (done.folder / "metrics.json").exists()
+    assert done.status["state"] == "finished"
+
+
+def test_debug_overfit_learns_its_examples_by_heart(tiny, tmp_path):
+    done = run(tmp_path / "run", *tiny, "debug=overfit", "encoder.hidden_dropout=0", "optim.encoder_lr=1e-2")
+    assert done.code == 0, done.err
+    history = pd.read_csv(done.folder / "csv/metrics.csv")
+    assert history["train/loss_epoch"].dropna().iloc[-1] < 0.1
+
+
+def test_debug_profile_leaves_its_table(tiny, tmp_path):
+    done = run(tmp_path / "run", *tiny, "debug=profile")
+    assert done.code == 0, done.err
+    (table,) = done.folder.glob("*profile*.txt")
+    assert "run_training_batch" in table.read_text()

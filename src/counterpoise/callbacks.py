@@ -125,7 +125,8 @@ class ExactResume(Callback):
         """Notes the random state after each optimiser step."""
         if trained_batches(trainer) == batch_idx + 1:
             self._state = _random_state()
-        self._validation_due = batch_idx + 1 == trainer.num_training_batches
+        ends = batch_idx + 1 == trainer.num_training_batches
+        self._validation_due = ends and trainer.fit_loop.epoch_loop._should_check_val_epoch()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         self._validation_due = True

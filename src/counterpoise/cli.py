@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from counterpoise.errors import UserError, nearest
@@ -41,6 +41,8 @@ def user_line(error: BaseException | None) -> str | None:
         error = error.__cause__ or error.__context__
     if isinstance(first, PermissionError) or getattr(first, "errno", None) in (errno.ENOSPC, errno.EROFS):
         return f"{getattr(first, 'filename', None) or 'disk'}: {getattr(first, 'strerror', first)}"
+    if isinstance(first, OverrideParseException):
+        return f"cannot read '{first.override}': {_config_line(str(first))}"
     if isinstance(first, HydraException | OmegaConfBaseException):
         return _config_line(str(first))
     return None
@@ -58,5 +60,8 @@ def _config_line(message: str) -> str:
         key = found["key"].split(".")[-1]
         conf = Path(sys.argv[0]).resolve().parent / "conf"
         keys = {k for file in conf.rglob("*.yaml") for k in re.findall(r"^\s*(\w+):", file.read_text(), re.M)}
-        return f"the configuration has no key '{found['key']}'.{nearest(key, keys)}"
+        return (
+            f"the configuration has no key '{found['key']}'.{nearest(key, keys - {key})} "
+            f"To add it all the same: +{found['key']}=..."
+        )
     return line

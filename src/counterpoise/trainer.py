@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_utilities.core.rank_zero import rank_zero_info
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from counterpoise.atomic import replacing
@@ -48,7 +49,8 @@ def single_device(trainer: pl.Trainer) -> pl.Trainer:
         accelerator="cpu" if trainer.strategy.root_device.type == "cpu" else "gpu",
         devices=1,
         precision=trainer.precision,
-        logger=trainer.loggers,
+        # A CSVLogger of another process begins its file anew, and the curves would be lost.
+        logger=[logger for logger in trainer.loggers if not isinstance(logger, CSVLogger)],
         callbacks=[trainer.progress_bar_callback] if trainer.progress_bar_callback else None,
         enable_progress_bar=trainer.progress_bar_callback is not None,
         enable_checkpointing=False,

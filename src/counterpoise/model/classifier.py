@@ -66,7 +66,15 @@ class Classifier(pl.LightningModule):
         logits = self(batch["input_ids"], batch["attention_mask"])
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         loss = self.loss(logits, batch["classes"], denominator=self.batch_size / parts)
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=len(logits))
+        self.log(
+            "train/loss",
+            loss.detach(),
+            on_step=True,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=len(logits),
+            sync_dist=True,
+        )
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -93,6 +101,10 @@ class Classifier(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:  # noqa: D102
         self._log_scores("test")
+
+    def on_train_start(self) -> None:
+        """Unfreezes the encoder in a run that is resumed within an epoch, which does not start anew."""
+        self.on_train_epoch_start()
 
     def on_train_epoch_start(self) -> None:
         """Unfreezes the encoder when its epoch has come."""
