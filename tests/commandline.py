@@ -8,6 +8,7 @@ import os
 import runpy
 import subprocess
 import sys
+import traceback
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def run(folder: Path, *overrides: str) -> Outcome:
     out, err = io.StringIO(), io.StringIO()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    argv = ["train.py", f"hydra.run.dir={folder}", *overrides]
+    argv = ["train.py", *overrides, f"hydra.run.dir={folder}"]
     code: Any = 0
     try:
         with (
@@ -67,6 +68,9 @@ def run(folder: Path, *overrides: str) -> Outcome:
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     except SystemExit as stop:
         code = stop.code or 0
+    except Exception:
+        code = 1
+        err.write(traceback.format_exc())
     finally:
         torch.set_num_threads(1)
         for handler in root.handlers:
@@ -86,7 +90,7 @@ def start(*overrides: str) -> "subprocess.Popen[str]":
     )
 
 
-def finish(process: "subprocess.Popen[str]", folder: Path, seconds: float = 120) -> Outcome:
+def finish(process: "subprocess.Popen[str]", folder: Path, seconds: float = 300) -> Outcome:
     """Waits for a process that `start` started."""
     try:
         out, err = process.communicate(timeout=seconds)

@@ -3,7 +3,7 @@
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -16,19 +16,21 @@ from counterpoise.trainer import trained_batches
 
 
 class Progress(RichProgressBar):
-    """Lightning's progress bar without the version number of a logger."""
+    """Lightning's progress bar with the loss of the step, without epoch means and the version of a logger."""
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Returns what stands beside the bar."""
         metrics = super().get_metrics(trainer, pl_module)
-        return {name: value for name, value in metrics.items() if name != "v_num"}
+        shown = {name: value for name, value in metrics.items() if name != "v_num" and not name.endswith("_epoch")}
+        return {name.removesuffix("_step"): value for name, value in shown.items()}
 
 
 class FiniteLoss(Callback):
     """Stops the run at the first loss that is not finite, naming step and batch.
 
     every_n_steps: how often losses are looked at; each look waits for the device, so "auto" is every batch on a CPU and
-    every 50th on a GPU. All losses since the last look are checked, and always before a validation.
+    every 50th on a GPU. All losses since the last look are checked, and always before a validation and a checkpoint;
+    the validation's loss tells whether the last step of all spoilt the weights.
     """
 
     def __init__(self, every_n_steps: int | str = "auto") -> None:
@@ -54,20 +56,36 @@ class FiniteLoss(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         self._look(trainer)
 
+    def on_save_checkpoint(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._look(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        loss = trainer.callback_metrics.get("val/loss", torch.zeros(()))
+        if not loss.isfinite():
+            self._stop(trainer, f"the validation loss became {loss.item()} after step {trainer.global_step}")
+
     def _look(self, trainer: pl.Trainer) -> None:
         pending, self._pending = self._pending, []
         if not pending or bool(torch.stack([entry[3] for entry in pending]).isfinite().all()):
             return
         step, epoch, batch_idx, loss, rows = next(entry for entry in pending if not math.isfinite(entry[3].item()))
+        self._stop(
+            trainer,
+            f"the training loss became {loss.item()} at step {step} (epoch {epoch}, batch {batch_idx}, training "
+            f"examples {', '.join(str(row) for row in rows[:8].tolist())}{', ...' if len(rows) > 8 else ''})",
+        )
+
+    @staticmethod
+    def _stop(trainer: pl.Trainer, what: str) -> NoReturn:
         for checkpoint in trainer.checkpoint_callbacks:
             if isinstance(checkpoint, ModelCheckpoint):
                 # What has been saved is better than weights that are not numbers.
                 checkpoint.save_on_exception = False
         raise UserError(
-            f"the training loss became {loss.item()} at step {step} (epoch {epoch}, batch {batch_idx}, training "
-            f"examples {', '.join(str(row) for row in rows[:8].tolist())}{', ...' if len(rows) > 8 else ''}): "
-            "lower optim.encoder_lr and optim.head_lr, cap the class weights (strategy.max_ratio), or train in fp32 "
-            "(trainer.precision=32-true)"
+            f"{what}: lower optim.encoder_lr and optim.head_lr, cap the class weights (strategy.max_ratio), or train "
+            "in fp32 (trainer.precision=32-true)"
         )
 
 

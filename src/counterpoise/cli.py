@@ -4,11 +4,14 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from counterpoise.errors import UserError, nearest
@@ -30,6 +33,45 @@ def stop(line: str) -> NoReturn:
     """Prints the line and exits with code 2."""
     print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
+
+
+def check_types(config: Mapping[str, Any]) -> None:
+    """Raises UserError for a value of another type than its default's, given the resolved configuration of a Hydra job.
+
+    Numbers, truth values and lists are checked. Keys that were added are left to what is made of them, but in `loader`.
+    """
+    job = HydraConfig.get()
+    groups = [each for each in job.overrides.task if each.partition("=")[0].lstrip("+~") in job.runtime.choices]
+    defaults = _leaves(OmegaConf.to_container(compose(str(job.job.config_name), groups)))
+    for key, value in _leaves(config).items():
+        if key.startswith("loader.") and key not in defaults:
+            raise UserError(f"the configuration has no key '{key}'.{nearest(key, defaults)}")
+        default = defaults.get(key)
+        accepted, expected = _KINDS.get(type(default), (object, ""))
+        fits = isinstance(value, accepted) and (not isinstance(value, bool) or isinstance(default, bool))
+        if value is None:
+            fits = key.startswith(_NULLABLE)
+        if expected and not fits and key not in _SEVERAL_KINDS:
+            shown = "null" if value is None else value
+            raise UserError(f"{key}={shown}: {expected} is expected here, such as {default}, the default")
+
+
+_KINDS: dict[type, tuple[Any, str]] = {
+    bool: (bool, "true or false"),
+    int: (int, "a whole number"),
+    float: (int | float, "a number"),
+    list: (list, "a list"),
+}
+_NULLABLE = ("trainer.", "encoder.", "callbacks.")
+_SEVERAL_KINDS = ("trainer.devices", "trainer.fast_dev_run", "trainer.val_check_interval")
+
+
+def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested mappings by their dotted keys."""
+    if not isinstance(node, Mapping):
+        return {prefix: node}
+    below = (_leaves(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in node.items())
+    return {key: value for leaves in below for key, value in leaves.items()}
 
 
 def user_line(error: BaseException | None) -> str | None:
@@ -55,13 +97,17 @@ def _config_line(message: str) -> str:
         options = listed.split()
         group, name = found["group"], found["name"]
         return f"{group}={name}: there is no such {group}.{nearest(name, options)} There are {', '.join(options)}"
+    if found := re.search(r"Missing mandatory value: (?P<key>\S+)", message):
+        return f"{found['key']} has no value: give it one, {found['key']}=..."
+    call = r"Error in call to target '[^']+':\s+\w+\((?P<text>.*)\)\s+full_key: (?P<key>\S+)"
+    if found := re.search(call, message, re.DOTALL):
+        return f"{found['key']}: {' '.join(found['text'].strip(chr(34) + chr(39)).split())}"
     line = " ".join(message.replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception.", ":").split())
     if found := re.search(r"Could not override '(?P<key>[^']+)'", message):
         key = found["key"].split(".")[-1]
         conf = Path(sys.argv[0]).resolve().parent / "conf"
         keys = {k for file in conf.rglob("*.yaml") for k in re.findall(r"^\s*(\w+):", file.read_text(), re.M)}
-        return (
-            f"the configuration has no key '{found['key']}'.{nearest(key, keys - {key})} "
-            f"To add it all the same: +{found['key']}=..."
-        )
+        line = f"the configuration has no key '{found['key']}'.{nearest(key, keys - {key})}"
+        takes_more = found["key"].startswith(("trainer.", "callbacks.", "logger."))
+        return f"{line} To add it all the same: +{found['key']}=..." if takes_more else line
     return line

@@ -1,6 +1,7 @@
 """What `train.py` calls around the training itself: the run folder, its status, its results, and errors in one line."""
 
 import functools
+import gc
 import json
 import logging
 import sys
@@ -27,7 +28,7 @@ from scipy.special import log_softmax
 
 from counterpoise.atomic import replacing
 from counterpoise.balance import Balance
-from counterpoise.cli import stop, user_line
+from counterpoise.cli import check_types, stop, user_line
 from counterpoise.console import console, show_balance, show_config, show_results
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError, nearest
@@ -66,13 +67,15 @@ def recorded(task: Callable[[DictConfig], float | None]) -> Callable[[DictConfig
                 traceback.print_exc()
             log.error("this job failed, the sweep goes on: %s", reason)
             return None
-        except BaseException as signal:
-            _write_status("failed", start, f"stopped: {type(signal).__name__}")
-            if isinstance(signal, SystemExit) and not signal.code:
-                # Lightning turns SIGTERM into an exit that looks like success.
-                sys.exit(143)
-            raise
+        except (KeyboardInterrupt, SystemExit) as end:
+            # Lightning turns SIGTERM into an exit that looks like success, and Ctrl-C into one with code 1.
+            interrupted = KeyboardInterrupt in (type(end), type(end.__context__))
+            code = 130 if interrupted else getattr(end, "code", None) or 143
+            by = {130: "Ctrl-C", 143: "SIGTERM"}.get(code, f"exit with code {code}")
+            _write_status("failed", start, f"stopped by {by}")
+            sys.exit(code)
         _write_status("finished", start)
+        gc.collect()  # model and trainer refer to each other: without this a sweep holds several of them
         return value
 
     return recording
@@ -84,10 +87,11 @@ def folder() -> Path:
 
 
 def begin(config: DictConfig) -> None:
-    """Shows the configuration and keeps it, resolved, in the run folder."""
+    """Checks and shows the configuration and keeps it, resolved, in the run folder."""
     console.quiet = RANK != 0
     _quieten()
     resolved = OmegaConf.to_container(config, resolve=True)
+    check_types(resolved)  # type: ignore[arg-type]
     show_config(resolved)  # type: ignore[arg-type]
     if RANK == 0:
         (folder() / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
@@ -247,4 +251,5 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # a frozen encoder
+    warnings.filterwarnings("ignore", ".*The dirpath has changed.*")
     warnings.filterwarnings("ignore", ".*The number of training batches .* is smaller than the logging interval.*")

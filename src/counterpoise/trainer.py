@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
@@ -85,6 +86,8 @@ def load_checkpoint(path: Any) -> dict[str, Any]:
         raise UserError(f"ckpt={path}: there is no such file") from None
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
+        if isinstance(error, UnpicklingError):
+            reason = "it holds something else than tensors and plain values"
         raise UserError(f"ckpt={path}: not a checkpoint that can be loaded safely ({reason})") from error
 
 

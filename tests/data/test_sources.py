@@ -209,9 +209,7 @@ def test_number_ids_become_text(tmp_path, kind):
     rows = {"key": [7, 8], "text": ["a", "b"], "label": [1, 0]}
     path = tmp_path / f"a.{kind}"
     if kind == "jsonl":
-        path.write_bytes(
-            as_json([dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)])
-        )
+        path.write_bytes(as_json([dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]))
     else:
         pq.write_table(pa.table(rows), path)
     split = train(path, id="key")
@@ -219,9 +217,7 @@ def test_number_ids_become_text(tmp_path, kind):
 
 
 def test_a_row_without_an_id_has_its_row_number_for_one(tmp_path):
-    (tmp_path / "a.csv").write_bytes(
-        as_csv([("", "x", ""), ("b", "x", "k"), ("c", "x", "")], ("text", "label", "key"))
-    )
+    (tmp_path / "a.csv").write_bytes(as_csv([("", "x", ""), ("b", "x", "k"), ("c", "x", "")], ("text", "label", "key")))
     assert train(tmp_path / "a.csv", id="key").ids.to_pylist() == ["k", "3"]
 
 
@@ -259,9 +255,7 @@ def test_nulls_are_rows_without_a_label_or_text(tmp_path):
 def test_a_row_that_is_not_utf8_is_dropped_and_the_others_kept(tmp_path, caplog):
     path = tmp_path / "latin.csv"
     good = "gut é 好".encode()
-    path.write_bytes(
-        b"text,label\n" + good + b",x\ncaf\xe9,x\n" + good + b",\xff\n\xff,\xff\n" + good + b",y\n"
-    )
+    path.write_bytes(b"text,label\n" + good + b",x\ncaf\xe9,x\n" + good + b",\xff\n\xff,\xff\n" + good + b",y\n")
     split = train(path)
     assert split.texts.to_pylist() == ["gut é 好"] * 2
     assert split.rows.tolist() == [1, 5]
@@ -292,8 +286,7 @@ def test_five_bad_rows_are_named_and_the_rest_counted(tmp_path, caplog):
 def test_bad_rows_are_an_error_where_that_is_wanted(tmp_path):
     (tmp_path / "a.csv").write_bytes(as_csv([("a", ""), ("", "x"), ("b", "y")]))
     assert refused(FileSource(str(tmp_path / "a.csv"), on_bad_row="error")) == (
-        "a.csv: 1 row without a label (row 1); 1 row without a text (row 2); "
-        "mend them, or set data.on_bad_row=drop"
+        "a.csv: 1 row without a label (row 1); 1 row without a text (row 2); mend them, or set data.on_bad_row=drop"
     )
 
 
@@ -339,9 +332,7 @@ def test_a_missing_column_is_told_with_those_there_are(tmp_path, suffix):
         pq.write_table(pa.table({"Label": ["x"], "text": ["a"]}), path)
     else:
         path.write_bytes(
-            as_csv([("x", "a")], ("Label", "text"))
-            if suffix == "csv"
-            else as_json([{"Label": "x", "text": "a"}])
+            as_csv([("x", "a")], ("Label", "text")) if suffix == "csv" else as_json([{"Label": "x", "text": "a"}])
         )
     told = f"a.{suffix} has no column 'label'; it has 'Label', 'text'. Did you mean 'Label'?"
     assert refused(FileSource(str(path))) == told
@@ -394,14 +385,9 @@ def test_a_malformed_file_is_told_with_the_row_where_there_is_one(tmp_path, name
 
 def test_a_gz_file_that_is_none_is_told(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(as_csv([("a", "x")]))
-    assert refused(FileSource(str(tmp_path / "a.csv.gz"))).startswith(
-        "cannot read a.csv.gz: zlib inflate failed"
-    )
+    assert refused(FileSource(str(tmp_path / "a.csv.gz"))).startswith("cannot read a.csv.gz: zlib inflate failed")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(as_json([{"text": "a", "label": "x"}] * 99))[:-12])
-    assert (
-        refused(FileSource(str(tmp_path / "b.jsonl.gz")))
-        == "cannot read b.jsonl.gz: Truncated compressed stream"
-    )
+    assert refused(FileSource(str(tmp_path / "b.jsonl.gz"))) == "cannot read b.jsonl.gz: Truncated compressed stream"
 
 
 def test_a_long_broken_row_is_cut_in_the_message(tmp_path):
@@ -450,9 +436,7 @@ def saved(hub, path, **columns):
             "key": hub.Value("int64"),
         }
     )
-    dataset = hub.Dataset.from_dict(
-        {"key": list(range(10, 10 + len(columns["text"]))), **columns}, features=features
-    )
+    dataset = hub.Dataset.from_dict({"key": list(range(10, 10 + len(columns["text"]))), **columns}, features=features)
     hub.DatasetDict({"train": dataset, "dev": dataset.select([1, 0])}).save_to_disk(path)
     dataset.save_to_disk(f"{path}-single")
     return path

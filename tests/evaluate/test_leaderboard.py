@@ -33,9 +33,7 @@ def test_jobs_are_collected_in_numerical_order_with_their_scores(sweep):
     table = leaderboard.collect(sweep)
     assert list(table.columns) == list(leaderboard.COLUMNS)
     assert table.job.tolist() == ["0", "1", "2", "10", "11"]
-    assert table.setting.tolist() == [
-        f"strategy={s}" for s in ("plain", "plain", "weighted", "ldam", "focal")
-    ]
+    assert table.setting.tolist() == [f"strategy={s}" for s in ("plain", "plain", "weighted", "ldam", "focal")]
     assert table.seed.tolist() == [1, 2, 1, 1, pd.NA]
     assert table.state.tolist() == ["finished"] * 3 + ["failed", "running"]
     assert table.reason[3] == "labels|texts: no [red]column[/]"

@@ -101,9 +101,7 @@ def test_a_majority_class_that_is_absent_scores_0():
     assert result["majority_accuracy"] == result["majority_macro_f1"] == 0
 
 
-@given(
-    arrays(np.int64, (4, 4), elements=st.integers(0, 9)), arrays(np.int64, 4, elements=st.integers(0, 300))
-)
+@given(arrays(np.int64, (4, 4), elements=st.integers(0, 9)), arrays(np.int64, 4, elements=st.integers(0, 300)))
 def test_the_majority_baseline_is_the_score_of_its_own_confusion_matrix(confusion, counts):
     if confusion.sum() == 0:
         return
@@ -168,12 +166,8 @@ def agrees_with_scikit_learn(confusion):
     if len(supported) == len(np.union1d(truth, prediction)):  # otherwise scikit-learn warns
         expected["balanced_accuracy"] = balanced_accuracy_score(truth, prediction)
     for average in ("macro", "weighted"):
-        triple = precision_recall_fscore_support(
-            truth, prediction, labels=supported, average=average, zero_division=0
-        )
-        expected |= dict(
-            zip((f"{average}_{m}" for m in ("precision", "recall", "f1")), triple[:3], strict=True)
-        )
+        triple = precision_recall_fscore_support(truth, prediction, labels=supported, average=average, zero_division=0)
+        expected |= dict(zip((f"{average}_{m}" for m in ("precision", "recall", "f1")), triple[:3], strict=True))
     assert {name: result[name] for name in expected} == pytest.approx(expected, abs=1e-12)
     each = precision_recall_fscore_support(truth, prediction, labels=supported, zero_division=0)
     table = per_class(confusion, np.ones(len(confusion))).loc[supported]

@@ -21,9 +21,7 @@ def test_few_classes_get_a_probability_column_each(tmp_path):
     assert table.label.tolist() == ["x", "y"]
     assert table.prediction.tolist() == ["x", "z"]
     powers = np.exp(logits.astype(float))
-    np.testing.assert_allclose(
-        table[["p:x", "p:y", "p:z"]], powers / powers.sum(axis=1, keepdims=True), rtol=1e-6
-    )
+    np.testing.assert_allclose(table[["p:x", "p:y", "p:z"]], powers / powers.sum(axis=1, keepdims=True), rtol=1e-6)
     assert table.probability.dtype == np.float32
     assert table.probability.tolist() == [table["p:x"][0], table["p:z"][1]]
 

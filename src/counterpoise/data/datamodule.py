@@ -105,6 +105,14 @@ class TextDataModule(pl.LightningDataModule):
         super().__init__()
         if eval_order not in ORDERS:
             raise UserError(f"loader.eval_order={eval_order}: use {' or '.join(ORDERS)}")
+        sizes = {
+            "batch_size": (batch_size, 1),
+            "eval_batch_size": (eval_batch_size, 1),
+            "num_workers": (num_workers, 0),
+        }
+        for name, (size, least) in sizes.items():
+            if size < least:
+                raise UserError(f"loader.{name}={size}: use a whole number from {least} on")
         for name, fraction in (("validation", validation_fraction), ("test", test_fraction)):
             if not 0 < fraction < 1:
                 raise UserError(f"loader.{name}_fraction={fraction}: use a fraction between 0 and 1")

@@ -42,6 +42,8 @@ class Classifier(pl.LightningModule):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout={dropout}: use 0 or more, below 1")
         self.encoder, self.loss, self.optim = encoder, loss, optim
         self.labels, self.counts, self.batch_size = list(labels), np.asarray(counts), batch_size
         self.dropout = nn.Dropout(dropout)

@@ -34,6 +34,11 @@ class Optim:
         if self.schedule not in SCHEDULES:
             raise UserError(f"optim.schedule={self.schedule}: use {', '.join(SCHEDULES)}")
         self.betas = (float(self.betas[0]), float(self.betas[1]))
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optim.betas={list(self.betas)}: each is 0 or more, below 1")
+        for name in ("encoder_lr", "head_lr", "layer_decay", "weight_decay", "eps"):
+            if getattr(self, name) < 0:
+                raise UserError(f"optim.{name}={getattr(self, name)}: use 0 or more")
         if self.warmup < 0:
             raise UserError(f"optim.warmup={self.warmup}: a fraction below 1 or a number of steps")
 

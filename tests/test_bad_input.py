@@ -1,0 +1,192 @@
+"""A user's mistake is one line that says what is wrong and what would be right, and exit code 2."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from commandline import Outcome, run, setting
+
+pytestmark = pytest.mark.e2e
+
+GOOD = "text,label\n" + "alpha1,alpha\n" * 10 + "beta1,beta\n" * 6
+
+FILES = {
+    "good.csv": GOOD,
+    "empty.csv": "",
+    "header.csv": "text,label\n",
+    "one_label.csv": "text,label\n" + "alpha1,alpha\n" * 9,
+    "unlabelled.csv": "text,label\n" + "alpha1,\n" * 9,
+    "null.csv": GOOD + "beta3,\n",
+    "unseen.csv": GOOD + "gamma1,gamma\n",
+    "broken.csv": GOOD + "one,two,three\n",
+    "not_json.jsonl": '{"text": "alpha1", "label": "alpha"}\n{"text":\n',
+    "table.xlsx": "no spreadsheet",
+    "not_a_checkpoint.ckpt": "no checkpoint",
+    "no_encoder/readme.txt": "no encoder",
+    "no_tokenizer/config.json": '{"model_type": "bert"}',
+}
+
+# What is passed, and what the line must say. {files} is the folder of FILES, {tiny} the encoder's.
+MISTAKES: dict[str, tuple[list[str], list[str]]] = {
+    "missing file": (["data.train={files}/god.csv"], ["god.csv", "Did you mean 'good.csv'?"]),
+    "missing folder": (["data.train=nowhere/good.csv"], ["nowhere/good.csv"]),
+    "no file": (["data.train=null"], ["data.train is not set"]),
+    "misspelt text column": (["data.text=txet"], ["no column 'txet'", "'text', 'label'", "Did you mean 'text'?"]),
+    "misspelt label column": (["data.label=labels"], ["no column 'labels'", "Did you mean 'label'?"]),
+    "misspelt id column": (["data.id=txt"], ["no column 'txt'", "Did you mean 'text'?"]),
+    "text and label are one column": (["data.label=text"], ["data.text and data.label"]),
+    "empty file": (["data.train={files}/empty.csv"], ["empty.csv has no rows"]),
+    "header alone": (["data.train={files}/header.csv"], ["header.csv has no rows"]),
+    "one label": (["data.train={files}/one_label.csv"], ["one_label.csv", "'alpha'", "at least two classes"]),
+    "no labels": (["data.train={files}/unlabelled.csv"], ["unlabelled.csv has no rows left", "without a label"]),
+    "a row too wide": (["data.train={files}/broken.csv"], ["broken.csv", "row 17"]),
+    "not JSON": (["data.train={files}/not_json.jsonl"], ["not_json.jsonl", "row 2", "not JSON"]),
+    "unknown suffix": (["data.train={files}/table.xlsx"], ["table.xlsx", ".parquet"]),
+    "null label refused": (
+        ["data.train={files}/null.csv", "data.on_bad_row=error"],
+        ["null.csv", "row 17", "without a label", "data.on_bad_row=drop"],
+    ),
+    "unseen class refused": (
+        ["data.test={files}/unseen.csv", "data.on_bad_row=error"],
+        ["unseen.csv", "'gamma' (1)", "data.on_bad_row=drop"],
+    ),
+    "on_bad_row": (["data.on_bad_row=ignore"], ["data.on_bad_row", "'drop' or 'error'"]),
+    "misspelt key": (["loader.batchsize=4"], ["loader.batchsize", "Did you mean 'batch_size'?"]),
+    "unknown loader setting": (["+loader.batchsize=4"], ["loader.batchsize", "Did you mean 'loader.batch_size'?"]),
+    "misspelt trainer flag": (["trainer.max_epoch=4"], ["Did you mean 'max_epochs'?", "+trainer.max_epoch"]),
+    "encoder without name": (["encoder.name=???"], ["encoder.name has no value"]),
+    "misspelt group": (["strateg=plain"], ["strateg", "Did you mean 'strategy'?"]),
+    "misspelt strategy": (["strategy=weigthed"], ["strategy=weigthed", "Did you mean 'weighted'?", "oversampled"]),
+    "misspelt metric": (["monitor=val/macrof1"], ["monitor=val/macrof1", "Did you mean 'val/macro_f1'?"]),
+    "misread override": (["data.text=a=b"], ["data.text=a=b"]),
+    "wrong type of seed": (["seed=abc"], ["seed", "abc"]),
+    "wrong type of epochs": (["trainer.max_epochs=abc"], ["max_epochs", "abc"]),
+    "wrong type of batch size": (["loader.batch_size=abc"], ["loader.batch_size", "abc"]),
+    "batch size 0": (["loader.batch_size=0"], ["loader.batch_size=0"]),
+    "evaluation batch size 0": (["loader.eval_batch_size=0"], ["loader.eval_batch_size=0"]),
+    "wrong type of switch": (["loader.group_by_length=maybe"], ["loader.group_by_length=maybe", "true or false"]),
+    "wrong type of list": (["optim.betas=0.9"], ["optim.betas=0.9", "a list"]),
+    "fraction of a batch": (["loader.batch_size=4.5"], ["loader.batch_size=4.5", "a whole number"]),
+    "dropout": (["dropout=2"], ["dropout=2"]),
+    "seed null": (["seed=null"], ["seed=null", "a whole number"]),
+    "max_length of the special tokens": (["encoder.max_length=1"], ["encoder.max_length=1"]),
+    "negative workers": (["loader.num_workers=-1"], ["loader.num_workers=-1"]),
+    "train_limit": (["loader.train_limit=0"], ["loader.train_limit=0"]),
+    "negative learning rate": (["optim.encoder_lr=-1"], ["optim.encoder_lr=-1"]),
+    "betas": (["optim.betas=[2, 3]"], ["optim.betas"]),
+    "mode": (["monitor_mode=up"], ["callbacks.best: ", "got up"]),
+    "unknown callback": (["callbacks.best._target_=nowhere.Best"], ["nowhere.Best"]),
+    "wrong type of learning rate": (["optim.encoder_lr=fast"], ["optim.encoder_lr", "fast"]),
+    "wrong type of alpha": (["strategy.sampler.alpha=much"], ["strategy.sampler.alpha", "much"]),
+    "split": (["loader.validation_fraction=1.5"], ["loader.validation_fraction=1.5"]),
+    "eval_order": (["loader.eval_order=random"], ["loader.eval_order=random", "length or stratified"]),
+    "accumulation": (["trainer.accumulate_grad_batches=3"], ["loader.batch_size=16", "multiple of 3"]),
+    "unknown trainer flag": (["+trainer.foo=1"], ["trainer", "foo"]),
+    "overfit_batches": (["+trainer.overfit_batches=1"], ["trainer.overfit_batches", "debug=overfit"]),
+    "precision": (["trainer.precision=12"], ["trainer", "12"]),
+    "devices": (["trainer.devices=-3"], ["trainer", "`devices`"]),
+    "schedule": (["optim.schedule=linaer"], ["optim.schedule=linaer", "linear, cosine, constant"]),
+    "warm-up": (["optim.warmup=-1"], ["optim.warmup=-1"]),
+    "pooling": (["encoder.pooling=max"], ["encoder.pooling=max", "pooler, cls, mean"]),
+    "freeze": (["encoder.freeze=half"], ["encoder.freeze=half", "none, embeddings, encoder"]),
+    "max_length": (["encoder.max_length=65"], ["encoder.max_length=65", "at most 64"]),
+    "encoder without config": (["encoder.name={files}/no_encoder"], ["encoder.name", "no config.json"]),
+    "encoder without tokenizer": (["encoder.name={files}/no_tokenizer"], ["no_tokenizer", "tokenizer"]),
+    "by_label missing": (["strategy=manual"], ["strategy.weights.by_label has no value"]),
+    "by_label lacks a class": (
+        ["strategy=manual", "strategy.weights.by_label={{alpha: 1}}"],
+        ["strategy.weights.by_label", "no weight for 'beta'"],
+    ),
+    "by_label misspelt": (
+        ["strategy=manual", "strategy.weights.by_label={{alpha: 1, bata: 2}}"],
+        ["no class 'bata'", "Did you mean 'beta'?"],
+    ),
+    "by_label negative": (
+        ["strategy=manual", "strategy.weights.by_label={{alpha: 1, beta: -2}}"],
+        ["'beta' is -2", "not negative"],
+    ),
+    "overcorrection": (
+        ["strategy=oversampled", "strategy.weights.beta=0.5"],
+        ["alpha=1", "beta=0.5", "correct twice", "strategy.allow_overcorrection=true"],
+    ),
+    "reduction": (["strategy.loss.reduction=sum"], ["strategy.loss.reduction=sum", "mean or weighted_mean"]),
+    "smoothing": (["strategy.loss.label_smoothing=1"], ["strategy.loss.label_smoothing=1"]),
+    "epoch size": (["strategy.sampler.epoch_size=mean"], ["strategy.sampler.epoch_size=mean", "median"]),
+    "max_ratio": (["strategy.max_ratio=0.5"], ["strategy.max_ratio=0.5"]),
+    "missing checkpoint": (["ckpt={files}/last.ckpt"], ["last.ckpt", "no such file"]),
+    "no checkpoint": (["ckpt={files}/not_a_checkpoint.ckpt"], ["not_a_checkpoint.ckpt", "not a checkpoint"]),
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    for name, content in FILES.items():
+        path = tmp_path / "files" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return tmp_path / "files"
+
+
+@pytest.fixture
+def good(files: Path, tiny_encoder: Path) -> list[str]:
+    """A setting that is right, for the mistake to be added to."""
+    return setting({"train": files / "good.csv", "test": files / "good.csv"}, tiny_encoder)
+
+
+def assert_one_line(done: Outcome, says: list[str]) -> None:
+    assert done.code == 2, done.err
+    assert "Traceback" not in done.err
+    for part in says:
+        assert part in done.error
+    if (done.folder / "status.json").exists():
+        assert done.status["state"] == "failed"
+        assert done.error == f"error: {done.status['reason']}"
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(mistake, good, files, tiny_encoder, tmp_path):
+    overrides, says = MISTAKES[mistake]
+    done = run(tmp_path / "run", *good, *(each.format(files=files, tiny=tiny_encoder) for each in overrides))
+    assert_one_line(done, says)
+
+
+def test_a_setting_without_mistakes_runs(good, tmp_path):
+    assert run(tmp_path / "run", *good).code == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("trainer", ["gpu", "ddp"])
+def test_a_gpu_that_is_not_there_is_one_line(trainer, good, tmp_path):
+    assert_one_line(run(tmp_path / "run", *good, f"trainer={trainer}"), ["trainer", "gpu"])
+
+
+def test_a_checkpoint_of_another_label_set_is_one_line(good, files, tmp_path):
+    first = run(tmp_path / "first", *good)
+    (files / "other.csv").write_text(GOOD.replace("beta", "gamma"))
+    overrides = [f"data.train={files}/other.csv", f"ckpt={first.folder}/checkpoints/last.ckpt"]
+    done = run(tmp_path / "run", *good, *overrides, f"data.test={files}/other.csv")
+    assert_one_line(done, ["another label set", "not in this data: beta", "not in the checkpoint: gamma"])
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(good, files, tmp_path, monkeypatch):
+    monkeypatch.setenv("COUNTERPOISE_CACHE", str(files / "good.csv" / "cache"))
+    assert_one_line(run(tmp_path / "run", *good), ["cache", "COUNTERPOISE_CACHE"])
+
+
+def test_traceback_true_shows_where_an_error_comes_from(good, tmp_path):
+    done = run(tmp_path / "run", *good, "data.text=txet", "traceback=true")
+    assert done.code != 0
+    assert "Traceback" in done.err
+    assert "no column 'txet'" in done.err
+    assert done.status["state"] == "failed"
+
+
+def test_rows_and_classes_that_cannot_be_used_are_left_out_counted_and_told(good, files, tmp_path):
+    (files / "train.csv").write_text(GOOD + "beta3,\n,alpha\n")
+    done = run(tmp_path / "run", *good, f"data.train={files}/train.csv", f"data.test={files}/unseen.csv")
+    assert done.code == 0, done.err
+    assert done.metrics["data"]["train"]["dropped"] == {"without a label": 1, "without a text": 1}
+    assert done.metrics["data"]["test"]["unseen_class"] == 1
+    assert "row 17" in done.err
+    assert "'gamma' (1)" in done.err

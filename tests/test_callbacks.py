@@ -1,0 +1,74 @@
+"""What the callbacks do to a run, seen from the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from commandline import load, run, setting
+
+pytestmark = pytest.mark.e2e
+
+
+class Spoil(Callback):
+    """Makes the weights not a number before a batch."""
+
+    def __init__(self, batch: int) -> None:
+        self.left = batch
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self.left == 0:
+            torch.nn.init.constant_(pl_module.head.bias, float("nan"))
+        self.left -= 1
+
+
+@pytest.fixture
+def tiny(texts: dict[str, Path], tiny_encoder: Path) -> list[str]:
+    return setting(texts, tiny_encoder)
+
+
+def finite(path: Path) -> bool:
+    return all(tensor.isfinite().all() for tensor in load(path)["state_dict"].values())
+
+
+def test_a_diverging_run_ends_in_one_line_that_names_step_batch_and_remedy(tiny, tmp_path):
+    done = run(tmp_path / "run", *tiny, "optim.encoder_lr=1e30", "trainer.gradient_clip_val=null")
+    assert done.code == 2
+    for part in ("training loss", "step 2", "epoch 0, batch 1", "examples", "optim.encoder_lr"):
+        assert part in done.error
+    assert "Traceback" not in done.err
+    assert done.status["state"] == "failed"
+    assert "training loss" in done.status["reason"]
+
+
+@pytest.mark.parametrize("every", [1, 4, 50])
+@pytest.mark.parametrize("batch", [8, 11])
+def test_checkpoints_never_hold_weights_that_are_not_numbers(batch, every, tiny, tmp_path):
+    done = run(
+        tmp_path / "run",
+        *tiny,
+        "trainer.max_epochs=3",
+        f"+callbacks.finite_loss.every_n_steps={every}",
+        "+callbacks.last.every_n_train_steps=1",
+        f"+callbacks.spoil={{_target_: test_callbacks.Spoil, batch: {batch}}}",
+    )
+    assert done.code == 2, done.err
+    assert f"batch {batch - 6}" in done.error
+    assert finite(done.folder / "checkpoints/last.ckpt")
+    assert done.last["global_step"] == batch
+    assert finite(done.folder / "checkpoints/best.ckpt")
+
+
+def test_weights_spoilt_by_the_last_step_of_an_epoch_are_found_by_the_validation(tiny, tmp_path):
+    settings = ["optim.encoder_lr=1e30", "trainer.gradient_clip_val=null", "loader.train_limit=14"]
+    done = run(tmp_path / "run", *tiny, *settings)
+    assert done.code == 2, done.err
+    assert "validation loss" in done.error
+    assert not list(done.folder.glob("checkpoints/*"))
+
+
+def test_a_loss_can_go_unwatched(tiny, tmp_path):
+    settings = ["optim.encoder_lr=1e30", "callbacks.finite_loss=null", "trainer.gradient_clip_val=null"]
+    assert run(tmp_path / "run", *tiny, *settings).code == 0

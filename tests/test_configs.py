@@ -1,0 +1,94 @@
+"""Every file of conf/ composes, and what it names exists and is made of it where that is cheap."""
+
+from dataclasses import is_dataclass
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, get_object, instantiate
+from omegaconf import DictConfig, OmegaConf, flag_override
+
+from commandline import ROOT
+from counterpoise.balance import Balance, Strategy
+
+CONF = ROOT / "conf"
+GROUPS = ("data", "encoder", "strategy", "optim", "trainer", "callbacks", "logger", "sweep", "experiment", "debug")
+OPTIONS = [
+    (group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml")) if path.stem != "base"
+]
+NEEDED = {
+    ("strategy", "manual"): ["strategy.weights.by_label={a: 1, b: 2}"],
+    ("encoder", "local"): ["encoder.name=somewhere"],
+    ("data", "hub"): ["data.path=somewhere"],
+}
+
+
+def composed(folder: Path, *overrides: str) -> DictConfig:
+    """The resolved configuration of a run, with the folder that Hydra would make."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(
+            "train", [*overrides, f"hydra.runtime.output_dir={folder}", "hydra.job.num=0"], return_hydra_config=True
+        )
+    HydraConfig.instance().set_config(config)
+    with flag_override(config, ["struct", "readonly"], False):
+        del config.hydra
+    OmegaConf.resolve(config)
+    return config
+
+
+def targets(node: object) -> list[str]:
+    """Every `_target_` below a node."""
+    if isinstance(node, DictConfig):
+        own = [node["_target_"]] if "_target_" in node else []
+        return own + [target for value in node.values() for target in targets(value)]
+    return []
+
+
+def test_every_group_of_conf_is_tested():
+    assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} == {*GROUPS, "hydra"}
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS)
+def test_every_option_composes_and_names_what_exists(group, name, tmp_path):
+    config = composed(tmp_path, f"{group}={name}", *NEEDED.get((group, name), []))
+    assert not OmegaConf.missing_keys(config)
+    for target in targets(config):
+        assert callable(get_object(target))
+
+
+@pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "strategy"])
+def test_every_strategy_balances_counts(name, tmp_path):
+    config = composed(tmp_path, f"strategy={name}", *NEEDED.get(("strategy", name), []))
+    strategy = instantiate(config.strategy)
+    assert isinstance(strategy, Strategy)
+    assert isinstance(strategy.balance(["a", "b"], [90, 10]), Balance)
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group, name in OPTIONS if group in ("data", "encoder", "optim")]
+)
+def test_data_encoders_and_optimisers_are_made_without_a_download(group, name, tmp_path):
+    config = composed(tmp_path, f"{group}={name}", *NEEDED.get((group, name), []))
+    made = instantiate(config[group])
+    assert is_dataclass(made)
+    assert type(made) is get_class(config[group]._target_)
+
+
+def test_callbacks_and_default_loggers_are_made(tmp_path):
+    config = composed(tmp_path)
+    made = [instantiate(each) for group in (config.callbacks, config.logger) for each in group.values()]
+    assert len(made) == len(config.callbacks) + len(config.logger)
+
+
+def test_the_trainer_of_the_defaults_is_made(tmp_path):
+    config = composed(tmp_path, "trainer=cpu")
+    trainer = instantiate(config.trainer, logger=False)
+    assert trainer.max_epochs == config.trainer.max_epochs
+
+
+def test_a_setting_in_a_config_is_an_argument_of_what_it_is_for(tmp_path):
+    # instantiate would refuse an unknown one at the first run only.
+    config = composed(tmp_path, "data=files", "encoder=local", "encoder.name=somewhere")
+    for group in (config.data, config.encoder, config.optim):
+        assert set(group) - {"_target_"} <= set(get_class(group._target_).__dataclass_fields__)
