@@ -100,7 +100,7 @@ def test_every_strategy_learns_and_leaves_a_full_run_folder(strategy, learnable,
 
 
 def test_the_terminal_shows_counts_emphasis_and_results_once(tiny, tmp_path):
-    done = run(tmp_path / "run", *tiny)
+    done = run(tmp_path / "run", *tiny, "strategy=combined")
     assert done.out.count("strategy: combined") == done.out.count("results with the best checkpoint") == 1
     assert "effective sample fraction" in done.out
     assert "error" not in done.err
@@ -172,6 +172,7 @@ STOPS = {
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(accumulate, workers, stops, tiny, tmp_path):
     settings = [
         *tiny,
+        "strategy=combined",
         "trainer.max_epochs=3",
         "loader.eval_batch_size=4",
         f"trainer.accumulate_grad_batches={accumulate}",
@@ -233,7 +234,7 @@ def test_a_stopped_run_says_so_and_leaves_a_checkpoint(sent, code, by, tiny, tmp
 
 
 def test_two_processes_train_to_the_same_weights_as_one_and_test_each_example_once(tiny, tmp_path):
-    settings = [*tiny, *NO_DROPOUT, "trainer.max_epochs=2"]
+    settings = [*tiny, *NO_DROPOUT, "strategy=combined", "trainer.max_epochs=2"]
     folder = tmp_path / "two"
     process = start(*settings, "trainer=ddp_cpu", f"hydra.run.dir={folder}")
     one = run(tmp_path / "one", *settings)
