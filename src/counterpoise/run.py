@@ -122,7 +122,8 @@ def show(balance: Balance, data: TextDataModule, config: DictConfig) -> None:
     lengths = train.lengths
     console.print(
         f"examples: {sizes}; {len(data.labels)} classes; tokens per text: mean {lengths.mean():.0f}, "
-        f"longest {lengths.max()}; {train.store.truncated / len(train.store):.0%} truncated"
+        f"longest {lengths.max()}; {train.store.truncated / len(train.store):.0%} cut at "
+        f"encoder.max_length={data.max_length}"
     )
     show_balance(balance, HydraConfig.get().runtime.choices.get("strategy", "custom"))
     if RANK == 0:
