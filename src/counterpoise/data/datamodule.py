@@ -124,6 +124,7 @@ class TextDataModule(pl.LightningDataModule):
         self.sampler = PowerSampler()
         self.splits: dict[str, Examples] = {}
         self._loaded: dict[str, Split] | None = None
+        self._stores: dict[str, TokenStore] = {}
         self._order: BatchOrder | None = None
         self._resume: dict[str, int] | None = None
 
@@ -253,7 +254,11 @@ class TextDataModule(pl.LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
     def _tokenise(self, split: Split) -> TokenStore:
-        return tokenise(split.texts, self.tokenizer, self.max_length, f"{split.file} ({split.name})")
+        # Parts split off training share its store: its texts are hashed for the cache once.
+        if split.name not in self._stores:
+            what = f"{split.file} ({split.name})"
+            self._stores[split.name] = tokenise(split.texts, self.tokenizer, self.max_length, what)
+        return self._stores[split.name]
 
     def _examples(self, name: str, split: Split, rows: np.ndarray) -> Examples:
         classes = self.vocabulary.encode(split.labels)
