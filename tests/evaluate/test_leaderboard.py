@@ -110,6 +110,25 @@ def test_the_markdown_ranks_by_macro_f1_and_marks_the_best_of_each_column_that_d
     assert "- job 11, `strategy=focal`" in lines
 
 
+def test_multi_label_jobs_show_what_they_have(tmp_path):
+    scores = {"macro_f1": 0.4, "micro_f1": 0.7, "macro_recall": 0.5, "micro_recall": 0.6, "map": 0.45}
+    buckets = {"head_f1": 0.8, "medium_f1": 0.5, "tail_f1": 0.1, "head_recall": 0.9, "tail_recall": 0.2}
+    job(tmp_path, "0", "strategy=plain", **buckets, **scores, subset_accuracy=0.1, loss=0.03)
+    leaderboard.write(tmp_path)
+    lines = (tmp_path / "leaderboard.md").read_text().splitlines()
+    assert (
+        "| job | setting | seed | macro f1 | micro f1 | macro recall | micro recall | map "
+        "| head f1 | medium f1 | tail f1 | head recall | tail recall | loss | seconds |"
+    ) in lines
+
+
+def test_of_two_names_for_one_number_a_single_label_job_shows_one(tmp_path):
+    job(tmp_path, "0", macro_f1=0.4, micro_f1=0.9, accuracy=0.9, macro_recall=0.5, balanced_accuracy=0.5)
+    row = leaderboard.collect(tmp_path).iloc[0]
+    assert row[["micro_f1", "macro_recall"]].isna().all()
+    assert row[["macro_f1", "balanced_accuracy", "accuracy"]].tolist() == [0.4, 0.5, 0.9]
+
+
 def test_repeated_seeds_give_a_table_of_means(sweep):
     leaderboard.write(sweep)
     lines = (sweep / "leaderboard.md").read_text().splitlines()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from counterpoise.evaluate import pictures
+from counterpoise.evaluate import pictures, style
 
 RNG = np.random.default_rng(0)
 
@@ -22,7 +22,7 @@ def size(path: Path) -> tuple[int, int]:
 def texts(monkeypatch, draw, *arguments, **options):
     """Returns every text of the figure that `draw` saves."""
     figures = []
-    monkeypatch.setattr(pictures, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(style, "save", lambda figure, path: figures.append(figure))
     draw("unused.png", *arguments, **options)
     return [t.get_text() for t in figures[0].findobj(matplotlib.text.Text) if t.get_text()]
 
@@ -54,7 +54,7 @@ def test_a_recall_of_0_is_written_and_an_absent_class_is_not(monkeypatch):
 
 
 def test_a_percent_is_rounded_to_100_or_0_by_no_mistake():
-    assert [pictures._percent(x) for x in (0, 0.001, 0.5, 0.996, 1)] == ["0", "<1", "50", "99", "100"]
+    assert [style.percent(x) for x in (0, 0.001, 0.5, 0.996, 1)] == ["0", "<1", "50", "99", "100"]
 
 
 def test_names_are_drawn_as_they_are(tmp_path):
@@ -95,6 +95,32 @@ def test_classes_of_one_size_and_classes_without_recall_are_drawn(tmp_path, coun
     size(tmp_path / "r.png")
 
 
+CROWD = np.sort(RNG.integers(1, 9000, 600))
+
+
+def test_many_labels_are_drawn_as_such_and_those_at_one_place_as_one_point(monkeypatch):
+    figures = []
+    monkeypatch.setattr(style, "save", lambda figure, path: figures.append(figure))
+    recall = np.where(CROWD < 1000, 0.0, 0.7)
+    recall[:50], counts = np.nan, CROWD.copy()
+    counts[50:60] = 3
+    runs = {"threshold 0.5": (counts, recall), "tuned": (counts, np.sqrt(recall))}
+    pictures.recall_vs_count("unused.png", runs, unit="label")
+    low, high = figures[0].axes[0].collections
+    assert low.get_sizes().max() == 10 * low.get_sizes().min()
+    assert low.get_sizes().sum() == pytest.approx(550 * low.get_sizes().min())
+    assert low.get_offsets()[0, 0] < 3 < high.get_offsets()[0, 0]
+    shown = [text.get_text() for text in figures[0].findobj(matplotlib.text.Text)]
+    assert "training examples of the label (log scale)" in shown
+    assert "a point is a label, larger where several coincide; a line is their mean" in shown
+
+
+def test_many_labels_of_a_run_with_test_counts_are_drawn(tmp_path):
+    recall = RNG.random(600)
+    pictures.recall_vs_count(tmp_path / "r.png", {"a": (CROWD, recall), "b": (CROWD, recall)}, test_counts=CROWD)
+    size(tmp_path / "r.png")
+
+
 def history(validations: int) -> pd.DataFrame:
     train = pd.DataFrame({"step": range(0, 100, 5), "train/loss": RNG.random(20), "lr-AdamW": 1e-3})
     if not validations:
@@ -122,6 +148,91 @@ def test_curves_of_an_empty_history_say_that_nothing_was_measured(monkeypatch):
     assert texts(monkeypatch, pictures.curves, pd.DataFrame({"step": []})).count("nothing measured") == 2
 
 
+def panels(monkeypatch, draw, *arguments):
+    """Returns the panels of the figure that `draw` saves, by title."""
+    figures = []
+    monkeypatch.setattr(style, "save", lambda figure, path: figures.append(figure))
+    draw("unused.png", *arguments)
+    return {axes.get_title(loc="left"): axes for axes in figures[0].axes}
+
+
+def with_gradients(table: pd.DataFrame, norms) -> pd.DataFrame:
+    measured = pd.DataFrame({"step": range(4, 5 * len(norms), 5), "train/grad_norm": norms})
+    return pd.concat([table, measured], ignore_index=True)
+
+
+def legend(axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_curves_have_a_panel_of_gradients_where_there_are_some(monkeypatch):
+    assert list(panels(monkeypatch, pictures.curves, history(2))) == ["Loss", "Validation scores"]
+    drawn = panels(monkeypatch, pictures.curves, with_gradients(history(2), np.geomspace(1e-3, 1e6, 20)))
+    assert list(drawn) == ["Loss", "Validation scores", "Gradient norm"]
+    assert drawn["Gradient norm"].get_yscale() == "log"
+    assert len({axes.get_xlim() for axes in drawn.values()}) == 1
+
+
+def test_curves_of_a_multi_label_run_show_its_scores(monkeypatch):
+    single, multi = history(3), history(3).drop(columns=["val/balanced_accuracy", "val/accuracy"])
+    scores = multi["val/macro_f1"]
+    multi = multi.assign(**{"val/map": scores / 2, "val/micro_f1": scores / 3})
+    drawn = panels(monkeypatch, pictures.curves, multi)
+    assert legend(drawn["Validation scores"]) == ["macro F1", "micro F1", "mean average precision"]
+    drawn = panels(monkeypatch, pictures.curves, single.assign(**{"val/micro_f1": scores}))
+    assert legend(drawn["Validation scores"]) == ["macro F1", "balanced accuracy", "accuracy"]
+
+
+def test_curves_of_a_loss_that_explodes_are_logarithmic(monkeypatch):
+    calm = history(2)
+    assert panels(monkeypatch, pictures.curves, calm)["Loss"].get_yscale() == "linear"
+    wild = calm.assign(**{"train/loss": calm["train/loss"] * np.where(calm.step > 50, 1e5, 1)})
+    assert panels(monkeypatch, pictures.curves, wild)["Loss"].get_yscale() == "log"
+
+
+def test_losses_of_several_runs_are_relative_to_their_own_start(monkeypatch):
+    calm = with_gradients(history(1), RNG.random(20))
+    scaled = with_gradients(history(0).assign(**{"train/loss": 1000 * calm["train/loss"][:20]}), RNG.random(20))
+    drawn = panels(monkeypatch, pictures.loss_and_gradients, {"capped": calm, "naive": scaled})
+    assert list(drawn) == ["Training loss", "Gradient norm"]
+    lines = [line.get_ydata() for line in drawn["Training loss"].lines if len(line.get_ydata()) == 20]
+    np.testing.assert_allclose(lines[0], lines[2])
+    assert lines[0][:2].mean() == pytest.approx(1)
+    assert {axes.get_yscale() for axes in drawn.values()} == {"log"}
+
+
+def test_a_run_that_ends_before_the_others_has_a_cross(monkeypatch):
+    whole, part = with_gradients(history(0), RNG.random(20)), with_gradients(history(0).head(9), RNG.random(9))
+    assert "relative to each run's start" in texts(
+        monkeypatch, pictures.loss_and_gradients, {"a": whole, "b": whole.tail(20)}
+    )
+    shown = texts(monkeypatch, pictures.loss_and_gradients, {"capped": whole, "naive": part})
+    assert "relative to each run's start; a cross: ended early" in shown
+    assert {"capped", "naive"} <= set(shown)
+    for axes in panels(monkeypatch, pictures.loss_and_gradients, {"capped": whole, "naive": part}).values():
+        assert [line.get_marker() for line in axes.lines].count("X") == 1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0, -1.0, 1e30])
+def test_losses_and_norms_of_any_size_are_drawn(tmp_path, bad):
+    norms = RNG.random(20)
+    broken = history(1)
+    broken.loc[[0, 7, 19], "train/loss"] = norms[[0, 7, 19]] = bad
+    runs = {"$a_{$": with_gradients(history(1), RNG.random(20)), "b": with_gradients(broken, norms)}
+    pictures.loss_and_gradients(tmp_path / "l.png", runs)
+    pictures.curves(tmp_path / "c.png", runs["b"])
+    size(tmp_path / "l.png")
+    size(tmp_path / "c.png")
+
+
+@pytest.mark.filterwarnings("error")
+def test_runs_that_measured_neither_loss_nor_gradients_say_so(monkeypatch):
+    nothing = pd.DataFrame({"step": [0, 5], "val/loss": [1.0, 0.5]})
+    for runs in ({}, {"a": pd.DataFrame({"step": []})}, {"a": nothing, "b": nothing.assign(**{"train/loss": np.nan})}):
+        assert texts(monkeypatch, pictures.loss_and_gradients, runs).count("nothing measured") == 2
+
+
 def jobs(scores: dict[str, list[float]]) -> pd.DataFrame:
     rows = [(setting, "finished", *(score,) * 3) for setting, seeds in scores.items() for score in seeds]
     return pd.DataFrame(rows, columns=["setting", "state", "macro_f1", "balanced_accuracy", "accuracy"])
@@ -134,6 +245,14 @@ def test_the_leaderboard_puts_the_best_mean_on_top_and_leaves_failed_jobs_out(mo
     settings = [text for text in shown if text in ("plain", "weighted", "combined", "ldam")]
     assert list(dict.fromkeys(settings)) == ["weighted", "combined", "plain"]
     assert "0.700" in shown
+
+
+def test_the_leaderboard_of_multi_label_jobs_shows_their_scores(monkeypatch):
+    table = jobs({"plain": [0.5], "weighted": [0.6]}).drop(columns=["balanced_accuracy", "accuracy"])
+    shown = texts(monkeypatch, pictures.leaderboard, table.assign(micro_f1=0.81, map=[0.71, np.nan]))
+    assert {"macro F1", "micro F1", "mean average precision", "0.810", "0.710"} <= set(shown)
+    assert "nan" not in shown
+    assert "accuracy" not in shown
 
 
 @pytest.mark.parametrize("number", [0, 1, 60])

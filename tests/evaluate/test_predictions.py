@@ -1,8 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
-from counterpoise.evaluate.predictions import write_predictions
+from counterpoise.evaluate.predictions import write_multilabel_predictions, write_predictions
 
 RNG = np.random.default_rng(0)
 
@@ -93,3 +94,79 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_lengths_that_do_not_belong_together_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected logits \[2, 3\]"):
         write_predictions(tmp_path / "p.parquet", ["a", "b"], names(3), None, np.zeros((2, 4)))
+
+
+def test_multi_label_predictions_are_lists_most_probable_first(tmp_path):
+    path = tmp_path / "deep" / "predictions.parquet"
+    logits = np.array([[2.0, 0.0, 3.0], [-1.0, -3.0, -2.0], [-1.0, 4.0, 4.0]], dtype=np.float32)
+    decided = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 1]], bool)
+    targets = sparse.csr_matrix(np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0]], bool))
+    write_multilabel_predictions(path, ["a", "b", "c"], ["x", "y", "z"], targets, logits, decided, top_k=2)
+    table = pd.read_parquet(path)
+    assert list(table.columns) == ["id", "labels", "predictions", "probabilities", "top_labels", "top_probabilities"]
+    assert table.id.tolist() == ["a", "b", "c"]
+    assert [list(row) for row in table.labels] == [["x", "y"], [], ["y"]]
+    assert [list(row) for row in table.predictions] == [["z", "x"], [], ["y", "z"]]
+    assert [list(row) for row in table.top_labels] == [["z", "x"], ["x", "z"], ["y", "z"]]
+    assert table.top_probabilities[1].dtype == np.float32
+    np.testing.assert_allclose(table.top_probabilities[1], 1 / (1 + np.exp([1.0, 2.0])), rtol=1e-6)
+    np.testing.assert_array_equal(table.probabilities[0], table.top_probabilities[0])
+    assert [len(row) for row in table.probabilities] == [2, 0, 2]
+
+
+def test_the_highest_labels_are_those_of_a_full_sort_of_equal_ones_the_first(tmp_path):
+    logits = RNG.integers(0, 4, (50, 30)).astype(np.float16)
+    write_multilabel_predictions(tmp_path / "p.parquet", names(50), names(30), None, logits, logits > 2, top_k=7)
+    table = pd.read_parquet(tmp_path / "p.parquet")
+    order = np.argsort(-logits, axis=1, kind="stable")
+    assert [list(row) for row in table.top_labels] == [[f"class {i}" for i in row] for row in order[:, :7]]
+    above = [[f"class {i}" for i in row if values[i] > 2] for row, values in zip(order, logits, strict=True)]
+    assert [list(row) for row in table.predictions] == above
+
+
+def test_unknown_true_labels_are_null_and_no_labels_are_an_empty_list(tmp_path):
+    none = np.zeros((2, 3), bool)
+    write_multilabel_predictions(tmp_path / "null.parquet", ["a", "b"], names(3), None, np.zeros((2, 3)), none)
+    assert pd.read_parquet(tmp_path / "null.parquet").labels.isna().all()
+    empty = sparse.csr_matrix(none)
+    write_multilabel_predictions(tmp_path / "empty.parquet", ["a", "b"], names(3), empty, np.zeros((2, 3)), none)
+    assert [list(row) for row in pd.read_parquet(tmp_path / "empty.parquet").labels] == [[], []]
+
+
+@pytest.mark.parametrize(("rows", "labels"), [(0, 3), (40_000, 4), (300, 40_000)])
+def test_any_number_of_multi_label_rows_keeps_its_order(tmp_path, rows, labels):
+    own = RNG.integers(0, labels, rows)
+    targets = sparse.csr_matrix((np.ones(rows, bool), own, np.arange(rows + 1)), shape=(rows, labels))
+    decided = targets.toarray()
+    path = tmp_path / "p.parquet"
+    write_multilabel_predictions(path, range(rows), names(labels), targets, decided.astype(np.float32), decided, 1)
+    table = pd.read_parquet(path)
+    assert table.id.tolist() == [str(i) for i in range(rows)]
+    for column in (table.labels, table.predictions, table.top_labels):
+        assert [list(row) for row in column] == [[f"class {i}"] for i in own]
+
+
+def test_fewer_labels_than_the_list_is_long_are_all_listed(tmp_path):
+    logits = np.array([[1.0, 2.0], [np.inf, -np.inf]])
+    write_multilabel_predictions(tmp_path / "p.parquet", ["a", "b"], names(2), None, logits, logits > 0, top_k=5)
+    table = pd.read_parquet(tmp_path / "p.parquet")
+    assert [list(row) for row in table.top_labels] == [["class 1", "class 0"], ["class 0", "class 1"]]
+    assert table.top_probabilities[1].tolist() == [1, 0]
+
+
+def test_a_failed_multi_label_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path, cells = tmp_path / "p.parquet", np.eye(2)
+    write_multilabel_predictions(path, ["a", "b"], names(2), None, cells, cells > 0)
+    old = path.read_bytes()
+    targets = sparse.csr_matrix(cells > 0)
+    targets.indices = targets.indices + 7
+    with pytest.raises(IndexError):
+        write_multilabel_predictions(path, ["a", "b"], names(2), targets, cells, cells > 0)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_multi_label_shapes_that_do_not_belong_together_are_refused(tmp_path):
+    cells, targets = np.zeros((2, 3)), sparse.csr_matrix((2, 2), dtype=bool)
+    with pytest.raises(ValueError, match=r"expected logits, decided and targets \[2, 3\].*\(2, 2\)"):
+        write_multilabel_predictions(tmp_path / "p.parquet", ["a", "b"], names(3), targets, cells, cells > 0)

@@ -22,15 +22,24 @@ from counterpoise.evaluate import pictures
 _LOWER_IS_BETTER = ("loss", "seconds")
 MEASURED = (
     "macro_f1",
+    "micro_f1",
+    "macro_recall",
+    "micro_recall",
+    "map",
     "balanced_accuracy",
     "accuracy",
     "mcc",
     "worst_recall",
+    "head_f1",
+    "medium_f1",
+    "tail_f1",
     "head_recall",
     "medium_recall",
     "tail_recall",
     *_LOWER_IS_BETTER,
 )
+# The same number under two names where each text has one label: shown once.
+_TWINS = {"micro_f1": "accuracy", "macro_recall": "balanced_accuracy"}
 COLUMNS = ("job", "setting", "seed", "state", "reason", *MEASURED)
 
 
@@ -110,7 +119,8 @@ def _row(folder: Path, final: bool) -> dict[str, Any]:
             return row | {"reason": str(status.get("reason") or "no reason given")}
         reading = "metrics.json"
         test = json.loads((folder / reading).read_text(encoding="utf-8"))["test"]
-        measured = {name: _float(test.get(name)) for name in MEASURED if name != "seconds"}
+        shown = [name for name in MEASURED if name != "seconds" and _TWINS.get(name) not in test]
+        measured = {name: _float(test.get(name)) for name in shown}
         return row | measured | {"state": "finished"}
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return row | {"reason": f"unreadable {reading}"}

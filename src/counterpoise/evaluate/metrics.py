@@ -29,19 +29,27 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int)
 
 
 def per_class(confusion: np.ndarray, train_counts: np.ndarray) -> pd.DataFrame:
-    """Returns one row per class: `train_count, test_count, precision, recall, f1`.
+    """Returns one row per class: `train_count, test_count, precision, recall, f1`, as in `precision_recall_f1`."""
+    confusion, counts = _checked(confusion, train_counts)
+    support = confusion.sum(axis=1)
+    precision, recall, f1 = precision_recall_f1(np.diag(confusion), support, confusion.sum(axis=0))
+    return pd.DataFrame(
+        {"train_count": counts, "test_count": support, "precision": precision, "recall": recall, "f1": f1}
+    )
+
+
+def precision_recall_f1(
+    hits: np.ndarray, support: np.ndarray, predicted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns precision, recall and F1, float64 [C] each, of counts int [C]: right, true and predicted examples.
 
     A supported class that is never predicted has precision 0. A class absent from the split has recall and F1
     NaN; its precision is 0 when it was predicted all the same, and NaN when it was not.
     """
-    confusion, counts = _checked(confusion, train_counts)
-    hits, support, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     precision = _ratio(hits, predicted, otherwise=np.where(support > 0, 0.0, np.nan))
     recall = _ratio(hits, support, otherwise=np.nan)
     f1 = np.where(support > 0, _ratio(2 * hits, support + predicted, otherwise=np.nan), np.nan)
-    return pd.DataFrame(
-        {"train_count": counts, "test_count": support, "precision": precision, "recall": recall, "f1": f1}
-    )
+    return precision, recall, f1
 
 
 def scores(

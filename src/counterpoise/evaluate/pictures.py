@@ -7,25 +7,26 @@ nothing global is changed and any number of threads may draw.
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from counterpoise.atomic import replacing
+from counterpoise.evaluate import style
+from counterpoise.evaluate.style import COLOURS, FAINT, GRID, INK, MUTED, PAPER
 
-PAPER, INK, MUTED, FAINT, GRID = "#fcfcfa", "#1f2a36", "#6b7785", "#a3adb8", "#e4e8ec"
-COLOURS = ("#2b6ca3", "#e0752d", "#2f9e83", "#8a5fb0", "#c9a227", "#c8455b")
 _RIGHT = LinearSegmentedColormap.from_list("right", [PAPER, "#9cc3e0", COLOURS[0]])
 _WRONG = LinearSegmentedColormap.from_list("wrong", [PAPER, "#f5bf95", "#c9521a"])
-_MEASURED = {"macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
+_SINGLE_LABEL = {"macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
+_MULTI_LABEL = {"macro_f1": "macro F1", "micro_f1": "micro F1", "map": "mean average precision"}
+_GRADIENT = "train/grad_norm"
 _SHOWN_CLASSES = 25
 _SHOWN_SETTINGS = 40
+_CROWD = 150
 
 
 def confusion(path: str | Path, confusion: np.ndarray, labels: Sequence[str]) -> None:
@@ -46,8 +47,8 @@ def confusion(path: str | Path, confusion: np.ndarray, labels: Sequence[str]) ->
         share = np.column_stack([share[np.ix_(shown, shown)], rest])
         title = f"Confusion of the {_SHOWN_CLASSES} classes, of {classes}, with the most errors"
     rows = len(shown)
-    truths = [f"{_short(labels[i])}  ({support[i]:,})" for i in shown.tolist()]
-    predictions = [_short(labels[i]) for i in shown.tolist()] + ["all others"] * (classes > rows)
+    truths = [f"{style.short(labels[i])}  ({support[i]:,})" for i in shown.tolist()]
+    predictions = [style.short(labels[i]) for i in shown.tolist()] + ["all others"] * (classes > rows)
 
     # The square root lifts the small shares, which is what most errors are.
     image = _WRONG(np.sqrt(share))
@@ -62,8 +63,8 @@ def confusion(path: str | Path, confusion: np.ndarray, labels: Sequence[str]) ->
     for row, column in np.argwhere(written):
         value, right = share[row, column], row == column
         colour = PAPER if value > (0.55 if right else 0.4) else MUTED if value < 0.005 and not right else INK
-        axes.text(column, row, _percent(value), ha="center", va="center_baseline", fontsize=size, color=colour)
-    _style(axes, grid=None)
+        axes.text(column, row, style.percent(value), ha="center", va="center_baseline", fontsize=size, color=colour)
+    style.axes(axes, grid=None)
     axes.spines[:].set_visible(False)
     axes.set_xticks(np.arange(len(predictions) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
@@ -75,8 +76,8 @@ def confusion(path: str | Path, confusion: np.ndarray, labels: Sequence[str]) ->
         tick.set_rotation_mode("anchor")
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth (examples)")
-    _title(axes, title, "percent of the examples of each true class")
-    _save(figure, path)
+    style.title(axes, title, "percent of the examples of each true class")
+    style.save(figure, path)
 
 
 def recall_vs_count(
@@ -85,29 +86,39 @@ def recall_vs_count(
     test_counts: np.ndarray | None = None,
     tail_max: int = 20,
     head_min: int = 101,
+    unit: str = "class",
 ) -> None:
     """Draws the recall of each class over its training count, and the mean over classes of similar count.
 
     runs: for each name the training counts int [C] and the recall float [C], NaN where a class is absent;
     test_counts: int [C], shown as the size of the points. The means are over geometric bins, two per decade.
-    The bounds are those of `metrics.buckets`.
+    The bounds are those of `metrics.buckets`. unit: what the picture calls a class: "class" or "label". With more
+    than 150 of them points are smaller, those at one place become one larger point (unless sizes are test counts),
+    and runs stand side by side.
     """
     figure = Figure(figsize=(9, 4.9), layout="constrained")
     axes = figure.add_subplot()
-    _style(axes, grid="y")
+    style.axes(axes, grid="y")
     # A logarithm has no place for a class without training examples: it is drawn at 1/2, and labelled 0.
     places = {name: np.maximum(counts, 0.5).astype(float) for name, (counts, _) in runs.items()}
     low = min((float(x.min()) for x in places.values()), default=1.0)
     high = max((float(x.max()) for x in places.values()), default=1.0)
     edges = np.geomspace(low, high * 1.001, max(3, round(2 * np.log10(high / low))) + 1)
-    area = 34.0 if test_counts is None else 14 + 6 * np.sqrt(np.minimum(test_counts, 400))
-    for (name, (_, recall)), colour in zip(runs.items(), cycle(COLOURS), strict=False):
+    crowd = max((len(x) for x in places.values()), default=0) > _CROWD
+    area = (12.0 if crowd else 34.0) if test_counts is None else (14 + 6 * np.sqrt(np.minimum(test_counts, 400)))
+    merged = crowd and test_counts is None
+    for number, ((name, (_, recall)), colour) in enumerate(zip(runs.items(), cycle(COLOURS), strict=False)):
         x, recall = places[name], np.asarray(recall)
-        axes.scatter(x, recall, s=area, color=colour, alpha=0.38, linewidth=0, zorder=2)
+        points = pd.DataFrame({"x": x, "y": recall, "area": area * (0.4 if crowd and not merged else 1)})
+        if merged:
+            points = points.groupby(["x", "y"], as_index=False).sum()
+        if crowd:
+            points["x"] *= 1.035 ** (2 * number - len(runs) + 1)
+        axes.scatter(points.x, points.y, s=points.area, color=colour, alpha=0.38, linewidth=0, zorder=2)
         known = ~np.isnan(recall)
         bins = np.digitize(x[known], edges)
         means = pd.DataFrame({"x": np.log(x[known]), "y": recall[known]}).groupby(bins).mean()
-        (line,) = axes.plot(np.exp(means.x), means.y, color=colour, linewidth=2.6, label=_plain(name), zorder=3)
+        (line,) = axes.plot(np.exp(means.x), means.y, color=colour, linewidth=2.6, label=style.plain(name), zorder=3)
         line.set_path_effects([withStroke(linewidth=4, foreground=PAPER)])
         axes.plot(np.exp(means.x), means.y, "o", color=colour, markersize=7, markeredgecolor=PAPER, zorder=4)
     axes.set_xscale("log")
@@ -118,81 +129,136 @@ def recall_vs_count(
     axes.set_xticks(marks, [f"{x:,.0f}" if x > 0.5 else "0" for x in marks])
     axes.xaxis.minorticks_off()
     _mark_buckets(axes, tail_max, head_min)
-    axes.set_xlabel("training examples of the class (log scale)")
+    axes.set_xlabel(f"training examples of the {unit} (log scale)")
     axes.set_ylabel("recall")
     if len(runs) > 1:
-        _legend(axes, loc="lower right", bbox_to_anchor=(1, 1.05), borderaxespad=0, ncols=min(len(runs), 4))
-    sized = "" if test_counts is None else ", larger with more test examples"
-    _title(axes, "Recall by training count", f"a point is a class{sized}; a line is their mean", above=22)
-    _save(figure, path)
+        style.legend(axes, loc="lower right", bbox_to_anchor=(1, 1.05), borderaxespad=0, ncols=min(len(runs), 4))
+    sized = ", larger where several coincide" if merged else ""
+    sized = sized if test_counts is None else ", larger with more test examples"
+    style.title(axes, "Recall by training count", f"a point is a {unit}{sized}; a line is their mean", above=22)
+    style.save(figure, path)
 
 
 def curves(path: str | Path, history: pd.DataFrame) -> None:
-    """Draws the losses (left) and the validation scores (right) by step.
+    """Draws the losses (left) and the validation scores by step, and the gradient norm where there is one.
 
     history: the `metrics.csv` of Lightning's CSVLogger, with a column `step` and, each optional and sparse,
-    `train/loss`, `val/loss`, `val/loss_weighted`, `val/macro_f1`, `val/balanced_accuracy`, `val/accuracy`.
+    `train/loss`, `train/grad_norm`, `val/loss`, `val/loss_weighted` and the scores: `val/macro_f1` with
+    `val/micro_f1` and `val/map` where there is a mean average precision, as multi-label runs have it, otherwise with
+    `val/balanced_accuracy` and `val/accuracy`. Losses are on a log scale where training grows to 20 times its start.
     """
-    figure = Figure(figsize=(10, 4.1), layout="constrained")
-    losses, scores = figure.subplots(1, 2, sharex=True)
-    measured = history.columns[history.notna().any()]
-    train = next((c for c in ("train/loss", "train/loss_step", "train/loss_epoch") if c in measured), None)
+    widths = [1, 1, 0.56] if _holds(history, _GRADIENT) else [1, 1]
+    figure = Figure(figsize=(5 * sum(widths), 4.1), layout="constrained")
+    losses, scores, *gradients = figure.subplots(1, len(widths), width_ratios=widths)
+    train = _train_loss(history)
     if train is not None:
         x, y = _series(history, train)
         smooth = y.rolling(max(1, len(y) // 20), center=True, min_periods=1).mean()
         losses.plot(x, y, color=COLOURS[0], alpha=0.22, linewidth=1)
-        losses.plot(x, smooth, color=COLOURS[0], linewidth=2, label="training")
+        losses.plot(x, smooth, _alone(y), color=COLOURS[0], linewidth=2, label="training")
+        if y.max() > 20 * _start(y):
+            style.log_scale(losses)
     _points(losses, history, {"val/loss": "validation", "val/loss_weighted": "validation, weighted"}, first=1)
-    _points(scores, history, {f"val/{metric}": name for metric, name in _MEASURED.items()})
+    names = _MULTI_LABEL if _holds(history, "val/map") else _SINGLE_LABEL
+    _points(scores, history, {f"val/{metric}": name for metric, name in names.items()})
     for axes, title in ((losses, "Loss"), (scores, "Validation scores")):
-        _style(axes, grid="y")
-        _title(axes, title)
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        style.axes(axes, grid="y")
+        style.title(axes, title)
+        _mark_steps(axes, history)
         if axes.lines:
-            _legend(axes, loc="best")
+            style.legend(axes, loc="best")
         else:
-            axes.tick_params(labelbottom=False, labelleft=False)
-            axes.text(0.5, 0.5, "nothing measured", transform=axes.transAxes, ha="center", color=MUTED)
-    _save(figure, path)
+            style.say(axes, "nothing measured")
+    for axes in gradients:
+        style.axes(axes, grid="y")
+        style.title(axes, "Gradient norm")
+        _trace(axes, *_series(history, _GRADIENT), COLOURS[0])
+        style.log_scale(axes)
+        _mark_steps(axes, history, most=3)
+    style.save(figure, path)
+
+
+def loss_and_gradients(path: str | Path, histories: dict[str, pd.DataFrame]) -> None:
+    """Draws for several runs the training loss (left) and the gradient norm (right) by step, both on a log scale.
+
+    histories: for each name a history as `curves` takes it, without which its lines are left out. Losses with other
+    weights do not compare: each is divided by its own start, the median of its first tenth and at most of its first
+    ten values. A bold line is a running median over a twentieth of the run; what is not finite leaves a gap. Where a
+    run ends before the others there is a cross.
+    """
+    figure = Figure(figsize=(11, 4.7), layout="constrained")
+    losses, norms = figure.subplots(1, 2)
+    steps = pd.DataFrame({"step": [history["step"].max() for history in histories.values() if len(history)]})
+    for (name, history), colour in zip(histories.items(), cycle(COLOURS), strict=False):
+        ends = _ends(history, steps)
+        losses.plot([], [], color=colour, linewidth=2.4, label=style.plain(name))
+        train = _train_loss(history)
+        if train is not None:
+            x, y = _series(history, train)
+            _trace(losses, x, y / _start(y), colour, ends)
+        if _holds(history, _GRADIENT):
+            _trace(norms, *_series(history, _GRADIENT), colour, ends)
+    crosses = "; a cross: ended early" if any(_ends(each, steps) for each in histories.values()) else ""
+    for axes, title, explanation in (
+        (losses, "Training loss", f"relative to each run's start{crosses}"),
+        (norms, "Gradient norm", "before clipping"),
+    ):
+        style.axes(axes, grid="y")
+        style.title(axes, title, explanation)
+        _mark_steps(axes, steps)
+        if any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
+            style.log_scale(axes)
+        else:
+            style.say(axes, "nothing measured")
+    if losses.get_yscale() == "log":
+        losses.axhline(1, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+    if histories:
+        handles, labels = losses.get_legend_handles_labels()
+        columns = min(len(histories), 4)
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
+        for text in legend.get_texts():
+            text.set_color(INK)
+    style.save(figure, path)
 
 
 def leaderboard(path: str | Path, table: pd.DataFrame) -> None:
-    """Draws macro F1, balanced accuracy and accuracy of each setting: a point per seed, the mean as a bar.
+    """Draws macro F1 and two more scores of each setting: a point per seed, the mean as a bar.
 
-    table: as from `leaderboard.collect`; jobs that did not finish are left out. The best macro F1 is on top,
-    and no more than the best 40 settings are drawn.
+    The two are micro F1 and mean average precision where a job has the latter, as multi-label jobs do, otherwise
+    balanced accuracy and accuracy. table: as from `leaderboard.collect`; jobs that did not finish are left out. The
+    best macro F1 is on top, and no more than the best 40 settings are drawn.
     """
     done = table[(table.state == "finished") & table.macro_f1.notna()]
-    means = done.groupby("setting")[list(_MEASURED)].mean().sort_values("macro_f1", ascending=False)
+    names = _MULTI_LABEL if _holds(done, "map") else _SINGLE_LABEL
+    means = done.groupby("setting")[list(names)].mean().sort_values("macro_f1", ascending=False)
     title = "Leaderboard"
     if len(means) > _SHOWN_SETTINGS:
         title += f": the best {_SHOWN_SETTINGS} of {len(means)} settings"
         means = means.head(_SHOWN_SETTINGS)
     figure = Figure(figsize=(10, 1.5 + 0.36 * max(len(means), 2)), layout="constrained")
-    panels = figure.subplots(1, len(_MEASURED), sharey=True)
-    for axes, colour, (metric, name) in zip(panels, COLOURS, _MEASURED.items(), strict=False):
-        _style(axes, grid="x")
-        axes.barh(range(len(means)), means[metric], height=0.56, color=_faint(colour), zorder=2)
+    panels = figure.subplots(1, len(names), sharey=True)
+    for axes, colour, (metric, name) in zip(panels, COLOURS, names.items(), strict=False):
+        style.axes(axes, grid="x")
+        axes.barh(range(len(means)), means[metric], height=0.56, color=style.faint(colour), zorder=2)
         for row, setting in enumerate(means.index):
             values = done.loc[done.setting == setting, metric]
             axes.scatter(values, [row] * len(values), s=22, color=colour, linewidth=0, alpha=0.85, zorder=3)
             mean = means.loc[setting, metric]
             bold = "bold" if mean == means[metric].max() else "normal"
-            axes.text(1.03, row, f"{mean:.3f}", va="center_baseline", fontsize=9.5, color=INK, fontweight=bold)
+            shown = "" if np.isnan(mean) else f"{mean:.3f}"
+            axes.text(1.03, row, shown, va="center_baseline", fontsize=9.5, color=INK, fontweight=bold)
         axes.set_xlim(0, 1.22)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         axes.set_title(name, loc="left", color=INK, fontsize=11, pad=8)
         axes.spines["bottom"].set_visible(False)
-    panels[0].set_yticks(range(len(means)), [_short(setting, 60) for setting in means.index])
+    panels[0].set_yticks(range(len(means)), [style.short(setting, 60) for setting in means.index])
     panels[0].set_ylim(max(len(means), 1) - 0.4, -0.6)
     if done.setting.duplicated().any():
         panels[0].set_xlabel("a bar is a mean, a point a seed", loc="left")
     if means.empty:
-        panels[1].text(0.5, 0.5, "no finished job", transform=panels[1].transAxes, ha="center", color=MUTED)
+        style.say(panels[1], "no finished job")
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=13, fontweight="bold")
-    _save(figure, path)
+    style.save(figure, path)
 
 
 def _mark_buckets(axes: Axes, tail_max: int, head_min: int) -> None:
@@ -226,55 +292,52 @@ def _points(axes: Axes, history: pd.DataFrame, names: dict[str, str], first: int
             axes.plot(x, y, color=colour, linewidth=2, marker="o", markersize=5, label=label)
 
 
+def _trace(axes: Axes, x: pd.Series, y: pd.Series, colour: str, ends: bool = False) -> None:
+    """Draws positive values: faint as they are, bold their running median, with a cross at the end if it `ends`."""
+    y = y.where(np.isfinite(y) & (y > 0))
+    smooth = y.rolling(max(1, len(y) // 20), center=True, min_periods=1).median().where(y.notna())
+    axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.9, zorder=2)
+    (line,) = axes.plot(x, smooth, _alone(y), color=colour, linewidth=2.2, zorder=3)
+    line.set_path_effects([withStroke(linewidth=3.6, foreground=PAPER)])
+    last = smooth.last_valid_index()
+    if ends and last is not None:
+        axes.plot(x[last], smooth[last], "X", color=colour, markersize=9, markeredgecolor=PAPER, zorder=4)
+
+
+def _alone(y: pd.Series) -> str:
+    """Returns the style of a line: with a point if it has only one value, which no line would show."""
+    return "o-" if y.count() == 1 else "-"
+
+
+def _train_loss(history: pd.DataFrame) -> str | None:
+    """Returns the column of the training loss, by step where there is one."""
+    return next((c for c in ("train/loss", "train/loss_step", "train/loss_epoch") if _holds(history, c)), None)
+
+
+def _start(y: pd.Series) -> float:
+    """Returns the median of the first tenth of the finite values, of ten at most."""
+    known = y[np.isfinite(y)]
+    return float(known.head(min(10, max(1, len(known) // 10))).median())
+
+
+def _ends(history: pd.DataFrame, steps: pd.DataFrame) -> bool:
+    return len(history) > 0 and bool(history["step"].max() < 0.98 * steps["step"].max())
+
+
+def _holds(table: pd.DataFrame, column: str) -> bool:
+    return column in table and bool(table[column].notna().any())
+
+
+def _mark_steps(axes: Axes, history: pd.DataFrame, most: int = 6) -> None:
+    """Labels the horizontal axis, which ends with the history: all panels of a picture have the same."""
+    last = max(float(history["step"].max()), 1.0) if len(history) else 1.0
+    axes.set_xlim(-0.04 * last, 1.04 * last)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(most, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+
+
 def _series(history: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
     """Returns the steps and the values of the rows that hold one."""
     known = history.dropna(subset=[column]).sort_values("step", kind="stable")
     return known["step"], known[column]
-
-
-def _style(axes: Axes, grid: Literal["x", "y"] | None) -> None:
-    axes.set_facecolor(PAPER)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(MUTED)
-    axes.tick_params(which="both", length=0, labelsize=9.5, labelcolor=INK, pad=5)
-    axes.xaxis.label.set(color=MUTED, fontsize=10)
-    axes.yaxis.label.set(color=MUTED, fontsize=10)
-    axes.set_axisbelow(True)
-    if grid:
-        axes.grid(axis=grid, color=GRID, linewidth=1)
-
-
-def _title(axes: Axes, title: str, explanation: str = "", above: float = 8) -> None:
-    """Writes the title, and a line that explains it `above` points over the axes."""
-    axes.set_title(title, loc="left", color=INK, fontsize=13, fontweight="bold", pad=above + 19 if explanation else 10)
-    axes.annotate(explanation, (0, 1), (0, above), xycoords="axes fraction", textcoords="offset points", color=MUTED)
-
-
-def _legend(axes: Axes, **where: Any) -> None:
-    axes.legend(facecolor=PAPER, edgecolor="none", framealpha=0.85, labelcolor=INK, fontsize=9.5, **where)
-
-
-def _faint(colour: str) -> tuple[float, ...]:
-    """Returns the colour at 28 % on paper, opaque, so that no grid line shines through."""
-    return tuple(0.28 * np.array(to_rgb(colour)) + 0.72 * np.array(to_rgb(PAPER)))
-
-
-def _percent(share: float) -> str:
-    """Returns a whole percent that is 0 or 100 only when the share is."""
-    if share in (0, 1):
-        return f"{share:.0%}"[:-1]
-    return "<1" if share < 0.005 else f"{min(round(100 * share), 99)}"
-
-
-def _short(name: str, limit: int = 26) -> str:
-    return _plain(name if len(name) <= limit else f"{name[: limit - 1]}…")
-
-
-def _plain(text: str) -> str:
-    """Returns text that matplotlib draws as it is: a pair of dollar signs would start a formula."""
-    return text.replace("$", r"\$")
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=144, facecolor=PAPER, bbox_inches="tight", pad_inches=0.2)

@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy import sparse
+from scipy.special import expit
 
 from counterpoise.atomic import replacing
 
-# Rows per row group: the float64 probabilities exist for one group at a time.
+# Rows per row group, fewer where there are very many labels: the float64 probabilities exist for one group at a time.
 _ROWS = 16_384
+_CELLS = 2**22
 
 
 def write_predictions(
@@ -62,6 +65,71 @@ def write_predictions(
                     pa.ListArray.from_arrays(offsets, _float32(np.take_along_axis(probabilities, top, axis=1).ravel())),
                 ]
             writer.write_table(pa.table(columns, schema=schema))
+
+
+def write_multilabel_predictions(
+    path: str | Path,
+    ids: Sequence[str],
+    labels: Sequence[str],
+    targets: sparse.csr_matrix | None,
+    logits: np.ndarray,
+    decided: np.ndarray,
+    top_k: int = 5,
+) -> None:
+    """Writes `id, labels, predictions, probabilities, top_labels, top_probabilities` of N texts, C labels.
+
+    labels: the vocabulary, C names; targets: csr [N, C] of bool, or None; logits: float [N, C]; decided: bool [N, C].
+    All columns but the id are lists. `labels` are the true ones in the order of the vocabulary, null where targets are
+    None; `predictions` the decided ones with their `probabilities`, the most probable first; `top_labels` and
+    `top_probabilities` the `top_k` most probable, decided or not (at equal logits: first in the vocabulary).
+    Probabilities are a sigmoid in float64, stored as float32. The file is replaced as a whole. Raises ValueError when
+    the lengths do not belong together.
+    """
+    logits, decided = np.asarray(logits), np.asarray(decided, bool)
+    shape = (len(ids), len(labels))
+    shapes = [each.shape for each in (logits, decided, targets) if each is not None]
+    if any(each != shape for each in shapes):
+        raise ValueError(
+            f"expected logits, decided and targets {[*shape]} for {shape[0]} ids and {shape[1]} labels, "
+            f"got {', '.join(map(str, shapes))}"
+        )
+    names, lists = pa.array(labels, pa.string()), (pa.list_(pa.string()), pa.list_(pa.float32()))
+    columns = ("labels", "predictions", "probabilities", "top_labels", "top_probabilities")
+    types = (lists[0], *lists, *lists)
+    schema = pa.schema([("id", pa.string()), *zip(columns, types, strict=True)])
+    rows = max(1, min(_ROWS, _CELLS // max(shape[1], 1)))
+    with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+        for start in range(0, shape[0], rows):
+            part = slice(start, start + rows)
+            texts = [str(i) for i in ids[part]]
+            true: pa.Array = pa.nulls(len(texts), lists[0])
+            if targets is not None:
+                own = targets[part]
+                true = pa.ListArray.from_arrays(pa.array(own.indptr, pa.int32()), names.take(pa.array(own.indices)))
+            ranked = [_ranked(logits[part], cells, names) for cells in (decided[part], _top(logits[part], top_k))]
+            writer.write_table(pa.table([pa.array(texts, pa.string()), true, *ranked[0], *ranked[1]], schema=schema))
+
+
+def _top(logits: np.ndarray, k: int) -> np.ndarray:
+    """Returns bool [N, C]: the k highest logits of each row, of equal ones the first."""
+    k = min(k, logits.shape[1])
+    if not k:
+        return np.zeros(logits.shape, bool)
+    least = -np.partition(-logits, k - 1, axis=1)[:, k - 1, None]
+    above, equal = logits > least, logits == least
+    return above | (equal & (np.cumsum(equal, axis=1) <= k - above.sum(axis=1, keepdims=True)))
+
+
+def _ranked(logits: np.ndarray, cells: np.ndarray, names: pa.Array) -> tuple[pa.ListArray, pa.ListArray]:
+    """Returns the names of the cells that are set in bool [N, C] and their probabilities, the highest logit first."""
+    rows, columns = np.nonzero(cells)
+    values = logits[rows, columns].astype(np.float64)
+    order = np.lexsort((-values, rows))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(cells.sum(axis=1))]), pa.int32())
+    return (
+        pa.ListArray.from_arrays(offsets, names.take(pa.array(columns[order]))),
+        pa.ListArray.from_arrays(offsets, _float32(expit(values[order]))),
+    )
 
 
 def _schema(labels: Sequence[str], full: bool) -> pa.Schema:
