@@ -27,12 +27,23 @@ def main(config: DictConfig) -> float | None:
     data.prepare_data()
     data.setup()
 
-    balance = instantiate(config.strategy).balance(data.labels, data.counts)
+    strategy = instantiate(config.strategy)
+    balance = strategy.balance(data.labels, data.index)
     data.sampler = balance.sampler
     run.show(balance, data, config)
 
-    optim = instantiate(config.optim)
-    model = Classifier(encoder.load(), balance.loss, optim, data.labels, data.counts, data.batch_size, config.dropout)
+    loss = strategy.loss(balance)
+    model = Classifier(
+        encoder.load(),
+        loss,
+        instantiate(config.optim),
+        data.labels,
+        data.counts,
+        data.batch_size,
+        dropout=config.dropout,
+        decision=instantiate(config.decision) if balance.multi_label else None,
+        head_bias=run.head_bias(balance, loss, config.bias_init),
+    )
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger]
     trainer: pl.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)

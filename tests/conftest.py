@@ -1,6 +1,7 @@
 """Fixtures: a tiny randomly initialised BERT on disk, generated texts of imbalanced classes, an empty cache."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,32 @@ def write_texts(path: Path, counts: dict[str, int], seed: int = 0) -> Path:
         writer.writerow(["text", "label"])
         writer.writerows(rows[i] for i in order)
     return path
+
+
+def write_tagged_texts(path: Path, rows: int, seed: int = 0) -> Path:
+    """Writes JSON lines (text, labels, source) with 0 to 3 of the labels of `COUNTS`, alpha often and delta rarely."""
+    rng = np.random.default_rng(seed)
+    rates = {"alpha": 0.6, "beta": 0.3, "gamma": 0.1, "delta": 0.04}
+    with path.open("w") as file:
+        for row in range(rows):
+            # Two rows of each label first, so that none is absent whatever is drawn.
+            always = list(rates)[row] if row < 4 else list(rates)[row - 4] if row < 8 else ""
+            labels = [label for label, rate in rates.items() if label == always or rng.random() < rate]
+            own = [f"{label}{i}" for label in labels for i in rng.integers(0, 8, 3)]
+            common = [f"word{i}" for i in rng.integers(0, 40, rng.integers(1, 12))]
+            text = " ".join(rng.permutation(own + common))
+            file.write(json.dumps({"text": text, "labels": labels, "source": f"s{row // 2}"}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tagged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files "train" and "test" of generated texts with any number of labels each."""
+    folder = tmp_path_factory.mktemp("tagged")
+    return {
+        "train": write_tagged_texts(folder / "train.jsonl", 240),
+        "test": write_tagged_texts(folder / "test.jsonl", 80, seed=1),
+    }
 
 
 @pytest.fixture(scope="session")

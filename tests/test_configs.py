@@ -3,14 +3,17 @@
 from dataclasses import is_dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, flag_override
+from scipy.sparse import csr_matrix
+from torch import nn
 
 from commandline import ROOT
-from counterpoise.balance import Balance, Strategy
+from counterpoise.balance import Balance, ClassIndex, Strategy
 
 CONF = ROOT / "conf"
 GROUPS = ("data", "encoder", "strategy", "optim", "trainer", "callbacks", "logger", "sweep", "experiment", "debug")
@@ -62,7 +65,11 @@ def test_every_strategy_balances_counts(name, tmp_path):
     config = composed(tmp_path, f"strategy={name}", *NEEDED.get(("strategy", name), []))
     strategy = instantiate(config.strategy)
     assert isinstance(strategy, Strategy)
-    assert isinstance(strategy.balance(["a", "b"], [90, 10]), Balance)
+    single_label = ClassIndex.of(np.repeat([0, 1], [90, 10]), 2)
+    multi_label = ClassIndex.of(csr_matrix(np.arange(200).reshape(100, 2) % [2, 7] == 0), 2)
+    balances = [strategy.balance(["a", "b"], index) for index in (single_label, multi_label)]
+    assert all(isinstance(balance, Balance) for balance in balances)
+    assert isinstance(strategy.loss(balances[1]), nn.Module)
 
 
 @pytest.mark.parametrize(

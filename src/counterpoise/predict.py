@@ -13,14 +13,16 @@ from hydra.utils import instantiate
 from rich.progress import track
 from torch import nn
 
+from counterpoise.balance.decision import read_thresholds
 from counterpoise.cli import command_line
 from counterpoise.data.batching import TokenDataset, evaluation_batches
 from counterpoise.data.tables import read_columns
 from counterpoise.data.tokens import load_tokenizer, tokenise
 from counterpoise.errors import UserError
-from counterpoise.evaluate.predictions import write_predictions
+from counterpoise.evaluate.predictions import write_multilabel_predictions, write_predictions
 from counterpoise.model.classifier import Classifier
 from counterpoise.model.optim import Optim
+from counterpoise.model.scoring import MultiLabelScoring
 from counterpoise.trainer import load_checkpoint
 
 
@@ -32,7 +34,10 @@ def load_run(run: Path) -> tuple[Classifier, dict]:
     checkpoint = load_checkpoint(run / "checkpoints" / "best.ckpt")
     labels = checkpoint["labels"]
     encoder = instantiate(config["encoder"]).load()
-    model = Classifier(encoder, nn.Identity(), Optim(), labels, np.zeros(len(labels)), batch_size=1)
+    decision = None
+    if "scoring.thresholds" in checkpoint["state_dict"]:
+        decision = instantiate(config["decision"] | {"file": None})
+    model = Classifier(encoder, nn.Identity(), Optim(), labels, np.zeros(len(labels)), batch_size=1, decision=decision)
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval(), config
 
@@ -55,6 +60,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="texts: .csv .tsv .jsonl (plain or .gz) or .parquet")
     parser.add_argument("--text", default="text", help="column of the text (default: text)")
     parser.add_argument("--id", help="column that names the rows (default: their number)")
+    parser.add_argument("--thresholds", type=Path, help="JSON, label to threshold, instead of those of the run")
     parser.add_argument("--output", type=Path, default=Path("predictions.parquet"), help="what to write")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
@@ -65,12 +71,21 @@ def main() -> None:
     ids = _strings(table[arguments.id], "ids").to_pylist() if arguments.id else range(1, len(table) + 1)
 
     model, config = load_run(arguments.run)
+    scoring = model.scoring
+    if arguments.thresholds:
+        if not isinstance(scoring, MultiLabelScoring):
+            raise UserError(f"--thresholds: {arguments.run} predicts one class a text, the most probable")
+        scoring.thresholds.copy_(torch.from_numpy(read_thresholds(arguments.thresholds, model.labels)))
     tokenizer = load_tokenizer(instantiate(config["encoder"]).locate())
     store = tokenise(texts, tokenizer, config["encoder"]["max_length"], arguments.file.name)
     rows = np.arange(len(store))
     dataset = TokenDataset(store, rows, np.zeros_like(rows), tokenizer.pad_token_id or 0)
     logits = predict(model.to(arguments.device), dataset)
-    write_predictions(arguments.output, [str(i) for i in ids], model.labels, None, logits)
+    names = [str(i) for i in ids]
+    if isinstance(scoring, MultiLabelScoring):
+        write_multilabel_predictions(arguments.output, names, model.labels, None, logits, scoring.decide(logits))
+    else:
+        write_predictions(arguments.output, names, model.labels, None, logits)
     print(f"{len(rows):,} predictions in {arguments.output}")
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
-from scipy.special import log_softmax
 
 from counterpoise.atomic import replacing
 from counterpoise.balance import Balance
@@ -32,10 +31,9 @@ from counterpoise.cli import check_types, stop, user_line
 from counterpoise.console import console, show_balance, show_config, show_results
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError, nearest
-from counterpoise.evaluate import pictures
-from counterpoise.evaluate.metrics import confusion_matrix, per_class, scores
-from counterpoise.evaluate.predictions import write_predictions
+from counterpoise.evaluate.results import write_multi_label, write_single_label
 from counterpoise.model.classifier import Classifier, check_labels
+from counterpoise.model.scoring import MultiLabelScoring
 from counterpoise.trainer import load_checkpoint, single_device
 
 log = logging.getLogger(__name__)
@@ -99,7 +97,7 @@ def begin(config: DictConfig) -> None:
 
 def check(trainer: pl.Trainer, model: Classifier, data: TextDataModule, config: DictConfig) -> None:
     """Raises UserError for what would fail only after minutes of training."""
-    known = [f"val/{name}" for name in (*scores(np.eye(len(data.labels)), data.counts), "loss", "loss_weighted")]
+    known = [f"val/{name}" for name in (*model.scoring.names, "loss_weighted")]
     if config.monitor not in known:
         raise UserError(
             f"monitor={config.monitor}: no such metric.{nearest(config.monitor, known)} There are {', '.join(known)}"
@@ -120,8 +118,9 @@ def show(balance: Balance, data: TextDataModule, config: DictConfig) -> None:
     sizes = ", ".join(f"{name} {len(examples):,}" for name, examples in data.splits.items())
     train = data.splits["train"].dataset
     lengths = train.lengths
+    what = "labels" if balance.multi_label else "classes"
     console.print(
-        f"examples: {sizes}; {len(data.labels)} classes; tokens per text: mean {lengths.mean():.0f}, "
+        f"examples: {sizes}; {len(data.labels)} {what}; tokens per text: mean {lengths.mean():.0f}, "
         f"longest {lengths.max()}; {train.store.truncated / len(train.store):.0%} cut at "
         f"encoder.max_length={data.max_length}"
     )
@@ -134,11 +133,21 @@ def show(balance: Balance, data: TextDataModule, config: DictConfig) -> None:
                 "draw_rate": balance.probabilities,
                 "draws_per_example": balance.expected_draws,
                 "weight": balance.weights,
+                **({"negative_weight": balance.negative_weights} if balance.multi_label else {}),
                 "emphasis": balance.emphasis,
             }
         )
         table.to_csv(folder() / "balance.csv", index=False)
         data.save_splits(folder() / "splits.npz")
+
+
+def head_bias(balance: Balance, loss: Any, setting: bool | str) -> np.ndarray | None:
+    """Returns what the bias of the head starts from: the logits of the least loss without a look at texts, or None."""
+    if setting not in (True, False, "auto"):
+        raise UserError(f"bias_init={setting}: use true, false or auto")
+    if setting is False or (setting == "auto" and not balance.multi_label):
+        return None
+    return loss.initial_logits(balance)
 
 
 def continues_alone(trainer: pl.Trainer) -> bool:
@@ -160,48 +169,36 @@ def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, balance
         return {}
     test = data.splits["test"]
     logits = _in_order(model.test_outputs)
-    confusion = confusion_matrix(test.classes, logits.argmax(1), len(data.labels))
     metrics = {
-        "test": _scores(logits, test.classes, data.counts),
+        "test": model.scoring.measure(logits, test.targets),
         "validation": _evaluate(tester, model, data, "validation"),
         "train_sample": _evaluate(tester, model, data, "train", limit=max(500, len(data.splits["validation"]))),
         "strategy": {
             "name": HydraConfig.get().runtime.choices.get("strategy"),
             "weight_ratio": balance.weight_ratio,
             "effective_sample_fraction": balance.effective_sample_fraction,
-            "epoch_size": balance.sampler.size(balance.counts),
+            "epoch_size": balance.epoch_size,
         },
         "data": {
-            name: {"examples": len(part), "dropped": part.split.dropped, "unseen_class": part.unseen}
+            name: {"examples": len(part), "dropped": part.split.dropped, "unseen": part.unseen}
             for name, part in data.splits.items()
         },
         "best_checkpoint": best,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
     }
-    write_results(folder(), metrics, confusion, logits, data)
+    name = HydraConfig.get().runtime.choices.get("strategy") or "run"
+    if isinstance(model.scoring, MultiLabelScoring):
+        metrics["test_at_half"] = model.scoring.measure(logits, test.targets, threshold=0.5)
+        decided, thresholds = model.scoring.decide(logits), model.scoring.thresholds.cpu().numpy()
+        write_multi_label(folder(), name, test.ids, data.labels, data.counts, test.targets, logits, decided, thresholds)
+    else:
+        write_single_label(folder(), name, test.ids, data.labels, data.counts, test.targets, logits)
+    with replacing(folder() / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2))
     show_results(metrics)
     console.print(f"[dim]tested and drawn in {time.monotonic() - start:.0f} s; everything is in[/dim] {folder()}")
     return metrics
-
-
-def write_results(
-    run: Path, metrics: Mapping[str, Any], confusion: np.ndarray, logits: np.ndarray, data: TextDataModule
-) -> None:
-    """Writes the files and pictures of a tested run."""
-    table = per_class(confusion, data.counts)
-    table.insert(0, "class", data.labels)
-    table.to_csv(run / "per_class.csv", index=False)
-    test = data.splits["test"]
-    write_predictions(run / "predictions.parquet", test.ids, data.labels, test.classes, logits)
-    pictures.confusion(run / "confusion.png", confusion, data.labels)
-    runs = {HydraConfig.get().runtime.choices.get("strategy", "run"): (data.counts, table["recall"].to_numpy())}
-    pictures.recall_vs_count(run / "recall_vs_count.png", runs)
-    history = run / "csv" / "metrics.csv"
-    if history.is_file():
-        pictures.curves(run / "curves.png", pd.read_csv(history))
-    with replacing(run / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=2))
 
 
 def _evaluate(
@@ -209,13 +206,7 @@ def _evaluate(
 ) -> dict[str, float]:
     loader = data.evaluation_dataloader(split, limit)
     outputs: Any = tester.predict(model, loader, weights_only=True)
-    return _scores(_in_order(outputs), loader.dataset.classes, data.counts)  # type: ignore[attr-defined]
-
-
-def _scores(logits: np.ndarray, classes: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-    losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(classes)), classes]
-    confusion = confusion_matrix(classes, logits.argmax(1), len(counts))
-    return scores(confusion, counts) | {"loss": float(losses.mean())}
+    return model.scoring.measure(_in_order(outputs), loader.dataset.targets)  # type: ignore[attr-defined]
 
 
 def _in_order(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> np.ndarray:

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.sparse import csr_matrix
+from scipy.stats import chi2, chisquare
 
-from counterpoise.balance import ClassIndex, PowerSampler
+from counterpoise.balance import ClassIndex, PowerSampler, RepeatFactorSampler, Sampler
 from counterpoise.errors import UserError
 
 COUNTS = np.array([400, 90, 25, 4])
@@ -12,12 +13,41 @@ CLASSES = np.random.default_rng(7).permutation(np.repeat(np.arange(4), COUNTS))
 INDEX = ClassIndex.of(CLASSES, 4)
 SIZES = {"data": 519, "smallest": 16, "median": 230, "largest": 1600, 1000: 1000}
 
+# Labels with 500 rows, 120, ..., 1 and none; they overlap, and a good part of the rows hold no label.
+LABEL_COUNTS = np.array([500, 120, 30, 5, 1, 0])
+LABELS = csr_matrix(
+    np.stack([np.random.default_rng(c).permutation(800) < n for c, n in enumerate(LABEL_COUNTS)], axis=1)
+)
+LABEL_INDEX = ClassIndex.of(LABELS, 6)
+
+SAMPLERS = [
+    PowerSampler(0.0),
+    PowerSampler(0.0, "median"),
+    PowerSampler(0.5),
+    PowerSampler(1.0),
+    PowerSampler(1.0, "smallest"),
+    PowerSampler(1.0, 1000),
+    RepeatFactorSampler(0.02),
+    RepeatFactorSampler(0.5),
+]
+every_sampler = pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+every_task = pytest.mark.parametrize("index", [INDEX, LABEL_INDEX], ids=["single_label", "multi_label"])
 every_size = pytest.mark.parametrize("epoch_size", SIZES)
 every_alpha = pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 
 
-def epochs(sampler: PowerSampler, number: int, seed: int = 0) -> list[np.ndarray]:
-    return [sampler.draw(INDEX, np.random.default_rng([seed, epoch])) for epoch in range(number)]
+def epochs(sampler: Sampler, number: int, seed: int = 0, index: ClassIndex = INDEX) -> list[np.ndarray]:
+    return [sampler.draw(index, np.random.default_rng([seed, epoch])) for epoch in range(number)]
+
+
+def times(rows: np.ndarray, index: ClassIndex) -> np.ndarray:
+    """How often each row is among `rows`."""
+    return np.bincount(rows, minlength=index.num_rows)
+
+
+def tolerance(terms: int) -> float:
+    """How far a sum of squares of so many terms may be above its expectation, once in 10,000 times."""
+    return chi2.isf(1e-4, terms) / terms if terms else 0.0
 
 
 def per_class(rows: np.ndarray) -> np.ndarray:
@@ -33,9 +63,65 @@ def test_the_index_holds_the_rows_of_each_class(classes):
         np.testing.assert_array_equal(index.members(c), np.flatnonzero(classes == c))
 
 
+@settings(deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=30))
+def test_the_index_holds_the_rows_of_each_label_and_those_without(rows):
+    targets = np.array(rows)
+    index = ClassIndex.of(csr_matrix(targets), 3)
+    assert (index.num_rows, index.multi_label) == (len(rows), True)
+    np.testing.assert_array_equal(index.counts, targets.sum(0))
+    np.testing.assert_array_equal(index.unlabelled, np.flatnonzero(~targets.any(1)))
+    for c in range(3):
+        np.testing.assert_array_equal(index.members(c), np.flatnonzero(targets[:, c]))
+    values = np.linspace(-1, 7, len(rows))
+    np.testing.assert_allclose(index.sum(values), values @ targets, rtol=1e-12, atol=1e-12)
+
+
+def test_rows_of_a_class_are_never_unlabelled():
+    assert not len(INDEX.unlabelled)
+    assert not INDEX.multi_label
+
+
+def test_sums_are_accurate_over_millions_of_rows():
+    index = ClassIndex.of(np.zeros(2_000_000, int), 1)
+    assert index.sum(np.full(2_000_000, 0.1))[0] == pytest.approx(200_000, rel=1e-13)
+
+
 def test_the_index_takes_more_classes_than_fit_in_16_bits():
     classes = np.arange(70_000)[::-1]
     np.testing.assert_array_equal(ClassIndex.of(classes, 70_000).members(69_999), [0])
+
+
+@every_task
+@every_sampler
+class TestEverySampler:
+    """What every sampler keeps to, in both tasks."""
+
+    def test_all_epochs_have_the_size_that_was_told(self, sampler, index):
+        assert {len(rows) for rows in epochs(sampler, 20, index=index)} == {sampler.size(index)}
+
+    def test_the_rates_of_the_rows_add_up_to_the_size(self, sampler, index):
+        rates = sampler.rates(index)
+        assert rates.shape == (index.num_rows,)
+        assert (rates >= 0).all()
+        assert rates.sum() == pytest.approx(sampler.size(index), rel=1e-12)
+
+    def test_over_many_epochs_labels_are_drawn_as_often_as_the_rates_say(self, sampler, index):
+        drawn = np.array([index.sum(times(rows, index)) for rows in epochs(sampler, 500, index=index)])
+        standard_errors = drawn.std(0) / np.sqrt(len(drawn))
+        expected = index.sum(sampler.rates(index))
+        assert (abs(drawn.mean(0) - expected) <= 4 * standard_errors + 1e-9 * expected).all()
+
+    def test_over_many_epochs_rows_are_drawn_as_often_as_the_rates_say(self, sampler, index):
+        drawn = np.array([times(rows, index) for rows in epochs(sampler, 500, index=index)])
+        deviations = drawn.mean(0) - sampler.rates(index)
+        variances = drawn.var(0) / len(drawn)
+        assert (deviations**2).sum() < variances.sum() * tolerance((variances > 0).sum()) + 1e-18
+
+    def test_an_epoch_is_a_function_of_the_generator_alone(self, sampler, index):
+        first, again = (epochs(sampler, 2, seed=3, index=index) for _ in range(2))
+        np.testing.assert_array_equal(first, again)
+        assert (first[0] != first[1]).any()
 
 
 def test_probabilities_by_hand():
@@ -56,7 +142,7 @@ def test_a_class_without_rows_is_never_drawn(alpha):
 @pytest.mark.parametrize(("epoch_size", "rows"), SIZES.items())
 def test_the_size_of_an_epoch(epoch_size, rows):
     sampler = PowerSampler(1.0, epoch_size)
-    assert sampler.size(COUNTS) == rows
+    assert sampler.size(INDEX) == rows
     assert len(sampler.draw(INDEX, np.random.default_rng(0))) == rows
 
 
@@ -159,3 +245,93 @@ def test_an_epoch_size_that_is_none_is_refused(epoch_size):
 def test_an_alpha_that_favours_large_classes_is_refused():
     with pytest.raises(UserError, match=r"alpha=-0.5"):
         PowerSampler(-0.5)
+
+
+def test_multi_label_plain_sampling_holds_every_row_once_also_those_without_labels():
+    for rows in epochs(PowerSampler(), 3, index=LABEL_INDEX):
+        np.testing.assert_array_equal(np.sort(rows), np.arange(800))
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.5, 1.0])
+def test_class_aware_sampling_draws_a_label_and_then_one_of_its_rows(alpha):
+    # The rates of the two draws, row by row; rows without labels are one more group.
+    targets = np.hstack([LABELS.toarray(), ~LABELS.toarray().any(1, keepdims=True)])
+    counts = targets.sum(0)
+    mass = {g: n ** (1 - alpha) for g, n in enumerate(counts) if n}
+    expected = [
+        800 * sum(mass[g] / sum(mass.values()) / counts[g] for g in np.flatnonzero(groups)) for groups in targets
+    ]
+    np.testing.assert_allclose(PowerSampler(alpha).rates(LABEL_INDEX), expected, rtol=1e-12)
+
+
+@every_sampler
+def test_with_one_label_a_row_multi_label_sampling_is_that_of_classes(sampler):
+    one_hot = ClassIndex.of(csr_matrix(np.eye(4, dtype=bool)[CLASSES]), 4)
+    assert sampler.size(one_hot) == sampler.size(INDEX)
+    np.testing.assert_allclose(sampler.rates(one_hot), sampler.rates(INDEX), rtol=1e-12)
+
+
+def test_a_label_of_one_row_is_drawn_as_often_as_any_other_by_class_aware_sampling():
+    # 5 labels with rows and the rows without labels: 6 groups of 100. The others' labels ride along.
+    for rows in epochs(PowerSampler(1.0, 600), 5, index=LABEL_INDEX):
+        drawn = times(rows, LABEL_INDEX)
+        assert drawn[LABEL_INDEX.members(4)] >= 100
+        assert drawn[LABEL_INDEX.unlabelled].sum() == 100
+
+
+@pytest.mark.parametrize(("epoch_size", "rows"), [("data", 800), ("smallest", 6), ("median", 450), ("largest", 3000)])
+def test_the_size_of_a_multi_label_epoch_is_in_groups_of_rows(epoch_size, rows):
+    # Groups of 500, 242 (without labels), 120, 30, 5 and 1 rows; the label without rows is none.
+    assert len(LABEL_INDEX.unlabelled) == 242
+    assert PowerSampler(1.0, epoch_size).size(LABEL_INDEX) == rows
+
+
+def test_rows_without_any_labels_at_all_can_be_drawn():
+    index = ClassIndex.of(csr_matrix((5, 2), dtype=bool), 2)
+    for sampler in SAMPLERS:
+        assert len(sampler.draw(index, np.random.default_rng(0))) == sampler.size(index)
+        np.testing.assert_array_equal(index.sum(sampler.rates(index)), [0, 0])
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.001, 0.01, 0.1, 1.0])
+@every_task
+def test_repeat_factors_are_those_of_each_row(index, threshold):
+    shares = index.counts / index.num_rows
+    labels_of = [[c for c in range(len(shares)) if row in set(index.members(c))] for row in range(index.num_rows)]
+    expected = [max([1.0] + [max(1.0, (threshold / shares[c]) ** 0.5) for c in labels]) for labels in labels_of]
+    sampler = RepeatFactorSampler(threshold)
+    np.testing.assert_allclose(sampler.factors(index), expected, rtol=1e-12)
+    assert sampler.size(index) == round(sum(expected))
+    # Rounding the size to a whole row moves no rate by more than its share of that row.
+    np.testing.assert_allclose(sampler.rates(index), expected, atol=0.5)
+    assert sum(sampler.rates(index)) == pytest.approx(sum(expected), abs=0.5)
+
+
+def test_repeat_factors_by_hand():
+    # 1 of 100 rows holds label 0, 25 label 1: sqrt(0.04 / 0.01) = 2, and 0.25 is above the threshold.
+    targets = np.zeros((100, 2), bool)
+    targets[0, 0] = targets[:25, 1] = True
+    index, sampler = ClassIndex.of(csr_matrix(targets), 2), RepeatFactorSampler(0.04)
+    np.testing.assert_array_equal(sampler.rates(index), [2] + [1] * 99)
+    np.testing.assert_array_equal(np.sort(sampler.draw(index, np.random.default_rng(0))), [0, *range(100)])
+
+
+def test_a_row_is_repeated_its_factor_rounded_up_or_down():
+    sampler = RepeatFactorSampler(0.02)
+    rates = sampler.rates(LABEL_INDEX)
+    drawn = np.array([times(rows, LABEL_INDEX) for rows in epochs(sampler, 300, index=LABEL_INDEX)])
+    assert ((drawn == np.floor(rates)) | (drawn == np.ceil(rates))).all()
+    assert (drawn[:, rates == 1] == 1).all()
+    np.testing.assert_array_equal(drawn.max(0), np.ceil(rates))
+
+
+def test_a_threshold_of_0_draws_the_data_as_it_is():
+    (rows,) = epochs(RepeatFactorSampler(0.0), 1)
+    np.testing.assert_array_equal(np.sort(rows), np.arange(519))
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, 100, float("nan")])
+def test_a_threshold_that_is_no_share_is_refused(threshold):
+    with pytest.raises(UserError, match="threshold=") as told:
+        RepeatFactorSampler(threshold)
+    assert "\n" not in str(told.value)

@@ -1,4 +1,4 @@
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -6,14 +6,45 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from scipy.optimize import minimize, minimize_scalar
+from scipy.sparse import csr_matrix
+from scipy.special import logsumexp
+from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
 
-from counterpoise.balance import EffectiveNumber, Manual, Power, PowerSampler, Strategy
+from counterpoise.balance import (
+    Balance,
+    ClassIndex,
+    DistributionBalanced,
+    EffectiveNumber,
+    Focal,
+    Manual,
+    Power,
+    PowerSampler,
+    RepeatFactorSampler,
+    Strategy,
+)
 from counterpoise.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(file.stem for file in (CONF / "strategy").glob("*.yaml") if file.stem not in ("base", "manual"))
+MULTI_LABEL_ONLY = {"asymmetric", "class_balanced_focal", "distribution_balanced", "focal", "ntr_focal", "r_bce_focal"}
 R8 = np.array([2840, 1596, 253, 251, 206, 190, 108, 41])
 COUNTS = {"r8": R8, "extreme": np.array([1, 2, 3, 100_000]), "equal": np.full(5, 20)}
+
+
+def label_sets(counts: list[int], rows: int, seed: int = 0) -> csr_matrix:
+    """Rows that hold label c `counts[c]` times, independently of the others."""
+    rng = np.random.default_rng(seed)
+    return csr_matrix(np.stack([rng.permutation(rows) < n for n in counts], axis=1))
+
+
+LABEL_SETS = {
+    "long_tail": label_sets([1500, 1200, 700, 90, 20, 4, 1, 1], 2000),
+    "absent_label": label_sets([300, 30, 0], 400),
+    "everywhere": label_sets([50, 5], 50),
+    "mostly_unlabelled": label_sets([3, 1], 5000),
+}
 
 
 @cache
@@ -26,25 +57,36 @@ def labels_of(counts: np.ndarray) -> list[str]:
     return [f"class {c}" for c in range(len(counts))]
 
 
+def index_of(data: np.ndarray | csr_matrix) -> ClassIndex:
+    """The index of label sets, or of as many rows of each class as the counts say."""
+    if isinstance(data, csr_matrix):
+        return ClassIndex.of(data, data.shape[1])
+    return ClassIndex.of(np.repeat(np.arange(len(data)), data), len(data))
+
+
+def balanced(strategy: Strategy, data: np.ndarray | csr_matrix, labels: list[str] | None = None) -> Balance:
+    index = index_of(data)
+    return strategy.balance(labels or labels_of(index.counts), index)
+
+
 def strategy(alpha: float, beta: float, **options) -> Strategy:
     return Strategy(PowerSampler(alpha), Power(beta), **options)
 
 
-def refused(strategy: Strategy, counts: np.ndarray = R8) -> str:
+def refused(strategy: Strategy, data: np.ndarray | csr_matrix = R8) -> str:
     with pytest.raises(UserError) as told:
-        strategy.balance(labels_of(counts), counts)
+        balanced(strategy, data)
     assert "\n" not in str(told.value)
     return str(told.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
 class TestEveryStrategy:
-    """What every conf/strategy/*.yaml keeps to."""
+    """What every conf/strategy/*.yaml keeps to with single-label data."""
 
     @pytest.fixture(params=COUNTS)
     def balance(self, name, request):
-        counts = COUNTS[request.param]
-        return composed(f"strategy={name}").balance(labels_of(counts), counts)
+        return balanced(composed(f"strategy={name}"), COUNTS[request.param])
 
     def test_emphasis_is_a_share_of_the_training(self, balance):
         assert balance.emphasis.sum() == pytest.approx(1, rel=1e-12)
@@ -55,7 +97,7 @@ class TestEveryStrategy:
         assert balance.probabilities.sum() == pytest.approx(1, rel=1e-12)
 
     def test_all_numbers_are_finite(self, balance):
-        for values in (balance.probabilities, balance.weights, balance.expected_draws):
+        for values in (balance.probabilities, balance.weights, balance.expected_draws, balance.prior_logits):
             assert values.shape == balance.counts.shape
             assert np.isfinite(values).all()
         assert balance.weight_ratio >= 1
@@ -66,15 +108,63 @@ class TestEveryStrategy:
         assert (np.diff(balance.emphasis[order]) > -1e-12).all()
 
     def test_equal_counts_are_left_alone(self, name):
-        balance = composed(f"strategy={name}").balance(list("abc"), np.full(3, 20))
+        balance = balanced(composed(f"strategy={name}"), np.full(3, 20))
         np.testing.assert_allclose(balance.weights, 1, rtol=1e-12)
         np.testing.assert_allclose(balance.probabilities, 1 / 3, rtol=1e-12)
 
-    def test_the_loss_gets_the_weights_and_gives_finite_gradients(self, balance):
+    def test_no_weight_is_capped_unasked(self, balance):
+        assert not balance.capped.any()
+
+    def test_the_loss_has_the_weights_and_gives_finite_gradients_or_is_refused(self, name, balance):
+        if name in MULTI_LABEL_ONLY:
+            with pytest.raises(UserError, match="is for multi_label data and this data is single_label"):
+                composed(f"strategy={name}").loss(balance)
+            return
+        loss = composed(f"strategy={name}").loss(balance)
         logits = torch.zeros(len(balance.counts), len(balance.counts), requires_grad=True)
-        balance.loss(logits, torch.arange(len(balance.counts))).backward()
+        loss(logits, torch.arange(len(balance.counts))).backward()
         assert logits.grad.isfinite().all()
-        np.testing.assert_allclose(balance.loss.class_weights, balance.weights, rtol=1e-6)
+        np.testing.assert_allclose(loss.class_weights, balance.weights, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("data", LABEL_SETS.values(), ids=LABEL_SETS)
+class TestEveryStrategyWithManyLabels:
+    """What every conf/strategy/*.yaml keeps to with multi-label data."""
+
+    @pytest.fixture
+    def balance(self, name, data):
+        return balanced(composed(f"strategy={name}"), data)
+
+    def test_a_drawn_text_weighs_1_on_average_within_each_label(self, balance):
+        positive = balance.probabilities * balance.weights
+        np.testing.assert_allclose(positive + (1 - balance.probabilities) * balance.negative_weights, 1, rtol=1e-12)
+
+    def test_the_drawn_share_of_a_label_is_what_the_rates_of_its_texts_come_to(self, balance, data):
+        assert balance.rates.sum() == pytest.approx(balance.epoch_size, rel=1e-12)
+        np.testing.assert_allclose(balance.drawn_counts, balance.rates @ data.toarray(), rtol=1e-10)
+
+    def test_no_side_of_a_label_weighs_more_than_10_times_the_other(self, balance):
+        ratios = balance.weights / balance.negative_weights
+        assert balance.weight_ratio == np.maximum(ratios, 1 / ratios).max() <= 10 * (1 + 1e-12)
+
+    def test_all_numbers_are_finite(self, balance):
+        for values in (balance.weights, balance.negative_weights, balance.expected_draws, balance.prior_logits):
+            assert values.shape == balance.counts.shape
+            assert np.isfinite(values).all()
+        assert (balance.positive_share >= 0).all()
+        assert (balance.positive_share <= 1 + 1e-12).all()
+        assert balance.emphasis.sum() == pytest.approx(1, rel=1e-12)
+        assert 0 < balance.effective_sample_fraction <= 1 + 1e-12
+
+    def test_the_loss_gives_finite_gradients(self, name, balance, data):
+        loss = composed(f"strategy={name}").loss(balance)
+        assert isinstance(loss, nn.Module)
+        targets = torch.from_numpy(data[-40:].toarray()).float()
+        logits = torch.zeros(40, data.shape[1], requires_grad=True)
+        loss(logits, targets).backward()
+        assert logits.grad.isfinite().all()
+        assert logits.grad.any()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +172,7 @@ class TestEveryStrategy:
 )
 @pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
 def test_emphasis_is_proportional_to_the_power_of_the_counts(alpha, beta, counts):
-    balance = strategy(alpha, beta).balance(labels_of(counts), counts)
+    balance = balanced(strategy(alpha, beta), counts)
     law = counts ** (1.0 - alpha - beta)
     np.testing.assert_allclose(balance.emphasis, law / law.sum(), rtol=1e-10)
 
@@ -94,18 +184,18 @@ def test_balanced_twice_is_refused_in_one_line():
 
 
 def test_overcorrection_is_a_choice():
-    balance = strategy(1, 1, allow_overcorrection=True).balance(labels_of(R8), R8)
+    balance = balanced(strategy(1, 1, allow_overcorrection=True), R8)
     np.testing.assert_allclose(balance.emphasis, 1 / R8 / (1 / R8).sum(), rtol=1e-10)
 
 
 @pytest.mark.parametrize("alpha", [0, 0.1, 0.25, 1 / 3, 0.5, 0.7, 0.9, 1])
 def test_exactly_the_whole_correction_is_allowed(alpha):
-    balance = strategy(alpha, 1 - alpha).balance(labels_of(R8), R8)
+    balance = balanced(strategy(alpha, 1 - alpha), R8)
     np.testing.assert_allclose(balance.emphasis, 1 / 8, rtol=1e-10)
 
 
 def test_two_square_roots_correct_once():
-    balance = strategy(0.5, 0.5).balance(labels_of(R8), R8)
+    balance = balanced(strategy(0.5, 0.5), R8)
     np.testing.assert_allclose(balance.emphasis, 1 / 8, rtol=1e-10)
 
 
@@ -115,7 +205,7 @@ def test_anything_above_the_whole_correction_is_refused(alpha, beta):
 
 
 def test_equal_counts_leave_nothing_to_correct_twice():
-    strategy(1, 0.5).balance(list("ab"), np.array([7, 7]))
+    balanced(strategy(1, 0.5), np.array([7, 7]))
 
 
 def test_effective_number_on_top_of_class_balanced_sampling_is_refused():
@@ -127,17 +217,17 @@ def test_a_full_effective_number_correction_on_top_of_square_root_sampling_is_re
 
 
 def test_effective_number_alone_is_allowed():
-    Strategy(PowerSampler(0.0), EffectiveNumber(0.9999)).balance(labels_of(R8), R8)
+    balanced(Strategy(PowerSampler(0.0), EffectiveNumber(0.9999)), R8)
 
 
 def test_manual_weights_may_express_costs_on_top_of_any_sampler():
-    balance = Strategy(PowerSampler(1.0), Manual([1, 20])).balance(["fine", "fraud"], np.array([90, 10]))
+    balance = balanced(Strategy(PowerSampler(1.0), Manual([1, 20])), np.array([90, 10]))
     np.testing.assert_allclose(balance.emphasis, [1 / 21, 20 / 21])
 
 
 def test_the_cap_says_which_classes_it_touched():
     counts = np.array([100, 50, 4, 1])
-    balance = strategy(0, 1, max_ratio=10).balance(labels_of(counts), counts)
+    balance = balanced(strategy(0, 1, max_ratio=10), counts)
     assert balance.weight_ratio == pytest.approx(10, rel=1e-12)
     np.testing.assert_array_equal(balance.capped, [False, False, True, True])
     assert balance.probabilities @ balance.weights == pytest.approx(1, rel=1e-12)
@@ -145,22 +235,165 @@ def test_the_cap_says_which_classes_it_touched():
 
 def test_weights_are_computed_from_the_counts_and_normalised_by_what_is_drawn():
     # q = 3/4, 1/4 by square roots of 9, 1; w ~ 1/3, 1; E[w] = 1/2.
-    balance = strategy(0.5, 0.5).balance(["a", "b"], np.array([9, 1]))
+    balance = balanced(strategy(0.5, 0.5), np.array([9, 1]))
     np.testing.assert_allclose(balance.probabilities, [3 / 4, 1 / 4])
     np.testing.assert_allclose(balance.weights, [2 / 3, 2])
     np.testing.assert_allclose(balance.expected_draws, [10 * 0.75 / 9, 10 * 0.25])
     assert balance.effective_sample_fraction == pytest.approx(3 / 4)
 
 
+FRAUD = (np.array([95, 5]), ["fine", "fraud"])
+
+
 def test_manual_weights_come_from_the_command_line():
-    by_hand = composed("strategy=manual", "strategy.weights.by_label={fraud: 20, fine: 1}")
-    balance = by_hand.balance(["fine", "fraud"], np.array([95, 5]))
-    assert balance.weight_ratio == pytest.approx(20)
-    in_order = composed("strategy=manual", "strategy.weights.by_label=[1, 20]")
-    np.testing.assert_array_equal(in_order.balance(["fine", "fraud"], np.array([95, 5])).weights, balance.weights)
+    by_hand = balanced(composed("strategy=manual", "strategy.weights.by_label={fraud: 20, fine: 1}"), *FRAUD)
+    assert by_hand.weight_ratio == pytest.approx(20)
+    in_order = balanced(composed("strategy=manual", "strategy.weights.by_label=[1, 20]"), *FRAUD)
+    np.testing.assert_array_equal(in_order.weights, by_hand.weights)
 
 
 def test_a_class_that_no_weight_names_is_refused_from_the_command_line():
     by_hand = composed("strategy=manual", "strategy.weights.by_label={fraud: 20}")
     with pytest.raises(UserError, match="'fine'"):
-        by_hand.balance(["fine", "fraud"], np.array([95, 5]))
+        balanced(by_hand, *FRAUD)
+
+
+def test_a_setting_of_the_loss_reaches_it():
+    loss = composed("strategy=weighted", "strategy.loss.label_smoothing=0.1").loss(balanced(strategy(0, 0), R8))
+    assert loss.label_smoothing == 0.1
+
+
+def test_sampler_weights_and_loss_combine_freely():
+    made = composed("strategy=square_root", "strategy/loss=focal", "strategy/sampler=repeat_factor")
+    assert (made.sampler, made.weights) == (RepeatFactorSampler(0.001), Power(0.5))
+    assert isinstance(made.loss, partial)
+    assert isinstance(made.loss(balanced(made, LABEL_SETS["long_tail"])), Focal)
+
+
+@pytest.mark.parametrize(
+    ("name", "rebalance", "negative_tolerant"),
+    [("distribution_balanced", True, True), ("r_bce_focal", True, False), ("ntr_focal", False, True)],
+)
+def test_the_parts_of_the_distribution_balanced_loss_are_strategies(name, rebalance, negative_tolerant):
+    made = composed(f"strategy={name}")
+    loss = made.loss(balanced(made, LABEL_SETS["long_tail"]))
+    assert isinstance(loss, DistributionBalanced)
+    assert (loss.rebalance, loss.negative_tolerant, loss.gamma) == (rebalance, negative_tolerant, 2.0)
+
+
+def test_sampling_by_repeat_factors_and_full_weights_correct_twice():
+    both = Strategy(RepeatFactorSampler(0.5), Power(1.0))
+    assert "correct twice" in refused(both)
+    assert "correct twice" in refused(both, LABEL_SETS["long_tail"])
+    balanced(Strategy(RepeatFactorSampler(0.5), Power(0.5)), R8)
+    balanced(Strategy(RepeatFactorSampler(0.5), Power(0.5)), LABEL_SETS["long_tail"])
+
+
+def test_full_weights_may_go_with_repeat_factors_that_repeat_nothing():
+    balanced(Strategy(RepeatFactorSampler(41 / 5485), Power(1.0)), R8)
+
+
+def test_multi_label_balanced_twice_is_refused():
+    assert "alpha + beta = 1.5" in refused(strategy(1, 0.5), LABEL_SETS["long_tail"])
+    assert "alpha + beta = 2" in refused(strategy(1, 1), LABEL_SETS["absent_label"])
+    balanced(strategy(1, 1, allow_overcorrection=True), LABEL_SETS["long_tail"])
+
+
+@pytest.mark.parametrize("alpha", [0, 0.1, 0.25, 1 / 3, 0.5, 0.7, 0.9, 1])
+@pytest.mark.parametrize("data", LABEL_SETS.values(), ids=LABEL_SETS)
+def test_multi_label_exactly_the_whole_correction_is_allowed(alpha, data):
+    balanced(strategy(alpha, 1 - alpha), data)
+
+
+def test_uncapped_balanced_weights_are_those_of_one_vs_rest_and_give_positives_half_of_each_label():
+    targets = LABEL_SETS["long_tail"]
+    balance = balanced(strategy(0, 1, max_ratio=None), targets)
+    for c in range(targets.shape[1]):
+        column = targets.toarray()[:, c]
+        expected = compute_class_weight("balanced", classes=np.array([False, True]), y=column)
+        np.testing.assert_allclose([balance.negative_weights[c], balance.weights[c]], expected, rtol=1e-10)
+    np.testing.assert_allclose(balance.positive_share, 0.5, rtol=1e-10)
+    np.testing.assert_allclose(balance.emphasis, 1 / 8, rtol=1e-10)
+    np.testing.assert_allclose(balance.prior_logits, 0, atol=1e-10)
+    pos_weight = (2000 - balance.counts) / balance.counts
+    np.testing.assert_allclose(balance.weights / balance.negative_weights, pos_weight, rtol=1e-10)
+
+
+@pytest.mark.parametrize("beta", [0, 0.25, 0.5, 1])
+def test_the_odds_of_the_positive_share_are_a_power_of_the_odds_of_the_label(beta):
+    balance = balanced(strategy(0, beta, max_ratio=None), LABEL_SETS["long_tail"])
+    odds = balance.counts / (2000 - balance.counts)
+    share = balance.positive_share
+    np.testing.assert_allclose(share / (1 - share), odds ** (1.0 - beta), rtol=1e-10)
+
+
+def test_multi_label_weights_are_capped_at_10_unless_told():
+    data = LABEL_SETS["long_tail"]
+    balance = balanced(strategy(0, 1), data)
+    np.testing.assert_allclose(balance.weights[3:] / balance.negative_weights[3:], 10, rtol=1e-12)
+    np.testing.assert_array_equal(balance.capped, [False] * 3 + [True] * 5)
+    assert balanced(strategy(0, 1, max_ratio=100), data).weight_ratio == pytest.approx(100)
+    assert balanced(strategy(0, 1, max_ratio=None), data).weight_ratio == pytest.approx(1999)
+    assert not balanced(strategy(0, 1, max_ratio=None), data).capped.any()
+
+
+def test_a_label_that_almost_all_texts_hold_is_capped_from_below():
+    balance = balanced(strategy(0, 1), label_sets([990, 500], 1000))
+    np.testing.assert_allclose(balance.weights / balance.negative_weights, [0.1, 1], rtol=1e-12)
+    np.testing.assert_array_equal(balance.capped, [True, False])
+
+
+def test_ratios_given_by_hand_are_capped_only_if_asked():
+    data = label_sets([50, 5], 100)
+    np.testing.assert_allclose(balanced(Strategy(weights=Manual([1, 40])), data).weight_ratio, 40)
+    assert balanced(Strategy(weights=Manual([1, 40]), max_ratio=20), data).weight_ratio == pytest.approx(20)
+
+
+@pytest.mark.parametrize("max_ratio", ["none", 0.5, 0, -1, float("nan")])
+def test_a_max_ratio_that_is_none_is_refused(max_ratio):
+    with pytest.raises(UserError, match="max_ratio=") as told:
+        Strategy(max_ratio=max_ratio)
+    assert "\n" not in str(told.value)
+
+
+def test_the_effective_sample_fraction_of_many_labels_is_over_texts_and_labels():
+    # Labels held by 1 of 4 and 2 of 4 texts: balanced, 4/2 and 2/3 in the first, 1 in the second. E[w^2] over 8 pairs.
+    balance = balanced(strategy(0, 1), csr_matrix(np.array([[1, 1], [0, 1], [0, 0], [0, 0]], bool)))
+    np.testing.assert_allclose(balance.weights, [2, 1])
+    np.testing.assert_allclose(balance.negative_weights, [2 / 3, 1])
+    assert balance.effective_sample_fraction == pytest.approx(1 / ((4 + 3 * 4 / 9 + 4) / 8))
+
+
+def test_draws_per_positive_are_averaged_over_the_texts_of_the_label():
+    balance = balanced(strategy(1, 0), LABEL_SETS["long_tail"])
+    expected = [balance.rates[balance.index.members(c)].mean() for c in range(8)]
+    np.testing.assert_allclose(balance.expected_draws, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0, 0), (0, 1), (0.5, 0.5), (1, 0)])
+@pytest.mark.parametrize("max_ratio", [10.0, None])
+def test_prior_logits_of_labels_are_the_best_constant(alpha, beta, max_ratio):
+    targets = LABEL_SETS["long_tail"]
+    balance = balanced(strategy(alpha, beta, max_ratio=max_ratio), targets)
+    for c, column in enumerate(targets.toarray().T):
+        weights = balance.rates * np.where(column, balance.weights[c], balance.negative_weights[c])
+        signs = np.where(column, -1, 1)
+        best = minimize_scalar(lambda z, w=weights, s=signs: w @ np.logaddexp(0, s * z), bounds=(-20, 20))
+        assert balance.prior_logits[c] == pytest.approx(best.x, abs=1e-3)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0, 0), (0, 0.5), (0, 1), (0.5, 0.5), (1, 0)])
+def test_prior_logits_of_classes_are_the_best_constant(alpha, beta):
+    balance = balanced(strategy(alpha, beta), R8)
+    classes = np.repeat(np.arange(8), R8)
+    weights = balance.rates * balance.weights[classes] / balance.epoch_size
+    per_class = np.bincount(classes, weights)
+    best = minimize(lambda z: logsumexp(z) * weights.sum() - per_class @ z, np.zeros(8), tol=1e-10).x
+    np.testing.assert_allclose(
+        balance.prior_logits - logsumexp(balance.prior_logits), best - logsumexp(best), atol=1e-4
+    )
+
+
+def test_the_prior_logit_of_a_label_without_positives_is_that_of_half_a_draw():
+    balance = balanced(strategy(0, 0), LABEL_SETS["absent_label"])
+    assert balance.prior_logits[2] == pytest.approx(np.log(0.5 / 399.5))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 from counterpoise.balance import EffectiveNumber, Manual, Power, PowerSampler
-from counterpoise.balance.weights import cap, effective_sample_fraction, normalise
+from counterpoise.balance.weights import cap, cap_ratios, effective_sample_fraction, normalise, normalise_ratios, ratios
 from counterpoise.errors import UserError
 
 LABELS = ["fine", "fraud", "spam"]
@@ -100,9 +100,53 @@ def test_no_cap_changes_nothing():
     assert cap(weights, None) is weights
 
 
-def test_a_cap_below_1_is_refused():
-    with pytest.raises(UserError, match="max_ratio"):
-        cap(np.array([1.0, 2.0]), 0.5)
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_ratios_are_powers_of_negatives_over_positives(beta):
+    counts = np.array([1, 25, 50, 99])
+    expected = [99**beta, 3**beta, 1, (1 / 99) ** beta]
+    np.testing.assert_allclose(ratios(Power(beta), [], counts, 100), expected, rtol=1e-12)
+
+
+def test_the_ratio_of_a_label_that_no_row_or_every_row_holds_is_finite():
+    np.testing.assert_allclose(ratios(Power(1.0), [], np.array([0, 1, 100]), 100), [100, 99, 1 / 100])
+
+
+def test_ratios_of_the_effective_number_are_those_of_positives_and_negatives():
+    told = ratios(EffectiveNumber(0.99), [], np.array([3, 40]), 100)
+    np.testing.assert_allclose(told, [cui(0.99, 3) / cui(0.99, 97), cui(0.99, 40) / cui(0.99, 60)], rtol=1e-13)
+
+
+def test_manual_weights_are_ratios_as_they_are():
+    np.testing.assert_array_equal(ratios(Manual([5, 1, 0.5]), LABELS, COUNTS, 200), [5, 1, 0.5])
+
+
+def test_a_ratio_of_0_would_never_learn_a_positive_and_is_refused():
+    with pytest.raises(UserError, match="'fraud' is 0") as told:
+        ratios(Manual([5, 0, 0.5]), LABELS, COUNTS, 200)
+    assert "\n" not in str(told.value)
+
+
+def test_the_cap_of_ratios_limits_both_sides():
+    np.testing.assert_array_equal(cap_ratios(np.array([0.01, 0.1, 3, 10, 5000]), 10), [0.1, 0.1, 3, 10, 10])
+    np.testing.assert_array_equal(cap_ratios(np.array([0.01, 5000]), None), [0.01, 5000])
+
+
+@settings(deadline=None)
+@given(st.lists(st.booleans(), min_size=2, max_size=60).filter(lambda column: 0 < sum(column) < len(column)))
+def test_balanced_sides_are_the_balanced_weights_of_scikit_learn(column):
+    positives = np.array(column)
+    expected = compute_class_weight("balanced", classes=np.array([False, True]), y=positives)
+    ratio = ratios(Power(1.0), [], np.array([positives.sum()]), len(positives))
+    positive, negative = normalise_ratios(ratio, np.array([positives.mean()]))
+    np.testing.assert_allclose([negative[0], positive[0]], expected, rtol=1e-12)
+
+
+@settings(deadline=None)
+@given(st.floats(0, 1), st.floats(1e-6, 1e6))
+def test_a_drawn_text_weighs_1_on_average_within_each_label(share, ratio):
+    positive, negative = normalise_ratios(np.array([ratio]), np.array([share]))
+    assert share * positive[0] + (1 - share) * negative[0] == pytest.approx(1, rel=1e-12)
+    assert positive[0] / negative[0] == pytest.approx(ratio, rel=1e-12)
 
 
 @settings(deadline=None)

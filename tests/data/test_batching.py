@@ -3,8 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from counterpoise.balance import ClassIndex, PowerSampler
 from counterpoise.data.batching import BatchOrder, TokenDataset, evaluation_batches, stratified_batches
@@ -125,7 +127,7 @@ def test_what_the_sampler_draws_is_what_is_dealt(sampler):
     def draw(rng):
         return sampler.draw(index, rng)
 
-    dealt = rows(order(draw, sampler.size(COUNTS), seed=2, epoch=7))
+    dealt = rows(order(draw, sampler.size(index), seed=2, epoch=7))
     assert sorted(chain(*dealt)) == sorted(draw(np.random.default_rng([2, 7])))
 
 
@@ -219,11 +221,20 @@ def test_a_batch_is_padded_to_its_longest_text():
     batch = dataset[np.array([2, 1, 0])]
     assert batch["input_ids"].tolist() == [[1, 8, 8], [5, 6, 7], [2, 3, 8]]
     assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1], [1, 1, 0]]
-    assert batch["classes"].tolist() == [2, 1, 0]
+    assert batch["targets"].tolist() == [2, 1, 0]
     assert batch["rows"].tolist() == [2, 1, 0]
     assert dataset[np.array([2, 0])]["input_ids"].tolist() == [[1, 8], [2, 3]]
     assert dataset.lengths.tolist() == [2, 3, 1]
     assert len(dataset) == 3
+
+
+def test_several_labels_come_as_zeros_and_ones_with_the_weights_of_their_rows():
+    targets = csr_matrix(np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]], bool))
+    dataset = TokenDataset(store_of([[1], [2], [3]]), np.arange(3), targets, 0, np.array([0.5, 1.0, 1.5]))
+    batch = dataset[np.array([2, 0, 1])]
+    assert batch["targets"].dtype == torch.float32
+    assert batch["targets"].tolist() == [[0, 1, 0], [1, 0, 1], [0, 0, 0]]
+    assert batch["weights"].tolist() == [1.5, 0.5, 1.0]
 
 
 @settings(deadline=None)
@@ -262,6 +273,13 @@ def test_stratified_batches_have_the_class_proportions_of_the_split(batch_size, 
         for batch in stratified_batches(CLASSES, batch_size, rank=rank, world_size=world_size):
             share = COUNTS * len(batch) / N
             assert (abs(np.bincount(CLASSES[batch], minlength=4) - share) <= 1.5).all()
+
+
+def test_stratified_batches_spread_the_rarest_labels():
+    rng = np.random.default_rng(0)
+    targets = csr_matrix(rng.random((960, 3)) < [0.7, 0.3, 0.05])
+    for batch in stratified_batches(targets, 96):
+        assert abs(int(targets[batch][:, [2]].sum()) - targets[:, [2]].sum() / 10) < 1.5
 
 
 def test_stratified_batches_take_classes_without_rows():

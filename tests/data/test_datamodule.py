@@ -1,3 +1,4 @@
+import json
 import logging
 
 import numpy as np
@@ -33,7 +34,7 @@ def make(tokenizer, tmp_path):
 
 
 def per_class(data: TextDataModule, split: str) -> dict[str, int]:
-    counts = np.bincount(data.splits[split].classes, minlength=len(data.labels))
+    counts = np.bincount(data.splits[split].targets, minlength=len(data.labels))
     return dict(zip(data.labels, counts.tolist(), strict=True))
 
 
@@ -88,7 +89,7 @@ def test_a_class_that_only_the_test_has_is_left_out_counted_and_told(make, caplo
         data = make(train={"alpha": 20, "beta": 20}, test={"alpha": 4, "gamma": 3, "delta": 1})
     test = data.splits["test"]
     assert (len(test), test.unseen) == (4, 4)
-    assert set(test.classes) == {0}
+    assert set(test.targets) == {0}
     assert "test.csv: 4 test rows have classes that training lacks: 'gamma' (3), 'delta' (1)" in caplog.text
     assert data.splits["validation"].unseen == 0
 
@@ -107,7 +108,7 @@ def test_rows_that_are_left_out_keep_the_numbers_of_the_others(make):
     data = make(train={"alpha": 20, "beta": 20}, test={"gamma": 5, "alpha": 5, "beta": 5})
     test = data.splits["test"]
     labels = test.split.labels.to_pylist()
-    assert [labels[row - 1] for row in test.rows] == [data.labels[c] for c in test.classes]
+    assert [labels[row - 1] for row in test.rows] == [data.labels[c] for c in test.targets]
     assert test.ids == [str(row) for row in test.rows]
     texts = test.split.texts.to_pylist()
     batch = test.dataset[np.arange(len(test))]
@@ -195,7 +196,7 @@ def test_the_training_batches_are_what_the_sampler_draws(make):
     rows = np.concatenate([batch["rows"] for batch in data.train_dataloader()])
     np.testing.assert_array_equal(np.sort(rows), np.arange(93))
     data.sampler = PowerSampler(1.0, 40)
-    classes = np.concatenate([batch["classes"] for batch in data.train_dataloader()])
+    classes = np.concatenate([batch["targets"] for batch in data.train_dataloader()])
     np.testing.assert_array_equal(np.bincount(classes), 10)
 
 
@@ -212,7 +213,7 @@ def test_evaluation_holds_the_natural_distribution_whatever_the_sampler(make, ev
 def test_a_limited_evaluation_takes_a_stratified_sample(make):
     data = make(train=COUNTS, validation=COUNTS, test=COUNTS)
     loader = data.evaluation_dataloader("train", limit=31)
-    classes = np.concatenate([batch["classes"] for batch in loader])
+    classes = np.concatenate([batch["targets"] for batch in loader])
     assert np.bincount(classes, minlength=4).tolist() == [20, 8, 0, 3]
     assert len(data.evaluation_dataloader("train", limit=1000).dataset) == 93
 
@@ -234,3 +235,87 @@ def test_dealing_batches_leaves_the_random_numbers_of_dropout_alone(make):
     torch.manual_seed(0)
     list(data.train_dataloader())
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.fixture
+def make_tagged(tokenizer, tagged):
+    """Returns a set-up data module of texts with any number of labels: `make_tagged(source={...}, options={...})`."""
+
+    def made(source=None, options=None) -> TextDataModule:
+        files = {"train": str(tagged["train"]), "label": "labels"} | (source or {})
+        data = TextDataModule(FileSource(**files), tokenizer, max_length=16, **(options or {}))
+        data.prepare_data()
+        data.setup()
+        return data
+
+    return made
+
+
+def test_several_labels_are_split_off_with_every_label_in_training(make_tagged):
+    data = make_tagged()
+    assert data.task == "multi_label"
+    assert data.labels == ["alpha", "beta", "delta", "gamma"]
+    assert sorted(np.concatenate([part.rows for part in data.splits.values()])) == list(range(1, 241))
+    shares = {name: np.asarray(part.targets.mean(axis=0)).ravel() for name, part in data.splits.items()}
+    np.testing.assert_allclose(shares["test"], shares["train"], atol=0.04)
+    assert (data.counts > 0).all()
+
+
+def test_texts_without_any_label_are_kept(make_tagged):
+    data = make_tagged()
+    assert (np.diff(data.splits["train"].targets.indptr) == 0).any()
+
+
+def test_rows_of_a_group_stay_together(make_tagged, tagged):
+    data = make_tagged({"group": "source"})
+    sources = [json.loads(line)["source"] for line in tagged["train"].read_text().splitlines()]
+    parts = [{sources[row - 1] for row in part.rows} for part in data.splits.values()]
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 120
+    assert min(map(len, parts)) > 5
+
+
+def test_rows_of_one_class_stay_together_too(tokenizer, tmp_path):
+    lines = [f"alpha{i % 8},{'alpha' if i // 2 % 5 else 'beta'},g{i // 2}" for i in range(200)]
+    (tmp_path / "grouped.csv").write_text("\n".join(["text,label,source", *lines]))
+    data = TextDataModule(FileSource(str(tmp_path / "grouped.csv"), group="source"), tokenizer, max_length=16)
+    data.setup()
+    parts = [{(row - 1) // 2 for row in part.rows} for part in data.splits.values()]
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 100
+    assert np.bincount(data.splits["test"].targets).tolist() == [32, 8]
+
+
+def test_a_label_that_only_the_test_has_is_taken_off_its_texts(make_tagged, tmp_path, caplog):
+    test = tmp_path / "test.jsonl"
+    test.write_text('{"text": "alpha1", "labels": ["alpha", "omega"]}\n{"text": "word1", "labels": ["omega"]}\n')
+    data = make_tagged({"test": str(test)})
+    assert data.splits["test"].targets.toarray().tolist() == [[True, False, False, False], [False] * 4]
+    assert data.splits["test"].unseen == 2
+    assert "labels that training lacks: 'omega' (2)" in caplog.text
+
+
+def test_a_test_without_any_known_label_is_refused(make_tagged, tmp_path):
+    test = tmp_path / "test.jsonl"
+    test.write_text('{"text": "alpha1", "labels": ["omega"]}\n')
+    with pytest.raises(UserError, match="no test row has a label that training knows"):
+        make_tagged({"test": str(test)})
+
+
+def test_weights_of_rows_are_one_on_average_and_for_training_alone(tokenizer, tmp_path):
+    lines = [f"alpha{i % 8},{'alpha' if i % 3 else 'beta'},{1 + i % 4}" for i in range(60)]
+    (tmp_path / "weighted.csv").write_text("\n".join(["text,label,cost", *lines]))
+    data = TextDataModule(FileSource(str(tmp_path / "weighted.csv"), weight="cost"), tokenizer, max_length=16)
+    data.setup()
+    train = data.splits["train"]
+    assert train.dataset.weights.mean() == pytest.approx(1)
+    raw = np.array([1 + (row - 1) % 4 for row in train.rows])
+    np.testing.assert_allclose(train.dataset.weights, raw / raw.mean())
+    assert all("weights" in batch for batch in data.train_dataloader())
+    assert not any("weights" in batch for batch in data.val_dataloader())
+
+
+def test_a_limited_evaluation_of_several_labels_takes_a_stratified_sample(make_tagged):
+    data = make_tagged()
+    targets = np.concatenate([batch["targets"] for batch in data.evaluation_dataloader("train", limit=40)])
+    assert len(targets) == pytest.approx(40, abs=4)
+    train = data.splits["train"].targets
+    np.testing.assert_allclose(targets.mean(axis=0), np.asarray(train.mean(axis=0)).ravel(), atol=0.08)

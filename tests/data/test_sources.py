@@ -187,7 +187,7 @@ def test_pandas_categories_and_views_are_text(tmp_path):
     [
         ([1.0, 3.5], "holds 3.5; it must hold text, whole numbers or bools"),
         ([1.0, 1e30], "holds 1e+30; it must"),
-        ([["a"], ["b"]], "holds list<"),
+        ([{"a": 1}, {"a": 2}], "holds struct<"),
         ([pd.Timestamp("2020-01-01").to_pydatetime()] * 2, "holds timestamp[us]; it must"),
     ],
 )
@@ -369,7 +369,11 @@ def test_a_file_without_good_rows_is_told(tmp_path):
         ("a.json", b'[\n{"text":"a","label":"x"}\n]\n', "row 1 is not JSON, of which each line must"),
         ("a.json", b'[{"text":"a","label":"x"}]\n', "row 1 is a list; each line must hold one object"),
         ("a.jsonl", b'{"text":"a","label":1}\n{"text":3,"label":1}\n', "row 2: column 'text' holds int"),
-        ("a.jsonl", b'{"text":"a","label":["x"]}\n', "row 1: column 'label' holds list, not text"),
+        ("a.jsonl", b'{"text":["a"],"label":"x"}\n', "row 1: column 'text' holds list, not text"),
+        ("a.jsonl", b'{"text":"a","label":{"x":1}}\n', "row 1: column 'label' holds dict, not text"),
+        ("a.jsonl", b'{"text":"a","label":[["x"]]}\n', "row 1: column 'label' holds a list of lists, not of text"),
+        ("a.jsonl", b'{"text":"a","label":["x",1]}\n', "row 1: column 'label' holds a list of int, in the rows"),
+        ("a.jsonl", b'{"text":"a","label":["x"]}\n{"text":"a","label":"x"}\n', "row 2: column 'label' holds str, in"),
         ("a.jsonl", b'{"text":"a","label":"x"}\n{"text":"a","label":1}\n', "row 2: column 'label' holds int"),
         ("a.parquet", b"PAR0 not one", "Parquet magic bytes not found"),
         ("a.parquet", b"", "Parquet file size is 0 bytes"),

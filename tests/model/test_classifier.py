@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from conftest import COUNTS, write_texts
-from counterpoise.balance import Power, PowerSampler, Strategy
+from conftest import COUNTS, write_tagged_texts, write_texts
+from counterpoise.balance import Decision, Power, PowerSampler, Strategy
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources import FileSource
 from counterpoise.data.tokens import load_tokenizer
@@ -18,6 +18,7 @@ from counterpoise.model.encoder import EncoderSource
 from counterpoise.model.optim import Optim
 from counterpoise.trainer import build
 
+SPLITS = ("train", "validation", "test")
 BALANCED = Strategy(PowerSampler(), Power(1.0))
 
 
@@ -47,18 +48,26 @@ def tables(tmp_path_factory) -> dict[str, str]:
 def parts(tables, tiny_encoder, cache):
     """Returns a data module and a classifier without dropout, made for each other."""
 
-    def made(strategy: Strategy = BALANCED, optim: Optim | None = None, dropout=0.0, **encoder):
+    def made(strategy: Strategy = BALANCED, optim: Optim | None = None, dropout=0.0, files=tables, **encoder):
         options = {"hidden_dropout": dropout, "attention_dropout": dropout, "max_length": 32} | encoder
         source = EncoderSource(str(tiny_encoder), **options)
         tokenizer = load_tokenizer(source.locate())
-        data = TextDataModule(FileSource(**tables), tokenizer, max_length=32, batch_size=32, eval_batch_size=5)
+        data = TextDataModule(FileSource(**files), tokenizer, max_length=32, batch_size=32, eval_batch_size=5)
         data.prepare_data()
         data.setup()
-        balance = strategy.balance(data.labels, data.counts)
+        balance = strategy.balance(data.labels, data.index)
         data.sampler = balance.sampler
         torch.manual_seed(0)
         model = Classifier(
-            source.load(), balance.loss, optim or Optim(), data.labels, data.counts, data.batch_size, dropout
+            source.load(),
+            strategy.loss(balance),
+            optim or Optim(),
+            data.labels,
+            data.counts,
+            data.batch_size,
+            dropout=dropout,
+            decision=Decision() if balance.multi_label else None,
+            head_bias=balance.prior_logits if balance.multi_label else None,
         )
         return data, model
 
@@ -90,11 +99,11 @@ def fitted(parts, folder: Path, **flags) -> tuple[list[Tensor], Classifier]:
     return gradients.steps, model
 
 
-def logits_and_classes(data: TextDataModule, model: Classifier, split: str) -> tuple[Tensor, Tensor]:
+def logits_and_targets(data: TextDataModule, model: Classifier, split: str) -> tuple[Tensor, Tensor]:
     examples = data.splits[split]
     batch = examples.dataset[np.arange(len(examples))]
     with torch.no_grad():
-        return model.eval()(batch["input_ids"], batch["attention_mask"]), batch["classes"]
+        return model.eval()(batch["input_ids"], batch["attention_mask"]), batch["targets"]
 
 
 @pytest.mark.parametrize("accumulate", [2, 4, 8])
@@ -114,8 +123,8 @@ def test_the_gradient_is_that_of_the_weighted_loss_over_the_batch_size(parts, tm
     gradients = Gradients()
     sequence = list(data.train_dataloader())
     logits = model(sequence[0]["input_ids"], sequence[0]["attention_mask"])
-    weights = torch.from_numpy(BALANCED.balance(data.labels, data.counts).weights).float()
-    classes = sequence[0]["classes"]
+    weights = torch.from_numpy(BALANCED.balance(data.labels, data.index).weights).float()
+    classes = sequence[0]["targets"]
     loss = (weights[classes] * F.cross_entropy(logits, classes, reduction="none")).sum() / 32
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
     trainer(tmp_path, callbacks=[gradients], max_steps=1).fit(model, datamodule=data)
@@ -135,14 +144,14 @@ def test_the_gradient_is_clipped_to_its_global_norm_and_logged_before(parts, tmp
 def test_training_learns_the_classes(parts, tmp_path):
     data, model = parts(optim=Optim(encoder_lr=3e-3, head_lr=1e-2))
     trainer(tmp_path, max_epochs=12).fit(model, datamodule=data)
-    logits, classes = logits_and_classes(data, model, "train")
+    logits, classes = logits_and_targets(data, model, "train")
     assert (logits.argmax(1) == classes).float().mean() > 0.9
 
 
 def test_the_validation_loss_is_unweighted_and_the_weighted_one_is_beside_it(parts, tmp_path):
     data, model = parts()
     (metrics,) = trainer(tmp_path, limit_val_batches=None).validate(model, datamodule=data, verbose=False)
-    logits, classes = logits_and_classes(data, model, "validation")
+    logits, classes = logits_and_targets(data, model, "validation")
     weights = model.loss.class_weights[classes]
     losses = F.cross_entropy(logits, classes, reduction="none")
     assert metrics["val/loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
@@ -154,9 +163,9 @@ def test_validation_during_training_starts_from_nothing_each_time(parts, tmp_pat
     data, model = parts(optim=Optim(encoder_lr=0.0, head_lr=0.0))
     fit = trainer(tmp_path, limit_val_batches=None, max_epochs=2)
     fit.fit(model, datamodule=data)
-    logits, classes = logits_and_classes(data, model, "validation")
+    logits, classes = logits_and_targets(data, model, "validation")
     assert fit.callback_metrics["val/loss"].item() == pytest.approx(F.cross_entropy(logits, classes).item(), rel=1e-5)
-    assert int(model.confusion.confmat.sum()) in (0, len(classes))
+    assert int(model.scoring.confusion.confmat.sum()) in (0, len(classes))
 
 
 def test_test_outputs_are_the_logits_of_every_row(parts, tmp_path):
@@ -165,7 +174,7 @@ def test_test_outputs_are_the_logits_of_every_row(parts, tmp_path):
     rows = torch.cat([rows for rows, _ in model.test_outputs])
     logits = torch.cat([logits for _, logits in model.test_outputs])
     assert sorted(rows.tolist()) == list(range(len(data.splits["test"])))
-    expected, _ = logits_and_classes(data, model, "test")
+    expected, _ = logits_and_targets(data, model, "test")
     torch.testing.assert_close(logits[rows.argsort()], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -173,7 +182,7 @@ def test_predictions_name_their_rows(parts, tmp_path):
     data, model = parts()
     outputs = trainer(tmp_path).predict(model, data.evaluation_dataloader("test"))
     rows = torch.cat([rows for rows, _ in outputs])
-    expected, _ = logits_and_classes(data, model, "test")
+    expected, _ = logits_and_targets(data, model, "test")
     torch.testing.assert_close(torch.cat([logits for _, logits in outputs]), expected[rows], rtol=1e-4, atol=1e-5)
 
 
@@ -244,3 +253,60 @@ def test_an_encoder_is_unfrozen_in_its_epoch(parts, tmp_path):
     assert not torch.equal(seen[1], before)
     assert not model.encoder.has_frozen_parameters
     assert model.encoder.backbone.training
+
+
+@pytest.fixture(scope="module")
+def tagged_tables(tmp_path_factory) -> dict[str, str]:
+    """93 rows with any number of labels each."""
+    folder = tmp_path_factory.mktemp("tagged")
+    files = {name: write_tagged_texts(folder / f"{name}.jsonl", 93, seed) for seed, name in enumerate(SPLITS)}
+    return {name: str(path) for name, path in files.items()} | {"label": "labels"}
+
+
+@pytest.mark.parametrize("accumulate", [2, 8])
+def test_several_labels_get_the_same_gradient_however_a_step_is_divided(parts, tagged_tables, tmp_path, accumulate):
+    steps = []
+    for divided in (1, accumulate):
+        data, model = parts(files=tagged_tables)
+        gradients = Gradients()
+        flags = {"precision": "64-true", "accumulate_grad_batches": divided}
+        trainer(tmp_path, callbacks=[gradients], **flags).fit(model, datamodule=data)
+        steps.append(gradients.steps)
+    for one, many in zip(*steps, strict=True):
+        assert one.norm() > 1e-4
+        torch.testing.assert_close(many, one, rtol=1e-9, atol=1e-12)
+
+
+def test_the_loss_of_several_labels_starts_at_the_entropy_of_the_priors(parts, tagged_tables, tmp_path):
+    data, model = parts(Strategy(PowerSampler(), Power(0.0)), files=tagged_tables)
+    torch.nn.init.zeros_(model.head.weight)
+    fit = trainer(tmp_path, limit_val_batches=1.0)
+    (metrics,) = fit.validate(model, datamodule=data, verbose=False)
+    p = torch.tensor(data.counts / len(data.splits["train"]))
+    positives = torch.from_numpy(data.splits["validation"].targets.toarray()).double().mean(0)
+    expected = -(positives * p.log() + (1 - positives) * (1 - p).log()).mean()
+    assert metrics["val/loss"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_thresholds_are_tuned_at_validation_kept_with_the_weights_and_used_by_the_test(parts, tagged_tables, tmp_path):
+    data, model = parts(files=tagged_tables)
+    fit = trainer(tmp_path, limit_val_batches=1.0)
+    fit.fit(model, datamodule=data)
+    thresholds = model.scoring.thresholds.clone()
+    assert thresholds.unique().numel() > 1
+    assert torch.equal(model.state_dict()["scoring.thresholds"], thresholds)
+    (metrics,) = fit.test(model, datamodule=data, verbose=False)
+    assert torch.equal(model.scoring.thresholds, thresholds)
+    logits, targets = logits_and_targets(data, model, "test")
+    decided, targets = logits.sigmoid() > thresholds, targets > 0.5
+    recall = (decided & targets).sum() / targets.sum()
+    assert metrics["test/micro_recall"] == pytest.approx(recall.item())
+
+
+def test_the_weights_of_texts_weigh_their_losses(parts, tagged_tables, tmp_path):
+    data, model = parts(files=tagged_tables)
+    train = data.splits["train"].dataset
+    train.weights = np.zeros(len(train))
+    gradients = Gradients()
+    trainer(tmp_path, callbacks=[gradients], max_steps=1).fit(model, datamodule=data)
+    assert not gradients.steps[0].any()

@@ -1,22 +1,34 @@
-"""The balance law: samplers, class weights and losses as pure functions of the class counts.
+"""The balance law: samplers, weights and losses as pure functions of the training counts.
 
 n_c is the number of training examples of class c. The sampler draws class c with probability
 q_c ~ n_c^(1 - alpha), the loss weighs it by w_c ~ n_c^(-beta), and its emphasis is
-e_c = q_c w_c ~ n_c^(1 - alpha - beta). Nothing in here knows of Lightning or Hydra.
+e_c = q_c w_c ~ n_c^(1 - alpha - beta). In multi-label data each label is a problem of two classes.
+Nothing in here knows of Lightning or Hydra.
 """
 
-from counterpoise.balance.losses import CrossEntropy
-from counterpoise.balance.samplers import ClassIndex, PowerSampler
-from counterpoise.balance.strategy import Balance, Strategy
+from counterpoise.balance.balance import Balance
+from counterpoise.balance.binary_losses import Asymmetric, BinaryCrossEntropy, DistributionBalanced, Focal
+from counterpoise.balance.decision import Decision
+from counterpoise.balance.losses import CrossEntropy, likelihood
+from counterpoise.balance.samplers import ClassIndex, PowerSampler, RepeatFactorSampler, Sampler
+from counterpoise.balance.strategy import Strategy
 from counterpoise.balance.weights import EffectiveNumber, Manual, Power
 
 __all__ = [
+    "Asymmetric",
     "Balance",
+    "BinaryCrossEntropy",
     "ClassIndex",
     "CrossEntropy",
+    "Decision",
+    "DistributionBalanced",
     "EffectiveNumber",
+    "Focal",
     "Manual",
     "Power",
     "PowerSampler",
+    "RepeatFactorSampler",
+    "Sampler",
     "Strategy",
+    "likelihood",
 ]

@@ -1,51 +1,29 @@
-"""A strategy: the sampler, the class weights and the loss that together correct the imbalance."""
+"""A strategy: the sampler, the weights and the loss that together correct the imbalance."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from counterpoise.balance.losses import CrossEntropy
-from counterpoise.balance.samplers import PowerSampler
-from counterpoise.balance.weights import Manual, Power, cap, effective_sample_fraction, normalise
+from counterpoise.balance.balance import Balance
+from counterpoise.balance.losses import likelihood
+from counterpoise.balance.samplers import ClassIndex, PowerSampler, Sampler
+from counterpoise.balance.weights import (
+    Manual,
+    Power,
+    WeightScheme,
+    cap,
+    cap_ratios,
+    normalise,
+    normalise_ratios,
+    ratios,
+)
 from counterpoise.errors import UserError
 
-WeightScheme = Callable[[Sequence[str], np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Balance:
-    """What a strategy comes to on given counts. All arrays are [C], in the order of `labels`."""
-
-    labels: Sequence[str]
-    counts: np.ndarray
-    probabilities: np.ndarray
-    weights: np.ndarray
-    capped: np.ndarray
-    sampler: PowerSampler
-    loss: nn.Module
-
-    @property
-    def emphasis(self) -> np.ndarray:
-        """e_c = q_c w_c, the share of the training that goes to class c. Sums to 1."""
-        return self.probabilities * self.weights
-
-    @property
-    def expected_draws(self) -> np.ndarray:
-        """How often one example of each class is drawn in an epoch, on average."""
-        return self.sampler.size(self.counts) * self.probabilities / self.counts
-
-    @property
-    def weight_ratio(self) -> float:
-        """The largest class weight over the smallest positive one."""
-        return float(self.weights.max() / self.weights[self.weights > 0].min())
-
-    @property
-    def effective_sample_fraction(self) -> float:
-        """E[w]^2 / E[w^2] over drawn examples."""
-        return effective_sample_fraction(self.weights, self.probabilities)
+MULTI_LABEL_RATIO = 10.0
+"""The most that a positive may weigh over a negative unless told. With raw ratios, up to N, a few positives of rare
+labels outweigh all else; the losses that win on long-tailed texts stay within 11 (Huang et al., EMNLP 2021)."""
 
 
 @dataclass(frozen=True)
@@ -53,46 +31,77 @@ class Strategy:
     """How the imbalance is corrected, before the counts are known.
 
     sampler: what is drawn. weights: how much a drawn example counts, a scheme of `balance.weights`.
-    loss: made from the class weights. max_ratio: the most that one class may weigh over another.
+    loss: makes the module that is trained with from the `Balance`. max_ratio: the most that one class may weigh over
+    another; multi-label, one side of a label over the other. None: no limit. "auto": 10 for multi-label data, else
+    none; weights given by hand are left alone.
     allow_overcorrection: permit alpha + beta > 1, which turns the imbalance upside down.
     """
 
-    sampler: PowerSampler = field(default_factory=PowerSampler)
+    sampler: Sampler = field(default_factory=PowerSampler)
     weights: WeightScheme = field(default_factory=lambda: Power(0.0))
-    loss: Callable[[Tensor], nn.Module] = CrossEntropy
-    max_ratio: float | None = None
+    loss: Callable[[Balance], nn.Module] = likelihood
+    max_ratio: float | str | None = "auto"
     allow_overcorrection: bool = False
 
-    def balance(self, labels: Sequence[str], counts: np.ndarray) -> Balance:
-        """Returns the strategy for these training counts (int [C], all at least 1).
+    def __post_init__(self) -> None:
+        if self.max_ratio in ("auto", None):
+            return
+        if isinstance(self.max_ratio, str) or not self.max_ratio >= 1:
+            raise UserError(f"strategy.max_ratio={self.max_ratio}: a ratio of weights is 1 or more; or auto, or null")
+
+    def balance(self, labels: Sequence[str], index: ClassIndex) -> Balance:
+        """Returns what the strategy comes to on this training data.
 
         Raises UserError when sampler and weights together correct more than the whole imbalance.
         """
-        counts = np.asarray(counts)
-        raw = self.weights(labels, counts)
-        probabilities = self.sampler.probabilities(counts)
-        # Manual weights may express costs rather than counts: the user has already insisted.
-        if not self.allow_overcorrection and not isinstance(self.weights, Manual):
-            alpha, beta = self.sampler.alpha, weight_exponent(raw, counts)
-            if alpha + beta > 1 + 1e-6:
-                raise UserError(
-                    f"the sampler (alpha={alpha:g}) and the class weights (beta={beta:.3g}) correct twice: "
-                    f"alpha + beta = {alpha + beta:.3g} is above 1 and would turn the imbalance upside down; "
-                    "lower one of them, or set strategy.allow_overcorrection=true"
-                )
-        limited = cap(raw, self.max_ratio)
-        weights = normalise(limited, probabilities)
+        size, rates = self.sampler.size(index), self.sampler.rates(index)
+        probabilities = index.sum(rates) / size
+        if index.multi_label:
+            raw = ratios(self.weights, labels, index.counts, index.num_rows)
+            limited = cap_ratios(raw, self._limit(index))
+            weights, negative_weights = normalise_ratios(limited, probabilities)
+        else:
+            raw = self.weights(labels, np.maximum(index.counts, 1))
+            limited = cap(raw, self._limit(index))
+            weights, negative_weights = normalise(limited, probabilities), np.ones(len(raw))
+        self._check_correction(raw, size * probabilities, index)
         return Balance(
-            labels, counts, probabilities, weights, limited < raw, self.sampler, self.loss(torch.from_numpy(weights))
+            labels, index, self.sampler, size, rates, probabilities, weights, negative_weights, limited != raw
         )
 
+    def _limit(self, index: ClassIndex) -> float | None:
+        if self.max_ratio == "auto":
+            return MULTI_LABEL_RATIO if index.multi_label and not isinstance(self.weights, Manual) else None
+        return self.max_ratio  # type: ignore[return-value]
 
-def weight_exponent(weights: np.ndarray, counts: np.ndarray) -> float:
-    """Returns the beta for which n_c^(-beta) spans the same range as the weights; 0 where all counts are equal.
+    def _check_correction(self, raw: np.ndarray, drawn: np.ndarray, index: ClassIndex) -> None:
+        # Manual weights may express costs rather than counts: the user has already insisted.
+        if self.allow_overcorrection or isinstance(self.weights, Manual):
+            return
+        present = index.counts > 0
+        counts = index.counts[present]
+        odds = counts / np.maximum(index.num_rows - counts, 1) if index.multi_label else counts
+        alpha = getattr(self.sampler, "alpha", None)
+        if alpha is None:
+            alpha = exponent(drawn[present] / counts, counts)
+        beta = exponent(raw[present], odds)
+        if alpha + beta > 1 + 1e-6:
+            raise UserError(
+                f"the sampler (alpha={alpha:.3g}) and the class weights (beta={beta:.3g}) correct twice: "
+                f"alpha + beta = {alpha + beta:.3g} is above 1 and would turn the imbalance upside down; "
+                "lower one of them, or set strategy.allow_overcorrection=true"
+            )
 
-    For `Power` this is its beta; for any other function of the counts, the beta it amounts to on these counts.
+
+def exponent(values: np.ndarray, counts: np.ndarray) -> float:
+    """Returns the x for which counts^(-x) spans the same range as the values; 0 where all counts are equal or none.
+
+    Of the weights of `Power` this is beta, of the draws per example of `PowerSampler` alpha; of any other function of
+    the counts, what it amounts to on these counts.
     """
+    if not len(counts):
+        return 0.0
     largest, smallest = counts.argmax(), counts.argmin()
     if counts[largest] == counts[smallest]:
         return 0.0
-    return float(np.log(weights[smallest] / weights[largest]) / np.log(counts[largest] / counts[smallest]))
+    return float(np.log(values[smallest] / values[largest]) / np.log(counts[largest] / counts[smallest]))

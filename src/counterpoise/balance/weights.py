@@ -2,14 +2,19 @@
 
 A scheme is called with the labels (C names) and their counts (int [C], all at least 1) and returns
 float64 weights [C], defined up to a constant factor: `normalise` fixes the factor.
+
+Multi-label, each label is a problem of two classes, its positives and its negatives, as in one-vs-rest. The scheme
+weighs both by their counts, and only the ratio of the two weights is left to choose: `ratios`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from counterpoise.errors import UserError, nearest
+
+WeightScheme = Callable[[Sequence[str], np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,10 @@ class EffectiveNumber:
 
 @dataclass(frozen=True)
 class Manual:
-    """Weights given by hand: a mapping from label to weight, or a list in the order of the vocabulary."""
+    """Weights given by hand: a mapping from label to weight, or a list in the order of the vocabulary.
+
+    Multi-label, the weight of a positive over that of a negative of the label.
+    """
 
     by_label: Mapping[str, float] | Sequence[float]
 
@@ -83,13 +91,32 @@ class Manual:
         return weights
 
 
+def ratios(scheme: WeightScheme, labels: Sequence[str], counts: np.ndarray, num_rows: int) -> np.ndarray:
+    """Returns how much a positive of each label weighs over a negative, float64 [C].
+
+    scheme(n_c) / scheme(N - n_c): for `Power` ((N - n_c) / n_c)^beta, at beta 1 PyTorch's usual `pos_weight`. No count
+    is taken as less than 1. `Manual` weights are the ratios themselves.
+    """
+    positive = scheme(labels, np.maximum(counts, 1))
+    if not isinstance(scheme, Manual):
+        return positive / scheme(labels, np.maximum(num_rows - counts, 1))
+    if not positive.all():
+        label = labels[int(positive.argmin())]
+        raise UserError(
+            f"strategy.weights.by_label: the weight of '{label}' is 0: in multi-label data it is how much a positive "
+            "weighs over a negative, above 0"
+        )
+    return positive
+
+
 def cap(weights: np.ndarray, max_ratio: float | None) -> np.ndarray:
     """Returns the weights with none larger than `max_ratio` times the smallest positive one."""
-    if max_ratio is None:
-        return weights
-    if max_ratio < 1:
-        raise UserError(f"strategy.max_ratio={max_ratio}: a ratio of weights is 1 or more")
-    return np.minimum(weights, max_ratio * weights[weights > 0].min())
+    return weights if max_ratio is None else np.minimum(weights, max_ratio * weights[weights > 0].min())
+
+
+def cap_ratios(ratios: np.ndarray, max_ratio: float | None) -> np.ndarray:
+    """Returns the ratios, none above `max_ratio` or below 1 / `max_ratio`."""
+    return ratios if max_ratio is None else np.clip(ratios, 1 / max_ratio, max_ratio)
 
 
 def normalise(weights: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -100,6 +127,14 @@ def normalise(weights: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     w_c ~ 1 / n_c this is scikit-learn's "balanced" weight N / (C n_c).
     """
     return weights / (probabilities @ weights)
+
+
+def normalise_ratios(ratios: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the weights (w+, w-) of positives and negatives, with w+ / w- = `ratios` and, within each label,
+    a drawn example weighing 1 on average: pi' w+ + (1 - pi') w- = 1. shares: pi', float [C].
+    """
+    negative = 1 / (shares * ratios + (1 - shares))
+    return ratios * negative, negative
 
 
 def effective_sample_fraction(weights: np.ndarray, probabilities: np.ndarray) -> float:

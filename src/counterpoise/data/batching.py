@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from counterpoise.balance.samplers import Targets
 from counterpoise.data.tokens import TokenStore
 from counterpoise.errors import UserError
 
@@ -20,14 +22,21 @@ GROUP = 50
 
 
 class TokenDataset(Dataset[Batch]):
-    """Rows of a token store with their class numbers; indexed by an array of row numbers, returns one batch.
+    """Rows of a token store with their targets; indexed by an array of row numbers, returns one batch.
 
     store_rows: int [N], where row i of this dataset lies in the store (several splits may share one).
-    classes: int64 [N]. pad: the token id of padding.
+    pad: the token id of padding. weights: float [N], how much each row counts in the loss, where they differ.
     """
 
-    def __init__(self, store: TokenStore, store_rows: np.ndarray, classes: np.ndarray, pad: int) -> None:
-        self.store, self.store_rows, self.classes, self.pad = store, store_rows, classes, pad
+    def __init__(
+        self,
+        store: TokenStore,
+        store_rows: np.ndarray,
+        targets: Targets,
+        pad: int,
+        weights: np.ndarray | None = None,
+    ) -> None:
+        self.store, self.store_rows, self.targets, self.pad, self.weights = store, store_rows, targets, pad, weights
 
     @property
     def lengths(self) -> np.ndarray:
@@ -38,9 +47,9 @@ class TokenDataset(Dataset[Batch]):
         return len(self.store_rows)
 
     def __getitem__(self, rows: np.ndarray) -> Batch:
-        """Returns input_ids and attention_mask, int64 [B, T], classes and rows, int64 [B].
+        """Returns input_ids and attention_mask, int64 [B, T]; targets, int64 [B] or float32 [B, C]; rows, int64 [B].
 
-        T is the longest length in the batch.
+        T is the longest length in the batch. With weights there is also weights, float32 [B].
         """
         rows = np.asarray(rows)
         where = self.store_rows[rows]
@@ -48,12 +57,18 @@ class TokenDataset(Dataset[Batch]):
         mask = np.arange((ends - starts).max()) < (ends - starts)[:, None]
         ids = np.full(mask.shape, self.pad, np.int64)
         ids[mask] = np.concatenate([self.store.tokens[a:b] for a, b in zip(starts, ends, strict=True)])
-        return {
+        targets = self.targets[rows]
+        batch = {
             "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy(mask.astype(np.int64)),
-            "classes": torch.from_numpy(self.classes[rows]),
+            "targets": torch.from_numpy(
+                targets if isinstance(targets, np.ndarray) else targets.toarray().astype(np.float32)
+            ),
             "rows": torch.from_numpy(rows.astype(np.int64)),
         }
+        if self.weights is not None:
+            batch["weights"] = torch.from_numpy(self.weights[rows].astype(np.float32))
+        return batch
 
 
 class BatchOrder(Sampler[np.ndarray]):
@@ -150,14 +165,30 @@ def evaluation_batches(lengths: np.ndarray, batch_size: int, *, rank: int = 0, w
     return _deal(order, batch_size, rank, world_size)
 
 
-def stratified_batches(classes: np.ndarray, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:
-    """Returns batches like `evaluation_batches`, each with the class proportions of the whole, as near as may be."""
+def stratified_batches(targets: Targets, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:
+    """Returns batches like `evaluation_batches`, each with the class proportions of the whole, as near as may be.
+
+    Of several labels, a row counts as one of its rarest.
+    """
+    classes = targets if isinstance(targets, np.ndarray) else _rarest_label(targets)
     counts = np.bincount(classes)
     by_class = np.argsort(classes, kind="stable")
     ranks = np.empty(len(classes), np.int64)
     ranks[by_class] = np.arange(len(classes)) - (np.cumsum(counts) - counts)[classes[by_class]]
     order = np.argsort((ranks + 0.5) / counts[classes], kind="stable")
     return _deal(order, batch_size, rank, world_size)
+
+
+def _rarest_label(targets: csr_matrix) -> np.ndarray:
+    """Returns the label of each row that the fewest rows have, int64 [N]; C where a row has none."""
+    num_labels = targets.shape[1]
+    # The rarest label comes last for every row, and what is written last stays.
+    counts = np.bincount(targets.indices, minlength=num_labels)
+    order = np.argsort(-counts[targets.indices], kind="stable")
+    rows = np.repeat(np.arange(targets.shape[0]), np.diff(targets.indptr))
+    rarest = np.full(targets.shape[0], num_labels)
+    rarest[rows[order]] = targets.indices[order]
+    return rarest
 
 
 def _deal(order: np.ndarray, batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +14,11 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from counterpoise.balance.samplers import ClassIndex, PowerSampler
+from counterpoise.balance import ClassIndex, PowerSampler, Sampler
+from counterpoise.balance.samplers import Targets
 from counterpoise.data.batching import Batch, BatchOrder, TokenDataset, evaluation_batches, stratified_batches
 from counterpoise.data.sources import Split
-from counterpoise.data.splits import Vocabulary, stratified_split, unseen
+from counterpoise.data.splits import Vocabulary, split_off, unseen
 from counterpoise.data.tokens import TokenStore, tokenise
 from counterpoise.errors import UserError
 from counterpoise.trainer import trained_batches
@@ -40,9 +42,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Examples:
-    """One split ready for training: its source rows, class numbers and token ids, all over the same N rows.
+    """One split ready for training: its source rows, targets and token ids, all over the same N rows.
 
-    kept: int64 [N], positions of the rows in `split`. unseen: rows left out because training lacks their class.
+    kept: int64 [N], positions of the rows in `split`. unseen: how often it has a class or label that training lacks:
+    such a row is left out of single-label data, and keeps its other labels in multi-label data.
     """
 
     split: Split
@@ -51,9 +54,9 @@ class Examples:
     unseen: int = 0
 
     @property
-    def classes(self) -> np.ndarray:
-        """Class numbers, int64 [N]."""
-        return self.dataset.classes
+    def targets(self) -> Targets:
+        """Class numbers, int64 [N], or the labels of each row, bool [N, C]."""
+        return self.dataset.targets
 
     @property
     def rows(self) -> np.ndarray:
@@ -121,7 +124,7 @@ class TextDataModule(pl.LightningDataModule):
         self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
         self.group_by_length, self.eval_order, self.num_workers = group_by_length, eval_order, num_workers
         self.train_limit, self.seed, self.split_seed = train_limit, seed, split_seed
-        self.sampler = PowerSampler()
+        self.sampler: Sampler = PowerSampler()
         self.splits: dict[str, Examples] = {}
         self._loaded: dict[str, Split] | None = None
         self._stores: dict[str, TokenStore] = {}
@@ -130,13 +133,23 @@ class TextDataModule(pl.LightningDataModule):
 
     @property
     def labels(self) -> list[str]:
-        """The classes of the training data."""
+        """The classes or labels of the training data."""
         return self.vocabulary.labels
 
     @property
+    def task(self) -> str:
+        """Either "single_label" or "multi_label"."""
+        return self.splits["train"].split.task
+
+    @cached_property
+    def index(self) -> ClassIndex:
+        """The training rows of each class or label."""
+        return ClassIndex.of(self.splits["train"].targets, len(self.labels))
+
+    @property
     def counts(self) -> np.ndarray:
-        """Training examples of each class, int64 [C]."""
-        return np.bincount(self.splits["train"].classes, minlength=len(self.labels))
+        """Training examples of each class or positives of each label, int64 [C]."""
+        return self.index.counts
 
     def prepare_data(self) -> None:
         """Downloads and tokenises, so that `setup` finds both in the cache."""
@@ -154,10 +167,12 @@ class TextDataModule(pl.LightningDataModule):
         loaded, self._loaded = self._loaded or self.source.load(), None
         train = loaded["train"]
         everything = Vocabulary.of(train.labels)
+        targets, groups = everything.encode(train.labels), train.group_numbers
         kept, held = np.arange(len(train)), {}
         for name, fraction in (("test", self.test_fraction), ("validation", self.validation_fraction)):
             if name not in loaded:
-                part, out = stratified_split(everything.encode(train.labels)[kept], fraction, self.split_seed)
+                whole = None if groups is None else groups[kept]
+                part, out = split_off(targets[kept], fraction, self.split_seed, whole)
                 if not len(out):
                     raise UserError(
                         f"{train.file}: no class is large enough to split off {fraction:.0%} for {name}: "
@@ -165,14 +180,16 @@ class TextDataModule(pl.LightningDataModule):
                     )
                 kept, held[name] = kept[part], kept[out]
         if self.train_limit is not None and self.train_limit < len(kept):
-            _, sample = stratified_split(everything.encode(train.labels)[kept], self.train_limit / len(kept), 0)
+            _, sample = split_off(targets[kept], self.train_limit / len(kept), 0)
             kept = kept[sample]
         self.vocabulary = Vocabulary.of(train.labels.take(pa.array(kept)))
-        if len(self.vocabulary) < 2 <= len(everything):
+        least = 2 if train.task == "single_label" else 1
+        if len(self.vocabulary) < least <= len(everything):
             raise UserError(
-                f"loader.train_limit={self.train_limit} leaves fewer than 2 of the {len(everything)} classes: raise it"
+                f"loader.train_limit={self.train_limit} leaves fewer than {least} of the {len(everything)} "
+                f"{train.noun}: raise it"
             )
-        if len(self.vocabulary) < 2:
+        if len(self.vocabulary) < least:
             raise UserError(
                 f"{train.file}: all {len(train)} rows have the label '{everything.labels[0]}': "
                 "classification needs at least two classes"
@@ -186,12 +203,11 @@ class TextDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Returns the training batches of this process, drawn by `sampler`."""
-        dataset = self.splits["train"].dataset
-        index = ClassIndex.of(dataset.classes, len(self.labels))
+        dataset, index = self.splits["train"].dataset, self.index
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
         self._order = BatchOrder(
             lambda rng: self.sampler.draw(index, rng),
-            self.sampler.size(index.counts),
+            self.sampler.size(index),
             dataset.lengths if self.group_by_length else None,
             self.batch_size,
             seed=self.seed,
@@ -219,11 +235,11 @@ class TextDataModule(pl.LightningDataModule):
         """
         dataset = self.splits[split].dataset
         if limit is not None and len(dataset) > limit:
-            _, sample = stratified_split(dataset.classes, limit / len(dataset), self.split_seed)
-            dataset = TokenDataset(dataset.store, dataset.store_rows[sample], dataset.classes[sample], dataset.pad)
+            _, sample = split_off(dataset.targets, limit / len(dataset), self.split_seed)
+            dataset = TokenDataset(dataset.store, dataset.store_rows[sample], dataset.targets[sample], dataset.pad)
         shard = {"rank": self._rank, "world_size": self._world_size}
         if self.eval_order == "stratified":
-            batches = stratified_batches(dataset.classes, self.eval_batch_size, **shard)
+            batches = stratified_batches(dataset.targets, self.eval_batch_size, **shard)
         else:
             batches = evaluation_batches(dataset.lengths, self.eval_batch_size, **shard)
         return self._loader(dataset, batches)
@@ -261,20 +277,27 @@ class TextDataModule(pl.LightningDataModule):
         return self._stores[split.name]
 
     def _examples(self, name: str, split: Split, rows: np.ndarray) -> Examples:
-        classes = self.vocabulary.encode(split.labels)
-        known = rows[classes[rows] >= 0]
-        missing = len(rows) - len(known)
+        targets = self.vocabulary.encode(split.labels)[rows]
+        lacking = unseen(split.labels.take(pa.array(rows)), self.vocabulary)
+        missing = sum(count for _, count in lacking)
         if missing:
-            lacking = unseen(split.labels.take(pa.array(rows)), classes[rows])
             names = ", ".join(f"'{label}' ({count})" for label, count in lacking[:5])
-            message = f"{split.file}: {missing} {name} rows have classes that training lacks: {names}"
+            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+            message = f"{split.file}: {missing} {name} rows have {split.noun} that training lacks: {names}{more}"
             if self.source.on_bad_row == "error":
                 raise UserError(f"{message}; data.on_bad_row=drop leaves them out")
             log.warning("%s; they are left out and counted in metrics.json", message)
-        if not len(known):
-            raise UserError(f"{split.file}: no {name} row has a class that training knows")
-        dataset = TokenDataset(self._tokenise(split), known, classes[known], self.tokenizer.pad_token_id or 0)
-        return Examples(split, known, dataset, missing)
+        if isinstance(targets, np.ndarray):
+            rows, targets = rows[targets >= 0], targets[targets >= 0]
+        if not (len(rows) if isinstance(targets, np.ndarray) else targets.nnz):
+            kind = "class" if split.task == "single_label" else "label"
+            raise UserError(f"{split.file}: no {name} row has a {kind} that training knows")
+        weights = None
+        if name == "train" and split.weights is not None:
+            weights = split.weights[rows]
+            weights = weights / weights.mean()
+        dataset = TokenDataset(self._tokenise(split), rows, targets, self.tokenizer.pad_token_id or 0, weights)
+        return Examples(split, rows, dataset, missing)
 
     def _loader(self, dataset: TokenDataset, order: BatchOrder | Sequence[np.ndarray]) -> DataLoader[Batch]:
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

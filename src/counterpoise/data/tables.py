@@ -1,10 +1,9 @@
 """Named columns of a CSV, JSON lines or Parquet file as an Arrow table, read by Arrow itself."""
 
 import io
-import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,9 +16,11 @@ from counterpoise.errors import UserError, nearest
 BLOCK = 32 * 2**20  # bytes read at a time; a row cannot be longer than two blocks
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
-# Tried in turn on each column that may hold something else than text. Arrow's own guess would make dates of
-# strings such as "2020-01-01".
-JSON_KINDS = (pa.large_binary(), pa.bool_(), pa.int64(), pa.float64())
+# What Arrow calls the values of a JSON column, and what they are read as. Its own guess would make dates of strings
+# such as "2020-01-01".
+TEXT = pa.large_binary()
+LIST = pa.list_(TEXT)
+JSON_KINDS = {"number": pa.int64(), "boolean": pa.bool_(), "array": LIST}
 
 
 def read_columns(
@@ -35,15 +36,11 @@ def read_columns(
 
     The suffix names the format: .csv .tsv .tab .jsonl .ndjson .json (each also with .gz) or .parquet. Columns
     of a CSV come as large_binary, so nothing is taken for a number or a null; those of JSON lines as
-    large_binary, bool, int64 or float64; those of Parquet as they were stored. `delimiter`, `quote` (None:
-    none) and `skip_rows_after_header` are for CSV, in which empty lines are no rows.
+    large_binary, bool, int64 or float64, or lists of one of these; those of Parquet as they were stored.
+    `delimiter`, `quote` (None: none) and `skip_rows_after_header` are for CSV, in which empty lines are no rows.
     Raises UserError where the file is missing, is not what its suffix says, or lacks a column.
     """
-    if not path.is_file():
-        folder = path.parent
-        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-        where = "" if folder.is_dir() else f": there is no folder {folder}"
-        raise UserError(f"there is no file {path}{where}.{nearest(path.name, names)}")
+    require_file(path)
     suffixes = [suffix.lower() for suffix in path.suffixes]
     gz = suffixes[-1:] == [".gz"]
     suffix = suffixes[-1 - gz] if len(suffixes) > gz else ""
@@ -59,6 +56,15 @@ def read_columns(
         raise UserError(f"cannot read {path.name}: {one_line(error)}") from error
     known = ", ".join([*DELIMITERS, *JSON_LINES])
     raise UserError(f"{path.name} has the suffix {suffix!r}; known are {known} (each also with .gz) and .parquet")
+
+
+def require_file(path: Path) -> None:
+    """Raises UserError where there is no such file, with the nearest name that there is."""
+    if not path.is_file():
+        folder = path.parent
+        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        where = "" if folder.is_dir() else f": there is no folder {folder}"
+        raise UserError(f"there is no file {path}{where}.{nearest(path.name, names)}")
 
 
 def require_columns(columns: Sequence[str], names: Sequence[str], file: str) -> None:
@@ -117,8 +123,8 @@ def _read_csv(path: Path, columns: list[str], delimiter: str, quote: str | None,
 
 
 def _read_json(path: Path, text: str, columns: list[str]) -> pa.Table:
-    def read(schema: pa.Schema | None) -> pa.Table:
-        behaviour = "infer" if schema is None else "ignore"
+    def read(types: Mapping[str, pa.DataType] | None) -> pa.Table:
+        schema, behaviour = (None, "infer") if types is None else (pa.schema(list(types.items())), "ignore")
         with _open(path) as stream:
             return pa.json.read_json(
                 stream,
@@ -126,16 +132,15 @@ def _read_json(path: Path, text: str, columns: list[str]) -> pa.Table:
                 pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=behaviour),
             )
 
-    kinds = [(pa.large_binary(),) if column == text else JSON_KINDS for column in columns]
-    fault: pa.ArrowInvalid | None = None
-    for types in itertools.product(*kinds):
+    types: Mapping[str, pa.DataType] | None = dict.fromkeys(columns, TEXT)
+    fault = None
+    while types is not None and types[text] == TEXT:
         try:
-            table = read(pa.schema(list(zip(columns, types, strict=True))))
+            table = read(types)
         except pa.ArrowInvalid as error:
             fault = fault or error
-            if re.search("changed from|Failed to convert", str(error)):
-                continue
-            break
+            types = _retyped(types, str(error), read)
+            continue
         # A column that no row has comes back as nulls.
         if len(table) and any(table[column].null_count == len(table) for column in columns):
             require_columns(columns, read(None).schema.names, path.name)
@@ -143,6 +148,29 @@ def _read_json(path: Path, text: str, columns: list[str]) -> pa.Table:
     if "Empty JSON" in str(fault):
         raise UserError(f"{path.name} has no rows") from fault
     raise UserError(_json_fault(path, text, columns) or f"cannot read {path.name}: {fault}") from fault
+
+
+def _retyped(
+    types: Mapping[str, pa.DataType], complaint: str, read: Callable[[Mapping[str, pa.DataType]], pa.Table]
+) -> Mapping[str, pa.DataType] | None:
+    """Returns the types to read with after Arrow's complaint about those before, or None where none will do."""
+    if found := re.search(r"Column\(/(.*?)(/\[\])?\) changed from \w+ to (\w+) in row", complaint, re.DOTALL):
+        column, inside, kind = found[1], found[2], JSON_KINDS.get(found[3])
+        # Each changes once, away from text: what holds two kinds has no type.
+        if types.get(column) != (LIST if inside else TEXT) or kind in (None, inside and LIST):
+            return None
+        return {**types, column: pa.list_(kind) if inside else kind}
+    if "Failed to convert JSON to int64" not in complaint:
+        return None
+    wider = {pa.int64(): pa.float64(), pa.list_(pa.int64()): pa.list_(pa.float64())}
+    changed = {}
+    for column, kind in types.items():
+        if kind in wider:
+            try:
+                read({column: kind})
+            except pa.ArrowInvalid:
+                changed[column] = wider[kind]
+    return {**types, **changed} if changed else None
 
 
 def _json_fault(path: Path, text: str, columns: list[str]) -> str:
@@ -158,13 +186,18 @@ def _json_fault(path: Path, text: str, columns: list[str]) -> str:
             if not isinstance(record, dict):
                 return f"{where} is a {type(record).__name__}; each line must hold one object"
             for column in columns:
-                kind = type(record.get(column))
-                if kind in (list, dict) or (column == text and kind not in (str, type(None))):
-                    return f"{where}: column {column!r} holds {kind.__name__}, not text"
-                kind = int if kind is float else kind
-                if kind is not type(None) and seen.setdefault(column, kind) is not kind:
-                    above = seen[column].__name__
-                    return f"{where}: column {column!r} holds {kind.__name__}, in the rows above {above}"
+                value = record.get(column)
+                if isinstance(value, dict) or (column == text and not isinstance(value, str | None)):
+                    return f"{where}: column {column!r} holds {type(value).__name__}, not text"
+                inside = value if isinstance(value, list) else []
+                for name, each in [(column, value), *((f"{column}[]", each) for each in inside)]:
+                    kind = int if isinstance(each, float) else type(each)
+                    if name != column and kind in (list, dict):
+                        return f"{where}: column {column!r} holds a list of {kind.__name__}s, not of text"
+                    if each is not None and seen.setdefault(name, kind) is not kind:
+                        what, above = kind.__name__, seen[name].__name__
+                        of = "" if name == column else "a list of "
+                        return f"{where}: column {column!r} holds {of}{what}, in the rows above {of}{above}"
     return ""
 
 

@@ -7,28 +7,29 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassConfusionMatrix
 
+from counterpoise.balance.decision import Decision
 from counterpoise.data.batching import Batch
 from counterpoise.errors import UserError
-from counterpoise.evaluate.metrics import scores
 from counterpoise.model.encoder import Encoder
 from counterpoise.model.optim import Optim
+from counterpoise.model.scoring import MultiLabelScoring, SingleLabelScoring
 
 
 class Classifier(pl.LightningModule):
-    """Single-label text classifier.
+    """Text classifier: one class a text, or any number of labels.
 
-    encoder: maps token ids to vectors [B, H]. loss: called with (logits, classes, denominator), of
-    `counterpoise.balance.losses`. optim: builds the optimiser. labels: the C class names. counts: int [C], training
-    examples of each class, for the head, medium and tail metrics. batch_size: examples of an optimiser step, over all
-    devices and micro-batches. dropout: on the pooled vector.
+    encoder: maps token ids to vectors [B, H]. loss: called with (logits, targets, denominator, weights), of
+    `counterpoise.balance`. optim: builds the optimiser. labels: the C names of classes or labels. counts: int [C],
+    training examples of each, for the head, medium and tail metrics. batch_size: examples of an optimiser step, over
+    all devices and micro-batches. dropout: on the pooled vector. decision: how logits become labels; where it is given,
+    the task is multi-label. head_bias: float [C], what the bias of the head starts from, 0 unless told.
 
     Logs train/loss (as optimised), train/grad_norm, val/loss (unweighted, comparable between strategies),
-    val/loss_weighted (comparable with train/loss) and val/<metric> for the metrics of `evaluate.metrics.scores`; the
-    same under test/.
+    val/loss_weighted (comparable with train/loss) and val/<metric> for the metrics of `evaluate.metrics.scores`, or of
+    `evaluate.multilabel.scores` after tuning the thresholds on the validation split; the same under test/, with these
+    thresholds.
     """
 
     def __init__(
@@ -39,20 +40,27 @@ class Classifier(pl.LightningModule):
         labels: Sequence[str],
         counts: np.ndarray,
         batch_size: int,
+        *,
         dropout: float = 0.1,
+        decision: Decision | None = None,
+        head_bias: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise UserError(f"dropout={dropout}: use 0 or more, below 1")
         self.encoder, self.loss, self.optim = encoder, loss, optim
-        self.labels, self.counts, self.batch_size = list(labels), np.asarray(counts), batch_size
+        self.labels, self.batch_size = list(labels), batch_size
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(encoder.size, len(self.labels))
         nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
-        # The state of one evaluation; metrics are not saved with the weights.
-        self.confusion = MulticlassConfusionMatrix(len(self.labels))
-        self.unweighted, self.weighted = MeanMetric(), MeanMetric()
+        with torch.no_grad():
+            self.head.bias.copy_(torch.zeros(len(self.labels)) if head_bias is None else torch.as_tensor(head_bias))
+        self.scoring: SingleLabelScoring | MultiLabelScoring = (
+            SingleLabelScoring(np.asarray(counts))
+            if decision is None
+            else MultiLabelScoring(self.labels, np.asarray(counts), decision)
+        )
+        self.weighted = MeanMetric()
         self.test_outputs: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -67,7 +75,7 @@ class Classifier(pl.LightningModule):
         """
         logits = self(batch["input_ids"], batch["attention_mask"])
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        loss = self.loss(logits, batch["classes"], denominator=self.batch_size / parts)
+        loss = self.loss(logits, batch["targets"], denominator=self.batch_size / parts, weights=batch.get("weights"))
         self.log(
             "train/loss",
             loss.detach(),
@@ -80,7 +88,7 @@ class Classifier(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Counts a batch into the confusion matrix and the losses."""
+        """Adds a batch to the scores and the losses."""
         self._evaluate(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -99,10 +107,12 @@ class Classifier(pl.LightningModule):
         self.test_outputs.clear()
 
     def on_validation_epoch_end(self) -> None:  # noqa: D102
-        self._log_scores("val")
+        # The sanity check before training sees untrained logits.
+        tune = {"tune": not self.trainer.sanity_checking} if isinstance(self.scoring, MultiLabelScoring) else {}
+        self._log_scores("val", self.scoring.scores(**tune))
 
     def on_test_epoch_end(self) -> None:  # noqa: D102
-        self._log_scores("test")
+        self._log_scores("test", self.scoring.scores())
 
     def on_train_start(self) -> None:
         """Unfreezes the encoder in a run that is resumed within an epoch, which does not start anew."""
@@ -146,21 +156,19 @@ class Classifier(pl.LightningModule):
         check_labels(checkpoint, self.labels)
 
     def _evaluate(self, batch: Batch) -> Tensor:
-        logits, classes = self(batch["input_ids"], batch["attention_mask"]), batch["classes"]
-        self.confusion.update(logits.argmax(-1), classes)
-        self.unweighted.update(F.cross_entropy(logits.float(), classes), len(classes))
-        self.weighted.update(self.loss(logits, classes), len(classes))
+        logits, targets = self(batch["input_ids"], batch["attention_mask"]), batch["targets"]
+        self.scoring.update(logits, targets)
+        self.weighted.update(self.loss(logits, targets), len(targets))
         return logits
 
     def _reset(self) -> None:
-        for metric in (self.confusion, self.unweighted, self.weighted):
-            metric.reset()
+        self.scoring.reset()
+        self.weighted.reset()
 
-    def _log_scores(self, stage: str) -> None:
-        values = scores(self.confusion.compute().cpu().numpy(), self.counts)
-        values |= {"loss": float(self.unweighted.compute()), "loss_weighted": float(self.weighted.compute())}
-        # Computed from states that are already summed over processes: the same number everywhere.
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
+    def _log_scores(self, stage: str, scores: dict[str, float]) -> None:
+        scores = scores | {"loss_weighted": float(self.weighted.compute())}
+        # Computed from states that are already gathered over processes: the same number everywhere.
+        self.log_dict({f"{stage}/{name}": value for name, value in scores.items()}, sync_dist=True)
 
 
 def check_labels(checkpoint: dict[str, Any], labels: Sequence[str]) -> None:

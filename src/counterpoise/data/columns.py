@@ -1,0 +1,142 @@
+"""Columns of a table, whatever they are stored as, turned into text and numbers."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from counterpoise.errors import UserError
+
+Column: TypeAlias = pa.Array | pa.ChunkedArray
+
+
+def strings(column: Column, where: str) -> Column:
+    """Returns text, whole numbers and bools as large_binary; a float must be whole: pandas writes ints so.
+
+    Raises UserError, which begins with `where`, for anything else.
+    """
+    column = _plain(column)
+    if is_text(column.type):
+        return column.cast(pa.large_binary())
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
+        try:
+            column = column.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            broken = column.filter(pc.not_equal(pc.floor(column), column))
+            value = broken[0] if len(broken) else pc.max(pc.abs(column))
+            raise UserError(f"{where} holds {value}; it must hold text, whole numbers or bools") from error
+    if not (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
+        raise UserError(f"{where} holds {column.type}; it must hold text, whole numbers or bools")
+    return column.cast(pa.large_string()).cast(pa.large_binary())
+
+
+def numbers(column: Column) -> np.ndarray:
+    """Returns float64 [N]: numbers, and text that reads as one; nan for anything else."""
+    column = _plain(column)
+    if is_text(column.type):
+        text, _ = utf8(column.cast(pa.large_binary()))
+        text = pc.utf8_trim_whitespace(text)
+        try:
+            column = text.cast(pa.float64())
+        except pa.ArrowInvalid:
+            column = pa.array([_number(value) for value in text.to_pylist()])
+    try:
+        return pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return np.full(len(column), np.nan)
+
+
+def utf8(column: Column, block: int = 1024) -> tuple[Column, np.ndarray]:
+    """Returns a large_binary column as large_string, and bool [N]: what is not UTF-8, left empty."""
+    bad = np.zeros(len(column), dtype=bool)
+    try:
+        return column.cast(pa.large_string()), bad
+    except pa.ArrowInvalid:
+        for start in range(0, len(column), block):
+            part = column.slice(start, block)
+            try:
+                part.cast(pa.large_string())
+            except pa.ArrowInvalid:
+                bad[start : start + block] = [not _decodes(value) for value in part.to_pylist()]
+    empty = pa.scalar(b"", pa.large_binary())
+    return pc.if_else(pa.array(bad), empty, column).cast(pa.large_string()), bad
+
+
+def blank(column: Column) -> np.ndarray:
+    """Returns bool [N]: null, empty or nothing but whitespace."""
+    empty = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
+    return pc.fill_null(empty, True).to_numpy(zero_copy_only=False)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Returns whether a column of this type holds text, or nothing at all."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests: tuple[Callable[[pa.DataType], bool], ...] = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_binary_view,
+        pa.types.is_null,
+    )
+    return any(test(kind) for test in tests)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Returns whether a column of this type holds lists."""
+    tests: tuple[Callable[[pa.DataType], bool], ...] = (
+        pa.types.is_list,
+        pa.types.is_large_list,
+        pa.types.is_fixed_size_list,
+        pa.types.is_list_view,
+        pa.types.is_large_list_view,
+    )
+    return any(test(kind) for test in tests)
+
+
+def flattened(column: Column) -> tuple[np.ndarray, Column]:
+    """Returns the row of each element of a column of lists, int64 [M], and the elements, [M]; null holds none."""
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    return np.repeat(np.arange(len(column)), lengths), pc.list_flatten(column)
+
+
+def nested(rows: np.ndarray, values: Column, size: int) -> pa.ListArray:
+    """Returns the list array [size] whose element k, in the order of `rows` (int [M], ascending), is `values[k]`."""
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=size))])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), whole(values))
+
+
+def whole(column: Column) -> pa.Array:
+    """Returns the column as one array."""
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def listed(rows: np.ndarray, noun: str = "row") -> str:
+    """Returns row numbers in words: "row 3", or "rows 1, 2, 3, 4, 5 and 12 more"."""
+    first = ", ".join(str(row) for row in rows[:5])
+    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+    return f"{noun}{'' if len(rows) == 1 else 's'} {first}{more}"
+
+
+def _plain(column: Column) -> Column:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _decodes(value: bytes | None) -> bool:
+    try:
+        (value or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        return float(value or "nan")
+    except ValueError:
+        return None

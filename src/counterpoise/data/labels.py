@@ -1,0 +1,153 @@
+"""The labels of a table's rows: one each, or several as a list, a field to split, or columns of 0 and 1."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from counterpoise.data.columns import blank, flattened, is_list, listed, nested, strings, utf8, whole
+from counterpoise.errors import UserError
+
+log = logging.getLogger(__name__)
+
+TASKS = ("single_label", "multi_label")
+NOT_UTF8 = "with a label that is not UTF-8"
+
+
+def read_labels(
+    table: pa.Table, label: str | Sequence[str], separator: str | None, task: str | None, shown: str
+) -> tuple[pa.Array, dict[str, np.ndarray]]:
+    """Returns the labels of each row, and which rows cannot be used, by reason: bool [N].
+
+    The labels are string [N], the task is single-label; or list<string> [N], multi-label, where an empty list, an
+    empty field and a null are a row without labels. Whitespace around a label goes, and so do blanks and duplicates
+    within a row; the latter are warned of.
+
+    label: one column, or several of 0 and 1 that are labels of their own. separator: what splits the field of one
+    column. task: None, or the one that the labels must be of. shown: the file's name in messages.
+    Raises UserError where they are of the other task, or are no labels.
+    """
+    several = _several(table, label, separator)
+    if task == "single_label" and several:
+        raise UserError(f"data.task=single_label, but {several}: a row has any number of labels; leave data.task out")
+    if task == "multi_label" and not several:
+        raise UserError(
+            f"data.task=multi_label, but column {label!r} of {shown} holds one label per row: set data.separator where "
+            "a field holds several, or use a column of lists, or name several columns of 0 and 1 in data.label"
+        )
+    if not isinstance(label, str):
+        return _from_switches(table, label, shown)
+    column, where = table[label], f"{shown}: column {label!r} (data.label)"
+    if is_list(column.type):
+        rows, values = flattened(column)
+        if is_list(values.type):
+            raise UserError(f"{where} holds lists of lists; it must hold lists of text or whole numbers")
+        _refuse_vectors(column, values, where)
+        values, wrong = utf8(strings(values, where))
+        bad = np.zeros(len(column), bool)
+        bad[rows[wrong]] = True
+    else:
+        column, bad = utf8(strings(column, where))
+        if separator is None:
+            labels = pc.utf8_trim_whitespace(column).cast(pa.string())
+            return whole(labels), {NOT_UTF8: bad, "without a label": blank(column)}
+        rows, values = flattened(pc.split_pattern(column, separator))
+    values = pc.utf8_trim_whitespace(values)
+    some = ~blank(values)
+    return _without_duplicates(rows[some], values.filter(pa.array(some)), len(column), shown), {NOT_UTF8: bad}
+
+
+def task_of(labels: pa.Array) -> str:
+    """Returns the task of labels as `read_labels` returns them."""
+    return TASKS[is_list(labels.type)]
+
+
+def rare_labels(labels: pa.Array, least: int) -> tuple[pa.Array, int]:
+    """Returns the labels that fewer than `least` rows have, and the number of rows of the most frequent label."""
+    counts = pc.value_counts(flattened(labels)[1] if is_list(labels.type) else labels)
+    rows = counts.field("counts").to_numpy()
+    return counts.field("values").filter(pa.array(rows < least)), int(rows.max(initial=0))
+
+
+def without(labels: pa.Array, unwanted: pa.Array) -> pa.Array:
+    """Returns lists of labels without the unwanted ones."""
+    rows, values = flattened(labels)
+    keep = pc.invert(pc.is_in(values, unwanted))
+    return nested(rows[keep.to_numpy(zero_copy_only=False)], values.filter(keep), len(labels))
+
+
+def _several(table: pa.Table, label: str | Sequence[str], separator: str | None) -> str:
+    """Returns why a row can have several labels, or ""."""
+    if not isinstance(label, str):
+        return f"data.label names {len(label)} columns"
+    if not is_list(table[label].type):
+        return f"data.separator={separator!r} splits column {label!r}" if separator else ""
+    if separator:
+        raise UserError(
+            f"data.separator={separator!r}, but column {label!r} holds lists, which nothing needs to split: "
+            "leave data.separator out"
+        )
+    return f"column {label!r} holds lists"
+
+
+def _from_switches(table: pa.Table, columns: Sequence[str], shown: str) -> tuple[pa.Array, dict[str, np.ndarray]]:
+    """Returns as `read_labels` does the names of the columns that hold 1."""
+    empty = np.zeros(len(table), bool)
+    rows, codes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for code, name in enumerate(columns):
+        column = table[name]
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), None, column).cast(pa.large_string())
+        text, bad = utf8(strings(column, f"{shown}: column {name!r} (data.label)"))
+        text = pc.utf8_lower(pc.utf8_trim_whitespace(text))
+        missing = blank(text) & ~bad
+        one, zero = (_among(text, values) for values in (["1", "1.0", "true"], ["0", "0.0", "false"]))
+        wrong = ~(one | zero | missing)
+        if wrong.any():
+            row = int(wrong.argmax())
+            value = "what is not UTF-8" if bad[row] else repr(text[row].as_py())
+            raise UserError(
+                f"{shown}: row {row + 1}: column {name!r} holds {value}; where data.label names several columns "
+                "each holds 0 or 1"
+            )
+        empty |= missing
+        rows.append(np.flatnonzero(one))
+        codes.append(np.full(int(one.sum()), code))
+    where = np.concatenate(rows)
+    order = np.argsort(where, kind="stable")
+    names = pa.array(list(columns), pa.string()).take(pa.array(np.concatenate(codes)[order]))
+    return nested(where[order], names, len(table)), {"without a 0 or 1 in some label column": empty}
+
+
+def _among(text: pa.ChunkedArray, values: list[str]) -> np.ndarray:
+    return pc.is_in(text, pa.array(values, text.type)).to_numpy()
+
+
+def _without_duplicates(rows: np.ndarray, values: pa.ChunkedArray, size: int, shown: str) -> pa.ListArray:
+    """Returns the labels of each of `size` rows, in their order, each once."""
+    values = whole(values.cast(pa.string()))
+    encoded = values.dictionary_encode()
+    pairs = rows * len(encoded.dictionary) + encoded.indices.to_numpy()
+    first = np.sort(np.unique(pairs, return_index=True)[1])
+    if len(first) < len(pairs):
+        again = np.ones(len(pairs), bool)
+        again[first] = False
+        twice = np.unique(rows[again]) + 1
+        log.warning(
+            "%s: a label occurs more than once in %d rows and counts once (%s)", shown, len(twice), listed(twice)
+        )
+    return nested(rows[first], values.take(pa.array(first)), size)
+
+
+def _refuse_vectors(column: pa.ChunkedArray, values: pa.ChunkedArray, where: str) -> None:
+    """Raises UserError for [0, 0, 1, 0]: a vector with one place per label instead of a list of labels."""
+    if not (pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)) or not len(values):
+        return
+    lengths = pc.min_max(pc.list_value_length(column)).as_py()
+    same = lengths["min"] == lengths["max"] and lengths["max"] > 2
+    if same and pc.all(pc.is_in(values.cast(pa.int64()), pa.array([0, 1]))).as_py():
+        raise UserError(
+            f"{where} holds vectors of {lengths['max']} zeros and ones; it must hold lists of the labels that a row has"
+        )
