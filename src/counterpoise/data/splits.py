@@ -1,6 +1,6 @@
 """Stratified splits and the label vocabulary."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix, hstack
 from counterpoise.balance.samplers import ClassIndex, Targets
 from counterpoise.data.columns import Column, flattened, is_list
 
-PATIENCE = 2 * 10**8
+PATIENCE = 10**8
 """Work that `iterative_split` spends on its last step, in matrix entries read: under a second."""
 
 PAIRS = 8
@@ -58,8 +58,8 @@ def iterative_split(
     Iterative stratification (Sechidis et al., ECML PKDD 2011, algorithm 1): the label with the fewest rows left
     comes first, and of these rows `fraction` of all that have the label, less what was already held out with other
     labels, is held out at random, rounded to the nearest whole number (halves up). All rows of a label are dealt at
-    once; rows without labels are one more stratum. Then single rows change sides, the best first, as long as that
-    brings the counts of the labels, and of rows, nearer to what was asked for (Pearson's chi-square).
+    once; rows without labels are one more stratum. Then rows change sides, alone or two at once, the best first, as
+    long as that brings the counts of the labels, and of rows, nearer to what was asked for (chi-square).
 
     Every label that has a row stays in the kept part. With `groups` (int [N]), "row" above reads "group of rows",
     and one that is too large for the part held out is kept: there may be nothing that can be held out.
@@ -207,8 +207,7 @@ def _exchange(counts: csr_matrix, held: np.ndarray, fraction: float) -> None:
     while work > 0:
         alone = changes()
         work -= 1
-        # Units that hold the same change alike: one of each will do.
-        for unit in np.unique(alone, return_index=True)[1][:PAIRS]:
+        for unit in _lowest(alone):
             if not move(unit):
                 continue
             if alone[unit] < -1e-9:
@@ -221,3 +220,9 @@ def _exchange(counts: csr_matrix, held: np.ndarray, fraction: float) -> None:
             move(unit)
         else:
             return
+
+
+def _lowest(changes: np.ndarray) -> Iterator[int]:
+    """Yields the units of the lowest changes, one for each: those that hold the same labels are alike."""
+    yield int(changes.argmin())
+    yield from np.unique(changes, return_index=True)[1][1:PAIRS]
