@@ -43,6 +43,7 @@ def main(config: DictConfig) -> float | None:
         dropout=config.dropout,
         decision=instantiate(config.decision) if balance.multi_label else None,
         head_bias=run.head_bias(balance, loss, config.bias_init),
+        bounds=instantiate(config.buckets),
     )
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger]

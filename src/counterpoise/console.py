@@ -12,6 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from counterpoise.balance import Balance
+from counterpoise.evaluate.metrics import Bounds
 
 console = Console()
 
@@ -119,10 +120,10 @@ def _multi_label_caption(balance: Balance) -> str:
     )
 
 
-def show_results(metrics: Mapping[str, Any]) -> None:
+def show_results(metrics: Mapping[str, Any], bounds: Bounds) -> None:
     """Prints the test scores beside a baseline, and the gap between training and validation.
 
-    The baseline is the majority class; multi-label, what a threshold of 0.5 gives.
+    The baseline is the majority class; multi-label, what a threshold of 0.5 gives. bounds: of head and tail.
     """
     test, validation, train = metrics["test"], metrics["validation"], metrics["train_sample"]
     if "test_at_half" in metrics:
@@ -152,8 +153,8 @@ def show_results(metrics: Mapping[str, Any]) -> None:
     table.caption = (
         f"macro averages are over the {test[supported]:.0f} {noun} with test examples"
         + (f" ({absent} have none)" if absent else "")
-        + f"; head: over 100 training examples, tail: under 20; {baseline_note}; gap: train (a sample, in evaluation "
-        "mode) minus validation, large when overfitting"
+        + f"; head: {bounds.head_min} training examples or more, tail: under {bounds.tail_max}; {baseline_note}; gap: "
+        "train (a sample, in evaluation mode) minus validation, large when overfitting"
     )
     console.print(table)
 

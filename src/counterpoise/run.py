@@ -188,15 +188,16 @@ def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, balance
         "steps": trainer.global_step,
     }
     name = HydraConfig.get().runtime.choices.get("strategy") or "run"
+    truth, bounds = (test.ids, data.labels, data.counts, test.targets), model.scoring.bounds
     if isinstance(model.scoring, MultiLabelScoring):
         metrics["test_at_half"] = model.scoring.measure(logits, test.targets, threshold=0.5)
         decided, thresholds = model.scoring.decide(logits), model.scoring.thresholds.cpu().numpy()
-        write_multi_label(folder(), name, test.ids, data.labels, data.counts, test.targets, logits, decided, thresholds)
+        write_multi_label(folder(), name, *truth, logits, decided, thresholds, bounds)
     else:
-        write_single_label(folder(), name, test.ids, data.labels, data.counts, test.targets, logits)
+        write_single_label(folder(), name, *truth, logits, bounds)
     with replacing(folder() / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2))
-    show_results(metrics)
+    show_results(metrics, bounds)
     console.print(f"[dim]tested and drawn in {time.monotonic() - start:.0f} s; everything is in[/dim] {folder()}")
     return metrics
 

@@ -215,6 +215,7 @@ BAD = (
 def test_paragraphs_that_cannot_be_used_are_dropped_counted_and_warned_of(tmp_path, caplog):
     file = written(tmp_path / "Packages", BAD)
     split = load(file)
+    assert parse(BAD, file).untagged == 1
     assert split.ids.to_pylist() == ["good", "gut"]
     assert split.rows.tolist() == [1, 7]
     assert split.dropped == {"without a field Package": 1, "not in UTF-8": 1, "without a synopsis": 2}

@@ -91,7 +91,7 @@ def test_rows_of_rare_classes_are_left_out_of_every_split_and_counted(tmp_path, 
     assert kept.dropped == {"with a label of fewer than 2 training rows": 1}
     # A label that training lacks altogether is not rare but unseen, which the data module tells of.
     assert splits["test"].labels.to_pylist() == ["x", "new"]
-    assert caplog.messages == [f"{file}: left out 1 labels that fewer than 2 rows have (data.min_count)"]
+    assert caplog.messages == [f"{file}: labels that fewer than 2 rows have, left out (data.min_count): 1"]
 
 
 def test_rare_labels_are_taken_off_their_rows_which_stay(tmp_path):

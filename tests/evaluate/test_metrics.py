@@ -11,6 +11,7 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
+from counterpoise.errors import UserError
 from counterpoise.evaluate.metrics import buckets, per_class, scores
 
 pytestmark = pytest.mark.filterwarnings("ignore:A single label was found")
@@ -137,7 +138,7 @@ def test_scores_take_the_same_bounds():
 
 
 def test_overlapping_bounds_are_refused():
-    with pytest.raises(ValueError, match="tail_max must not exceed head_min"):
+    with pytest.raises(UserError, match="tail_max=50 exceeds"):
         buckets(COUNTS, tail_max=50, head_min=10)
 
 

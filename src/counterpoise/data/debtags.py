@@ -123,7 +123,9 @@ def parse(data: bytes, shown: str) -> Index:
     """Returns what an index holds; raises UserError where it is none or has no tags. `shown` is its name there."""
     newest: dict[str, tuple[str, tuple[int, str, str, str, list[str]]]] = {}
     bad: dict[str, list[int]] = {}
-    names, repeated = set(), 0
+    names: set[str] = set()
+    tagged: set[str] = set()
+    repeated = 0
     for number, raw in enumerate(_paragraphs(data), start=1):
         if not raw.get(b"package"):
             bad.setdefault("without a field Package", []).append(number)
@@ -133,6 +135,7 @@ def parse(data: bytes, shown: str) -> Index:
         tags = tags_of(raw.get(b"tag", b"").decode(errors="replace"))
         if not tags:
             continue
+        tagged.add(name)
         try:
             fields = {key: value.decode() for key, value in raw.items()}
         except UnicodeDecodeError:
@@ -153,7 +156,7 @@ def parse(data: bytes, shown: str) -> Index:
     if not newest:
         raise UserError(f"{shown}: no package has tags in a field Tag; they are in {INDEX}")
     packages = [dict(zip(SCHEMA.names, row, strict=True)) for row in sorted(row for _, row in newest.values())]
-    return Index(pa.Table.from_pylist(packages, SCHEMA), bad, len(names - newest.keys()), repeated)
+    return Index(pa.Table.from_pylist(packages, SCHEMA), bad, len(names - tagged), repeated)
 
 
 def version_key(version: str) -> tuple[int, Key, Key]:

@@ -219,7 +219,7 @@ def agreeing(splits: dict[str, Split], least: int) -> dict[str, Split]:
         return splits
     if largest < least:
         raise UserError(f"data.min_count={least}: no label of {train.file} has so many rows; {largest} is the most")
-    log.info("%s: left out %d labels that fewer than %d rows have (data.min_count)", train.file, len(rare), least)
+    log.info("%s: labels that fewer than %d rows have, left out (data.min_count): %d", train.file, least, len(rare))
     if train.task == "multi_label":
         return {name: replace(split, labels=without(split.labels, rare)) for name, split in splits.items()}
     return {name: _without_rows(split, rare, least) for name, split in splits.items()}

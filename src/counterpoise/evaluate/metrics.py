@@ -5,8 +5,22 @@ the evaluated split holds at least one example of it. Rare classes are often abs
 can be said about their recall there: they are left out of every mean here except `macro_f1_all`.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
+
+from counterpoise.errors import UserError
+
+
+class Bounds(NamedTuple):
+    """Of the buckets: the tail has fewer than `tail_max` training examples, the head `head_min` or more."""
+
+    tail_max: int = 20
+    head_min: int = 101
+
+
+DEFAULT_BOUNDS = Bounds()
 
 
 def buckets(train_counts: np.ndarray, tail_max: int = 20, head_min: int = 101) -> np.ndarray:
@@ -14,10 +28,12 @@ def buckets(train_counts: np.ndarray, tail_max: int = 20, head_min: int = 101) -
 
     head: count >= `head_min`; tail: count < `tail_max` (the bound itself is medium); medium: the rest. The
     defaults are the many-, medium- and few-shot bounds of Liu et al. 2019 (Open Long-Tailed Recognition):
-    more than 100, 20 to 100, fewer than 20. Raises ValueError when the bounds overlap.
+    more than 100, 20 to 100, fewer than 20. Raises UserError when the bounds overlap.
     """
     if tail_max > head_min:
-        raise ValueError(f"tail_max must not exceed head_min, got {tail_max} > {head_min}")
+        raise UserError(
+            f"buckets.tail_max={tail_max} exceeds buckets.head_min={head_min}: the tail ends below the head"
+        )
     counts = np.asarray(train_counts)
     return np.where(counts >= head_min, "head", np.where(counts < tail_max, "tail", "medium"))
 

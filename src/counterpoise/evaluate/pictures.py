@@ -132,7 +132,7 @@ def recall_vs_count(
     axes.set_xlabel(f"training examples of the {unit} (log scale)")
     axes.set_ylabel("recall")
     if len(runs) > 1:
-        style.legend(axes, loc="lower right", bbox_to_anchor=(1, 1.05), borderaxespad=0, ncols=min(len(runs), 4))
+        style.legend(axes, loc="lower right", bbox_to_anchor=(1, 1.12), borderaxespad=0, ncols=min(len(runs), 4))
     sized = ", larger where several coincide" if merged else ""
     sized = sized if test_counts is None else ", larger with more test examples"
     style.title(axes, "Recall by training count", f"a point is a {unit}{sized}; a line is their mean", above=22)

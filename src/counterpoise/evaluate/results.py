@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 
 from counterpoise.atomic import replacing
 from counterpoise.evaluate import multilabel, pictures
-from counterpoise.evaluate.metrics import confusion_matrix, per_class
+from counterpoise.evaluate.metrics import Bounds, confusion_matrix, per_class
 from counterpoise.evaluate.predictions import write_multilabel_predictions, write_predictions
 
 
@@ -22,11 +22,12 @@ def write_single_label(
     counts: np.ndarray,
     classes: np.ndarray,
     logits: np.ndarray,
+    bounds: Bounds,
 ) -> None:
     """Writes what belongs to N texts of one class each into the folder `run`.
 
     name: of the run in the pictures. labels: C names; counts: int [C], their training examples; classes: int [N], the
-    truth; logits: float [N, C].
+    truth; logits: float [N, C]; bounds: of head, medium and tail.
     """
     confusion = confusion_matrix(classes, logits.argmax(1), len(labels))
     table = per_class(confusion, counts)
@@ -34,7 +35,7 @@ def write_single_label(
     table.to_csv(run / "per_class.csv", index=False)
     write_predictions(run / "predictions.parquet", ids, labels, classes, logits)
     pictures.confusion(run / "confusion.png", confusion, labels)
-    pictures.recall_vs_count(run / "recall_vs_count.png", {name: (counts, table["recall"].to_numpy())})
+    pictures.recall_vs_count(run / "recall_vs_count.png", {name: (counts, table["recall"].to_numpy())}, None, *bounds)
     _write_curves(run)
 
 
@@ -48,6 +49,7 @@ def write_multi_label(
     logits: np.ndarray,
     decided: np.ndarray,
     thresholds: np.ndarray,
+    bounds: Bounds,
 ) -> None:
     """Writes what belongs to N texts of any number of labels into the folder `run`.
 
@@ -62,10 +64,11 @@ def write_multi_label(
         path.write_text(json.dumps(by_label, indent=2, ensure_ascii=False), encoding="utf-8")
     write_multilabel_predictions(run / "predictions.parquet", ids, labels, targets, logits, decided)
     at_half = multilabel.per_label(logits > 0, logits, targets, counts)["recall"].to_numpy()
-    recalls = {f"{name}, threshold 0.5": at_half, f"{name}, as decided": table["recall"].to_numpy()}
-    pictures.recall_vs_count(
-        run / "recall_vs_count.png", {key: (counts, recall) for key, recall in recalls.items()}, unit="label"
-    )
+    runs = {
+        f"{name}, threshold 0.5": (counts, at_half),
+        f"{name}, as decided": (counts, table["recall"].to_numpy()),
+    }
+    pictures.recall_vs_count(run / "recall_vs_count.png", runs, None, *bounds, unit="label")
     _write_curves(run)
 
 

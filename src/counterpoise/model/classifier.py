@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 from counterpoise.balance.decision import Decision
 from counterpoise.data.batching import Batch
 from counterpoise.errors import UserError
+from counterpoise.evaluate.metrics import DEFAULT_BOUNDS, Bounds
 from counterpoise.model.encoder import Encoder
 from counterpoise.model.optim import Optim
 from counterpoise.model.scoring import MultiLabelScoring, SingleLabelScoring
@@ -24,7 +25,8 @@ class Classifier(pl.LightningModule):
     `counterpoise.balance`. optim: builds the optimiser. labels: the C names of classes or labels. counts: int [C],
     training examples of each, for the head, medium and tail metrics. batch_size: examples of an optimiser step, over
     all devices and micro-batches. dropout: on the pooled vector. decision: how logits become labels; where it is given,
-    the task is multi-label. head_bias: float [C], what the bias of the head starts from, 0 unless told.
+    the task is multi-label. head_bias: float [C], what the bias of the head starts from, 0 unless told. bounds: of
+    head, medium and tail in the metrics.
 
     Logs train/loss (as optimised), train/grad_norm, val/loss (unweighted, comparable between strategies),
     val/loss_weighted (comparable with train/loss) and val/<metric> for the metrics of `evaluate.metrics.scores`, or of
@@ -44,6 +46,7 @@ class Classifier(pl.LightningModule):
         dropout: float = 0.1,
         decision: Decision | None = None,
         head_bias: np.ndarray | None = None,
+        bounds: Bounds = DEFAULT_BOUNDS,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -56,9 +59,9 @@ class Classifier(pl.LightningModule):
         with torch.no_grad():
             self.head.bias.copy_(torch.zeros(len(self.labels)) if head_bias is None else torch.as_tensor(head_bias))
         self.scoring: SingleLabelScoring | MultiLabelScoring = (
-            SingleLabelScoring(np.asarray(counts))
+            SingleLabelScoring(np.asarray(counts), bounds)
             if decision is None
-            else MultiLabelScoring(self.labels, np.asarray(counts), decision)
+            else MultiLabelScoring(self.labels, np.asarray(counts), bounds, decision)
         )
         self.weighted = MeanMetric()
         self.test_outputs: list[tuple[Tensor, Tensor]] = []

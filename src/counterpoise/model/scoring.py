@@ -13,14 +13,18 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from counterpoise.balance.decision import Decision
 from counterpoise.evaluate import metrics, multilabel
+from counterpoise.evaluate.metrics import Bounds
 
 
 class SingleLabelScoring(nn.Module):
-    """Confusion matrix and unweighted cross-entropy. counts: int [C], training examples of each class."""
+    """Confusion matrix and unweighted cross-entropy.
 
-    def __init__(self, counts: np.ndarray) -> None:
+    counts: int [C], training examples of each class. bounds: of head, medium and tail.
+    """
+
+    def __init__(self, counts: np.ndarray, bounds: Bounds) -> None:
         super().__init__()
-        self.counts = counts
+        self.counts, self.bounds = counts, bounds
         self.confusion = MulticlassConfusionMatrix(len(counts))
         self.losses = MeanMetric()
 
@@ -37,7 +41,7 @@ class SingleLabelScoring(nn.Module):
     def scores(self) -> dict[str, float]:
         """Returns the scores of `evaluate.metrics.scores` and the unweighted loss."""
         confusion = self.confusion.compute().cpu().numpy()
-        return metrics.scores(confusion, self.counts) | {"loss": float(self.losses.compute())}
+        return metrics.scores(confusion, self.counts, *self.bounds) | {"loss": float(self.losses.compute())}
 
     @property
     def names(self) -> list[str]:
@@ -48,20 +52,21 @@ class SingleLabelScoring(nn.Module):
         """Returns the same for given logits [N, C] and classes int [N]."""
         confusion = metrics.confusion_matrix(classes, logits.argmax(1), len(self.counts))
         losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(classes)), classes]
-        return metrics.scores(confusion, self.counts) | {"loss": float(losses.mean())}
+        return metrics.scores(confusion, self.counts, *self.bounds) | {"loss": float(losses.mean())}
 
 
 class MultiLabelScoring(nn.Module):
     """All logits and targets, and the thresholds.
 
-    labels: C names; counts: int [C], training positives of each. `thresholds`, float64 [C], are saved with the weights.
+    labels: C names; counts: int [C], training positives of each; bounds: of head, medium and tail. `thresholds`,
+    float64 [C], are saved with the weights.
     """
 
     thresholds: Tensor
 
-    def __init__(self, labels: Sequence[str], counts: np.ndarray, decision: Decision) -> None:
+    def __init__(self, labels: Sequence[str], counts: np.ndarray, bounds: Bounds, decision: Decision) -> None:
         super().__init__()
-        self.counts, self.decision = counts, decision
+        self.counts, self.bounds, self.decision = counts, bounds, decision
         self.register_buffer("thresholds", torch.from_numpy(decision.initial(labels)))
         self.logits, self.targets = CatMetric(nan_strategy="disable"), CatMetric(nan_strategy="disable")
 
@@ -94,7 +99,9 @@ class MultiLabelScoring(nn.Module):
         """Returns the same for given logits [N, C] and targets bool [N, C]; `threshold`: one for all labels instead."""
         decided = self.decide(logits) if threshold is None else expit(logits) > threshold
         losses = np.logaddexp(0, logits).sum(dtype=np.float64) - targets.multiply(logits).sum(dtype=np.float64)
-        return multilabel.scores(decided, logits, targets, self.counts) | {"loss": float(losses / logits.size)}
+        return multilabel.scores(decided, logits, targets, self.counts, *self.bounds) | {
+            "loss": float(losses / logits.size)
+        }
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """Returns which labels each text gets, bool [N, C], of logits [N, C]."""
