@@ -29,6 +29,7 @@ from counterpoise.atomic import replacing
 from counterpoise.balance import Balance
 from counterpoise.cli import check_types, stop, user_line
 from counterpoise.console import console, show_balance, show_config, show_results
+from counterpoise.data.audit import remarkable
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError, nearest
 from counterpoise.evaluate.results import write_multi_label, write_single_label
@@ -124,6 +125,9 @@ def show(balance: Balance, data: TextDataModule, config: DictConfig) -> None:
         f"longest {lengths.max()}; {train.store.truncated / len(train.store):.0%} cut at "
         f"encoder.max_length={data.max_length}"
     )
+    if RANK == 0:
+        for line in remarkable(data.splits, data.labels):
+            console.print(line, markup=False)
     show_balance(balance, HydraConfig.get().runtime.choices.get("strategy", "custom"))
     if RANK == 0:
         table = pd.DataFrame(

@@ -3,7 +3,7 @@
 Functions of Arrow texts, targets and row numbers. Rows of several splits are measured as one list in which `part`
 (int [N]) says where each comes from: 0 is training. Two texts are *equal* when they differ only in case, white space
 and compatibility forms of characters (NFKC), and *near* when their sets of character 5-grams, letters and digits only
-and any number as a 0, have a Jaccard similarity of 0.8 or more.
+and any number as a 0 (unless digits are what the texts are made of), have a Jaccard similarity of 0.8 or more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +26,8 @@ NEAR = 0.8
 """Jaccard similarity from which on two texts are near."""
 SHINGLE = 5
 """Characters of a shingle."""
+DIGITS = 0.15
+"""Share of digits among all characters from which on they are words, as in anonymised texts, and stay as they are."""
 BANDS, BAND = 20, 6
 """Of the signature: two texts of similarity s share a band with probability 1 - (1 - s^6)^20, 0.997 at 0.8."""
 WINDOW = 32
@@ -34,8 +36,6 @@ BLOCK = 2**21
 """Characters read at a time."""
 RARE = 5
 """Test examples under which a class's recall says little."""
-TRUNCATED = 0.2
-"""Share of texts cut short that is worth a line."""
 COMPARABLE = 2**27
 """Bytes of text that every run compares."""
 
@@ -57,11 +57,11 @@ class Near(NamedTuple):
     similarity: np.ndarray
 
 
-def remarkable(splits: Mapping[str, "Examples"], labels: Sequence[str], max_length: int) -> list[str]:
-    """Returns the audit in short: a line each for equal texts across splits, conflicts, truncation, absent classes.
+def remarkable(splits: Mapping[str, "Examples"], labels: Sequence[str]) -> list[str]:
+    """Returns the audit in short: a line each for equal texts across splits, conflicts and absent classes.
 
     An empty list where nothing is remarkable. Takes a fraction of a second for 10 MB of text; more than `COMPARABLE`
-    is not compared, which a line says. splits: "train" first. max_length: what the texts were tokenised with.
+    is not compared, which a line says. splits: "train" first.
     """
     train = splits["train"]
     noun, lines = train.split.noun, []
@@ -76,10 +76,7 @@ def remarkable(splits: Mapping[str, "Examples"], labels: Sequence[str], max_leng
             lines.append(f"also in training, but for case and spaces: {' and '.join(shown)} texts")
         conflicting = len(conflicts(groups, rows.targets))
         if conflicting:
-            lines.append(f"equal texts of different {noun}: {conflicting:,}")
-    truncated = train.dataset.store.truncated / len(train.dataset.store)
-    if truncated > TRUNCATED:
-        lines.append(f"{truncated:.0%} of the training texts are longer than encoder.max_length={max_length} and cut")
+            lines.append(f"equal texts with different {noun}: {conflicting:,}")
     absent = int((label_counts(splits["test"].targets, len(labels)) == 0).sum())
     if absent:
         lines.append(f"{noun} without a test text, of which nothing will be known: {absent:,} of {len(labels):,}")
@@ -107,6 +104,11 @@ def label_counts(targets: Targets, size: int) -> np.ndarray:
     return np.bincount(targets, minlength=size) if isinstance(targets, np.ndarray) else targets.getnnz(axis=0)
 
 
+def unlabelled(targets: Targets) -> int:
+    """Returns how many rows have no label."""
+    return 0 if isinstance(targets, np.ndarray) else int((targets.getnnz(axis=1) == 0).sum())
+
+
 def equal_texts(texts: Column) -> np.ndarray:
     """Returns a number for each text, int64 [N], the same for equal texts: 0, 1, 2, ... by first occurrence."""
     folded = pc.utf8_lower(pc.utf8_normalize(whole(texts), form="NFKC"))
@@ -118,13 +120,14 @@ def near_texts(texts: Column, seed: int = 0) -> Near:
     """Returns the pairs of near texts among N, sorted.
 
     Candidates are found by MinHash and banding (Broder 1997; Leskovec et al., Mining of Massive Datasets, 3.4), and
-    the similarity of each is then computed exactly: no pair is wrong, a few close to the bound may be missing. Of
-    families of more than 32 near texts, each is compared with a random part of the others.
+    the similarity of each is then computed from all shingles: no pair is wrong, a few close to the bound may be
+    missing. Of families of more than 32 near texts, each is compared with a random part of the others.
     """
     folded = _letters(whole(texts))
     order = np.random.default_rng(seed).permutation(len(folded))
     folded = folded.take(pa.array(order))
-    signatures = np.concatenate([_signature(*block, seed) for block in _shingles(folded)], axis=1)
+    none = np.empty((BANDS * BAND, 0), np.uint32)
+    signatures = np.concatenate([none, *(_signature(*block, seed) for block in _shingles(folded))], axis=1)
     pairs = _sharing_a_band(signatures)
     agreeing = [(signatures[:, a] == signatures[:, b]).mean(0) for a, b in _chunks(pairs, 2**16)]
     pairs = pairs[:, np.concatenate([np.empty(0), *agreeing]) >= NEAR - 0.15]  # 4 standard deviations
@@ -136,9 +139,7 @@ def near_texts(texts: Column, seed: int = 0) -> Near:
     return Near(left[by_number], right[by_number], similarity[by_number])
 
 
-def leaks(
-    groups: np.ndarray, part: np.ndarray, source: int, into: int, near: Near | None = None
-) -> pd.DataFrame:
+def leaks(groups: np.ndarray, part: np.ndarray, source: int, into: int, near: Near | None = None) -> pd.DataFrame:
     """Returns the rows of part `into` whose text is equal or near to one of part `source`, equal ones first.
 
     groups: int [N], as `equal_texts` returns them; near: pairs of group numbers. Columns: row, and of, the most similar
@@ -223,17 +224,16 @@ def recommended(counts: np.ndarray, rows: int, multi_label: bool, tail: int) -> 
 
     The rule: a ratio of counts up to 10 needs no correction (nor, multi-label, does a median label that at least a
     tenth of the texts have) and gets `plain`; beyond, single-label data gets `combined` and multi-label data
-    `square_root`. counts: int [C], of training. rows: training texts. tail: classes or labels in the tail.
+    `distribution_balanced`, which were best on R52 and on Debian's tags. counts: int [C], of training. rows: training
+    texts. tail: classes or labels in the tail.
     """
     ratio, noun = counts.max() / counts.min(), "label" if multi_label else "class"
     negatives = rows / np.median(counts) - 1
     if ratio <= 10 and not (multi_label and negatives > 9):
         return "plain", f"the largest {noun} has {ratio:.3g} times the examples of the smallest: hardly imbalanced"
     if multi_label:
-        return "square_root", (
-            f"any number of labels, the median one with {negatives:,.0f} negatives for each positive: full weights would "
-            "listen to a few positives, their square root corrects half of it"
-        )
+        reason = f"any number of labels, the median one with {negatives:,.0f} negatives for each positive: raw "
+        return "distribution_balanced", f"{reason}weights would listen to a few positives, this loss bounds them"
     reason = f"one class each, {ratio:,.0f} : 1: every class counts the same, half by sampler, half by moderate weights"
     if not tail:
         reason += "; no class is in the tail, so that plain may do as well: compare them"
@@ -241,13 +241,15 @@ def recommended(counts: np.ndarray, rows: int, multi_label: bool, tail: int) -> 
 
 
 def _letters(texts: pa.Array) -> pa.Array:
-    """Returns the texts in lower case, each number as a 0 and what is neither letter nor number as one space.
+    """Returns the texts in lower case, each number as a 0 and what is neither letter nor digit as one space.
 
     A text without letters stays as it is: "12" and "7" are not equal. All are padded to a shingle's length.
     """
-    folded = pc.utf8_lower(pc.utf8_normalize(texts, form="NFKC"))
-    plain = pc.replace_substring_regex(folded, r"\p{N}+", "0")
-    plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(plain, r"[^\p{L}\p{M}0]+", " "))
+    folded = plain = pc.utf8_lower(pc.utf8_normalize(texts, form="NFKC"))
+    digits = pc.sum(pc.count_substring_regex(folded, r"\p{Nd}")).as_py() or 0
+    if digits < DIGITS * (pc.sum(pc.utf8_length(folded)).as_py() or 1):
+        plain = pc.replace_substring_regex(folded, r"\p{Nd}+", "0")
+    plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(plain, r"[^\p{L}\p{M}\p{Nd}]+", " "))
     lettered = pc.match_substring_regex(plain, r"\p{L}")
     return pc.utf8_rpad(pc.if_else(lettered, plain, folded), SHINGLE)
 
