@@ -19,6 +19,22 @@ from unittest.mock import patch
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+ONE_TASK = {
+    "asymmetric": "multi_label",
+    "distribution_balanced": "multi_label",
+    "ntr_focal": "multi_label",
+    "r_bce_focal": "multi_label",
+    "balanced_softmax": "single_label",
+    "ldam": "single_label",
+    "logit_adjusted": "single_label",
+}
+"""The strategies whose loss is for one task only."""
+
+
+def strategies(task: str) -> list[str]:
+    """Every strategy of conf/ that is for the task."""
+    names = sorted({path.stem for path in (ROOT / "conf/strategy").glob("*.yaml")} - {"base"})
+    return [name for name in names if ONE_TASK.get(name, task) == task]
 
 
 @dataclass(frozen=True)

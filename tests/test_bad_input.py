@@ -69,6 +69,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "wrong type of list": (["optim.betas=0.9"], ["optim.betas=0.9", "a list"]),
     "fraction of a batch": (["loader.batch_size=4.5"], ["loader.batch_size=4.5", "a whole number"]),
     "dropout": (["dropout=2"], ["dropout=2"]),
+    "no validation": (
+        ["+trainer.max_steps=1", "loader.batch_size=2"],
+        ["trainer.max_steps=1", "trainer.val_check_interval=1"],
+    ),
     "seed null": (["seed=null"], ["seed=null", "a whole number"]),
     "max_length of the special tokens": (["encoder.max_length=1"], ["encoder.max_length=1"]),
     "negative workers": (["loader.num_workers=-1"], ["loader.num_workers=-1"]),
@@ -187,6 +191,6 @@ def test_rows_and_classes_that_cannot_be_used_are_left_out_counted_and_told(good
     done = run(tmp_path / "run", *good, f"data.train={files}/train.csv", f"data.test={files}/unseen.csv")
     assert done.code == 0, done.err
     assert done.metrics["data"]["train"]["dropped"] == {"without a label": 1, "without a text": 1}
-    assert done.metrics["data"]["test"]["unseen_class"] == 1
+    assert done.metrics["data"]["test"]["unseen"] == 1
     assert "row 17" in done.err
     assert "'gamma' (1)" in done.err

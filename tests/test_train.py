@@ -14,12 +14,11 @@ import yaml
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
 
-from commandline import ROOT, Outcome, finish, load, run, same_weights, setting, start
+from commandline import Outcome, finish, load, run, same_weights, setting, start, strategies
 from conftest import COUNTS, write_texts
 
 pytestmark = pytest.mark.e2e
 
-STRATEGIES = sorted({path.stem for path in (ROOT / "conf/strategy").glob("*.yaml")} - {"base"})
 BY_HAND = "strategy.weights.by_label={alpha: 1, beta: 2, gamma: 4, delta: 8}"
 NO_DROPOUT = ["dropout=0", "encoder.hidden_dropout=0"]
 SNAPSHOTS = (
@@ -63,7 +62,7 @@ def learnable(tmp_path: Path, tiny_encoder: Path) -> list[str]:
     return [*overrides, *NO_DROPOUT, "optim.encoder_lr=1e-2", "trainer.max_epochs=5"]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", strategies("single_label"))
 def test_every_strategy_learns_and_leaves_a_full_run_folder(strategy, learnable, tmp_path):
     given = [BY_HAND] if strategy == "manual" else []
     done = run(tmp_path / "run", *learnable, f"strategy={strategy}", *given)

@@ -10,13 +10,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from commandline import ROOT, load, run, setting
+from commandline import finish, load, run, setting, start, strategies
 from counterpoise import predict
 from counterpoise.cli import command_line
 
 pytestmark = pytest.mark.e2e
 
-STRATEGIES = sorted({path.stem for path in (ROOT / "conf/strategy").glob("*.yaml")} - {"base"})
 BY_HAND = "strategy.weights.by_label={alpha: 1, beta: 2, gamma: 4, delta: 8}"
 LABELS = ["alpha", "beta", "delta", "gamma"]
 
@@ -44,7 +43,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return 0
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", strategies("multi_label"))
 def test_every_strategy_learns_several_labels_and_leaves_a_full_run_folder(strategy, tiny, tmp_path):
     given = [BY_HAND] if strategy == "manual" else []
     done = run(tmp_path / "run", *tiny, f"strategy={strategy}", "trainer.max_epochs=8", *given)
@@ -138,3 +137,14 @@ def test_thresholds_are_refused_for_one_class_a_text(texts, tiny_encoder, tmp_pa
     (tmp_path / "thresholds.json").write_text("{}")
     assert call(monkeypatch, tmp_path, texts["test"], "--thresholds", tmp_path / "thresholds.json") == 2
     assert "one class a text" in capsys.readouterr().err
+
+
+def test_two_processes_equal_one(tiny, tmp_path):
+    alone = run(tmp_path / "one", *tiny, "trainer.max_epochs=2")
+    folder = tmp_path / "two"
+    done = finish(start(*tiny, "trainer.max_epochs=2", "trainer=ddp_cpu", f"hydra.run.dir={folder}"), folder)
+    assert done.code == 0, done.err
+    for split in ("validation", "test"):
+        assert done.metrics[split] == pytest.approx(alone.metrics[split], abs=1e-4)
+    ours, theirs = (json.loads((each.folder / "thresholds.json").read_text()) for each in (done, alone))
+    assert ours == pytest.approx(theirs, abs=1e-4)

@@ -21,6 +21,7 @@ from counterpoise.data.tokens import load_tokenizer, tokenise
 from counterpoise.errors import UserError
 from counterpoise.evaluate.predictions import write_multilabel_predictions, write_predictions
 from counterpoise.model.classifier import Classifier
+from counterpoise.model.heads import CosineHead
 from counterpoise.model.optim import Optim
 from counterpoise.model.scoring import MultiLabelScoring
 from counterpoise.trainer import load_checkpoint
@@ -38,6 +39,8 @@ def load_run(run: Path) -> tuple[Classifier, dict]:
     if "scoring.thresholds" in checkpoint["state_dict"]:
         decision = instantiate(config["decision"] | {"file": None})
     model = Classifier(encoder, nn.Identity(), Optim(), labels, np.zeros(len(labels)), batch_size=1, decision=decision)
+    if "head.scale" in checkpoint["state_dict"]:
+        model.head = CosineHead(encoder.size, len(labels), float(checkpoint["state_dict"]["head.scale"]))
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval(), config
 

@@ -105,6 +105,15 @@ def check(trainer: pl.Trainer, model: Classifier, data: TextDataModule, config: 
         )
     if config.ckpt:
         check_labels(load_checkpoint(config.ckpt), data.labels)
+    epoch = max(1, data.sampler.size(data.index) // data.batch_size) * trainer.accumulate_grad_batches
+    interval = trainer.val_check_interval
+    first = interval if isinstance(interval, int) else max(1, int(epoch * interval))
+    last = trainer.max_steps * trainer.accumulate_grad_batches
+    if 0 <= last < first and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        raise UserError(
+            f"trainer.max_steps={trainer.max_steps} ends the training before the first validation, which is after "
+            f"{first} batches: set trainer.val_check_interval={last} too"
+        )
     launches_itself = isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
     if launches_itself and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError(

@@ -60,12 +60,29 @@ class TestTuning:
     @given(given=predictions())
     def test_the_global_threshold_is_that_of_brute_force_over_all_pairs(self, objective, target, given):
         scores, positive = given
-        decision = Decision("global", objective, target)
+        decision = Decision("global", objective, target, average="micro")
         thresholds = decision.fit(scores, csr_matrix(positive))
         assert (thresholds == thresholds[0]).all()
         if positive.any():
             expected = brute_force(scores.ravel(), positive.ravel(), objective, target).reshape(scores.shape)
             np.testing.assert_array_equal(decision.decide(scores, thresholds), expected)
+
+    @settings(max_examples=300, deadline=None)
+    @given(given=predictions())
+    def test_no_global_threshold_has_a_higher_mean_of_the_labels_f1(self, given):
+        scores, positive = given
+        known = positive.any(0)
+        if not known.any():
+            return
+
+        def mean_f1(decided: np.ndarray) -> float:
+            hits, called = (decided & positive).sum(0), decided.sum(0)
+            return (2 * hits / np.maximum(called + positive.sum(0), 1))[known].mean()
+
+        decision = Decision("global")
+        decided = decision.decide(scores, decision.fit(scores, csr_matrix(positive)))
+        best = max(mean_f1(scores >= cut) for cut in np.unique(scores))
+        assert mean_f1(decided) == pytest.approx(best)
 
     @every_aim
     def test_it_finds_the_same_among_scores_that_all_differ(self, objective, target):

@@ -1,22 +1,31 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from mpmath import mp, mpf
+from scipy.optimize import brentq
 from scipy.sparse import csr_matrix
 from torch import nn
 
 from counterpoise.balance import (
+    LDAM,
     Asymmetric,
     Balance,
     BinaryCrossEntropy,
     ClassIndex,
     CrossEntropy,
     DistributionBalanced,
+    EffectiveNumber,
     Focal,
+    LogitAdjusted,
+    Manual,
     Power,
     PowerSampler,
+    SoftmaxFocal,
     Strategy,
+    focal,
     likelihood,
 )
 from counterpoise.errors import UserError
@@ -208,3 +217,255 @@ def test_a_loss_of_labels_is_refused_for_classes_in_one_line(loss):
     with pytest.raises(UserError, match=f"{loss.__name__} is for multi_label data") as told:
         loss(BALANCE)
     assert "\n" not in str(told.value)
+
+
+def counting(*counts: int, alpha: float = 0.0, beta: float = 0.0, **options) -> Balance:
+    """The balance of classes with these counts; classes of count 0 are legal."""
+    index = ClassIndex.of(np.repeat(np.arange(len(counts)), counts), len(counts))
+    labels = [f"class {c}" for c in range(len(counts))]
+    return Strategy(PowerSampler(alpha), Power(beta), **options).balance(labels, index)
+
+
+LOSSES: dict[str, Callable[[Balance], nn.Module]] = {
+    "cross-entropy": CrossEntropy,
+    "smoothed": lambda b: CrossEntropy(b, 0.1),
+    "focal": SoftmaxFocal,
+    "focal, gamma 0": lambda b: SoftmaxFocal(b, gamma=0),
+    "focal, gamma 0.5": lambda b: SoftmaxFocal(b, gamma=0.5),
+    "focal, gamma 5": lambda b: SoftmaxFocal(b, gamma=5),
+    "class-balanced focal": lambda b: SoftmaxFocal(b, label_weights=EffectiveNumber(0.9)),
+    "logit-adjusted": lambda b: LogitAdjusted(b, tau=0.5),
+    "balanced softmax": LogitAdjusted,
+    "ldam": LDAM,
+    "ldam, no margin": lambda b: LDAM(b, max_margin=0),
+}
+COUNTS = (600, 300, 90, 10)
+
+
+@pytest.mark.parametrize("make", LOSSES.values(), ids=LOSSES)
+class TestEveryLossOfClasses:
+    """What all losses for single-label data keep to."""
+
+    def test_it_is_the_sum_over_examples_over_their_number(self, make, batch):
+        loss = make(counting(*COUNTS, beta=0.5))
+        elements = loss.elements(*batch).detach().numpy()
+        assert elements.shape == (32,)
+        assert loss(*batch).item() == pytest.approx(elements.mean(), rel=1e-12)
+        assert loss(*batch, denominator=3).item() == pytest.approx(elements.sum() / 3, rel=1e-12)
+
+    def test_the_weights_of_the_balance_multiply_by_the_true_class(self, make, batch):
+        balance = counting(*COUNTS)
+        plain = make(balance)
+        weighted = make(balance)
+        weighted.class_weights = weighted.class_weights * torch.from_numpy(WEIGHTS)
+        expected = WEIGHTS[batch[1]] * plain.elements(*batch).detach().numpy()
+        np.testing.assert_allclose(weighted.elements(*batch).detach(), expected, rtol=1e-12)
+
+    def test_the_weights_of_examples_multiply_their_losses(self, make, batch):
+        loss, weights = make(counting(*COUNTS, beta=0.5)), torch.arange(32.0)
+        elements = loss.elements(*batch).detach().numpy()
+        assert loss(*batch, None, weights).item() == pytest.approx(elements @ weights.numpy() / 32, rel=1e-12)
+        assert loss(*batch, weights=torch.ones(32)).item() == pytest.approx(loss(*batch).item(), rel=1e-12)
+
+    def test_one_step_on_8_is_two_on_4(self, make, batch):
+        logits, classes = batch
+        loss, weights = make(counting(*COUNTS, beta=0.5)), torch.linspace(0, 2, 32)
+        (whole,) = torch.autograd.grad(loss(logits, classes, weights=weights), logits)
+        for parts in (2, 8, 32):
+            logits.grad = None
+            pieces = (each.chunk(parts) for each in (logits, classes, weights))
+            sum(loss(z, y, 32 / parts, w) / parts for z, y, w in zip(*pieces, strict=True)).backward()
+            np.testing.assert_allclose(logits.grad, whole, rtol=1e-10, atol=1e-16)
+
+    def test_gradients_are_those_of_differences(self, make, batch):
+        loss = make(counting(*COUNTS, beta=0.5))
+        assert torch.autograd.gradcheck(lambda z: loss.elements(z, batch[1]), batch[0], eps=1e-6, atol=1e-7)
+
+    def test_adding_a_constant_to_the_logits_of_a_text_changes_nothing(self, make, batch):
+        loss = make(counting(*COUNTS, beta=0.5))
+        for constant in (7, -1e4, 1e4):
+            shifted = loss.elements(batch[0] + constant, batch[1]).detach()
+            np.testing.assert_allclose(shifted, loss.elements(*batch).detach(), rtol=1e-8, atol=1e-10)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("size", [0.0, 50.0, 1e4])
+    def test_losses_and_gradients_are_finite_for_extreme_logits_and_weights(self, make, dtype, size):
+        balance = replace(counting(*COUNTS), weights=np.array([1e-6, 1, 1e5, 1e3]))
+        logits = (size * torch.tensor([[1.0, -1, -1, -1], [-1, 1, 1, -1], [1, 1, 1, 1]])).repeat(4, 1)
+        logits = logits.to(dtype).requires_grad_()
+        loss, classes = make(balance), torch.arange(4).repeat_interleave(3)
+        value = loss(logits, classes)
+        value.backward()
+        assert value.isfinite()
+        assert value.item() >= 0
+        assert logits.grad.isfinite().all()
+
+    @pytest.mark.parametrize("counts", [(90, 10), (1, 1), (5, 0), (0, 0, 7, 2), (100_000, 1, 0)])
+    @pytest.mark.parametrize(("alpha", "beta"), [(0, 0), (1, 0), (0, 1), (0.5, 0.5)])
+    def test_two_classes_and_classes_without_examples_are_legal(self, make, counts, alpha, beta):
+        balance = counting(*counts, alpha=alpha, beta=beta)
+        loss, c = make(balance), len(counts)
+        logits = torch.randn(2 * c, c, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        value = loss(logits, torch.arange(2 * c) % c)
+        value.backward()
+        assert value.isfinite()
+        assert logits.grad.isfinite().all()
+        for numbers in (loss.initial_logits(balance), loss.emphasis(balance)):
+            assert numbers.shape == (c,)
+            assert numbers.dtype == np.float64
+            assert np.isfinite(numbers).all()
+        assert loss.emphasis(balance).sum() == pytest.approx(1, rel=1e-9)
+
+    def test_half_precision_logits_are_computed_in_single_precision(self, make, batch):
+        loss, classes = make(counting(*COUNTS, beta=0.5)), batch[1]
+        for dtype in (torch.bfloat16, torch.float16):
+            half = batch[0].detach().to(dtype)
+            assert loss(half, classes).dtype == torch.float32
+            np.testing.assert_allclose(
+                loss.elements(half, classes), loss.elements(half.double(), classes), rtol=1e-4, atol=1e-6
+            )
+        assert loss(*batch).dtype == torch.float64
+
+    def test_autocast_changes_nothing(self, make, batch):
+        loss, single = make(counting(*COUNTS, beta=0.5)), batch[0].detach().float()
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(single, batch[1])
+        assert value.item() == pytest.approx(loss(single, batch[1]).item(), rel=1e-6)
+
+    def test_nothing_is_changed_in_place(self, make, batch):
+        loss, weights = make(counting(*COUNTS, beta=0.5)), torch.linspace(0, 2, 32)
+        given = [each.detach().clone() for each in (*batch, weights, *loss.buffers())]
+        loss(*batch, 4.0, weights).backward()
+        for before, after in zip(given, (*batch, weights, *loss.buffers()), strict=True):
+            assert torch.equal(before, after)
+
+    def test_its_numbers_move_with_the_module_and_are_not_saved(self, make):
+        loss = nn.Sequential(make(counting(*COUNTS, beta=0.5)))
+        assert not loss.state_dict()
+        assert not list(loss.parameters())
+        assert {buffer.dtype for buffer in loss.to(torch.float64).buffers()} == {torch.float64}
+        assert {buffer.device.type for buffer in loss.to("meta").buffers()} == {"meta"}
+
+    def test_it_runs_on_the_meta_device(self, make):
+        logits = torch.zeros(8, 4, device="meta", requires_grad=True)
+        classes = torch.zeros(8, dtype=torch.int64, device="meta")
+        value = make(counting(*COUNTS)).to("meta")(logits, classes, weights=torch.ones(8, device="meta"))
+        value.backward()
+        assert value.shape == ()
+        assert logits.grad.shape == (8, 4)
+
+    def test_multi_label_data_is_refused_in_one_line(self, make):
+        with pytest.raises(UserError, match="is for single_label data and this data is multi_label") as told:
+            make(MULTI_LABEL)
+        assert "\n" not in str(told.value)
+
+    @pytest.mark.parametrize(("alpha", "beta"), [(0, 0), (0.5, 0.25), (0, 1)])
+    @pytest.mark.parametrize("counts", [COUNTS, (2840, 1)])
+    def test_no_constant_prediction_is_better_than_the_initial_logits(self, make, counts, alpha, beta):
+        balance = counting(*counts, alpha=alpha, beta=beta)
+        loss = make(balance)
+        logits = torch.from_numpy(loss.initial_logits(balance)).requires_grad_()
+        drawn = torch.from_numpy(balance.probabilities)
+        (drawn @ loss.elements(logits.expand(len(counts), -1), torch.arange(len(counts)))).backward()
+        # The slope over the curvature, about the share of the class, is how far the best logit is.
+        assert np.abs(logits.grad.numpy() / loss.emphasis(balance)).max() < 1e-3
+
+
+class TestSoftmaxFocal:
+    def test_by_hand(self):
+        # p_y = 1/4: (3/4)^2 log 4. p_y = 9/10 of two classes: a hundredth of log(10/9); the other class 0.81 log 10.
+        quarter = SoftmaxFocal(counting(*COUNTS)).elements(torch.zeros(1, 4), torch.tensor([3]))
+        assert quarter.item() == pytest.approx(9 / 16 * np.log(4), rel=1e-6)
+        logits = torch.tensor([[np.log(9), 0.0]]).repeat(2, 1)
+        two = SoftmaxFocal(counting(5, 5)).elements(logits, torch.tensor([0, 1]))
+        np.testing.assert_allclose(two, [0.01 * np.log(10 / 9), 0.81 * np.log(10)], rtol=1e-12)
+
+    @pytest.mark.parametrize("gamma", [0, 0.5, 1, 2, 5])
+    def test_it_agrees_with_100_digits(self, gamma):
+        generator = torch.Generator().manual_seed(1)
+        logits = 25 * torch.randn(40, 4, generator=generator, dtype=torch.float64)
+        classes = torch.randint(4, (40,), generator=generator)
+        expected = []
+        with mp.workdps(100):
+            for row, y in zip(logits.tolist(), classes.tolist(), strict=True):
+                powers = [mp.exp(mpf(z)) for z in row]
+                p = powers[y] / sum(powers)
+                expected.append(float(-((1 - p) ** mpf(gamma)) * mp.log(p)))
+        ours = SoftmaxFocal(counting(*COUNTS), gamma=gamma).elements(logits, classes)
+        np.testing.assert_allclose(ours, expected, rtol=1e-11, atol=0)
+
+    def test_gamma_0_is_cross_entropy(self, batch):
+        ours, theirs = SoftmaxFocal(BALANCE, gamma=0), CrossEntropy(BALANCE)
+        np.testing.assert_allclose(ours.elements(*batch).detach(), theirs.elements(*batch).detach(), rtol=1e-12)
+
+    def test_of_two_classes_it_is_that_of_one_label(self, batch):
+        labels = Strategy().balance(["yes"], ClassIndex.of(csr_matrix(np.arange(10)[:, None] < 3), 1))
+        binary = Focal(labels).elements(batch[0][:, :1], batch[1][:, None] % 2)[:, 0]
+        two = torch.stack([torch.zeros_like(batch[0][:, 0]), batch[0][:, 0]], 1)
+        ours = SoftmaxFocal(counting(7, 3)).elements(two, batch[1] % 2)
+        np.testing.assert_allclose(ours.detach(), binary.detach(), rtol=1e-10)
+
+    def test_the_modulator_sees_the_unweighted_probability(self, batch):
+        log_p = log_probabilities(batch[0])[np.arange(32), batch[1]]
+        expected = -WEIGHTS[batch[1]] * (1 - np.exp(log_p)) ** 2 * log_p
+        np.testing.assert_allclose(SoftmaxFocal(BALANCE).elements(*batch).detach(), expected, rtol=1e-9)
+
+    def test_label_weights_are_the_inverse_effective_numbers_over_drawn_examples(self):
+        # n = 5, 3, 1: (1 - 0.9) / (1 - 0.9^n), and a drawn example weighs 1 on average.
+        raw = np.array([0.1 / 0.40951, 0.1 / 0.271, 1])
+        loss = SoftmaxFocal(counting(5, 3, 1), label_weights=EffectiveNumber(0.9))
+        np.testing.assert_allclose(loss.class_weights, raw / (np.array([5, 3, 1]) @ raw / 9), rtol=1e-6)
+
+    def test_label_weights_multiply_those_of_the_balance(self):
+        balance = counting(*COUNTS, beta=0.5)
+        loss = SoftmaxFocal(balance, label_weights=Power(0.5))
+        # What is left of the weights, n^(1/2), is halved: n^(1/4).
+        law = np.array(COUNTS) ** 0.25
+        np.testing.assert_allclose(loss.emphasis(balance), law / law.sum(), rtol=1e-6)
+        assert balance.probabilities @ loss.class_weights.double().numpy() == pytest.approx(1, rel=1e-6)
+
+    @pytest.mark.parametrize(("alpha", "beta"), [(1, 0), (0, 1), (0.5, 0.5)])
+    def test_label_weights_leave_alone_what_is_balanced(self, alpha, beta):
+        balance = counting(*COUNTS, alpha=alpha, beta=beta)
+        for scheme in (Power(1.0), EffectiveNumber(0.999)):
+            loss = SoftmaxFocal(balance, label_weights=scheme)
+            np.testing.assert_allclose(loss.class_weights, balance.weights, rtol=1e-6)
+
+    def test_the_best_constant_solves_the_stationary_equation(self):
+        # sum_c e_c phi(p_c) on the simplex: e_c phi'(p_c) is the same for all classes.
+        balance = counting(*COUNTS)
+        z = SoftmaxFocal(balance).initial_logits(balance)
+        p = np.exp(z) / np.exp(z).sum()
+
+        def slope(p: float) -> float:
+            return 2 * (1 - p) * np.log(p) - (1 - p) ** 2 / p
+
+        level = balance.emphasis[0] * slope(p[0])
+        for e, share in zip(balance.emphasis, p, strict=True):
+            exact = brentq(lambda q, e=e: e * slope(q) - level, 1e-9, 1 - 1e-9, xtol=1e-14)
+            assert share == pytest.approx(exact, rel=1e-3)
+
+    @pytest.mark.parametrize("gamma", [-1, float("nan"), float("inf"), "2", True, None])
+    def test_a_gamma_that_is_no_number_from_0_up_is_refused_in_one_line(self, gamma):
+        with pytest.raises(UserError, match=r"strategy\.loss\.gamma=") as told:
+            SoftmaxFocal(BALANCE, gamma=gamma)
+        assert "\n" not in str(told.value)
+
+    def test_label_weights_that_are_no_scheme_are_refused_in_one_line(self):
+        with pytest.raises(UserError, match=r"strategy\.loss\.label_weights=0\.9") as told:
+            SoftmaxFocal(BALANCE, label_weights=0.9)
+        assert "\n" not in str(told.value)
+
+
+def test_the_focal_loss_is_that_of_the_task():
+    assert isinstance(focal(BALANCE, gamma=1, label_weights=Power(0.5)), SoftmaxFocal)
+    assert isinstance(focal(MULTI_LABEL, gamma=1, label_weights=Power(0.5)), Focal)
+    assert focal(BALANCE, gamma=1).gamma == focal(MULTI_LABEL, gamma=1).gamma == 1
+
+
+def test_a_class_that_weighs_nothing_has_no_emphasis_and_finite_initial_logits():
+    balance = Strategy(weights=Manual([0, 1, 1])).balance(["a", "b", "c"], ClassIndex.of(np.arange(30) % 3, 3))
+    for make in LOSSES.values():
+        loss = make(balance)
+        assert np.isfinite(loss.initial_logits(balance)).all()
+    np.testing.assert_allclose(CrossEntropy(balance).emphasis(balance), [0, 0.5, 0.5])

@@ -12,6 +12,7 @@ from scipy.special import logsumexp
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
+from commandline import ONE_TASK
 from counterpoise.balance import (
     Balance,
     ClassIndex,
@@ -22,13 +23,13 @@ from counterpoise.balance import (
     Power,
     PowerSampler,
     RepeatFactorSampler,
+    SoftmaxFocal,
     Strategy,
 )
 from counterpoise.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(file.stem for file in (CONF / "strategy").glob("*.yaml") if file.stem not in ("base", "manual"))
-MULTI_LABEL_ONLY = {"asymmetric", "class_balanced_focal", "distribution_balanced", "focal", "ntr_focal", "r_bce_focal"}
 R8 = np.array([2840, 1596, 253, 251, 206, 190, 108, 41])
 COUNTS = {"r8": R8, "extreme": np.array([1, 2, 3, 100_000]), "equal": np.full(5, 20)}
 
@@ -116,7 +117,7 @@ class TestEveryStrategy:
         assert not balance.capped.any()
 
     def test_the_loss_has_the_weights_and_gives_finite_gradients_or_is_refused(self, name, balance):
-        if name in MULTI_LABEL_ONLY:
+        if ONE_TASK.get(name) == "multi_label":
             with pytest.raises(UserError, match="is for multi_label data and this data is single_label"):
                 composed(f"strategy={name}").loss(balance)
             return
@@ -124,7 +125,9 @@ class TestEveryStrategy:
         logits = torch.zeros(len(balance.counts), len(balance.counts), requires_grad=True)
         loss(logits, torch.arange(len(balance.counts))).backward()
         assert logits.grad.isfinite().all()
-        np.testing.assert_allclose(loss.class_weights, balance.weights, rtol=1e-6)
+        assert np.isfinite(loss.initial_logits(balance)).all()
+        if name != "class_balanced_focal":
+            np.testing.assert_allclose(loss.class_weights, balance.weights, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -144,9 +147,10 @@ class TestEveryStrategyWithManyLabels:
         assert balance.rates.sum() == pytest.approx(balance.epoch_size, rel=1e-12)
         np.testing.assert_allclose(balance.drawn_counts, balance.rates @ data.toarray(), rtol=1e-10)
 
-    def test_no_side_of_a_label_weighs_more_than_10_times_the_other(self, balance):
+    def test_no_side_of_a_label_weighs_more_than_10_times_the_other_unless_told(self, balance, name):
         ratios = balance.weights / balance.negative_weights
-        assert balance.weight_ratio == np.maximum(ratios, 1 / ratios).max() <= 10 * (1 + 1e-12)
+        limit = np.inf if composed(f"strategy={name}").max_ratio is None else 10
+        assert balance.weight_ratio == np.maximum(ratios, 1 / ratios).max() <= limit * (1 + 1e-12)
 
     def test_all_numbers_are_finite(self, balance):
         for values in (balance.weights, balance.negative_weights, balance.expected_draws, balance.prior_logits):
@@ -157,7 +161,11 @@ class TestEveryStrategyWithManyLabels:
         assert balance.emphasis.sum() == pytest.approx(1, rel=1e-12)
         assert 0 < balance.effective_sample_fraction <= 1 + 1e-12
 
-    def test_the_loss_gives_finite_gradients(self, name, balance, data):
+    def test_the_loss_gives_finite_gradients_or_is_refused(self, name, balance, data):
+        if ONE_TASK.get(name) == "single_label":
+            with pytest.raises(UserError, match="is for single_label data and this data is multi_label"):
+                composed(f"strategy={name}").loss(balance)
+            return
         loss = composed(f"strategy={name}").loss(balance)
         assert isinstance(loss, nn.Module)
         targets = torch.from_numpy(data[-40:].toarray()).float()
@@ -268,6 +276,27 @@ def test_sampler_weights_and_loss_combine_freely():
     assert (made.sampler, made.weights) == (RepeatFactorSampler(0.001), Power(0.5))
     assert isinstance(made.loss, partial)
     assert isinstance(made.loss(balanced(made, LABEL_SETS["long_tail"])), Focal)
+    assert isinstance(made.loss(balanced(made, R8)), SoftmaxFocal)
+
+
+def test_the_loss_may_correct_more_than_everything_where_the_strategy_may():
+    by_choice = composed("strategy=logit_adjusted", "strategy.loss.tau=1.5", "strategy.allow_overcorrection=true")
+    assert by_choice.loss(balanced(by_choice, R8)).tau == 1.5
+    unasked = composed("strategy=logit_adjusted", "strategy.loss.tau=1.5")
+    with pytest.raises(UserError, match="upside down"):
+        unasked.loss(balanced(unasked, R8))
+
+
+def test_balanced_softmax_is_logit_adjustment_of_all_that_is_left():
+    made = composed("strategy=balanced_softmax", "strategy.sampler.alpha=0.5")
+    balance = balanced(made, R8)
+    np.testing.assert_allclose(made.loss(balance).emphasis(balance), 1 / 8, rtol=1e-9)
+
+
+def test_class_balanced_focal_loss_weighs_classes_by_their_effective_numbers():
+    made = composed("strategy=class_balanced_focal", "strategy.loss.label_weights.beta=0.99")
+    loss, effective = made.loss(balanced(made, R8)), balanced(Strategy(weights=EffectiveNumber(0.99)), R8)
+    np.testing.assert_allclose(loss.class_weights, effective.weights, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conftest import COUNTS, write_tagged_texts, write_texts
-from counterpoise.balance import Decision, Power, PowerSampler, Strategy
+from counterpoise.balance import LDAM, Decision, Power, PowerSampler, Strategy
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources import FileSource
 from counterpoise.data.tokens import load_tokenizer
@@ -310,3 +310,15 @@ def test_the_weights_of_texts_weigh_their_losses(parts, tagged_tables, tmp_path)
     gradients = Gradients()
     trainer(tmp_path, callbacks=[gradients], max_steps=1).fit(model, datamodule=data)
     assert not gradients.steps[0].any()
+
+
+def test_a_loss_with_margins_gets_logits_that_are_cosines(parts, tmp_path):
+    data, model = parts(Strategy(PowerSampler(), Power(0.0), LDAM), Optim(encoder_lr=3e-3, head_lr=1e-2))
+    logits, _ = logits_and_targets(data, model, "test")
+    assert logits.abs().max() <= 30
+    model.head.weight.data *= 100
+    again, _ = logits_and_targets(data, model, "test")
+    torch.testing.assert_close(again, logits, rtol=1e-4, atol=1e-3)
+    trainer(tmp_path, max_epochs=12).fit(model, datamodule=data)
+    logits, classes = logits_and_targets(data, model, "train")
+    assert (logits.argmax(1) == classes).float().mean() > 0.9

@@ -9,12 +9,14 @@ Nothing in here knows of Lightning or Hydra.
 from counterpoise.balance.balance import Balance
 from counterpoise.balance.binary_losses import Asymmetric, BinaryCrossEntropy, DistributionBalanced, Focal
 from counterpoise.balance.decision import Decision
-from counterpoise.balance.losses import CrossEntropy, likelihood
+from counterpoise.balance.losses import CrossEntropy, SoftmaxFocal, focal, likelihood
+from counterpoise.balance.margin_losses import LDAM, LogitAdjusted
 from counterpoise.balance.samplers import ClassIndex, PowerSampler, RepeatFactorSampler, Sampler
 from counterpoise.balance.strategy import Strategy
 from counterpoise.balance.weights import EffectiveNumber, Manual, Power
 
 __all__ = [
+    "LDAM",
     "Asymmetric",
     "Balance",
     "BinaryCrossEntropy",
@@ -24,11 +26,14 @@ __all__ = [
     "DistributionBalanced",
     "EffectiveNumber",
     "Focal",
+    "LogitAdjusted",
     "Manual",
     "Power",
     "PowerSampler",
     "RepeatFactorSampler",
     "Sampler",
+    "SoftmaxFocal",
     "Strategy",
+    "focal",
     "likelihood",
 ]

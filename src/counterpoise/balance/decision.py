@@ -152,13 +152,14 @@ def _macro_cut(ranked: np.ndarray, positives: dict[int, np.ndarray]) -> float:
     scores = np.unique(np.concatenate(list(positives.values())).astype(np.float64))
     if len(scores) > CANDIDATES:
         scores = scores[np.linspace(0, len(scores) - 1, CANDIDATES).round().astype(int)]
-    candidates = np.append(scores[0] - 1, (scores[1:] + scores[:-1]) / 2)
-    total = np.zeros(len(candidates))
+    total = np.zeros(len(scores))
     for c, own in positives.items():
-        hits = len(own) - np.searchsorted(own, candidates, side="right")
-        called = ranked.shape[1] - np.searchsorted(ranked[c], candidates, side="right")
+        hits = len(own) - np.searchsorted(own, scores)
+        called = ranked.shape[1] - np.searchsorted(ranked[c], scores)
         total += 2 * hits / (called + len(own))
-    return float(candidates[total.argmax()])
+    above = float(scores[total.argmax()])
+    below = ranked[ranked < above].max(initial=-np.inf)
+    return (above + float(below)) / 2 if np.isfinite(below) else above - 1
 
 
 def read_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:

@@ -14,6 +14,7 @@ from counterpoise.data.batching import Batch
 from counterpoise.errors import UserError
 from counterpoise.evaluate.metrics import DEFAULT_BOUNDS, Bounds
 from counterpoise.model.encoder import Encoder
+from counterpoise.model.heads import CosineHead, linear
 from counterpoise.model.optim import Optim
 from counterpoise.model.scoring import MultiLabelScoring, SingleLabelScoring
 
@@ -22,11 +23,11 @@ class Classifier(pl.LightningModule):
     """Text classifier: one class a text, or any number of labels.
 
     encoder: maps token ids to vectors [B, H]. loss: called with (logits, targets, denominator, weights), of
-    `counterpoise.balance`. optim: builds the optimiser. labels: the C names of classes or labels. counts: int [C],
-    training examples of each, for the head, medium and tail metrics. batch_size: examples of an optimiser step, over
-    all devices and micro-batches. dropout: on the pooled vector. decision: how logits become labels; where it is given,
-    the task is multi-label. head_bias: float [C], what the bias of the head starts from, 0 unless told. bounds: of
-    head, medium and tail in the metrics.
+    `counterpoise.balance`; one with `normalised_head` gets a `CosineHead` of its `scale`. optim: builds the optimiser.
+    labels: the C names of classes or labels. counts: int [C], training examples of each, for the head, medium and tail
+    metrics. batch_size: examples of an optimiser step, over all devices and micro-batches. dropout: on the pooled
+    vector. decision: how logits become labels; where it is given, the task is multi-label. head_bias: float [C], what
+    the bias of the head starts from, 0 unless told. bounds: of head, medium and tail in the metrics.
 
     Logs train/loss (as optimised), train/grad_norm, val/loss (unweighted, comparable between strategies),
     val/loss_weighted (comparable with train/loss) and val/<metric> for the metrics of `evaluate.metrics.scores`, or of
@@ -54,10 +55,11 @@ class Classifier(pl.LightningModule):
         self.encoder, self.loss, self.optim = encoder, loss, optim
         self.labels, self.batch_size = list(labels), batch_size
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(encoder.size, len(self.labels))
-        nn.init.normal_(self.head.weight, std=0.02)
-        with torch.no_grad():
-            self.head.bias.copy_(torch.zeros(len(self.labels)) if head_bias is None else torch.as_tensor(head_bias))
+        self.head: nn.Linear = (
+            CosineHead(encoder.size, len(self.labels), loss.scale)  # type: ignore[arg-type]
+            if getattr(loss, "normalised_head", False)
+            else linear(encoder.size, len(self.labels), head_bias)
+        )
         self.scoring: SingleLabelScoring | MultiLabelScoring = (
             SingleLabelScoring(np.asarray(counts), bounds)
             if decision is None

@@ -1,0 +1,258 @@
+"""What is done to logits after training, and how far their probabilities can be trusted. Pure numpy, in float64.
+
+logits are float [N, C]. targets are class numbers, int [N], or, multi-label, which labels each text holds, bool [N, C],
+dense or sparse; then every pair of text and label is an outcome of its own. Shapes that do not fit, and nothing at all,
+raise ValueError.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import expit, log_softmax, logit, softmax
+
+from counterpoise.balance.balance import Balance
+from counterpoise.balance.samplers import Targets
+from counterpoise.errors import UserError
+
+TEMPERATURES = (0.01, 100.0)
+"""Between which a temperature is looked for."""
+
+
+def natural_shift(balance: Balance, emphasis: np.ndarray | None = None) -> np.ndarray:
+    """Returns what to subtract from the logits to get those of the natural distribution, float64 [C].
+
+    `prior_shift`, multi-label `odds_shift`, of what `balance` says was drawn and how it was weighted. emphasis: float
+    [C], of a loss that has weights or offsets of its own, its `emphasis(balance)`; single-label only.
+    """
+    if not balance.multi_label:
+        return prior_shift(balance.emphasis if emphasis is None else emphasis, balance.counts)
+    if emphasis is not None:
+        raise ValueError("an emphasis of classes means nothing to multi-label data")
+    return odds_shift(
+        balance.probabilities, balance.weights, balance.negative_weights, balance.counts, balance.num_rows
+    )
+
+
+def prior_shift(emphasis: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Returns log(e_c / pi_c), pi_c = n_c / N, float64 [C]: subtracted from logits that were trained with emphasis e
+    they are the logits of the natural distribution.
+
+    Sampler and weights change how often a class counts and nothing within it, so that by Bayes the posterior they lead
+    to is p'(c | x) ~ p(c | x) e_c / pi_c (Saerens et al., Neural Computation 2002). Exact for cross-entropy, and for
+    `LogitAdjusted` with its own emphasis. An approximation for focal loss. LDAM gives no posterior at all: its logits
+    are driven to the margins, and no shift leads back.
+
+    emphasis: float [C], up to a factor; counts: [C]. A class without examples or emphasis is left alone: training
+    said nothing about it. In terms of the law it is -(alpha + beta) log n_c and a constant.
+    """
+    emphasis, counts = np.asarray(emphasis, np.float64), np.asarray(counts, np.float64)
+    if emphasis.shape != counts.shape or emphasis.ndim != 1 or not len(counts):
+        raise ValueError(f"emphasis {emphasis.shape} and counts {counts.shape} are not of the same classes")
+    if not ((emphasis >= 0).all() and (counts >= 0).all()):
+        raise ValueError("an emphasis or a count is negative or not a number")
+    known = (emphasis > 0) & (counts > 0)
+    shift = np.zeros(len(counts))
+    if known.any():
+        shift[known] = np.log(emphasis[known] / emphasis.sum()) - np.log(counts[known] / counts.sum())
+    return shift
+
+
+def odds_shift(
+    probabilities: np.ndarray,
+    weights: np.ndarray,
+    negative_weights: np.ndarray,
+    counts: np.ndarray,
+    num_rows: int,
+) -> np.ndarray:
+    """Returns log(w+ / w-) + logit(pi') - logit(pi), pi = n / N, float64 [C]: subtracted from the logits of labels
+    that were trained with these weights and draws they are those of the natural distribution.
+
+    Weights multiply the odds of every text by w+ / w-, which is exact for binary cross-entropy. The sampler multiplies
+    them by what it does to the label's odds on average (Elkan, IJCAI 2001, theorem 2): exact where its rates depend on
+    this label alone, else an approximation, for labels ride along with those that their text is drawn for.
+
+    probabilities: pi', share of the draws that hold the label, [C]; weights, negative_weights: w+ and w-, above 0, [C];
+    counts: n, [C]. The sampler's part is 0 for labels of no text or of all.
+    """
+    share, drawn = np.asarray(counts, np.float64) / num_rows, np.asarray(probabilities, np.float64)
+    ratios = np.asarray(weights, np.float64) / np.asarray(negative_weights, np.float64)
+    if not share.shape == drawn.shape == ratios.shape or share.ndim != 1:
+        raise ValueError(f"counts {share.shape}, probabilities {drawn.shape} and weights {ratios.shape} do not fit")
+    varies = (share > 0) & (share < 1) & (drawn > 0) & (drawn < 1)
+    shift = np.log(ratios)
+    shift[varies] += logit(drawn[varies]) - logit(share[varies])
+    return shift
+
+
+def post_hoc(
+    logits: np.ndarray, prior: np.ndarray, tau: float = 1.0, *, allow_overcorrection: bool = False
+) -> np.ndarray:
+    """Returns z - tau log(prior), float64 [N, C]: its argmax is the decision of logit adjustment after training.
+
+    Menon et al., ICLR 2021, eq. 9. tau 1 decides as if all classes were equally frequent, best for balanced accuracy.
+
+    prior: the shares that the logits stand for, float [C], up to a factor. That is the emphasis of the training
+    (`ClassLoss.emphasis`): with the share of the counts instead, what sampler and weights corrected would be corrected
+    again, beyond balance where alpha + beta + tau is above 1. With the emphasis no tau up to 1 overcorrects. A class
+    of no share gets the adjustment of the rarest that has one. Raises UserError for a tau below 0, and above 1 unless
+    `allow_overcorrection`.
+    """
+    if not 0 <= tau < np.inf or (tau > 1 and not allow_overcorrection):
+        raise UserError(f"tau={tau}: use 0 to 1; above 1 the imbalance is turned upside down")
+    scores, shares = np.asarray(logits, np.float64), np.asarray(prior, np.float64)
+    if scores.ndim != 2 or shares.shape != scores.shape[1:]:
+        raise ValueError(f"logits {scores.shape} and prior {shares.shape} are not of the same classes")
+    if not ((shares >= 0).all() and shares.any()):
+        raise ValueError("a prior has a share below 0, or none above")
+    shares = np.maximum(shares, shares[shares > 0].min())
+    return scores - tau * np.log(shares / shares.sum())
+
+
+def fit_temperature(logits: np.ndarray, targets: Targets) -> float:
+    """Returns the T, within `TEMPERATURES`, at which logits / T have the least negative log-likelihood.
+
+    Guo et al., ICML 2017, eq. 9. The likelihood is convex in 1 / T, so there is one minimum, found as the zero of its
+    slope over log T. Above 1 the model was too sure of itself. A limit is returned where the likelihood improves up to
+    it: the lower one where no decision is wrong, the upper one where the logits are no better than chance. 1 where
+    they say nothing, all being equal.
+    """
+    scores, truth = _checked(logits, targets)
+    if not np.isfinite(scores).all():
+        raise ValueError("no temperature fits logits that are infinite or no numbers")
+    if truth.ndim == 2:
+        observed = (scores * truth).mean()
+    else:
+        scores = scores - scores.max(axis=1, keepdims=True)
+        observed = scores[np.arange(len(truth)), truth].mean()
+
+    def slope(log_temperature: float) -> float:
+        """Returns the derivative of the negative log-likelihood with respect to 1 / T."""
+        scaled = scores * np.exp(-log_temperature)
+        if truth.ndim == 2:
+            return float((expit(scaled) * scores).mean() - observed)
+        return float((softmax(scaled, axis=1) * scores).sum(axis=1).mean() - observed)
+
+    cold, hot = np.log(TEMPERATURES)
+    if not scores.any():
+        return 1.0
+    if slope(cold) <= 0:
+        return TEMPERATURES[0]
+    if slope(hot) >= 0:
+        return TEMPERATURES[1]
+    return float(np.exp(brentq(slope, cold, hot, xtol=1e-12)))
+
+
+def negative_log_likelihood(logits: np.ndarray, targets: Targets) -> float:
+    """Returns the mean of -log p_y over texts; multi-label of binary cross-entropy over pairs of text and label."""
+    scores, truth = _checked(logits, targets)
+    if truth.ndim == 2:
+        return float(np.logaddexp(0, np.where(truth, -scores, scores)).mean())
+    return float(-log_softmax(scores, axis=1)[np.arange(len(truth)), truth].mean())
+
+
+def brier_score(logits: np.ndarray, targets: Targets) -> float:
+    """Returns the mean over texts of sum_c (p_c - y_c)^2, from 0 to 2 (Brier, Monthly Weather Review 1950);
+    multi-label the mean over pairs of (p - y)^2, from 0 to 1.
+    """
+    scores, truth = _checked(logits, targets)
+    if truth.ndim == 2:
+        return float(((expit(scores) - truth) ** 2).mean())
+    errors = softmax(scores, axis=1)
+    errors[np.arange(len(truth)), truth] -= 1
+    return float((errors**2).sum(axis=1).mean())
+
+
+class Reliability(NamedTuple):
+    """Outcomes by the confidence in them. edges: float64 [bins + 1]; the others [bins]: how many outcomes, their mean
+    confidence, and the share of them that came true; 0 in bins without any.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The calibration error: |accuracy - confidence|, averaged over outcomes."""
+        return float(self.counts @ np.abs(self.accuracy - self.confidence) / self.counts.sum())
+
+
+def reliability(logits: np.ndarray, targets: Targets, bins: int = 15, equal_mass: bool = False) -> Reliability:
+    """Returns how often what the model predicts comes true, by how sure it is.
+
+    Single-label the outcomes are whether the most probable class is the true one (Guo et al., ICML 2017, eq. 3);
+    multi-label whether a text holds a label, for all pairs, most of which are sure negatives. bins: how many; of equal
+    width, including their upper edge, or, `equal_mass`, of an equal number of outcomes, with equal confidences in one.
+    """
+    scores, truth = _checked(logits, targets)
+    if bins < 1:
+        raise ValueError(f"{bins} bins")
+    if truth.ndim == 2:
+        confidence, came_true = expit(scores).ravel(), truth.ravel()
+    else:
+        confidence, came_true = softmax(scores, axis=1).max(axis=1), scores.argmax(axis=1) == truth
+    if equal_mass:
+        ranked = np.sort(confidence)
+        inner = ranked[np.ceil(len(ranked) * np.arange(1, bins) / bins).astype(int) - 1]
+    else:
+        inner = np.linspace(0, 1, bins + 1)[1:-1]
+    of_bin = np.searchsorted(inner, confidence, side="left")
+    counts = np.bincount(of_bin, minlength=bins)
+    sums = [np.bincount(of_bin, values, minlength=bins) for values in (confidence, came_true)]
+    return Reliability(np.concatenate([[0.0], inner, [1.0]]), counts, *(each / np.maximum(counts, 1) for each in sums))
+
+
+def expected_calibration_error(logits: np.ndarray, targets: Targets, bins: int = 15) -> float:
+    """Returns ECE, the error of `reliability` in bins of equal width (Naeini et al., AAAI 2015; Guo et al., 2017)."""
+    return reliability(logits, targets, bins).error
+
+
+def adaptive_calibration_error(logits: np.ndarray, targets: Targets, bins: int = 15) -> float:
+    """Returns the error of `reliability` in bins of equal mass (as in Nguyen & O'Connor, EMNLP 2015)."""
+    return reliability(logits, targets, bins, equal_mass=True).error
+
+
+def risk_coverage(
+    logits: np.ndarray, targets: Targets, thresholds: np.ndarray | float = 0.5
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (coverage, risk), float64 [M]: the share of wrong decisions among the surest k of M, at coverage k / M.
+
+    Geifman & El-Yaniv, NeurIPS 2017. Single-label M = N, and the confidence is the probability of the most probable
+    class. Multi-label M = N C pairs, decided by the thresholds, probabilities ([C] or one), and the confidence is the
+    distance from the threshold in logits. Errors among equal confidences count as spread evenly over them.
+    """
+    scores, truth = _checked(logits, targets)
+    if truth.ndim == 2:
+        margins = scores - logit(np.asarray(thresholds, np.float64))
+        confidence, wrong = np.abs(margins).ravel(), ((margins > 0) != truth).ravel()
+    else:
+        confidence, wrong = softmax(scores, axis=1).max(axis=1), scores.argmax(axis=1) != truth
+    order = np.argsort(-confidence)
+    covered = np.arange(1, len(order) + 1)
+    last_of_equals = np.append(np.diff(confidence[order]) != 0, True)
+    errors = np.interp(
+        covered, np.append(0, covered[last_of_equals]), np.append(0, np.cumsum(wrong[order])[last_of_equals])
+    )
+    return covered / len(order), errors / covered
+
+
+def area_under_risk_coverage(logits: np.ndarray, targets: Targets, thresholds: np.ndarray | float = 0.5) -> float:
+    """Returns AURC, the mean risk over all coverages of `risk_coverage` (Geifman et al., ICLR 2019): 0 is best."""
+    return float(risk_coverage(logits, targets, thresholds)[1].mean())
+
+
+def _checked(logits: np.ndarray, targets: Targets) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the logits in float64 and the targets: int [N], or dense bool [N, C]."""
+    scores = np.asarray(logits, np.float64)
+    truth = targets if isinstance(targets, np.ndarray) else targets.toarray()
+    if scores.ndim != 2 or not scores.size:
+        raise ValueError(f"logits of shape {scores.shape}: [N, C], neither of them 0, is expected")
+    if truth.shape not in (scores.shape, scores.shape[:1]):
+        raise ValueError(f"logits of shape {scores.shape} and targets of shape {truth.shape} do not fit")
+    if truth.ndim == 2:
+        return scores, truth.astype(bool)
+    if truth.min() < 0 or truth.max() >= scores.shape[1]:
+        raise ValueError(f"classes {truth.min()} to {truth.max()}, and logits of {scores.shape[1]}")
+    return scores, truth.astype(np.int64)

@@ -1,0 +1,206 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+
+from counterpoise.balance import LDAM, Balance, ClassIndex, CrossEntropy, LogitAdjusted, Manual, Power, PowerSampler
+from counterpoise.balance.strategy import Strategy, exponent
+from counterpoise.errors import UserError
+
+COUNTS = np.array([6000, 300, 90, 10])
+LAWS = [(0, 0), (0, 0.5), (0, 1), (0.5, 0), (0.5, 0.5), (1, 0), (0.3, 0.2)]
+
+
+def counting(counts: np.ndarray = COUNTS, alpha: float = 0.0, beta: float = 0.0, **options) -> Balance:
+    index = ClassIndex.of(np.repeat(np.arange(len(counts)), counts), len(counts))
+    labels = [f"class {c}" for c in range(len(counts))]
+    return Strategy(PowerSampler(alpha), Power(beta), **options).balance(labels, index)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(32, 4, generator=generator, dtype=torch.float64)
+    return logits, torch.randint(4, (32,), generator=generator)
+
+
+def shares(logits: np.ndarray) -> np.ndarray:
+    return softmax(np.asarray(logits, np.float64))
+
+
+def trained_constant(loss, balance: Balance) -> np.ndarray:
+    """The constant logits that minimise the loss over what is drawn, found without the loss's own knowledge."""
+    classes, drawn = torch.arange(len(balance.counts)), torch.from_numpy(balance.probabilities)
+
+    def risk(z: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = torch.from_numpy(z).requires_grad_()
+        value = drawn @ loss.elements(logits.expand(len(classes), -1), classes)
+        (slopes,) = torch.autograd.grad(value, logits)
+        return value.item(), slopes.numpy()
+
+    return minimize(risk, np.zeros(len(classes)), jac=True, method="BFGS", options={"gtol": 1e-11}).x
+
+
+class TestLogitAdjusted:
+    def test_by_hand(self):
+        # Shares 0.9 and 0.1, logits 0: the adjusted probabilities are the shares.
+        elements = LogitAdjusted(counting(np.array([9, 1]))).elements(torch.zeros(2, 2), torch.tensor([0, 1]))
+        np.testing.assert_allclose(elements, [-np.log(0.9), -np.log(0.1)], rtol=1e-6)
+        # tau 1/2: odds of 3 : 1.
+        half = LogitAdjusted(counting(np.array([9, 1])), tau=0.5).elements(torch.zeros(2, 2), torch.tensor([0, 1]))
+        np.testing.assert_allclose(half, [-np.log(0.75), -np.log(0.25)], rtol=1e-6)
+
+    @pytest.mark.parametrize("tau", [0, 0.3, 1])
+    def test_it_is_equation_10_of_the_paper(self, tau, batch):
+        # log[1 + sum_(j != y) (pi_j / pi_y)^tau exp(z_j - z_y)]
+        logits, classes = batch
+        pi, z = COUNTS / COUNTS.sum(), logits.numpy()
+        expected = [
+            np.log1p(sum((pi[j] / pi[y]) ** tau * np.exp(row[j] - row[y]) for j in range(4) if j != y))
+            for row, y in zip(z, classes.tolist(), strict=True)
+        ]
+        ours = LogitAdjusted(counting(), tau=tau).elements(logits, classes)
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+    def test_tau_1_is_balanced_softmax(self, batch):
+        # Ren et al.: n_y exp(z_y) / sum_j n_j exp(z_j)
+        mass = COUNTS * np.exp(batch[0].numpy())
+        expected = -np.log(mass[np.arange(32), batch[1]] / mass.sum(1))
+        np.testing.assert_allclose(LogitAdjusted(counting()).elements(*batch), expected, rtol=1e-6)
+
+    @pytest.mark.parametrize("law", LAWS)
+    def test_tau_0_is_cross_entropy(self, law, batch):
+        balance = counting(alpha=law[0], beta=law[1])
+        ours, theirs = LogitAdjusted(balance, tau=0), CrossEntropy(balance)
+        assert torch.equal(ours.elements(*batch), theirs.elements(*batch))
+
+    @pytest.mark.parametrize("law", LAWS)
+    def test_weights_multiply_and_the_prior_is_that_of_what_is_drawn_and_weighted(self, law, batch):
+        balance, (logits, classes) = counting(alpha=law[0], beta=law[1]), batch
+        prior = COUNTS ** (1.0 - sum(law))
+        adjusted = log_softmax(logits.numpy() + np.log(prior), axis=1)[np.arange(32), classes]
+        expected = -balance.weights[classes] * adjusted
+        np.testing.assert_allclose(LogitAdjusted(balance).elements(logits, classes), expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("law", [(1, 0), (0, 1), (0.5, 0.5)])
+    def test_nothing_is_adjusted_where_nothing_is_left_to_correct(self, law, batch):
+        balance = counting(alpha=law[0], beta=law[1])
+        ours, theirs = LogitAdjusted(balance), CrossEntropy(balance)
+        np.testing.assert_allclose(ours.elements(*batch), theirs.elements(*batch), rtol=1e-5)
+
+    @pytest.mark.parametrize("law", LAWS)
+    @pytest.mark.parametrize("tau", [0, 0.25, 0.5, 1])
+    def test_a_constant_predictor_learns_what_the_adjustment_leaves_of_the_emphasis(self, law, tau):
+        balance = counting(alpha=law[0], beta=law[1])
+        loss = LogitAdjusted(balance, tau=tau).double()
+        learnt = trained_constant(loss, balance)
+        expected = COUNTS ** ((1.0 - sum(law)) * (1 - tau))
+        np.testing.assert_allclose(shares(learnt), expected / expected.sum(), rtol=1e-4)
+        np.testing.assert_allclose(shares(loss.initial_logits(balance)), expected / expected.sum(), rtol=1e-9)
+        np.testing.assert_allclose(loss.emphasis(balance), expected / expected.sum(), rtol=1e-9)
+
+    def test_balanced_softmax_learns_the_same_share_for_every_class(self):
+        np.testing.assert_allclose(shares(trained_constant(LogitAdjusted(counting()), counting())), 1 / 4, rtol=1e-4)
+
+    def test_no_strategy_and_tau_up_to_1_turns_the_imbalance_around(self):
+        for alpha, beta, tau in itertools.product(np.linspace(0, 1, 6), np.linspace(0, 1, 6), np.linspace(0, 1, 6)):
+            if alpha + beta > 1:
+                continue
+            emphasis = LogitAdjusted(counting(alpha=alpha, beta=beta), tau=tau).emphasis(counting())
+            assert (np.diff(emphasis) < 1e-9).all()
+
+    @pytest.mark.parametrize(("law", "tau"), [((0.5, 0.5), 1), ((0, 1), 0.5), ((0.5, 0), 0.75)])
+    def test_on_the_raw_prior_the_same_tau_corrects_twice(self, law, tau):
+        # alpha + beta + tau is above 1: with the counts for the prior the logits are upside down, with the rest not.
+        balance = counting(alpha=law[0], beta=law[1])
+        raw = balance.prior_logits - tau * np.log(COUNTS)
+        assert exponent(1 / shares(raw), COUNTS) == pytest.approx(1 - sum(law) - tau)
+        assert shares(raw).argmax() == 3
+        residual = LogitAdjusted(balance, tau=tau).emphasis(balance)
+        assert exponent(1 / residual, COUNTS) == pytest.approx((1 - sum(law)) * (1 - tau), abs=1e-9)
+
+    def test_what_was_corrected_twice_is_balanced_again(self):
+        twice = counting(alpha=1, beta=1, allow_overcorrection=True)
+        np.testing.assert_allclose(LogitAdjusted(twice).emphasis(twice), 1 / 4, rtol=1e-9)
+
+    def test_a_tau_above_1_is_a_choice(self):
+        with pytest.raises(UserError, match=r"strategy\.loss\.tau=1\.5 .*strategy\.allow_overcorrection=true") as told:
+            LogitAdjusted(counting(), tau=1.5)
+        assert "\n" not in str(told.value)
+        emphasis = LogitAdjusted(counting(), tau=2, allow_overcorrection=True).emphasis(counting())
+        np.testing.assert_allclose(emphasis, 1 / COUNTS / (1 / COUNTS).sum(), rtol=1e-9)
+
+    @pytest.mark.parametrize("tau", [-0.1, float("nan"), float("inf"), "1", True, None])
+    def test_a_tau_that_is_no_number_from_0_up_is_refused_in_one_line(self, tau):
+        with pytest.raises(UserError, match=r"strategy\.loss\.tau=") as told:
+            LogitAdjusted(counting(), tau=tau, allow_overcorrection=True)
+        assert "\n" not in str(told.value)
+
+    def test_a_class_that_is_never_trained_on_has_a_finite_offset(self):
+        absent = LogitAdjusted(counting(np.array([50, 0, 50])))
+        np.testing.assert_allclose(absent.offsets, np.log([0.5, 0.005, 0.5]), rtol=1e-6)
+        index = ClassIndex.of(np.arange(100) % 2, 2)
+        unweighted = LogitAdjusted(Strategy(weights=Manual([1, 0])).balance(["a", "b"], index))
+        np.testing.assert_allclose(unweighted.offsets, np.log([1, 0.005]), rtol=1e-6, atol=1e-7)
+
+
+class TestLDAM:
+    def test_margins_by_hand(self):
+        # n = 1, 16, 81: fourth roots 1, 2, 3.
+        loss = LDAM(counting(np.array([81, 16, 1])))
+        np.testing.assert_allclose(loss.margins, [0.5 / 3, 0.5 / 2, 0.5], rtol=1e-6)
+        np.testing.assert_allclose(LDAM(counting(np.array([81, 16])), max_margin=0.3).margins, [0.2, 0.3], rtol=1e-6)
+
+    def test_a_loss_by_hand(self):
+        # Cosines 0.5 and 0.2, times 30: 15 and 6. Margins 0.25 and 0.5: the true class keeps 7.5, or loses to -9.
+        loss = LDAM(counting(np.array([16, 1])))
+        elements = loss.elements(torch.tensor([[15.0, 6.0]] * 2, dtype=torch.float64), torch.tensor([0, 1]))
+        np.testing.assert_allclose(elements, [np.log1p(np.exp(6 - 7.5)), np.log1p(np.exp(15 + 9))], rtol=1e-6)
+
+    @pytest.mark.parametrize("scale", [1.0, 30.0])
+    def test_it_is_the_formula_of_the_paper_over_cosines(self, scale, batch):
+        cosines, classes = np.tanh(batch[0].numpy()), batch[1].numpy()
+        margins = 0.5 * (COUNTS / 10) ** -0.25
+        expected = []
+        for row, y in zip(cosines, classes, strict=True):
+            true = np.exp(scale * (row[y] - margins[y]))
+            expected.append(-np.log(true / (true + np.exp(scale * np.delete(row, y)).sum())))
+        loss = LDAM(counting(), scale=scale)
+        ours = loss.elements(torch.from_numpy(scale * cosines), batch[1])
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+        weighted = LDAM(counting(beta=1), scale=scale)
+        expected = counting(beta=1).weights[classes] * ours.numpy()
+        np.testing.assert_allclose(weighted.elements(torch.from_numpy(scale * cosines), batch[1]), expected, rtol=1e-5)
+
+    def test_without_margins_it_is_cross_entropy(self, batch):
+        balance = counting(beta=0.5)
+        assert torch.equal(LDAM(balance, max_margin=0).elements(*batch), CrossEntropy(balance).elements(*batch))
+
+    def test_drawing_an_example_again_does_not_narrow_the_margin(self):
+        once, again = LDAM(counting()), LDAM(counting(alpha=1))
+        assert torch.equal(once.margins, again.margins)
+
+    def test_a_class_without_examples_has_the_margin_of_one(self):
+        np.testing.assert_allclose(LDAM(counting(np.array([16, 0, 1]))).margins, [0.25, 0.5, 0.5], rtol=1e-6)
+
+    def test_it_asks_for_a_normalised_head_of_its_scale(self):
+        loss = LDAM(counting(), scale=16)
+        assert loss.normalised_head is True
+        assert loss.scale == 16
+
+    def test_the_initial_logits_are_the_best_constant(self):
+        balance = counting(beta=0.5)
+        loss = LDAM(balance)
+        best, found = trained_constant(loss, balance), loss.initial_logits(balance)
+        np.testing.assert_allclose(found - found.mean(), best - best.mean(), atol=2e-3)
+
+    @pytest.mark.parametrize(
+        "setting", [{"max_margin": -0.1}, {"max_margin": 2.1}, {"max_margin": "x"}, {"scale": 0}, {"scale": True}]
+    )
+    def test_a_setting_that_is_none_is_refused_in_one_line(self, setting):
+        with pytest.raises(UserError, match=f"strategy.loss.{next(iter(setting))}=") as told:
+            LDAM(counting(), **setting)
+        assert "\n" not in str(told.value)
