@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from counterpoise.balance.balance import Balance
+from counterpoise.balance.options import above_0, at_least_0, check_likelihood, check_scheme, is_number
 from counterpoise.balance.weights import WeightScheme
 from counterpoise.errors import UserError
 
@@ -92,10 +93,7 @@ class BinaryCrossEntropy(BinaryLoss):
 
     def __init__(self, balance: Balance, *, label_smoothing: float = 0.0, reduction: str = "mean") -> None:
         super().__init__(balance)
-        if reduction not in ("mean", "weighted_mean"):
-            raise UserError(f"strategy.loss.reduction={reduction}: use mean or weighted_mean")
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"strategy.loss.label_smoothing={label_smoothing}: use 0 or more, below 1")
+        check_likelihood(label_smoothing, reduction)
         self.label_smoothing = label_smoothing
         self.reduction = reduction
 
@@ -137,14 +135,10 @@ class Focal(BinaryLoss):
 
     def __init__(self, balance: Balance, *, gamma: float = 2.0, label_weights: WeightScheme | None = None) -> None:
         super().__init__(balance)
-        self.gamma = _at_least_0("gamma", gamma)
+        self.gamma = at_least_0("gamma", gamma)
         if label_weights is None:
             return
-        if not callable(label_weights):
-            raise UserError(
-                f"strategy.loss.label_weights={label_weights}: use null or a scheme, such as "
-                "{_target_: counterpoise.balance.EffectiveNumber, beta: 0.9}"
-            )
+        check_scheme(label_weights)
         by_label = label_weights(balance.labels, np.maximum(balance.num_rows * balance.probabilities, 1.0))
         by_label = by_label / by_label.mean()
         self._keep("positive_weights", by_label * balance.weights)
@@ -172,8 +166,8 @@ class Asymmetric(BinaryLoss):
         margin: float = 0.05,
     ) -> None:
         super().__init__(balance)
-        self.gamma_negative = _at_least_0("gamma_negative", gamma_negative)
-        self.gamma_positive = _at_least_0("gamma_positive", gamma_positive)
+        self.gamma_negative = at_least_0("gamma_negative", gamma_negative)
+        self.gamma_positive = at_least_0("gamma_positive", gamma_positive)
         if not 0 <= margin < 1:
             raise UserError(f"strategy.loss.margin={margin}: a probability, 0 or more, below 1")
         self.log_margin = math.log(margin) if margin else -math.inf
@@ -231,10 +225,10 @@ class DistributionBalanced(BinaryLoss):
     ) -> None:
         super().__init__(balance)
         self.rebalance, self.negative_tolerant = rebalance, negative_tolerant
-        self.gamma, self.alpha = _at_least_0("gamma", gamma), _at_least_0("alpha", alpha)
-        self.beta, self.scale = _above_0("beta", beta), _above_0("scale", scale) if negative_tolerant else 1.0
-        kappa = _at_least_0("kappa", kappa)
-        if mu != "auto" and not (_is_number(mu) and abs(float(mu)) < math.inf):
+        self.gamma, self.alpha = at_least_0("gamma", gamma), at_least_0("alpha", alpha)
+        self.beta, self.scale = above_0("beta", beta), above_0("scale", scale) if negative_tolerant else 1.0
+        kappa = at_least_0("kappa", kappa)
+        if mu != "auto" and not (is_number(mu) and abs(float(mu)) < math.inf):
             raise UserError(f"strategy.loss.mu={mu}: use auto or a number")
         least = 0.5 / balance.epoch_size
         inverse = 1 / np.maximum(balance.probabilities, least)
@@ -287,19 +281,3 @@ def _focal(margins: Tensor, gamma: float) -> Tensor:
     """Returns -(1 - p)^gamma log p for p = sigma(margins)."""
     losses = -F.logsigmoid(margins)
     return torch.exp(gamma * F.logsigmoid(-margins)) * losses if gamma else losses
-
-
-def _at_least_0(name: str, value: float) -> float:
-    if not (_is_number(value) and 0 <= value < math.inf):
-        raise UserError(f"strategy.loss.{name}={value}: use a number, 0 or more")
-    return value
-
-
-def _above_0(name: str, value: float) -> float:
-    if not (_is_number(value) and 0 < value < math.inf):
-        raise UserError(f"strategy.loss.{name}={value}: use a number above 0")
-    return value
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

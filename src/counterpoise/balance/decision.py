@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.special import expit, logit
 
+from counterpoise.balance.options import is_number
 from counterpoise.errors import UserError, nearest
 
 OBJECTIVES = ("f1", "precision", "recall")
@@ -47,7 +48,7 @@ class Decision:
     file: str | None = None
 
     def __post_init__(self) -> None:
-        fixed = _is_number(self.thresholds)
+        fixed = is_number(self.thresholds)
         if self.thresholds not in ("label", "global") and not (fixed and 0 < float(self.thresholds) < 1):
             raise UserError(
                 f"decision.thresholds={self.thresholds}: use label, global or a probability between 0 and 1"
@@ -60,14 +61,14 @@ class Decision:
             raise UserError(
                 f"decision.target={self.target} means nothing to decision.objective=f1: use precision or recall"
             )
-        if self.objective != "f1" and not (_is_number(self.target) and 0 < float(self.target or 0) <= 1):
+        if self.objective != "f1" and not (is_number(self.target) and 0 < float(self.target or 0) <= 1):
             raise UserError(
                 f"decision.target={self.target}: decision.objective={self.objective} needs the {self.objective} to "
                 "reach, above 0 and up to 1"
             )
-        if not (_is_number(self.shrinkage) and 0 <= self.shrinkage < float("inf")):
+        if not (is_number(self.shrinkage) and 0 <= self.shrinkage < float("inf")):
             raise UserError(f"decision.shrinkage={self.shrinkage}: use a number of positives, 0 or more")
-        if self.top_k is not None and not (_is_number(self.top_k) and self.top_k == int(self.top_k) >= 1):
+        if self.top_k is not None and not (is_number(self.top_k) and self.top_k == int(self.top_k) >= 1):
             raise UserError(f"decision.top_k={self.top_k}: use null or a whole number, 1 or more")
 
     @property
@@ -186,7 +187,7 @@ def read_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:
             problems.append(f"the training data has no label {_first(unknown)}.{nearest(unknown[0], labels)}")
         raise UserError(f"{key}: thresholds of other labels: {'; '.join(problems)}")
     for label in labels:
-        if not (_is_number(given[label]) and 0 < given[label] < 1):
+        if not (is_number(given[label]) and 0 < given[label] < 1):
             raise UserError(f"{key}: the threshold of '{label}' is {given[label]}: use a probability between 0 and 1")
     return np.array([given[label] for label in labels], np.float64)
 
@@ -200,7 +201,3 @@ def _within_limits(logits: np.ndarray) -> np.ndarray:
 
 def _first(names: Sequence[str]) -> str:
     return f"'{names[0]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

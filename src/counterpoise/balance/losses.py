@@ -2,9 +2,6 @@
 denominator that does not depend on the weights.
 """
 
-import math
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from scipy.optimize import minimize
@@ -13,10 +10,8 @@ from torch.nn import functional as F
 
 from counterpoise.balance.balance import Balance
 from counterpoise.balance.binary_losses import BinaryCrossEntropy, Focal
+from counterpoise.balance.options import at_least_0, check_likelihood, check_scheme
 from counterpoise.balance.weights import WeightScheme, normalise
-from counterpoise.errors import UserError
-
-REDUCTIONS = ("mean", "weighted_mean")
 
 
 def likelihood(balance: Balance, label_smoothing: float = 0.0, reduction: str = "mean") -> nn.Module:
@@ -119,10 +114,7 @@ class CrossEntropy(ClassLoss):
 
     def __init__(self, balance: Balance, label_smoothing: float = 0.0, reduction: str = "mean") -> None:
         super().__init__(balance)
-        if reduction not in REDUCTIONS:
-            raise UserError(f"strategy.loss.reduction={reduction}: use {' or '.join(REDUCTIONS)}")
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"strategy.loss.label_smoothing={label_smoothing}: use 0 or more, below 1")
+        check_likelihood(label_smoothing, reduction)
         self.label_smoothing = label_smoothing
         self.reduction = reduction
 
@@ -167,14 +159,10 @@ class SoftmaxFocal(ClassLoss):
 
     def __init__(self, balance: Balance, *, gamma: float = 2.0, label_weights: WeightScheme | None = None) -> None:
         super().__init__(balance)
-        self.gamma = setting("gamma", gamma, lambda value: 0 <= value < math.inf, "a number, 0 or more")
+        self.gamma = at_least_0("gamma", gamma)
         if label_weights is None:
             return
-        if not callable(label_weights):
-            raise UserError(
-                f"strategy.loss.label_weights={label_weights}: use null or a scheme, such as "
-                "{_target_: counterpoise.balance.EffectiveNumber, beta: 0.9}"
-            )
+        check_scheme(label_weights)
         by_class = label_weights(balance.labels, np.maximum(balance.num_rows * balance.emphasis, 1.0))
         self._keep("class_weights", balance.weights * normalise(by_class, balance.emphasis))
 
@@ -190,10 +178,3 @@ class SoftmaxFocal(ClassLoss):
 def is_target(logits: Tensor, targets: Tensor) -> Tensor:
     """Returns where the true classes are, bool [B, C]."""
     return targets[:, None] == torch.arange(logits.shape[1], device=logits.device)
-
-
-def setting(name: str, value: float, allowed: Callable[[float], bool], rule: str) -> float:
-    """Returns the value of a setting of a loss. Raises UserError where it is not a number that is allowed."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not allowed(value):
-        raise UserError(f"strategy.loss.{name}={value}: use {rule}")
-    return value

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from counterpoise.balance.balance import Balance
-from counterpoise.balance.losses import ClassLoss, is_target, setting
+from counterpoise.balance.losses import ClassLoss, is_target
+from counterpoise.balance.options import above_0, setting
 from counterpoise.errors import UserError
 
 
@@ -79,7 +80,7 @@ class LDAM(ClassLoss):
     def __init__(self, balance: Balance, *, max_margin: float = 0.5, scale: float = 30.0) -> None:
         super().__init__(balance)
         setting("max_margin", max_margin, lambda value: 0 <= value <= 2, "a difference of cosines, 0 to 2")
-        self.scale = setting("scale", scale, lambda value: 0 < value < math.inf, "a number above 0")
+        self.scale = above_0("scale", scale)
         rarity = np.maximum(balance.counts, 1) ** -0.25
         self._keep("margins", max_margin * rarity / rarity.max())
 

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
-from scipy.special import expit, log_softmax
+from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import CatMetric, MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from counterpoise.balance.adjust import negative_log_likelihood
 from counterpoise.balance.decision import Decision
 from counterpoise.evaluate import metrics, multilabel
 from counterpoise.evaluate.metrics import Bounds
@@ -51,8 +52,8 @@ class SingleLabelScoring(nn.Module):
     def measure(self, logits: np.ndarray, classes: np.ndarray) -> dict[str, float]:
         """Returns the same for given logits [N, C] and classes int [N]."""
         confusion = metrics.confusion_matrix(classes, logits.argmax(1), len(self.counts))
-        losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(classes)), classes]
-        return metrics.scores(confusion, self.counts, *self.bounds) | {"loss": float(losses.mean())}
+        loss = negative_log_likelihood(logits, classes)
+        return metrics.scores(confusion, self.counts, *self.bounds) | {"loss": loss}
 
 
 class MultiLabelScoring(nn.Module):
