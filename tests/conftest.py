@@ -11,6 +11,8 @@ from hypothesis import settings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from counterpoise.errors import UserError
+
 torch.set_num_threads(1)
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("patient", deadline=None)
@@ -115,3 +117,24 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "train": write_texts(folder / "train.csv", COUNTS),
         "test": write_texts(folder / "test.csv", test, seed=1),
     }
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The `datasets` library with its cache in a fresh folder, and offline."""
+    import datasets
+    import huggingface_hub
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def refused(source) -> str:
+    """Returns the one line with which a source of data refuses to load."""
+    with pytest.raises(UserError) as told:
+        source.load()
+    assert "\n" not in str(told.value)
+    return str(told.value)

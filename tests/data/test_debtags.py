@@ -7,9 +7,9 @@ from itertools import pairwise
 import pyarrow as pa
 import pytest
 
+from conftest import refused
 from counterpoise.data import debtags
 from counterpoise.data.debtags import DebtagsSource, parse, tags_of, version_key
-from counterpoise.errors import UserError
 
 INDEX = """\
 Package: abacus
@@ -66,13 +66,6 @@ def entry(name, version, tags="role::program", synopsis="a package", **fields) -
 
 def load(file, **options):
     return DebtagsSource(file, **options).load()["train"]
-
-
-def refused(source) -> str:
-    with pytest.raises(UserError) as told:
-        source.load()
-    assert "\n" not in str(told.value)
-    return str(told.value)
 
 
 @pytest.fixture

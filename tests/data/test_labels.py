@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import refused
 from counterpoise.data.sources import FileSource, HubSource
-from counterpoise.errors import UserError
 
 LISTS = [["rain", "cold"], [], ["新闻"], None, ["cold", "😀", "a b"]]
 SETS = [["rain", "cold"], [], ["新闻"], [], ["cold", "😀", "a b"]]
@@ -33,13 +33,6 @@ def as_file(path, labels, **more):
 
 def train(file, **options):
     return FileSource(file, **options).load()["train"]
-
-
-def refused(source) -> str:
-    with pytest.raises(UserError) as told:
-        source.load()
-    assert "\n" not in str(told.value)
-    return str(told.value)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
@@ -260,19 +253,6 @@ def test_columns_of_json_are_told_apart_whatever_they_hold(tmp_path):
 
 
 # The Hub
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """The `datasets` library with its cache in a fresh folder, and offline."""
-    import datasets
-    import huggingface_hub
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    datasets.disable_progress_bars()
-    return datasets
 
 
 def saved(hub, path, labels, feature):

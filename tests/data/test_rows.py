@@ -7,8 +7,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from conftest import refused
 from counterpoise.data.sources import FileSource
-from counterpoise.errors import UserError
 
 
 def written(path, **columns):
@@ -20,13 +20,6 @@ def written(path, **columns):
 
 def train(file, **options):
     return FileSource(file, **options).load()["train"]
-
-
-def refused(source) -> str:
-    with pytest.raises(UserError) as told:
-        source.load()
-    assert "\n" not in str(told.value)
-    return str(told.value)
 
 
 def test_groups_and_weights_are_those_of_the_rows_left(tmp_path):

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import refused
 from counterpoise.data import tables
 from counterpoise.data.sources import FileSource, HubSource
-from counterpoise.errors import UserError
 
 TEXTS = [
     "plain",
@@ -45,13 +45,6 @@ def as_json(rows) -> bytes:
 
 def train(file, **options):
     return FileSource(train=str(file), **options).load()["train"]
-
-
-def refused(source) -> str:
-    with pytest.raises(UserError) as told:
-        source.load()
-    assert "\n" not in str(told.value)
-    return str(told.value)
 
 
 @pytest.fixture
@@ -400,19 +393,6 @@ def test_a_long_broken_row_is_cut_in_the_message(tmp_path):
 
 
 # The Hub
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """The `datasets` library with its cache in a fresh folder, and offline."""
-    import datasets
-    import huggingface_hub
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    datasets.disable_progress_bars()
-    return datasets
 
 
 def test_a_folder_of_files_is_read_as_a_dataset(hub, tmp_path):
