@@ -170,3 +170,39 @@ def test_multi_label_shapes_that_do_not_belong_together_are_refused(tmp_path):
     cells, targets = np.zeros((2, 3)), sparse.csr_matrix((2, 2), dtype=bool)
     with pytest.raises(ValueError, match=r"expected logits, decided and targets \[2, 3\].*\(2, 2\)"):
         write_multilabel_predictions(tmp_path / "p.parquet", ["a", "b"], names(3), targets, cells, cells > 0)
+
+
+def test_calibrated_probabilities_leave_the_predictions_as_they_are(tmp_path):
+    logits, calibrated = np.array([[2.0, 1.0], [0.0, 1.0]]), np.log([[0.25, 0.75], [0.5, 0.5]])
+    write_predictions(tmp_path / "p.parquet", ["a", "b"], ["x", "y"], None, logits, calibrated=calibrated)
+    table = pd.read_parquet(tmp_path / "p.parquet")
+    assert table.prediction.tolist() == ["x", "y"]
+    np.testing.assert_allclose(table.probability, [0.25, 0.5])
+    np.testing.assert_allclose(table[["p:x", "p:y"]], [[0.25, 0.75], [0.5, 0.5]])
+    path = tmp_path / "lists.parquet"
+    write_predictions(path, ["a", "b"], ["x", "y"], None, logits, full_up_to=1, calibrated=calibrated)
+    table = pd.read_parquet(path)
+    assert table.prediction.tolist() == ["x", "y"]
+    assert list(table.top_labels[0]) == ["y", "x"]
+    np.testing.assert_allclose(table.top_probabilities[0], [0.75, 0.25])
+
+
+@pytest.mark.parametrize("classes", [3, 30])
+def test_the_decision_of_the_least_cost_has_a_column_where_there_is_one(tmp_path, classes):
+    rows = 20_000
+    logits, cheapest = RNG.normal(size=(rows, classes)).astype(np.float32), RNG.integers(0, classes, rows)
+    without, path = tmp_path / "without.parquet", tmp_path / "with.parquet"
+    write_predictions(without, names(rows), names(classes), None, logits)
+    write_predictions(path, names(rows), names(classes), None, logits, least_cost=cheapest)
+    table = pd.read_parquet(path)
+    assert list(table.columns[:5]) == ["id", "label", "prediction", "probability", "least_cost"]
+    assert table.least_cost.tolist() == [f"class {i}" for i in cheapest]
+    pd.testing.assert_frame_equal(table.drop(columns="least_cost"), pd.read_parquet(without))
+
+
+def test_calibrated_logits_and_costs_of_another_length_are_refused(tmp_path):
+    given = (tmp_path / "p.parquet", ["a", "b"], names(3), None, np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"expected logits \[2, 3\].*\(2, 4\)"):
+        write_predictions(*given, calibrated=np.zeros((2, 4)))
+    with pytest.raises(ValueError, match=r"expected least_cost \[2\]"):
+        write_predictions(*given, least_cost=np.zeros(3, int))

@@ -23,8 +23,12 @@ class BinaryLoss(nn.Module):
 
     The weights are buffers: they move with the module and are not saved, for they follow from the counts.
     Raises UserError for the balance of single-label data.
+
+    prior_correction: how well `adjust.natural_shift` takes its logits to the natural distribution, as far as weights
+    go: "exact" at the optimum, "approximate", or None, not at all.
     """
 
+    prior_correction: str | None = None
     positive_weights: Tensor
     negative_weights: Tensor
 
@@ -96,6 +100,7 @@ class BinaryCrossEntropy(BinaryLoss):
         check_likelihood(label_smoothing, reduction)
         self.label_smoothing = label_smoothing
         self.reduction = reduction
+        self.prior_correction = "approximate" if label_smoothing or reduction != "mean" else "exact"
 
     def forward(
         self, logits: Tensor, targets: Tensor, denominator: float | None = None, weights: Tensor | None = None
@@ -136,6 +141,7 @@ class Focal(BinaryLoss):
     def __init__(self, balance: Balance, *, gamma: float = 2.0, label_weights: WeightScheme | None = None) -> None:
         super().__init__(balance)
         self.gamma = at_least_0("gamma", gamma)
+        self.prior_correction = "approximate" if gamma else "exact"
         if label_weights is None:
             return
         check_scheme(label_weights)
@@ -154,7 +160,8 @@ class Asymmetric(BinaryLoss):
 
     p_m = max(p - margin, 0): negatives that are less probable than the margin count nothing (Ridnik et al., ICCV 2021).
     The paper recommends gamma+ = 0, its authors' code 1, which is the default here. With margin 0 and equal gammas
-    this is focal loss, with all three 0 binary cross-entropy.
+    this is focal loss, with all three 0 binary cross-entropy. Otherwise it moves the odds itself, in a way that no
+    prior correction knows of.
     """
 
     def __init__(
@@ -171,6 +178,8 @@ class Asymmetric(BinaryLoss):
         if not 0 <= margin < 1:
             raise UserError(f"strategy.loss.margin={margin}: a probability, 0 or more, below 1")
         self.log_margin = math.log(margin) if margin else -math.inf
+        if not margin and gamma_negative == gamma_positive:
+            self.prior_correction = "approximate" if gamma_positive else "exact"
 
     def unweighted(self, logits: Tensor, positive: Tensor) -> Tensor:
         """Returns the asymmetric loss, [B, C]."""
@@ -201,7 +210,8 @@ class DistributionBalanced(BinaryLoss):
     gamma: of the focal term, 0 for none.
 
     The names of Huang et al.: R-FL is rebalance alone, NTR-FL negative_tolerant alone, DB-0FL both with gamma 0, and DB
-    all; with gamma 0 and neither it is binary cross-entropy. (Their code leaves 1 / scale out of NTR-FL.)
+    all; with gamma 0 and neither it is binary cross-entropy. (Their code leaves 1 / scale out of NTR-FL.) Either
+    moves the odds itself, by what else a text holds or by a slope: no prior correction leads back.
 
     mu: a number (they use 0.9 on Reuters, 0.05 on PubMed), or "auto", the middle between mean and median of r over the
         positives as drawn, which is how they arrived at 0.9. `self.mu` is what it came to.
@@ -236,6 +246,8 @@ class DistributionBalanced(BinaryLoss):
         self._keep("inverse_counts", inverse / balance.epoch_size)
         share = np.clip(balance.probabilities, least, 1 - least)
         self._keep("shifts", kappa * np.log(1 / share - 1))
+        if not (rebalance or negative_tolerant):
+            self.prior_correction = "approximate" if gamma else "exact"
 
     def element_weights(self, positive: Tensor) -> Tensor:
         """Returns what each text and label weighs, r^ included, [B, C]; positive: bool [B, C]."""

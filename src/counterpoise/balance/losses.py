@@ -32,8 +32,12 @@ class ClassLoss(nn.Module):
 
     The class weights are a buffer: it moves with the module and is not saved, for it follows from the counts.
     Raises UserError for the balance of multi-label data.
+
+    prior_correction: how well `adjust.natural_shift` takes its logits to the natural distribution: "exact" at the
+    optimum, "approximate", or None, not at all.
     """
 
+    prior_correction: str | None = None
     class_weights: Tensor
 
     def __init__(self, balance: Balance) -> None:
@@ -117,6 +121,7 @@ class CrossEntropy(ClassLoss):
         check_likelihood(label_smoothing, reduction)
         self.label_smoothing = label_smoothing
         self.reduction = reduction
+        self.prior_correction = "approximate" if label_smoothing or reduction != "mean" else "exact"
 
     def forward(
         self, logits: Tensor, targets: Tensor, denominator: float | None = None, weights: Tensor | None = None
@@ -160,6 +165,7 @@ class SoftmaxFocal(ClassLoss):
     def __init__(self, balance: Balance, *, gamma: float = 2.0, label_weights: WeightScheme | None = None) -> None:
         super().__init__(balance)
         self.gamma = at_least_0("gamma", gamma)
+        self.prior_correction = "approximate" if gamma else "exact"
         if label_weights is None:
             return
         check_scheme(label_weights)

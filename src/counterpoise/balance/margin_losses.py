@@ -33,6 +33,7 @@ class LogitAdjusted(ClassLoss):
     tau: how much of the rest is corrected, from 0 to 1. allow_overcorrection: permit more than 1.
     """
 
+    prior_correction = "exact"
     offsets: Tensor
 
     def __init__(self, balance: Balance, *, tau: float = 1.0, allow_overcorrection: bool = False) -> None:

@@ -24,6 +24,9 @@ def write_predictions(
     logits: np.ndarray,
     top_k: int = 5,
     full_up_to: int = 20,
+    *,
+    calibrated: np.ndarray | None = None,
+    least_cost: np.ndarray | None = None,
 ) -> None:
     """Writes `id, label, prediction, probability` and further probabilities of N examples, C classes.
 
@@ -33,28 +36,38 @@ def write_predictions(
     classes, first the most probable (at equal probability: first in the vocabulary). Probabilities are a
     softmax in float64, stored as float32. The file is replaced as a whole. Raises ValueError when the lengths
     do not belong together.
+
+    calibrated: logits, float [N, C], of which the probabilities are to be instead; the prediction, the most probable
+    class, remains that of `logits`, with its calibrated probability. least_cost: int [N], the classes that a column
+    `least_cost`, after the probability, names.
     """
     logits = np.asarray(logits)
     rows = len(ids)
     truth = np.full(rows, -1) if truth is None else np.asarray(truth)
-    if logits.shape != (rows, len(labels)) or truth.shape != (rows,):
+    calibrated = logits if calibrated is None else np.asarray(calibrated)
+    if {logits.shape, calibrated.shape} != {(rows, len(labels))} or truth.shape != (rows,):
         raise ValueError(
             f"expected logits [{rows}, {len(labels)}] and truth [{rows}] "
-            f"for {rows} ids and {len(labels)} labels, got {logits.shape}, {truth.shape}"
+            f"for {rows} ids and {len(labels)} labels, got {logits.shape}, {calibrated.shape}, {truth.shape}"
         )
+    if least_cost is not None and np.shape(least_cost) != (rows,):
+        raise ValueError(f"expected least_cost [{rows}] for {rows} ids, got {np.shape(least_cost)}")
     full = len(labels) <= full_up_to
-    schema = _schema(labels, full)
+    schema = _schema(labels, full, least_cost is not None)
     names = pa.array(labels, pa.string())
     with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
         for start in range(0, rows, _ROWS):
             part = slice(start, start + _ROWS)
-            probabilities = _softmax(logits[part])
+            probabilities = _softmax(calibrated[part])
+            decided = logits[part].argmax(axis=1)
             columns = [
                 pa.array([str(i) for i in ids[part]], pa.string()),
                 names.take(pa.array(truth[part], mask=truth[part] < 0)),
-                names.take(pa.array(probabilities.argmax(axis=1))),
-                _float32(probabilities.max(axis=1)),
+                names.take(pa.array(decided)),
+                _float32(probabilities[np.arange(len(decided)), decided]),
             ]
+            if least_cost is not None:
+                columns.append(names.take(pa.array(least_cost[part])))
             if full:
                 columns += [_float32(column) for column in probabilities.T]
             else:
@@ -132,12 +145,13 @@ def _ranked(logits: np.ndarray, cells: np.ndarray, names: pa.Array) -> tuple[pa.
     )
 
 
-def _schema(labels: Sequence[str], full: bool) -> pa.Schema:
+def _schema(labels: Sequence[str], full: bool, least_cost: bool) -> pa.Schema:
     fields = [
         ("id", pa.string()),
         ("label", pa.string()),
         ("prediction", pa.string()),
         ("probability", pa.float32()),
+        *([("least_cost", pa.string())] if least_cost else []),
     ]
     if full:
         return pa.schema([*fields, *((f"p:{label}", pa.float32()) for label in labels)])

@@ -1,0 +1,251 @@
+"""How far a model's probabilities can be trusted, before and after the prior correction and a temperature.
+
+A model that is trained on rebalanced data says rare classes more often than they come. Its decisions want that; its
+probabilities are mended after training: (z - shift) / T, with the shift that the balance law gives in closed form and a
+temperature that is fitted on the validation split. Neither changes the model.
+"""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, softmax
+from torch import nn
+
+from counterpoise.atomic import replacing
+from counterpoise.balance import Balance, adjust
+from counterpoise.balance.adjust import TEMPERATURES, Reliability
+from counterpoise.balance.options import is_number
+from counterpoise.balance.samplers import Targets
+from counterpoise.errors import UserError
+from counterpoise.evaluate import metrics
+from counterpoise.evaluate.metrics import DEFAULT_BOUNDS, Bounds
+
+COVERAGES = (50, 80, 90)
+"""Percent of the outcomes, the surest, at which the risk is told."""
+UNSCALED = {"temperature": "raw", "prior_corrected_temperature": "prior_corrected"}
+"""What the variants with a temperature are without it."""
+THREADS = 2
+"""That measure: with more, memory is what they wait for."""
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """(z - shift) / temperature: what turns logits into those of other probabilities. shift: float64 [C]."""
+
+    shift: np.ndarray
+    temperature: float = 1.0
+
+    def __call__(self, logits: np.ndarray) -> np.ndarray:
+        """Returns the adjusted logits, float64 [N, C]."""
+        return (np.asarray(logits, np.float64) - self.shift) / self.temperature
+
+
+def read_adjustment(path: str | Path, labels: Sequence[str]) -> Adjustment:
+    """Returns what `Calibration.save` wrote, the shift in the order of `labels`.
+
+    Raises UserError where the file cannot be read, is of other labels, or holds what is no finite number.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        shift, temperature = content["shift"], content["temperature"]
+        values = [shift[label] for label in labels]
+        if len(shift) != len(labels):
+            raise KeyError(next(name for name in shift if name not in set(labels)))
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}: the run was not calibrated") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except KeyError as error:
+        raise UserError(f"{path} is not of this run's labels, or not complete: {error} does not fit") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is no calibration as a run writes it ({error})") from error
+    if not all(is_number(value) and np.isfinite(value) for value in [*values, temperature]) or temperature <= 0:
+        raise UserError(f"{path}: the temperature is a number above 0, and the shift of each label a finite number")
+    return Adjustment(np.array(values, np.float64), float(temperature))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the variants came to.
+
+    variants: the adjustment of each: "raw", "temperature" and, where there is something to correct, "prior_corrected"
+    and "prior_corrected_temperature". variant: the one with the least validation NLL, of equals the first.
+    summary: what `metrics.json` holds of it:
+        prior_correction: "exact", "approximate" or None, as `prior_correction` has it; variant;
+        temperatures: by variant, of the two that have one;
+        validation, test: by variant nll, brier and ece; of test also adaptive_ece, the scores of its decisions
+        (accuracy and macro_f1 of the most probable class, multi-label micro_f1 and macro_f1 of the labels above 1/2),
+        aurc and the risk_at_50, _80, _90 percent coverage;
+        shares: by bucket, of the test split: the share of texts that are of its classes, multi-label how many of its
+        labels a text has, as "observed" and by variant as predicted.
+    reliability: of the test split, by variant. risks: the same of (coverage, risk), as `adjust.risk_coverage` has them.
+    """
+
+    labels: list[str]
+    variants: dict[str, Adjustment]
+    variant: str
+    summary: dict[str, Any]
+    reliability: dict[str, Reliability]
+    risks: dict[str, tuple[np.ndarray, np.ndarray]]
+
+    @property
+    def chosen(self) -> Adjustment:
+        """The adjustment of the chosen variant."""
+        return self.variants[self.variant]
+
+    def save(self, path: str | Path) -> None:
+        """Writes the chosen adjustment as JSON: temperature, shift by label (what is not used is 1 and 0), variant."""
+        content = {
+            "variant": self.variant,
+            "temperature": self.chosen.temperature,
+            "shift": dict(zip(self.labels, self.chosen.shift.tolist(), strict=True)),
+        }
+        with replacing(path) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def prior_correction(loss: nn.Module, balance: Balance) -> tuple[str | None, np.ndarray]:
+    """Returns how well the shift back to the natural distribution holds for a model trained so, and the shift.
+
+    "exact" at the optimum, "approximate", or None where no shift leads back, or the loss does not say; the shift,
+    float64 [C], is 0 then. Multi-label, a sampler that prefers some texts makes an exact one approximate: labels ride
+    along with those that a text is drawn for.
+    """
+    kind = getattr(loss, "prior_correction", None)
+    if kind is None:
+        return None, np.zeros(len(balance.labels))
+    if not balance.multi_label:
+        return kind, adjust.natural_shift(balance, loss.emphasis(balance))  # type: ignore[operator]
+    alone = len(balance.labels) == 1 or np.ptp(balance.rates) <= 1e-9 * balance.rates.max()
+    return (kind if alone else "approximate"), adjust.natural_shift(balance)
+
+
+def measure(
+    labels: Sequence[str],
+    counts: np.ndarray,
+    validation: tuple[np.ndarray, Targets],
+    test: tuple[np.ndarray, Targets],
+    correction: tuple[str | None, np.ndarray],
+    bounds: Bounds = DEFAULT_BOUNDS,
+) -> Calibration | None:
+    """Returns the calibration of a trained model; None where its logits are not all finite, or a split has no text.
+
+    labels: C names; counts: int [C], their training examples; validation, test: logits float [N, C] and targets, int
+    [N] or, multi-label, bool [N, C]; correction: as `prior_correction` returns it; bounds: of head, medium and tail.
+
+    A temperature is 1 where the validation split has no mistake to fit it on: the likelihood would have it 0 then,
+    and every probability 0 or 1.
+    """
+    splits = {"validation": _dense(*validation), "test": _dense(*test)}
+    if not all(logits.size and np.isfinite(logits).all() for logits, _ in splits.values()):
+        return None
+    kind, shift = correction
+    variants = _variants(*splits["validation"], shift)
+    logits, targets = splits["test"]
+    multi_label = targets.ndim == 2
+
+    def trust(name: str) -> tuple[dict[str, float], dict[str, float], Reliability]:
+        adjusted = variants[name](logits)
+        tested, bins = _trust(adjusted, targets)
+        tested["adaptive_ece"] = adjust.adaptive_calibration_error(adjusted, targets)
+        tested |= _decisions(adjusted, targets)
+        validated, _ = _trust(variants[name](splits["validation"][0]), splits["validation"][1])
+        return validated, tested, bins
+
+    def ranked(name: str) -> tuple[np.ndarray, np.ndarray]:
+        return adjust.risk_coverage(variants[name](logits), targets)
+
+    # Dividing by a temperature leaves pairs of text and label in order, and so their risks as they are.
+    distinct = [name for name in variants if not (multi_label and name in UNSCALED)]
+    # Millions of pairs take seconds to sort, in which numpy lets other threads work.
+    with ThreadPoolExecutor(THREADS) as pool:
+        measured = dict(zip(variants, pool.map(trust, variants), strict=True))
+        risks = dict(zip(distinct, pool.map(ranked, distinct), strict=True))
+    risks = {name: risks[name if name in risks else UNSCALED[name]] for name in variants}
+    validated = {name: scores for name, (scores, _, _) in measured.items()}
+    tested = {name: scores | _risks(risks[name][1]) for name, (_, scores, _) in measured.items()}
+    chosen = min(variants, key=lambda name: validated[name]["nll"])
+    summary = {
+        "prior_correction": kind,
+        "variant": chosen,
+        "temperatures": {name: variants[name].temperature for name in variants if name in UNSCALED},
+        "validation": validated,
+        "test": tested,
+        "shares": _shares(variants, logits, targets, metrics.buckets(counts, *bounds)),
+    }
+    bins = {name: each for name, (_, _, each) in measured.items()}
+    return Calibration(list(labels), variants, chosen, summary, bins, risks)
+
+
+def _dense(logits: np.ndarray, targets: Targets) -> tuple[np.ndarray, np.ndarray]:
+    """Returns logits float64 [N, C] and targets, int [N] or bool [N, C]: each measure would make its own copy."""
+    truth = targets if isinstance(targets, np.ndarray) else targets.toarray()
+    return np.asarray(logits, np.float64), truth.astype(bool) if truth.ndim == 2 else truth
+
+
+def _variants(logits: np.ndarray, targets: np.ndarray, shift: np.ndarray) -> dict[str, Adjustment]:
+    """Returns the adjustments by name; temperatures are fitted on these logits and targets."""
+    nothing = np.zeros(logits.shape[1])
+    variants = {"raw": Adjustment(nothing), "temperature": Adjustment(nothing, _temperature(logits, targets))}
+    # Of one class only differences between classes matter, and rounding is no correction.
+    if (np.ptp(shift) if targets.ndim == 1 else np.abs(shift).max()) > 1e-6:
+        variants["prior_corrected"] = Adjustment(shift)
+        variants["prior_corrected_temperature"] = Adjustment(shift, _temperature(logits - shift, targets))
+    return variants
+
+
+def _temperature(logits: np.ndarray, targets: np.ndarray) -> float:
+    """Returns the fitted temperature, 1 where no mistake bounds it from below."""
+    found = adjust.fit_temperature(logits, targets)
+    return 1.0 if found == TEMPERATURES[0] else found
+
+
+def _trust(logits: np.ndarray, targets: np.ndarray) -> tuple[dict[str, float], Reliability]:
+    """Returns what both splits are measured by, and the bins of the ECE."""
+    bins = adjust.reliability(logits, targets)
+    return {
+        "nll": adjust.negative_log_likelihood(logits, targets),
+        "brier": adjust.brier_score(logits, targets),
+        "ece": bins.error,
+    }, bins
+
+
+def _decisions(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Returns the scores of the most probable class, multi-label of the labels above 1/2; means as in `metrics`."""
+    if targets.ndim == 1:
+        confusion = metrics.confusion_matrix(targets, logits.argmax(axis=1), logits.shape[1])
+        hits, support, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+        overall = {"accuracy": float(hits.sum() / len(targets))}
+    else:
+        decided = logits > 0
+        hits, support, called = (each.sum(axis=0) for each in (decided & targets, targets, decided))
+        overall = {"micro_f1": float(2 * hits.sum() / max(support.sum() + called.sum(), 1))}
+    by_class = metrics.precision_recall_f1(hits, support, called)[2]
+    return overall | {"macro_f1": float(by_class[support > 0].mean()) if support.any() else float("nan")}
+
+
+def _risks(risk: np.ndarray) -> dict[str, float]:
+    """Returns the area under the curve and its value where so many percent are covered, or just more."""
+    at = {f"risk_at_{percent}": float(risk[-(-len(risk) * percent // 100) - 1]) for percent in COVERAGES}
+    return {"aurc": float(risk.mean())} | at
+
+
+def _shares(
+    variants: dict[str, Adjustment], logits: np.ndarray, targets: np.ndarray, buckets: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Returns by bucket, where it has classes, how many of them a text has on average, observed and as predicted."""
+    observed = np.bincount(targets, minlength=len(buckets)) if targets.ndim == 1 else targets.sum(axis=0)
+    by_class = {"observed": observed / len(targets)}
+    for name, adjustment in variants.items():
+        adjusted = adjustment(logits)
+        by_class[name] = (softmax(adjusted, axis=1) if targets.ndim == 1 else expit(adjusted)).mean(axis=0)
+    return {
+        bucket: {name: float(means[buckets == bucket].sum()) for name, means in by_class.items()}
+        for bucket in ("head", "medium", "tail")
+        if (buckets == bucket).any()
+    }
