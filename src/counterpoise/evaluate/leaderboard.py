@@ -38,24 +38,65 @@ MEASURED = (
     "tail_recall",
     *_LOWER_IS_BETTER,
 )
-# The same number under two names where each text has one label: shown once.
-_TWINS = {"micro_f1": "accuracy", "macro_recall": "balanced_accuracy"}
-COLUMNS = ("job", "setting", "seed", "state", "reason", *MEASURED)
+TWINS = {"micro_f1": "accuracy", "macro_recall": "balanced_accuracy"}
+"""The same number under two names where each text has one label: shown once."""
+COLUMNS = ("job", "setting", "seed", "scout", "state", "reason", *MEASURED)
 
 
 def collect(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
     """Returns one row per job folder with the columns `COLUMNS`, jobs in numerical order.
 
-    job: the name of the folder; setting: its overrides but for the seed, or "default"; state: "finished",
+    job: the name of the folder; setting: its overrides but for the seed, or "default"; scout: whether only a head was
+    trained, on the vectors of an encoder that stayed as it was; state: "finished",
     "running" or "failed", the last with a reason. A folder is a job's when it holds `status.json` or
     `.hydra/overrides.yaml`. Failed are also those without a status, those whose files cannot be read and,
     with `final`, those that still say they are running.
     """
     sweep_dir = Path(sweep_dir)
-    folders = [f for f in sweep_dir.iterdir() if _is_job(f)] if sweep_dir.is_dir() else []
+    folders = [f for f in sweep_dir.iterdir() if is_job(f)] if sweep_dir.is_dir() else []
     folders.sort(key=lambda f: (not f.name.isdecimal(), int(f.name) if f.name.isdecimal() else 0, f.name))
-    table = pd.DataFrame([_row(folder, final) for folder in folders], columns=list(COLUMNS))
-    return table.astype({"seed": "Int64", **dict.fromkeys(MEASURED, "float64")})
+    table = pd.DataFrame([job(folder, final) for folder in folders], columns=list(COLUMNS))
+    return table.astype({"seed": "Int64", **dict.fromkeys(MEASURED, "float64"), "scout": bool})
+
+
+def is_job(folder: Path) -> bool:
+    """Returns whether a folder is a job's: it holds `status.json` or what Hydra wrote before the job began."""
+    return (folder / "status.json").is_file() or (folder / ".hydra" / "overrides.yaml").is_file()
+
+
+def job(folder: Path, final: bool = False) -> dict[str, Any]:
+    """Returns one job's row of `collect`; what cannot be read becomes the reason of a failure."""
+    row = {"job": folder.name, "scout": False, "state": "failed", **_setting(_hydra_overrides(folder))}
+    reading = "status.json"
+    try:
+        if not (folder / reading).is_file():
+            return row | {"reason": "ended without a result"}
+        status = json.loads((folder / reading).read_text(encoding="utf-8"))
+        row |= _setting(status["overrides"]) | {"seconds": _float(status.get("seconds"))}
+        if status["state"] == "running" and final:
+            return row | {"reason": "ended without a result (killed?)"}
+        if status["state"] == "running":
+            return row | {"state": "running"}
+        if status["state"] != "finished":
+            return row | {"reason": str(status.get("reason") or "no reason given")}
+        reading = "metrics.json"
+        metrics = json.loads((folder / reading).read_text(encoding="utf-8"))
+        test, row["scout"] = metrics["test"], bool(metrics.get("scout"))
+        shown = [name for name in MEASURED if name != "seconds" and TWINS.get(name) not in test]
+        measured = {name: _float(test.get(name)) for name in shown}
+        return row | measured | {"state": "finished"}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        return row | {"reason": f"unreadable {reading}"}
+
+
+def without_shared(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Returns the table with settings that leave out what every job was started with, and that."""
+    settings = [setting.split(" ") for setting in table.setting]
+    if table.setting.nunique() < 2:
+        return table, []
+    shared = [part for part in settings[0] if all(part in setting for setting in settings)]
+    rest = [" ".join(part for part in setting if part not in shared) or "default" for setting in settings]
+    return table.assign(setting=rest), shared
 
 
 def write(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
@@ -71,7 +112,7 @@ def write(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
             table.to_csv(unfinished, index=False)
         with replacing(sweep_dir / "leaderboard.md") as unfinished:
             unfinished.write_text(_markdown(table), encoding="utf-8")
-        pictures.leaderboard(sweep_dir / "leaderboard.png", _without_shared(table)[0])
+        pictures.leaderboard(sweep_dir / "leaderboard.png", without_shared(table)[0])
     return table
 
 
@@ -80,10 +121,10 @@ def show(table: pd.DataFrame, console: Console) -> None:
 
     A narrow console shows the foremost columns; the files hold all.
     """
-    table, shared = _without_shared(table)
+    table, shared = without_shared(table)
     columns, best = _fitting(table, console.width), _best(table)
     caption = Text(f"every job: {' '.join(shared)}") if shared else None
-    printed = Table(title="Leaderboard", caption=caption, header_style="bold")
+    printed = Table(title=_title(table), caption=caption, header_style="bold")
     printed.add_column("job", justify="right", no_wrap=True)
     printed.add_column("setting", overflow="fold")
     for column in ("seed", *columns):
@@ -98,32 +139,22 @@ def show(table: pd.DataFrame, console: Console) -> None:
     console.print(printed)
 
 
-def _is_job(folder: Path) -> bool:
-    return (folder / "status.json").is_file() or (folder / ".hydra" / "overrides.yaml").is_file()
+def _title(table: pd.DataFrame) -> str:
+    if not table.scout.any():
+        return "Leaderboard"
+    all_scouts = table.scout[table.state == "finished"].all()
+    return f"Leaderboard of scouts{'' if all_scouts else ' and trained runs'} (a scout trains a head alone)"
 
 
-def _row(folder: Path, final: bool) -> dict[str, Any]:
-    """Returns one job's row; what cannot be read becomes the reason of a failure."""
-    row = {"job": folder.name, "state": "failed", **_setting(_hydra_overrides(folder))}
-    reading = "status.json"
-    try:
-        if not (folder / reading).is_file():
-            return row | {"reason": "ended without a result"}
-        status = json.loads((folder / reading).read_text(encoding="utf-8"))
-        row |= _setting(status["overrides"]) | {"seconds": _float(status.get("seconds"))}
-        if status["state"] == "running" and final:
-            return row | {"reason": "ended without a result (killed?)"}
-        if status["state"] == "running":
-            return row | {"state": "running"}
-        if status["state"] != "finished":
-            return row | {"reason": str(status.get("reason") or "no reason given")}
-        reading = "metrics.json"
-        test = json.loads((folder / reading).read_text(encoding="utf-8"))["test"]
-        shown = [name for name in MEASURED if name != "seconds" and _TWINS.get(name) not in test]
-        measured = {name: _float(test.get(name)) for name in shown}
-        return row | measured | {"state": "finished"}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError):
-        return row | {"reason": f"unreadable {reading}"}
+def grid_row(cells: list[str]) -> str:
+    """Returns a row of a Markdown table."""
+    escaped = (cell.replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def code(text: str) -> str:
+    """Returns text as Markdown code on one line, so that nothing in it is taken for markup."""
+    return f"`{' '.join(text.replace('`', chr(39)).split())}`"
 
 
 def _hydra_overrides(folder: Path) -> list[str]:
@@ -149,16 +180,6 @@ def _setting(overrides: list[str]) -> dict[str, Any]:
 
 def _float(value: float | None) -> float:
     return float("nan") if value is None else float(value)
-
-
-def _without_shared(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Returns the table with settings that leave out what every job was started with, and that."""
-    settings = [setting.split(" ") for setting in table.setting]
-    if table.setting.nunique() < 2:
-        return table, []
-    shared = [part for part in settings[0] if all(part in setting for setting in settings)]
-    rest = [" ".join(part for part in setting if part not in shared) or "default" for setting in settings]
-    return table.assign(setting=rest), shared
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:
@@ -200,18 +221,18 @@ def _is_best(value: float, column: str, best: dict[str, float]) -> bool:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    table, shared = _without_shared(table)
+    table, shared = without_shared(table)
     done = _ranked(table[table.state == "finished"])
     counts = ", ".join(f"{n} {state}" for state, n in table.state.value_counts().items())
-    lines = ["# Leaderboard", "", f"{len(table)} jobs: {counts}." if len(table) else "No jobs yet."]
+    lines = [f"# {_title(table)}", "", f"{len(table)} jobs: {counts}." if len(table) else "No jobs yet."]
     if shared:
-        lines += ["", f"Every job: {_code(' '.join(shared))}"]
+        lines += ["", f"Every job: {code(' '.join(shared))}"]
     if len(done):
         columns, best = _present(done), _best(done)
         lines += ["", *_grid_head(["job", "setting", "seed", *columns])]
         for row in done.to_dict("records"):
             cells = [_bold(_number(row[c], c), _is_best(row[c], c, best)) for c in columns]
-            lines.append(_grid_row([row["job"], _code(row["setting"]), _seed(row["seed"]), *cells]))
+            lines.append(grid_row([row["job"], code(row["setting"]), _seed(row["seed"]), *cells]))
         lines += _over_seeds(done, columns)
     for state, heading in (("running", "Running"), ("failed", "Failed")):
         jobs = table[table.state == state].to_dict("records")
@@ -235,29 +256,19 @@ def _over_seeds(done: pd.DataFrame, columns: list[str]) -> list[str]:
             mean, deviation, size = (frame.loc[setting, c] for frame in (means, deviations, sizes))
             text = f"{_number(mean, c)} ± {_number(deviation, c)} ({size})" if size > 1 else _number(mean, c)
             cells.append(_bold(text, _is_best(mean, c, best)))
-        lines.append(_grid_row([_code(setting), *cells]))
+        lines.append(grid_row([code(setting), *cells]))
     return lines
 
 
 def _grid_head(names: list[str]) -> list[str]:
     marks = ["---" if name in ("job", "setting") else "---:" for name in names]
-    return [_grid_row([name.replace("_", " ") for name in names]), _grid_row(marks)]
-
-
-def _grid_row(cells: list[str]) -> str:
-    escaped = (cell.replace("|", r"\|") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
+    return [grid_row([name.replace("_", " ") for name in names]), grid_row(marks)]
 
 
 def _item(job: Mapping[Any, Any]) -> str:
-    reason = f": {_code(job['reason'])}" if job["state"] == "failed" else ""
+    reason = f": {code(job['reason'])}" if job["state"] == "failed" else ""
     seed = f", seed {job['seed']}" if _seed(job["seed"]) else ""
-    return f"- job {job['job']}, {_code(job['setting'])}{seed}{reason}"
-
-
-def _code(text: str) -> str:
-    """Returns text as Markdown code on one line, so that nothing in it is taken for markup."""
-    return f"`{' '.join(text.replace('`', chr(39)).split())}`"
+    return f"- job {job['job']}, {code(job['setting'])}{seed}{reason}"
 
 
 def _bold(text: str, best: bool) -> str:
