@@ -1,0 +1,112 @@
+"""What the report of a run is made of."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from counterpoise.balance import Balance
+from counterpoise.balance.samplers import Targets
+from counterpoise.evaluate import metrics, multilabel
+from counterpoise.evaluate.calibration import Calibration
+from counterpoise.evaluate.metrics import Bounds
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A tested run. Logits are float [N, C] in the order of the targets: int [N], or csr of bool [N, C].
+
+    name: of the run. strategy: its name. scout: whether its encoder stayed frozen. config: resolved. metrics: what
+    `metrics.json` holds. seconds: it took so far, or None. emphasis: float [C], of classes, by the strategy's loss.
+    ids, texts: of the test split; texts(rows) are those of some of its rows.
+    decided, thresholds: bool [N, C] and float [C], what test texts get and by which thresholds; multi-label only.
+    calibration: as `evaluate.calibration.measure` returns it. history: `csv/metrics.csv`. audit: what
+    `data.audit.remarkable` says. lengths: int, tokens of each training text, at most max_length; cut: the share of
+    training texts that were longer.
+    """
+
+    name: str
+    strategy: str
+    scout: bool
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    seconds: float | None
+    balance: Balance
+    emphasis: np.ndarray
+    bounds: Bounds
+    ids: Sequence[str]
+    texts: Callable[[np.ndarray], Sequence[str]]
+    test_targets: Targets
+    test_logits: np.ndarray
+    validation_targets: Targets
+    validation_logits: np.ndarray
+    lengths: np.ndarray
+    max_length: int
+    cut: float
+    decided: np.ndarray | None = None
+    thresholds: np.ndarray | None = None
+    calibration: Calibration | None = None
+    history: pd.DataFrame | None = None
+    audit: Sequence[str] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        """The C names of classes or labels."""
+        return list(self.balance.labels)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Training examples of each class or positives of each label, int64 [C]."""
+        return self.balance.counts
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a text may have any number of labels."""
+        return self.balance.multi_label
+
+    @property
+    def noun(self) -> str:
+        """What a class is called: class or label."""
+        return "label" if self.multi_label else "class"
+
+    @property
+    def nouns(self) -> str:
+        """The same of several."""
+        return "labels" if self.multi_label else "classes"
+
+    @property
+    def buckets(self) -> np.ndarray:
+        """Head, medium or tail, str [C]."""
+        return metrics.buckets(self.counts, *self.bounds)
+
+    @cached_property
+    def truth(self) -> csr_matrix:
+        """What is true of the test texts, bool [N, C]."""
+        return one_hot(self.test_targets, len(self.labels))
+
+    @cached_property
+    def given(self) -> csr_matrix:
+        """What the test texts get, bool [N, C]."""
+        if self.decided is not None:
+            return csr_matrix(self.decided)
+        return one_hot(self.test_logits.argmax(axis=1), len(self.labels))
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """A row per class, as `metrics.per_class`, multi-label `multilabel.per_label`, has it."""
+        if self.decided is not None:
+            return multilabel.per_label(self.decided, self.test_logits, self.test_targets, self.counts)
+        confusion = metrics.confusion_matrix(self.test_targets, self.test_logits.argmax(axis=1), len(self.labels))
+        return metrics.per_class(confusion, self.counts)
+
+
+def one_hot(targets: Targets, classes: int) -> csr_matrix:
+    """Returns targets, int [N] or csr [N, C], as csr of bool [N, C]."""
+    if not isinstance(targets, np.ndarray):
+        return csr_matrix(targets, dtype=bool)
+    rows = np.arange(len(targets))
+    return csr_matrix((np.ones(len(targets), bool), (rows, targets)), (len(targets), classes))

@@ -1,0 +1,44 @@
+"""A headless Chromium that opens pages from disk and notes what goes wrong in them."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+class Opened:
+    """A page opened from disk. complaints: console messages, errors of scripts, and requests for anything else."""
+
+    def __init__(self, page: Any, path: Path) -> None:
+        self.page, self.complaints = page, []
+        page.on("console", lambda message: self.complaints.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        page.on("request", lambda request: self._note(request.url, path))
+        self.load(path)
+
+    def load(self, path: Path) -> None:
+        """Opens the page and waits until all is drawn."""
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("html[data-drawn]", timeout=30_000, state="attached")
+
+    def _note(self, url: str, path: Path) -> None:
+        if url.split("#")[0] != path.as_uri() and not url.startswith(("data:", "blob:")):
+            self.complaints.append(f"request: {url}")
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """Yields a playwright browser; skips the test where there is no Chromium or no playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is on the PATH")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
