@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.stats import chi2, chisquare
 
-from counterpoise.balance import ClassIndex, PowerSampler, RepeatFactorSampler, Sampler
+from counterpoise.balance import Blend, ClassIndex, PowerSampler, RepeatFactorSampler, Sampler
 from counterpoise.errors import UserError
 
 COUNTS = np.array([400, 90, 25, 4])
@@ -29,6 +29,10 @@ SAMPLERS = [
     PowerSampler(1.0, 1000),
     RepeatFactorSampler(0.02),
     RepeatFactorSampler(0.5),
+    Blend(PowerSampler(1.0), 0.3),
+    Blend(PowerSampler(1.0, "median"), 0.55),
+    Blend(PowerSampler(0.5, 1000), 0.0),
+    Blend(RepeatFactorSampler(0.5), 0.7),
 ]
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 every_task = pytest.mark.parametrize("index", [INDEX, LABEL_INDEX], ids=["single_label", "multi_label"])
@@ -335,3 +339,28 @@ def test_a_threshold_that_is_no_share_is_refused(threshold):
     with pytest.raises(UserError, match="threshold=") as told:
         RepeatFactorSampler(threshold)
     assert "\n" not in str(told.value)
+
+
+@every_task
+@pytest.mark.parametrize("sampler", [PowerSampler(1.0), PowerSampler(0.5, "median"), RepeatFactorSampler(0.5)], ids=str)
+class TestBlend:
+    """A share of the epoch by a sampler, the rest as the data is."""
+
+    @pytest.mark.parametrize("share", [0.0, 0.1, 0.75, 1.0])
+    def test_the_rates_are_the_mixture_in_an_epoch_of_the_samplers_size(self, sampler, index, share):
+        blend = Blend(sampler, share)
+        assert blend.size(index) == sampler.size(index)
+        plain = np.full(index.num_rows, sampler.size(index) / index.num_rows)
+        expected = share * sampler.rates(index) + (1 - share) * plain
+        np.testing.assert_allclose(blend.rates(index), expected, rtol=1e-12)
+
+    def test_the_whole_share_draws_what_the_sampler_draws(self, sampler, index):
+        rng = np.random.default_rng(4)
+        blended = Blend(sampler, 1.0).draw(index, np.random.default_rng(4))
+        rng.random()  # rounds the share
+        np.testing.assert_array_equal(np.sort(blended), np.sort(sampler.draw(index, rng)))
+
+    def test_no_share_draws_every_row_equally_often_but_for_the_last_pass(self, sampler, index):
+        drawn = times(Blend(sampler, 0.0).draw(index, np.random.default_rng(4)), index)
+        assert drawn.max() - drawn.min() <= 1
+        assert drawn.sum() == sampler.size(index)

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from commandline import ONE_TASK
+from commandline import LOSS_OF_ONE_TASK
 from counterpoise.balance import (
     Balance,
     ClassIndex,
@@ -117,7 +117,7 @@ class TestEveryStrategy:
         assert not balance.capped.any()
 
     def test_the_loss_has_the_weights_and_gives_finite_gradients_or_is_refused(self, name, balance):
-        if ONE_TASK.get(name) == "multi_label":
+        if LOSS_OF_ONE_TASK.get(name) == "multi_label":
             with pytest.raises(UserError, match="is for multi_label data and this data is single_label"):
                 composed(f"strategy={name}").loss(balance)
             return
@@ -162,7 +162,7 @@ class TestEveryStrategyWithManyLabels:
         assert 0 < balance.effective_sample_fraction <= 1 + 1e-12
 
     def test_the_loss_gives_finite_gradients_or_is_refused(self, name, balance, data):
-        if ONE_TASK.get(name) == "single_label":
+        if LOSS_OF_ONE_TASK.get(name) == "single_label":
             with pytest.raises(UserError, match="is for single_label data and this data is multi_label"):
                 composed(f"strategy={name}").loss(balance)
             return

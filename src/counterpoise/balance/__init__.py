@@ -11,7 +11,8 @@ from counterpoise.balance.binary_losses import Asymmetric, BinaryCrossEntropy, D
 from counterpoise.balance.decision import Decision
 from counterpoise.balance.losses import CrossEntropy, SoftmaxFocal, focal, likelihood
 from counterpoise.balance.margin_losses import LDAM, LogitAdjusted
-from counterpoise.balance.samplers import ClassIndex, PowerSampler, RepeatFactorSampler, Sampler
+from counterpoise.balance.samplers import Blend, ClassIndex, PowerSampler, RepeatFactorSampler, Sampler
+from counterpoise.balance.schedule import Deferred, Plan, Progressive
 from counterpoise.balance.strategy import Strategy
 from counterpoise.balance.weights import EffectiveNumber, Manual, Power
 
@@ -20,16 +21,20 @@ __all__ = [
     "Asymmetric",
     "Balance",
     "BinaryCrossEntropy",
+    "Blend",
     "ClassIndex",
     "CrossEntropy",
     "Decision",
+    "Deferred",
     "DistributionBalanced",
     "EffectiveNumber",
     "Focal",
     "LogitAdjusted",
     "Manual",
+    "Plan",
     "Power",
     "PowerSampler",
+    "Progressive",
     "RepeatFactorSampler",
     "Sampler",
     "SoftmaxFocal",

@@ -201,6 +201,39 @@ class RepeatFactorSampler:
         return rows
 
 
+@dataclass(frozen=True)
+class Blend:
+    """Draws a share of an epoch with a sampler and the rest from the data as it is.
+
+    The rates are the mixture's, share * rates + (1 - share) * size / N: between the data and what the sampler makes of
+    it. The epoch has the sampler's size whatever the share.
+
+    share: in [0, 1].
+    """
+
+    sampler: Sampler
+    share: float
+
+    def size(self, index: ClassIndex) -> int:
+        """Returns the number of rows drawn in an epoch."""
+        return self.sampler.size(index)
+
+    def rates(self, index: ClassIndex) -> np.ndarray:
+        """Returns how often each row is drawn in an epoch, in expectation: float64 [N]."""
+        return self.share * self.sampler.rates(index) + (1 - self.share) * self.size(index) / index.num_rows
+
+    def draw(self, index: ClassIndex, rng: np.random.Generator) -> np.ndarray:
+        """Returns the rows of one epoch in random order, int64 [size]."""
+        size = self.size(index)
+        balanced = int(self.share * size + rng.random())
+        # What a sampler draws is in random order: a part of it is a random part.
+        rows = np.concatenate(
+            [self.sampler.draw(index, rng)[:balanced], _take(np.arange(index.num_rows), size - balanced, rng)]
+        )
+        rng.shuffle(rows)
+        return rows
+
+
 def _with_unlabelled(index: ClassIndex) -> ClassIndex:
     """Returns the index with one more group: the rows without labels."""
     if not index.multi_label:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from counterpoise.balance.balance import Balance
 from counterpoise.balance.losses import likelihood
-from counterpoise.balance.samplers import ClassIndex, PowerSampler, Sampler
+from counterpoise.balance.samplers import Blend, ClassIndex, PowerSampler, Sampler
+from counterpoise.balance.schedule import Plan, Schedule
 from counterpoise.balance.weights import (
     Manual,
     Power,
@@ -33,7 +35,8 @@ class Strategy:
     sampler: what is drawn. weights: how much a drawn example counts, a scheme of `balance.weights`.
     loss: makes the module that is trained with from the `Balance`. max_ratio: the most that one class may weigh over
     another; multi-label, one side of a label over the other. None: no limit. "auto": 10 for multi-label data, else
-    none; weights given by hand are left alone.
+    none; weights given by hand are left alone. schedule: how much of sampler and weights is in force in which epoch;
+    None: all of it, always. second_stage: what becomes of the head after training, see `model.second_stage`.
     allow_overcorrection: permit alpha + beta > 1, which turns the imbalance upside down.
     """
 
@@ -41,6 +44,8 @@ class Strategy:
     weights: WeightScheme = field(default_factory=lambda: Power(0.0))
     loss: Callable[[Balance], nn.Module] = likelihood
     max_ratio: float | str | None = "auto"
+    schedule: Schedule | None = None
+    second_stage: Any = None
     allow_overcorrection: bool = False
 
     def __post_init__(self) -> None:
@@ -49,25 +54,31 @@ class Strategy:
         if isinstance(self.max_ratio, str) or not self.max_ratio >= 1:
             raise UserError(f"strategy.max_ratio={self.max_ratio}: a ratio of weights is 1 or more; or auto, or null")
 
-    def balance(self, labels: Sequence[str], index: ClassIndex) -> Balance:
+    def plan(self, labels: Sequence[str], index: ClassIndex, epochs: int | None = None) -> Plan:
+        """Returns what the strategy comes to in each of so many epochs."""
+        return Plan(self, labels, index, epochs)
+
+    def balance(self, labels: Sequence[str], index: ClassIndex, strength: float = 1.0) -> Balance:
         """Returns what the strategy comes to on this training data.
 
-        Raises UserError when sampler and weights together correct more than the whole imbalance.
+        strength: how much of the correction is in force, in [0, 1], see `balance.schedule`. Raises UserError when
+        sampler and weights together correct more than the whole imbalance.
         """
-        size, rates = self.sampler.size(index), self.sampler.rates(index)
+        sampler = self.sampler if strength == 1 else Blend(self.sampler, strength)
+        size, rates = sampler.size(index), sampler.rates(index)
         probabilities = index.sum(rates) / size
         if index.multi_label:
             raw = ratios(self.weights, labels, index.counts, index.num_rows)
+            raw = raw**strength
             limited = cap_ratios(raw, self._limit(index))
             weights, negative_weights = normalise_ratios(limited, probabilities)
         else:
-            raw = self.weights(labels, np.maximum(index.counts, 1))
+            raw = self.weights(labels, np.maximum(index.counts, 1)) ** strength
             limited = cap(raw, self._limit(index))
             weights, negative_weights = normalise(limited, probabilities), np.ones(len(raw))
-        self._check_correction(raw, size * probabilities, index)
-        return Balance(
-            labels, index, self.sampler, size, rates, probabilities, weights, negative_weights, limited != raw
-        )
+        if strength == 1:
+            self._check_correction(raw, size * probabilities, index)
+        return Balance(labels, index, sampler, size, rates, probabilities, weights, negative_weights, limited != raw)
 
     def _limit(self, index: ClassIndex) -> float | None:
         if self.max_ratio == "auto":

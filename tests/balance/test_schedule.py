@@ -1,0 +1,242 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+
+from counterpoise.balance import (
+    LDAM,
+    Balance,
+    Blend,
+    ClassIndex,
+    Deferred,
+    EffectiveNumber,
+    LogitAdjusted,
+    Plan,
+    Power,
+    PowerSampler,
+    Progressive,
+    RepeatFactorSampler,
+    Strategy,
+)
+from counterpoise.errors import UserError
+
+COUNTS = np.array([500, 60, 25, 4])
+INDEX = ClassIndex.of(np.repeat(np.arange(4), COUNTS), 4)
+# Labels with 300 texts, 60, 9 and 1, independently of each other.
+TAGS = csr_matrix(np.stack([np.random.default_rng(c).permutation(400) < n for c, n in enumerate([300, 60, 9, 1])], 1))
+LABEL_INDEX = ClassIndex.of(TAGS, 4)
+LABELS = list("abcd")
+every_task = pytest.mark.parametrize("index", [INDEX, LABEL_INDEX], ids=["single_label", "multi_label"])
+
+PROGRESSIVE = Strategy(PowerSampler(1.0), schedule=Progressive())
+ARRAYS = ("rates", "probabilities", "weights", "negative_weights", "capped")
+
+
+def strengths(schedule, epochs: int) -> list[float]:
+    return [schedule.strength(epoch, epochs) for epoch in range(epochs)]
+
+
+def assert_same(one: Balance, other: Balance, rtol: float = 0.0) -> None:
+    for name in ARRAYS:
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=rtol, atol=0)
+    assert one.epoch_size == other.epoch_size
+
+
+def refused(action, *arguments) -> str:
+    with pytest.raises(UserError) as told:
+        action(*arguments)
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+class TestDeferred:
+    """Nothing, then everything."""
+
+    def test_of_200_epochs_the_last_40_are_corrected_as_in_the_paper(self):
+        assert strengths(Deferred(), 200) == [0.0] * 160 + [1.0] * 40
+
+    def test_the_start_may_be_an_epoch_or_a_fraction_of_all_of_them(self):
+        assert strengths(Deferred(3), 5) == [0, 0, 0, 1, 1]
+        assert strengths(Deferred(1.0), 3) == [0, 1, 1]
+        assert strengths(Deferred(0.5), 4) == [0, 0, 1, 1]
+        assert strengths(Deferred(0.8), 5) == [0, 0, 0, 0, 1]
+
+    @given(start=st.floats(0, 1, exclude_min=True, exclude_max=True), epochs=st.integers(2, 300))
+    def test_a_fraction_is_kept_to_the_epoch_with_one_before_and_one_after_it(self, start, epochs):
+        values = strengths(Deferred(start), epochs)
+        assert set(values) == {0.0, 1.0}
+        assert values == sorted(values)
+        before = values.count(0.0)
+        assert abs(before - start * epochs) <= 0.5 or before in (1, epochs - 1)
+
+    @pytest.mark.parametrize("start", [0, -0.5, 1.5, -3, True, float("nan"), float("inf"), "late", None])
+    def test_a_start_that_is_none_is_refused(self, start):
+        told = refused(Deferred, start)
+        assert f"strategy.schedule.start={start}" in told
+        assert "a fraction of the epochs" in told
+
+    @pytest.mark.parametrize("start", [5, 8])
+    def test_a_start_that_never_comes_is_refused(self, start):
+        told = refused(Strategy(schedule=Deferred(start)).plan, LABELS, INDEX, 5)
+        assert f"strategy.schedule.start={start} is never reached: trainer.max_epochs=5" in told
+        Strategy(schedule=Deferred(start)).plan(LABELS, INDEX, start + 1)
+
+
+class TestProgressive:
+    """From nothing to everything in equal steps."""
+
+    @pytest.mark.parametrize("epochs", [2, 3, 10, 90])
+    def test_steps_are_equal_from_nothing_to_everything(self, epochs):
+        np.testing.assert_allclose(strengths(Progressive(), epochs), np.linspace(0, 1, epochs), rtol=1e-15)
+        assert strengths(Progressive(), epochs)[-1] == 1.0
+
+    @pytest.mark.parametrize("epochs", [2, 5, 90])
+    def test_classes_are_drawn_from_the_mixture_of_instances_and_classes(self, epochs):
+        # Kang et al., ICLR 2020, eq. 3, with t / T from 0 to 1 as the authors' code has it.
+        plan = PROGRESSIVE.plan(LABELS, INDEX, epochs)
+        instance_balanced, class_balanced = COUNTS / COUNTS.sum(), np.full(4, 1 / 4)
+        for epoch, t in enumerate(np.linspace(0, 1, epochs)):
+            expected = (1 - t) * instance_balanced + t * class_balanced
+            np.testing.assert_allclose(plan.balance(epoch).probabilities, expected, rtol=1e-13)
+            drawn = plan.sampler(epoch).draw(INDEX, np.random.default_rng(epoch))
+            assert len(drawn) == COUNTS.sum()
+
+    def test_labels_are_drawn_from_the_mixture_too(self):
+        plan = PROGRESSIVE.plan(LABELS, LABEL_INDEX, 4)
+        plain, aware = (PowerSampler(alpha).rates(LABEL_INDEX) @ TAGS.toarray() / 400 for alpha in (0.0, 1.0))
+        for epoch in range(4):
+            expected = (1 - epoch / 3) * plain + epoch / 3 * aware
+            np.testing.assert_allclose(plan.balance(epoch).probabilities, expected, rtol=1e-12)
+
+    def test_what_is_drawn_follows(self):
+        plan = PROGRESSIVE.plan(LABELS, INDEX, 3)
+        rarest = [
+            np.mean([np.isin(plan.sampler(epoch).draw(INDEX, rng), INDEX.members(3)).sum() for _ in range(400)])
+            for epoch, rng in enumerate(np.random.default_rng(0).spawn(3))
+        ]
+        np.testing.assert_allclose(rarest, [4, (4 + 589 / 4) / 2, 589 / 4], atol=1)
+
+
+class TestStrength:
+    """How much of the correction is in force."""
+
+    @every_task
+    @pytest.mark.parametrize("strength", [0.0, 0.25, 0.5, 1.0])
+    @pytest.mark.parametrize("beta", [0.5, 1.0])
+    def test_weights_are_those_of_so_much_of_the_exponent(self, index, strength, beta):
+        partly = Strategy(weights=Power(beta), max_ratio=None).balance(LABELS, index, strength)
+        assert_same(partly, Strategy(weights=Power(strength * beta), max_ratio=None).balance(LABELS, index), 1e-12)
+
+    def test_any_weights_are_raised_to_the_strength_and_normalised(self):
+        scheme = EffectiveNumber(0.99)
+        balance = Strategy(weights=scheme).balance(LABELS, INDEX, 0.3)
+        raised = ((1 - 0.99) / (1 - 0.99**COUNTS)) ** 0.3
+        np.testing.assert_allclose(balance.weights, raised / (raised @ COUNTS / COUNTS.sum()), rtol=1e-10)
+        assert balance.probabilities @ balance.weights == pytest.approx(1, rel=1e-12)
+
+    @every_task
+    @pytest.mark.parametrize("strength", [0.25, 0.75])
+    def test_a_drawn_example_weighs_1_on_average_whatever_the_strength(self, index, strength):
+        balance = Strategy(PowerSampler(0.5), Power(0.5)).balance(LABELS, index, strength)
+        positive = balance.probabilities * balance.weights
+        if index.multi_label:
+            np.testing.assert_allclose(positive + (1 - balance.probabilities) * balance.negative_weights, 1, rtol=1e-12)
+        else:
+            assert positive.sum() == pytest.approx(1, rel=1e-12)
+
+    def test_the_cap_is_on_the_weights_in_force(self):
+        capped = Strategy(weights=Power(1.0), max_ratio=10)  # 125 between the largest and the smallest
+        assert capped.balance(LABELS, INDEX, 0.25).weight_ratio == pytest.approx(125**0.25)
+        assert capped.balance(LABELS, INDEX, 0.75).weight_ratio == pytest.approx(10)
+
+    @every_task
+    def test_without_any_the_data_is_taken_as_it_is(self, index):
+        balance = Strategy(PowerSampler(0.5, "median"), Power(0.5)).balance(LABELS, index, 0.0)
+        np.testing.assert_allclose(balance.probabilities, index.counts / index.num_rows, rtol=1e-12)
+        np.testing.assert_allclose(balance.rates, balance.epoch_size / index.num_rows, rtol=1e-12)
+        np.testing.assert_allclose([balance.weights, balance.negative_weights], 1, rtol=1e-15)
+        assert balance.epoch_size == PowerSampler(0.5, "median").size(index)
+        assert not balance.capped.any()
+
+    def test_the_emphasis_goes_from_that_of_the_counts_to_that_of_the_strategy(self):
+        plan = Strategy(PowerSampler(0.5), Power(0.5), schedule=Progressive()).plan(LABELS, INDEX, 5)
+        roots = COUNTS**0.5
+        for epoch, s in enumerate([0, 0.25, 0.5, 0.75, 1]):
+            mass = ((1 - s) * COUNTS / COUNTS.sum() + s * roots / roots.sum()) * COUNTS ** (-0.5 * s)
+            np.testing.assert_allclose(plan.balance(epoch).emphasis, mass / mass.sum(), rtol=1e-12)
+        np.testing.assert_allclose(plan.balance(0).emphasis, COUNTS / COUNTS.sum(), rtol=1e-12)
+        np.testing.assert_allclose(plan.final.emphasis, 1 / 4, rtol=1e-12)
+
+
+class TestPlan:
+    """What a strategy comes to, epoch by epoch."""
+
+    @every_task
+    @pytest.mark.parametrize("epochs", [None, -1, 1, 7])
+    def test_without_a_schedule_it_is_the_strategy_in_every_epoch(self, index, epochs):
+        strategy = Strategy(PowerSampler(0.5), Power(0.5))
+        plan = strategy.plan(LABELS, index, epochs)
+        for epoch in (0, 1, 6, 1000, -1):
+            assert_same(plan.balance(epoch), strategy.balance(LABELS, index))
+            assert plan.sampler(epoch) is strategy.sampler
+            assert plan.loss(epoch) is plan.loss(0)
+        assert plan.balance(0) is plan.final
+
+    @every_task
+    @pytest.mark.parametrize("schedule", [Deferred(0.5), Progressive()], ids=str)
+    def test_the_last_epoch_and_all_after_it_are_the_whole_strategy(self, schedule, index):
+        strategy = Strategy(RepeatFactorSampler(0.1), Power(0.5), schedule=schedule)
+        plan = strategy.plan(LABELS, index, 4)
+        for balance in (plan.final, plan.balance(3), plan.balance(10)):
+            assert_same(balance, strategy.balance(LABELS, index))
+        assert plan.sampler(3) is strategy.sampler
+        assert plan.sampler(0) == Blend(strategy.sampler, 0.0)
+
+    def test_the_loss_is_kept_as_long_as_the_strength_is_the_same(self):
+        plan = Strategy(weights=Power(1.0), schedule=Deferred(2)).plan(LABELS, INDEX, 5)
+        before, after = plan.loss(0), plan.loss(2)
+        assert plan.loss(4) is after
+        assert before is not after
+        np.testing.assert_array_equal(before.class_weights, 1)
+        np.testing.assert_allclose(after.class_weights, plan.final.weights, rtol=1e-6)
+        plan = PROGRESSIVE.plan(LABELS, INDEX, 3)
+        assert len({plan.loss(epoch) for epoch in range(3)}) == 3
+
+    def test_epochs_can_be_asked_for_in_any_order(self):
+        plan = Strategy(PowerSampler(0.5), Power(0.5), schedule=Progressive()).plan(LABELS, INDEX, 5)
+        in_order = [plan.balance(epoch) for epoch in range(5)]
+        for epoch in (3, 0, 4, 2, 3):
+            assert_same(plan.balance(epoch), in_order[epoch])
+            np.testing.assert_allclose(plan.loss(epoch).class_weights, in_order[epoch].weights, rtol=1e-6)
+
+    def test_margins_are_there_from_the_first_epoch_on(self):
+        plan = Strategy(weights=Power(1.0), loss=LDAM, schedule=Deferred()).plan(LABELS, INDEX, 5)
+        first, last = plan.loss(0), plan.loss(4)
+        np.testing.assert_array_equal(first.margins, last.margins)
+        assert first.margins.max() == 0.5
+        np.testing.assert_array_equal(first.class_weights, 1)
+        assert last.class_weights.max() > 10
+
+    def test_logits_are_adjusted_by_what_sampler_and_weights_leave_at_the_time(self):
+        plan = Strategy(PowerSampler(1.0), loss=LogitAdjusted, schedule=Progressive()).plan(LABELS, INDEX, 3)
+        for epoch in range(3):
+            loss, balance = plan.loss(epoch), plan.balance(epoch)
+            np.testing.assert_allclose(loss.offsets, np.log(balance.emphasis), rtol=1e-5)
+            np.testing.assert_allclose(loss.emphasis(balance), 1 / 4, rtol=1e-6)
+
+    @pytest.mark.parametrize("schedule", [Deferred(), Deferred(1), Progressive()], ids=str)
+    @pytest.mark.parametrize("epochs", [1, 0, -1, None])
+    def test_a_schedule_needs_two_epochs(self, schedule, epochs):
+        told = refused(Strategy(schedule=schedule).plan, LABELS, INDEX, epochs)
+        assert "two epochs or more" in told
+        assert f"trainer.max_epochs={epochs}" in told
+        assert "strategy.schedule=null" in told
+
+    def test_two_epochs_are_enough(self):
+        assert Strategy(schedule=Deferred()).plan(LABELS, INDEX, 2).strengths == [0, 1]
+        assert PROGRESSIVE.plan(LABELS, INDEX, 2).strengths == [0, 1]
+
+    def test_what_corrects_twice_is_refused_before_the_first_epoch(self):
+        twice = Strategy(PowerSampler(1.0), Power(1.0), schedule=Progressive())
+        assert "correct twice" in refused(Plan, twice, LABELS, INDEX, 5)
