@@ -9,6 +9,7 @@ from counterpoise import run
 from counterpoise.cli import command_line
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.tokens import load_tokenizer
+from counterpoise.finish import finish
 from counterpoise.model.classifier import Classifier
 
 
@@ -27,19 +28,19 @@ def main(config: DictConfig) -> float | None:
     data.prepare_data()
     data.setup()
 
-    strategy = instantiate(config.strategy)
-    balance = strategy.balance(data.labels, data.index)
-    data.sampler = balance.sampler
-    run.show(balance, data, config)
+    plan = instantiate(config.strategy).plan(data.labels, data.index, config.trainer.max_epochs)
+    data.sampler = plan.sampler
+    run.show(plan, data, config)
 
-    loss = strategy.loss(balance)
+    balance, loss = plan.balance(0), plan.loss(0)
     model = Classifier(
-        encoder.load(),
+        run.embedded(encoder.load(), data, config) if config.scout else encoder.load(),
         loss,
         instantiate(config.optim),
         data.labels,
         data.counts,
         data.batch_size,
+        losses=plan.loss,
         dropout=config.dropout,
         decision=instantiate(config.decision) if balance.multi_label else None,
         head_bias=run.head_bias(balance, loss, config.bias_init),
@@ -48,12 +49,12 @@ def main(config: DictConfig) -> float | None:
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger]
     trainer: pl.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
-    run.check(trainer, model, data, config)
+    run.check(trainer, model, data, plan, config)
 
     trainer.fit(model, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
     if not run.continues_alone(trainer):
         return None
-    metrics = run.finish(trainer, model, data, balance)
+    metrics = finish(trainer, model, data, plan, config)
     return metrics["validation"][config.monitor.removeprefix("val/")] if metrics else None
 
 

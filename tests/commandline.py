@@ -11,24 +11,31 @@ import subprocess
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 
+from counterpoise.cli import command_line
+
 ROOT = Path(__file__).resolve().parent.parent
-ONE_TASK = {
+LOSS_OF_ONE_TASK = {
     "asymmetric": "multi_label",
     "distribution_balanced": "multi_label",
     "ntr_focal": "multi_label",
     "r_bce_focal": "multi_label",
     "balanced_softmax": "single_label",
     "ldam": "single_label",
+    "ldam_drw": "single_label",
     "logit_adjusted": "single_label",
 }
 """The strategies whose loss is for one task only."""
+ONE_TASK = LOSS_OF_ONE_TASK | {"post_hoc": "single_label", "tau_normalised": "single_label"}
+"""The strategies that are for one task only, by their loss or by their second stage."""
 
 
 def strategies(task: str) -> list[str]:
@@ -67,8 +74,11 @@ class Outcome:
         return lines[0]
 
 
-def run(folder: Path, *overrides: str) -> Outcome:
-    """Runs `train.py` in this process, which saves the seconds that importing torch takes."""
+def run(folder: Path, *overrides: str, draws: bool = True) -> Outcome:
+    """Runs `train.py` in this process, which saves the seconds that importing torch takes.
+
+    draws: whether it makes pictures and report, which take half the time of a small run.
+    """
     out, err = io.StringIO(), io.StringIO()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -81,7 +91,10 @@ def run(folder: Path, *overrides: str) -> Outcome:
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
             warnings.catch_warnings(),
+            contextlib.ExitStack() as stack,
         ):
+            for name in () if draws else ("draw_pictures", "write_run_report"):
+                stack.enter_context(patch(f"counterpoise.finish.{name}"))
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     except SystemExit as stop:
         code = stop.code or 0
@@ -94,6 +107,16 @@ def run(folder: Path, *overrides: str) -> Outcome:
             handler.close()
         root.handlers, root.level = handlers, level
     return Outcome(code, out.getvalue(), err.getvalue(), folder)
+
+
+def call(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Runs another command of the package in this process; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["counterpoise", *map(str, arguments)])
+    try:
+        command_line(main)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
 
 
 def start(*overrides: str) -> "subprocess.Popen[str]":

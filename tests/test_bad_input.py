@@ -114,6 +114,27 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["strategy=oversampled", "strategy.weights.beta=0.5"],
         ["alpha=1", "beta=0.5", "correct twice", "strategy.allow_overcorrection=true"],
     ),
+    "schedule in one epoch": (
+        ["strategy=deferred_reweighting", "trainer.max_epochs=1"],
+        ["strategy.schedule", "two epochs", "trainer.max_epochs=1", "strategy.schedule=null"],
+    ),
+    "schedule that starts too late": (
+        ["strategy=deferred_resampling", "strategy.schedule.start=9", "trainer.max_epochs=3"],
+        ["strategy.schedule.start=9", "trainer.max_epochs=3"],
+    ),
+    "start of a schedule": (
+        ["strategy=deferred_resampling", "strategy.schedule.start=1.5"],
+        ["strategy.schedule.start=1.5", "a fraction of the epochs"],
+    ),
+    "misspelt schedule": (["strategy/schedule=defered"], ["strategy/schedule=defered", "Did you mean 'deferred'?"]),
+    "tau of a second stage": (
+        ["strategy=post_hoc", "strategy.second_stage.tau=2"],
+        ["strategy.second_stage.tau=2", "0 to 1"],
+    ),
+    "epochs of a second stage": (
+        ["strategy=crt", "strategy.second_stage.epochs=0"],
+        ["strategy.second_stage.epochs=0"],
+    ),
     "reduction": (["strategy.loss.reduction=sum"], ["strategy.loss.reduction=sum", "mean or weighted_mean"]),
     "smoothing": (["strategy.loss.label_smoothing=1"], ["strategy.loss.label_smoothing=1"]),
     "epoch size": (["strategy.sampler.epoch_size=mean"], ["strategy.sampler.epoch_size=mean", "median"]),
@@ -155,8 +176,15 @@ def test_a_mistake_is_one_line(mistake, good, files, tiny_encoder, tmp_path):
     assert_one_line(done, says)
 
 
+@pytest.mark.parametrize("stage", ["tau_normalised", "post_hoc"])
+def test_what_a_second_stage_cannot_do_is_told_before_training(stage, good, tmp_path):
+    done = run(tmp_path / "run", *good, f"strategy={stage}", "strategy/loss=ldam")
+    assert_one_line(done, ["strategy.second_stage"])
+    assert not (done.folder / "checkpoints").exists()
+
+
 def test_a_setting_without_mistakes_runs(good, tmp_path):
-    assert run(tmp_path / "run", *good).code == 0
+    assert run(tmp_path / "run", *good, draws=False).code == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -166,7 +194,7 @@ def test_a_gpu_that_is_not_there_is_one_line(trainer, good, tmp_path):
 
 
 def test_a_checkpoint_of_another_label_set_is_one_line(good, files, tmp_path):
-    first = run(tmp_path / "first", *good)
+    first = run(tmp_path / "first", *good, draws=False)
     (files / "other.csv").write_text(GOOD.replace("beta", "gamma"))
     overrides = [f"data.train={files}/other.csv", f"ckpt={first.folder}/checkpoints/last.ckpt"]
     done = run(tmp_path / "run", *good, *overrides, f"data.test={files}/other.csv")
@@ -188,7 +216,7 @@ def test_traceback_true_shows_where_an_error_comes_from(good, tmp_path):
 
 def test_rows_and_classes_that_cannot_be_used_are_left_out_counted_and_told(good, files, tmp_path):
     (files / "train.csv").write_text(GOOD + "beta3,\n,alpha\n")
-    done = run(tmp_path / "run", *good, f"data.train={files}/train.csv", f"data.test={files}/unseen.csv")
+    done = run(tmp_path / "run", *good, f"data.train={files}/train.csv", f"data.test={files}/unseen.csv", draws=False)
     assert done.code == 0, done.err
     assert done.metrics["data"]["train"]["dropped"] == {"without a label": 1, "without a text": 1}
     assert done.metrics["data"]["test"]["unseen"] == 1

@@ -16,7 +16,11 @@ from commandline import ONE_TASK, ROOT
 from counterpoise.balance import Balance, ClassIndex, Strategy
 
 CONF = ROOT / "conf"
-GROUPS = ("data", "encoder", "strategy", "optim", "trainer", "callbacks", "logger", "sweep", "experiment", "debug")
+GROUPS = (
+    *("data", "encoder", "strategy", "optim", "trainer", "callbacks", "logger", "sweep", "experiment"),
+    *("train", "debug"),
+    *(f"strategy/{part}" for part in ("sampler", "loss", "schedule", "second_stage")),
+)
 OPTIONS = [
     (group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml")) if path.stem != "base"
 ]
@@ -49,7 +53,8 @@ def targets(node: object) -> list[str]:
 
 
 def test_every_group_of_conf_is_tested():
-    assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} == {*GROUPS, "hydra"}
+    folders = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
+    assert folders == {*GROUPS, ".", "hydra/job_logging"}
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)

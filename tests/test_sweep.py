@@ -19,6 +19,8 @@ from hydra.core.hydra_config import HydraConfig
 def main(config):
     settings = HydraConfig.get()
     folder = pathlib.Path(settings.runtime.output_dir)
+    board = folder.parent / "leaderboard.csv"
+    (folder / "found").write_text(str(len(board.read_text().splitlines()) - 1 if board.is_file() else 0))
     failed = config.strategy == "ldam"
     status = {"state": "failed" if failed else "finished", "reason": "out of memory" if failed else None,
               "overrides": list(settings.overrides.task), "seconds": 1.0}
@@ -39,7 +41,7 @@ hydra:
   job: {chdir: %s}
   sweep: {dir: "sweeps/${now:%%H-%%M-%%S-%%f}"}
   callbacks:
-    leaderboard: {_target_: counterpoise.evaluate.sweep.LeaderboardCallback}
+    leaderboard: {_target_: counterpoise.sweep.LeaderboardCallback}
 """
 
 
@@ -68,6 +70,9 @@ def test_a_sweep_without_failures_shows_its_leaderboard_and_exits_with_0(tmp_pat
     done = run(tmp_path, "-m", "strategy=plain,weighted", "seed=1,2", chdir=chdir)
     assert done.returncode == 0, done.stderr
     assert table(tmp_path).state.tolist() == ["finished"] * 4
+    # Rows of the leaderboard that each job found: jobs as fast as these do not wait for a new one each time.
+    found = [path.read_text() for path in sorted(tmp_path.glob("sweeps/*/*/found"))]
+    assert found == ["0", "1", "1", "1"]
     (markdown,) = tmp_path.glob("sweeps/*/leaderboard.md")
     assert str(markdown) in done.stdout
     assert "strategy=weighted" in done.stdout

@@ -14,8 +14,9 @@ import yaml
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
 
-from commandline import Outcome, finish, load, run, same_weights, setting, start, strategies
+from commandline import Outcome, call, finish, load, run, same_weights, setting, start, strategies
 from conftest import COUNTS, write_texts
+from counterpoise import predict
 
 pytestmark = pytest.mark.e2e
 
@@ -65,14 +66,13 @@ def learnable(tmp_path: Path, tiny_encoder: Path) -> list[str]:
 @pytest.mark.parametrize("strategy", strategies("single_label"))
 def test_every_strategy_learns_and_leaves_a_full_run_folder(strategy, learnable, tmp_path):
     given = [BY_HAND] if strategy == "manual" else []
-    done = run(tmp_path / "run", *learnable, f"strategy={strategy}", *given)
+    done = run(tmp_path / "run", *learnable, f"strategy={strategy}", *given, draws=False)
     assert done.code == 0, done.err
     test = done.metrics["test"]
     assert all(math.isfinite(value) for value in test.values())
     assert test["macro_f1"] > test["majority_macro_f1"] + 0.3
     assert done.metrics["strategy"]["name"] == strategy
-    for name in ("confusion.png", "recall_vs_count.png", "curves.png"):
-        assert (done.folder / name).read_bytes().startswith(b"\x89PNG")
+    assert done.metrics["scout"] is False
     for name in ("best.ckpt", "last.ckpt"):
         assert load(done.folder / "checkpoints" / name)["labels"] == ["alpha", "beta", "delta", "gamma"]
     assert done.status["state"] == "finished"
@@ -98,8 +98,10 @@ def test_every_strategy_learns_and_leaves_a_full_run_folder(strategy, learnable,
     assert (predictions.prediction == predictions.label).mean() == pytest.approx(test["accuracy"])
 
 
-def test_the_terminal_shows_counts_emphasis_and_results_once(tiny, tmp_path):
+def test_the_terminal_shows_counts_emphasis_and_results_once_and_the_folder_pictures(tiny, tmp_path):
     done = run(tmp_path / "run", *tiny, "strategy=combined")
+    for name in ("confusion.png", "recall_vs_count.png", "curves.png"):
+        assert (done.folder / name).read_bytes().startswith(b"\x89PNG")
     assert done.out.count("strategy: combined") == done.out.count("results with the best checkpoint") == 1
     assert "effective sample fraction" in done.out
     assert "error" not in done.err
@@ -107,7 +109,7 @@ def test_the_terminal_shows_counts_emphasis_and_results_once(tiny, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_another_order(tiny, tmp_path):
-    runs = [run(tmp_path / str(i), *tiny, f"seed={seed}") for i, seed in enumerate((5, 5, 6))]
+    runs = [run(tmp_path / str(i), *tiny, f"seed={seed}", draws=False) for i, seed in enumerate((5, 5, 6))]
     assert runs[0].metrics["test"] == runs[1].metrics["test"]
     assert same_weights(runs[0].last, runs[1].last)
     assert not same_weights(runs[0].last, runs[2].last)
@@ -136,8 +138,7 @@ def test_settings_other_than_the_defaults_run(overrides, tiny, tmp_path):
 
 def test_a_sweep_survives_a_job_that_fails_and_ends_with_its_leaderboard(tiny, tmp_path):
     sweep = tmp_path / "sweep"
-    process = start("-m", *tiny, f"hydra.sweep.dir={sweep}", "strategy=plain,manual,weighted")
-    done = finish(process, sweep)
+    done = run(sweep, "-m", *tiny, f"hydra.sweep.dir={sweep}", "strategy=plain,manual,weighted", draws=False)
     assert done.code == 1, done.err
     table = pd.read_csv(sweep / "leaderboard.csv")
     assert table.state.tolist() == ["finished", "failed", "finished"]
@@ -165,24 +166,32 @@ STOPS = {
 
 
 @pytest.mark.parametrize(
-    ("accumulate", "workers", "stops"),
-    [(1, 0, ["after an epoch", "within a step"]), (1, 1, ["after an epoch"]), (2, 0, list(STOPS))],
+    ("schedule", "accumulate", "workers", "stops"),
+    [
+        ([], 1, 0, ["after an epoch", "within a step"]),
+        (["strategy/schedule=progressive"], 1, 1, ["after an epoch"]),
+        (["strategy/schedule=progressive"], 2, 0, list(STOPS)),
+    ],
 )
-def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(accumulate, workers, stops, tiny, tmp_path):
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(schedule, accumulate, workers, stops, tiny, tmp_path):
     settings = [
         *tiny,
         "strategy=combined",
+        *schedule,
         "trainer.max_epochs=3",
         "loader.eval_batch_size=4",
         f"trainer.accumulate_grad_batches={accumulate}",
         f"loader.num_workers={workers}",
     ]
-    whole = run(tmp_path / "whole", *settings)
+    whole = run(tmp_path / "whole", *settings, draws=False)
+    assert whole.code == 0, whole.err
     for when in stops:
-        stopped = run(tmp_path / f"stopped {when}", *settings, stop_at(*STOPS[when]))
-        assert stopped.code == 3
+        stopped = run(tmp_path / f"stopped {when}", *settings, stop_at(*STOPS[when]), draws=False)
+        assert stopped.code == 3, stopped.err
         assert stopped.last["global_step"] < whole.last["global_step"]
-        resumed = run(tmp_path / f"resumed {when}", *settings, f"ckpt={stopped.folder}/checkpoints/last.ckpt")
+        resumed = run(
+            tmp_path / f"resumed {when}", *settings, f"ckpt={stopped.folder}/checkpoints/last.ckpt", draws=False
+        )
         assert resumed.code == 0, resumed.err
         assert resumed.last["global_step"] == whole.last["global_step"]
         assert same_weights(resumed.last, whole.last), when
@@ -192,9 +201,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(accumulate, work
 def test_a_resumed_run_takes_the_best_checkpoint_so_far_along(tiny, tmp_path):
     # A constant never improves: the first epoch is the best.
     settings = [*tiny, "trainer.max_epochs=3", "monitor=val/classes"]
-    whole = run(tmp_path / "whole", *settings)
-    stopped = run(tmp_path / "stopped", *settings, stop_at("on_before_backward", 9))
-    resumed = run(tmp_path / "resumed", *settings, f"ckpt={stopped.folder}/checkpoints/last.ckpt")
+    whole = run(tmp_path / "whole", *settings, draws=False)
+    stopped = run(tmp_path / "stopped", *settings, stop_at("on_before_backward", 9), draws=False)
+    resumed = run(tmp_path / "resumed", *settings, f"ckpt={stopped.folder}/checkpoints/last.ckpt", draws=False)
     best = [load(done.folder / "checkpoints/best.ckpt") for done in (whole, stopped, resumed)]
     assert same_weights(best[0], best[1])
     assert same_weights(best[0], best[2])
@@ -203,7 +212,7 @@ def test_a_resumed_run_takes_the_best_checkpoint_so_far_along(tiny, tmp_path):
 
 def test_a_frozen_encoder_is_trained_from_its_epoch_on_also_when_resumed(tiny, tiny_encoder, tmp_path):
     settings = [*tiny, "encoder.freeze=encoder", "encoder.unfreeze_at_epoch=1", "trainer.max_epochs=2"]
-    whole = run(tmp_path / "whole", *settings, SNAPSHOTS % (tmp_path / "each"))
+    whole = run(tmp_path / "whole", *settings, SNAPSHOTS % (tmp_path / "each"), draws=False)
     first, second = (load(tmp_path / f"each/{step}.ckpt")["state_dict"] for step in (6, 12))
     original = load_file(tiny_encoder / "model.safetensors")
     name = "encoder.layer.0.attention.self.query.weight"
@@ -211,9 +220,84 @@ def test_a_frozen_encoder_is_trained_from_its_epoch_on_also_when_resumed(tiny, t
     assert not torch.equal(second[f"encoder.backbone.{name}"], original[name])
     assert not torch.equal(first["head.weight"], second["head.weight"])
 
-    stopped = run(tmp_path / "stopped", *settings, stop_at("on_train_batch_end", 8))
-    resumed = run(tmp_path / "resumed", *settings, f"ckpt={stopped.folder}/checkpoints/last.ckpt")
+    stopped = run(tmp_path / "stopped", *settings, stop_at("on_train_batch_end", 8), draws=False)
+    resumed = run(tmp_path / "resumed", *settings, f"ckpt={stopped.folder}/checkpoints/last.ckpt", draws=False)
     assert same_weights(resumed.last, whole.last)
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, Path], tiny_encoder: Path):
+    """Returns a finished run of a strategy, made once: the same training, with another second stage or none."""
+    runs: dict[str, Outcome] = {}
+
+    def of(strategy: str) -> Outcome:
+        if strategy not in runs:
+            tau = ["strategy.second_stage.tau=0.7"] if strategy == "tau_normalised" else []
+            settings = [*setting(texts, tiny_encoder), f"strategy={strategy}", *tau]
+            runs[strategy] = run(tmp_path_factory.mktemp(strategy), *settings, draws=False)
+            assert runs[strategy].code == 0, runs[strategy].err
+        return runs[strategy]
+
+    return of
+
+
+STAGES = ["crt", "post_hoc", "tau_normalised"]
+
+
+def head(checkpoint: dict[str, Any]) -> list[np.ndarray]:
+    """Weights and bias of the head of a checkpoint."""
+    return [checkpoint["state_dict"][f"head.{name}"].double().numpy() for name in ("weight", "bias")]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_second_stage_changes_the_head_alone_and_keeps_the_checkpoint_of_the_first(stage, staged):
+    done, plain = staged(stage), staged("plain")
+    first, best = (load(done.folder / "checkpoints" / name) for name in ("first_stage.ckpt", "best.ckpt"))
+    assert same_weights(first, load(plain.folder / "checkpoints/best.ckpt"))
+    assert not (plain.folder / "checkpoints/first_stage.ckpt").exists()
+    assert first["labels"] == best["labels"]
+    changed = {name for name, value in best["state_dict"].items() if not torch.equal(value, first["state_dict"][name])}
+    assert changed == {"post_hoc": {"head.bias"}}.get(stage, {"head.weight", "head.bias"})
+    facts = done.metrics["second_stage"]
+    (weight, bias), (made, made_bias) = head(first), head(best)
+    if stage == "post_hoc":
+        counts = pd.read_csv(done.folder / "balance.csv")["count"]
+        np.testing.assert_allclose(made_bias, bias - np.log(counts / counts.sum()), atol=1e-5)
+        assert facts == {"tau": 1.0}
+    elif stage == "tau_normalised":
+        norms = np.linalg.norm(weight, axis=1, keepdims=True)
+        np.testing.assert_allclose(made, weight / norms**0.7, rtol=1e-5)
+        assert not made_bias.any()
+        assert facts == {"tau": 0.7}
+    else:
+        assert facts == {"epochs": 10, "steps": 10}  # 81 texts in one step an epoch
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_second_stage_made_is_what_is_tested_and_predicts(stage, staged, texts, tmp_path, monkeypatch):
+    done = staged(stage)
+    output = tmp_path / "out.parquet"
+    assert call(predict.main, monkeypatch, done.folder, texts["test"], "--output", output) == 0
+    ours, theirs = pd.read_parquet(output), pd.read_parquet(done.folder / "predictions.parquet")
+    assert ours.prediction.tolist() == theirs.prediction.tolist()
+    np.testing.assert_allclose(ours.filter(like="p:"), theirs.filter(like="p:"), atol=1e-5)
+    assert (theirs.prediction == theirs.label).mean() == pytest.approx(done.metrics["test"]["accuracy"])
+    before = pd.read_parquet(staged("plain").folder / "predictions.parquet")
+    assert abs(theirs.filter(like="p:") - before.filter(like="p:")).to_numpy().max() > 0.01
+
+
+def test_a_run_that_goes_on_after_its_second_stage_goes_on_from_the_first(staged, tiny, tmp_path):
+    # A constant never improves: the best checkpoint stays that of the first epoch, without the prior taken off.
+    settings = [*tiny, "strategy=post_hoc", "monitor=val/classes"]
+    first = run(tmp_path / "first", *settings, "trainer.max_epochs=1", draws=False)
+    for name in ("second", "first"):
+        again = [f"ckpt={first.folder}/checkpoints/last.ckpt", "trainer.max_epochs=2"]
+        done = run(tmp_path / name, *settings, *again, draws=False)
+        assert done.code == 0, done.err
+        heads = [head(load(done.folder / "checkpoints" / each)) for each in ("first_stage.ckpt", "best.ckpt")]
+        counts = pd.read_csv(done.folder / "balance.csv")["count"]
+        np.testing.assert_allclose(heads[1][1], heads[0][1] - np.log(counts / counts.sum()), atol=1e-5)
+        assert abs(heads[0][1]).max() < 0.5
 
 
 @pytest.mark.parametrize(("sent", "code", "by"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
@@ -236,7 +320,7 @@ def test_two_processes_train_to_the_same_weights_as_one_and_test_each_example_on
     settings = [*tiny, *NO_DROPOUT, "strategy=combined", "trainer.max_epochs=2"]
     folder = tmp_path / "two"
     process = start(*settings, "trainer=ddp_cpu", f"hydra.run.dir={folder}")
-    one = run(tmp_path / "one", *settings)
+    one = run(tmp_path / "one", *settings, draws=False)
     two = finish(process, folder)
     assert two.code == 0, two.err
     assert two.out.count("results with the best checkpoint") == 1
@@ -249,7 +333,7 @@ def test_spawned_processes_train_to_the_same_weights_as_one(tiny, tmp_path):
     settings = [*tiny, *NO_DROPOUT]
     folder = tmp_path / "two"
     process = start(*settings, "trainer=ddp_cpu", "trainer.strategy=ddp_spawn", f"hydra.run.dir={folder}")
-    one = run(tmp_path / "one", *settings)
+    one = run(tmp_path / "one", *settings, draws=False)
     two = finish(process, folder)
     assert two.code == 0, two.err
     assert_near(one, two)
@@ -274,7 +358,9 @@ def test_debug_fast_runs_one_batch_of_everything_and_measures_nothing(tiny, tmp_
 
 
 def test_debug_overfit_learns_its_examples_by_heart(tiny, tmp_path):
-    done = run(tmp_path / "run", *tiny, "debug=overfit", "encoder.hidden_dropout=0", "optim.encoder_lr=1e-2")
+    done = run(
+        tmp_path / "run", *tiny, "debug=overfit", "encoder.hidden_dropout=0", "optim.encoder_lr=1e-2", draws=False
+    )
     assert done.code == 0, done.err
     history = pd.read_csv(done.folder / "csv/metrics.csv")
     assert history["train/loss_epoch"].dropna().iloc[-1] < 0.1

@@ -12,7 +12,10 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressB
 from torch import Tensor
 
 from counterpoise.errors import UserError
-from counterpoise.trainer import trained_batches
+from counterpoise.trainer import load_checkpoint, trained_batches
+
+FIRST_STAGE = "first_stage.ckpt"
+"""The best checkpoint as training left it, beside the one that a second stage made of it."""
 
 
 class Progress(RichProgressBar):
@@ -96,14 +99,16 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Copies the best checkpoints into this run's folder, where they are still there."""
+        """Copies the best checkpoints into this run's folder, where they are still there.
+
+        Those that training left: a second stage has put others in their place.
+        """
         best = {Path(path): score for path, score in state_dict["best_k_models"].items()}
-        if state_dict["dirpath"] != self.dirpath and self.dirpath and all(path.is_file() for path in best):
+        if self.dirpath and all(path.is_file() for path in best):
             moved = {path: str(Path(self.dirpath, path.name)) for path in best}
             if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                Path(self.dirpath).mkdir(parents=True, exist_ok=True)
                 for path, target in moved.items():
-                    shutil.copyfile(path, target)
+                    _restore(path, Path(target))
             state_dict = {
                 **state_dict,
                 "dirpath": self.dirpath,
@@ -114,6 +119,14 @@ class BestCheckpoint(ModelCheckpoint):
                 },
             }
         super().load_state_dict(state_dict)
+
+
+def _restore(best: Path, target: Path) -> None:
+    """Copies a best checkpoint as training left it; in its own folder, takes back what a second stage made of it."""
+    trained = best.with_name(FIRST_STAGE) if "second_stage" in load_checkpoint(best) else best
+    if trained != target:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(trained, target)
 
 
 class ExactResume(Callback):

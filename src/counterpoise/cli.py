@@ -1,6 +1,7 @@
 """A command line whose user's mistakes are one line and exit code 2."""
 
 import errno
+import functools
 import os
 import re
 import sys
@@ -42,7 +43,7 @@ def check_types(config: Mapping[str, Any]) -> None:
     """
     job = HydraConfig.get()
     groups = [each for each in job.overrides.task if each.partition("=")[0].lstrip("+~") in job.runtime.choices]
-    defaults = _leaves(OmegaConf.to_container(compose(str(job.job.config_name), groups)))
+    defaults = _defaults(str(job.job.config_name), tuple(groups))
     for key, value in _leaves(config).items():
         if key.startswith("loader.") and key not in defaults:
             raise UserError(f"the configuration has no key '{key}'.{nearest(key, defaults)}")
@@ -66,6 +67,12 @@ _NULLABLE = ("trainer.", "encoder.", "callbacks.")
 _SEVERAL_KINDS = ("trainer.devices", "trainer.fast_dev_run", "trainer.val_check_interval")
 
 
+@functools.lru_cache
+def _defaults(config_name: str, groups: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the values before any is overridden, by their dotted keys, given the choices of groups."""
+    return _leaves(OmegaConf.to_container(compose(config_name, list(groups))))
+
+
 def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
     """Returns the values of nested mappings by their dotted keys."""
     if not isinstance(node, Mapping):
@@ -85,6 +92,8 @@ def user_line(error: BaseException | None) -> str | None:
         return f"{getattr(first, 'filename', None) or 'disk'}: {getattr(first, 'strerror', first)}"
     if isinstance(first, OverrideParseException):
         return f"cannot read '{first.override}': {_config_line(str(first))}"
+    if isinstance(first, ValueError) and "Config group override must be a string" in str(first):
+        return "null is no choice for a group: to leave a group out write '~GROUP', as in '~strategy/schedule'"
     if isinstance(first, HydraException | OmegaConfBaseException):
         return _config_line(str(first))
     return None

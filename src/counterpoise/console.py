@@ -161,3 +161,22 @@ def show_results(metrics: Mapping[str, Any], bounds: Bounds) -> None:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def show_calibration(metrics: Mapping[str, Any]) -> None:
+    """Prints how far the probabilities can be trusted, and what decisions cost where there are costs."""
+    if calibration := metrics.get("calibration"):
+        variant, errors = calibration["variant"], calibration["test"]
+        line = f"calibration error (ECE) of the test probabilities: {errors['raw']['ece']:.4f}"
+        if variant != "raw":
+            temperature = calibration["temperatures"].get(variant)
+            parts = ["prior correction"] if variant.startswith("prior_corrected") else []
+            parts += [] if temperature is None else [f"temperature {temperature:.2f}"]
+            line += f"; with {' and '.join(parts)}, best on validation: {errors[variant]['ece']:.4f} (calibration.json)"
+        console.print(line, highlight=False)
+    if costs := metrics.get("costs"):
+        console.print(
+            f"mean cost of the most probable class: {costs['most_probable']:.4g}; of the decision at least cost: "
+            f"{costs['least_cost']:.4g}",
+            highlight=False,
+        )

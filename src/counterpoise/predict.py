@@ -11,20 +11,25 @@ import torch
 import yaml
 from hydra.utils import instantiate
 from rich.progress import track
+from scipy.special import softmax
 from torch import nn
 
+from counterpoise.balance.costs import least_cost, read_costs
 from counterpoise.balance.decision import read_thresholds
 from counterpoise.cli import command_line
 from counterpoise.data.batching import TokenDataset, evaluation_batches
 from counterpoise.data.tables import read_columns
 from counterpoise.data.tokens import load_tokenizer, tokenise
 from counterpoise.errors import UserError
+from counterpoise.evaluate.calibration import Adjustment, read_adjustment
 from counterpoise.evaluate.predictions import write_multilabel_predictions, write_predictions
 from counterpoise.model.classifier import Classifier
 from counterpoise.model.heads import CosineHead
 from counterpoise.model.optim import Optim
 from counterpoise.model.scoring import MultiLabelScoring
 from counterpoise.trainer import load_checkpoint
+
+log = logging.getLogger(__name__)
 
 
 def load_run(run: Path) -> tuple[Classifier, dict]:
@@ -41,7 +46,10 @@ def load_run(run: Path) -> tuple[Classifier, dict]:
     model = Classifier(encoder, nn.Identity(), Optim(), labels, np.zeros(len(labels)), batch_size=1, decision=decision)
     if "head.scale" in checkpoint["state_dict"]:
         model.head = CosineHead(encoder.size, len(labels), float(checkpoint["state_dict"]["head.scale"]))
-    model.load_state_dict(checkpoint["state_dict"])
+    # Of a scout, whose encoder stayed as it was, the checkpoint holds the head alone.
+    missing, unexpected = model.load_state_dict(checkpoint["state_dict"], strict=False)
+    if unexpected or not all(name.startswith("encoder.") for name in missing):
+        raise UserError(f"{run}: the checkpoint is of another model than config.yaml says")
     return model.eval(), config
 
 
@@ -51,7 +59,7 @@ def predict(model: Classifier, dataset: TokenDataset, batch_size: int = 64) -> n
     logits = np.zeros((len(dataset), len(model.labels)), np.float32)
     for rows in track(evaluation_batches(dataset.lengths, batch_size), "predicting", transient=True):
         batch = dataset[rows]
-        output = model(batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device))
+        output = model({name: batch[name].to(model.device) for name in model.encoder.inputs})
         logits[rows] = output.float().cpu().numpy()
     return logits
 
@@ -64,6 +72,8 @@ def main() -> None:
     parser.add_argument("--text", default="text", help="column of the text (default: text)")
     parser.add_argument("--id", help="column that names the rows (default: their number)")
     parser.add_argument("--thresholds", type=Path, help="JSON, label to threshold, instead of those of the run")
+    parser.add_argument("--calibrated", action="store_true", help="write the run's calibrated probabilities")
+    parser.add_argument("--costs", type=Path, help="CSV, what mistakes cost: adds the decision of the least cost")
     parser.add_argument("--output", type=Path, default=Path("predictions.parquet"), help="what to write")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
@@ -79,17 +89,35 @@ def main() -> None:
         if not isinstance(scoring, MultiLabelScoring):
             raise UserError(f"--thresholds: {arguments.run} predicts one class a text, the most probable")
         scoring.thresholds.copy_(torch.from_numpy(read_thresholds(arguments.thresholds, model.labels)))
+    if arguments.costs and isinstance(scoring, MultiLabelScoring):
+        raise UserError(f"--costs: {arguments.run} predicts any number of labels a text, and costs are of one class")
+    costs = read_costs(arguments.costs, model.labels) if arguments.costs else None
+    adjustment = _adjustment(arguments.run, model.labels, arguments.calibrated, costs is not None)
     tokenizer = load_tokenizer(instantiate(config["encoder"]).locate())
     store = tokenise(texts, tokenizer, config["encoder"]["max_length"], arguments.file.name)
     rows = np.arange(len(store))
     dataset = TokenDataset(store, rows, np.zeros_like(rows), tokenizer.pad_token_id or 0)
     logits = predict(model.to(arguments.device), dataset)
     names = [str(i) for i in ids]
+    # Decisions are those of the raw logits: the strategy trained them, and thresholds were tuned on them.
+    adjusted = logits if adjustment is None else adjustment(logits)
+    written = adjusted if arguments.calibrated else logits
     if isinstance(scoring, MultiLabelScoring):
-        write_multilabel_predictions(arguments.output, names, model.labels, None, logits, scoring.decide(logits))
+        write_multilabel_predictions(arguments.output, names, model.labels, None, written, scoring.decide(logits))
     else:
-        write_predictions(arguments.output, names, model.labels, None, logits)
+        cheapest = None if costs is None else least_cost(softmax(adjusted.astype(np.float64), axis=1), costs)
+        write_predictions(arguments.output, names, model.labels, None, logits, calibrated=written, least_cost=cheapest)
     print(f"{len(rows):,} predictions in {arguments.output}")
+
+
+def _adjustment(run: Path, labels: list[str], calibrated: bool, costs: bool) -> Adjustment | None:
+    """Returns what calibrates the run's probabilities, where it is asked for or decisions at the least cost want it."""
+    path = run / "calibration.json"
+    if calibrated and not path.is_file():
+        raise UserError(f"--calibrated: {run} has no calibration.json: its probabilities were not calibrated")
+    if costs and not path.is_file():
+        log.warning("%s has no calibration.json: costs are weighed by its raw probabilities", run)
+    return read_adjustment(path, labels) if (calibrated or costs) and path.is_file() else None
 
 
 def _strings(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from counterpoise.atomic import replacing
-from counterpoise.balance import Balance
+from counterpoise.balance import Balance, Plan
+from counterpoise.balance.costs import read_costs
 from counterpoise.cli import check_types, stop, user_line
-from counterpoise.console import console, show_balance, show_config, show_results
-from counterpoise.data.audit import remarkable
+from counterpoise.console import console, show_balance, show_config
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError, nearest
-from counterpoise.evaluate.results import write_multi_label, write_single_label
 from counterpoise.model.classifier import Classifier, check_labels
+from counterpoise.model.encoder import Encoder
 from counterpoise.model.scoring import MultiLabelScoring
-from counterpoise.trainer import load_checkpoint, single_device
+from counterpoise.model.vectors import Vectors, fingerprint, stored_vectors
+from counterpoise.trainer import load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +43,21 @@ RANK: int = rank_zero_only.rank  # type: ignore[attr-defined]
 """Of this process among those that train together; Lightning's launchers set it before the program starts."""
 
 
+_started = 0.0
+
+
+def seconds() -> float:
+    """Returns how long the run has taken so far."""
+    return time.monotonic() - _started
+
+
 def recorded(task: Callable[[DictConfig], float | None]) -> Callable[[DictConfig], float | None]:
     """Wraps a Hydra task: keeps `status.json` in the run folder, and lets a sweep survive a job that fails."""
 
     @functools.wraps(task)
     def recording(config: DictConfig) -> float | None:
-        start = time.monotonic()
+        global _started
+        _started = start = time.monotonic()
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         _write_status("running", start)
         try:
@@ -74,7 +83,8 @@ def recorded(task: Callable[[DictConfig], float | None]) -> Callable[[DictConfig
             _write_status("failed", start, f"stopped by {by}")
             sys.exit(code)
         _write_status("finished", start)
-        gc.collect()  # model and trainer refer to each other: without this a sweep holds several of them
+        if not config.scout:
+            gc.collect()  # model and trainer refer to each other: without this a sweep holds several of them
         return value
 
     return recording
@@ -87,8 +97,11 @@ def folder() -> Path:
 
 def begin(config: DictConfig) -> None:
     """Checks and shows the configuration and keeps it, resolved, in the run folder."""
-    console.quiet = RANK != 0
+    console.quiet = RANK != 0 or (config.scout and HydraConfig.get().mode == RunMode.MULTIRUN)
     _quieten()
+    if console.quiet and OmegaConf.select(HydraConfig.get(), "job.num"):  # type: ignore[arg-type]
+        # What is wrong with the data is the same in every job of a sweep: the first one says it.
+        logging.getLogger("counterpoise.data").setLevel(logging.ERROR)
     resolved = OmegaConf.to_container(config, resolve=True)
     check_types(resolved)  # type: ignore[arg-type]
     show_config(resolved)  # type: ignore[arg-type]
@@ -96,16 +109,24 @@ def begin(config: DictConfig) -> None:
         (folder() / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
 
 
-def check(trainer: pl.Trainer, model: Classifier, data: TextDataModule, config: DictConfig) -> None:
+def check(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: Plan, config: DictConfig) -> None:
     """Raises UserError for what would fail only after minutes of training."""
     known = [f"val/{name}" for name in (*model.scoring.names, "loss_weighted")]
     if config.monitor not in known:
         raise UserError(
             f"monitor={config.monitor}: no such metric.{nearest(config.monitor, known)} There are {', '.join(known)}"
         )
+    if config.scout and config.encoder.unfreeze_at_epoch is not None:
+        raise UserError("encoder.unfreeze_at_epoch: the encoder of a scout stays as it is; use train=finetune")
+    if plan.strategy.second_stage is not None:
+        plan.strategy.second_stage.check(plan.final, model.loss)
+    if config.costs:
+        if isinstance(model.scoring, MultiLabelScoring):
+            raise UserError("costs: a matrix of costs is for texts of one class; use decision.* for several labels")
+        read_costs(config.costs, data.labels)
     if config.ckpt:
         check_labels(load_checkpoint(config.ckpt), data.labels)
-    epoch = max(1, data.sampler.size(data.index) // data.batch_size) * trainer.accumulate_grad_batches
+    epoch = max(1, data.sampler(0).size(data.index) // data.batch_size) * trainer.accumulate_grad_batches
     interval = trainer.val_check_interval
     first = interval if isinstance(interval, int) else max(1, int(epoch * interval))
     last = trainer.max_steps * trainer.accumulate_grad_batches
@@ -123,8 +144,18 @@ def check(trainer: pl.Trainer, model: Classifier, data: TextDataModule, config: 
         raise UserError("encoder.unfreeze_at_epoch works on one device: DDP fixes what is trained when it starts")
 
 
-def show(balance: Balance, data: TextDataModule, config: DictConfig) -> None:
+def embedded(encoder: Encoder, data: TextDataModule, config: DictConfig) -> Vectors:
+    """Replaces the texts of all splits by the vectors that the encoder makes of them. Returns what takes its place."""
+    device = torch.device("cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    key, pad, batch_size = fingerprint(encoder), data.splits["train"].dataset.pad, data.eval_batch_size
+    data.embed(lambda store: stored_vectors(encoder, key, store, pad, batch_size, device))
+    torch.set_num_threads(1)  # a head is too small to be shared
+    return Vectors(encoder.size)
+
+
+def show(plan: Plan, data: TextDataModule, config: DictConfig) -> None:
     """Prints what the strategy does to the classes, and writes it and the splits into the run folder."""
+    balance = plan.final
     sizes = ", ".join(f"{name} {len(examples):,}" for name, examples in data.splits.items())
     train = data.splits["train"].dataset
     lengths = train.lengths
@@ -135,8 +166,10 @@ def show(balance: Balance, data: TextDataModule, config: DictConfig) -> None:
         f"encoder.max_length={data.max_length}"
     )
     if RANK == 0:
-        for line in remarkable(data.splits, data.labels):
+        for line in data.remarks:
             console.print(line, markup=False)
+    if len(set(plan.strengths)) > 1:
+        console.print(f"schedule: strength of the correction by epoch: {_strengths(plan.strengths)}; at its full:")
     show_balance(balance, HydraConfig.get().runtime.choices.get("strategy", "custom"))
     if RANK == 0:
         table = pd.DataFrame(
@@ -154,6 +187,11 @@ def show(balance: Balance, data: TextDataModule, config: DictConfig) -> None:
         data.save_splits(folder() / "splits.npz")
 
 
+def _strengths(strengths: Sequence[float]) -> str:
+    shown = [f"{strength:.2g}" for strength in strengths]
+    return ", ".join(shown if len(shown) <= 12 else [*shown[:5], "...", *shown[-5:]])
+
+
 def head_bias(balance: Balance, loss: Any, setting: bool | str) -> np.ndarray | None:
     """Returns what the bias of the head starts from: the logits of the least loss without a look at texts, or None."""
     if setting not in (True, False, "auto"):
@@ -169,71 +207,6 @@ def continues_alone(trainer: pl.Trainer) -> bool:
         dist.barrier()
         dist.destroy_process_group()
     return trainer.is_global_zero
-
-
-def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, balance: Balance) -> dict[str, Any]:
-    """Tests the best checkpoint, writes and shows the results. Returns what `metrics.json` holds."""
-    start = time.monotonic()
-    best = _best_checkpoint(trainer)
-    tester = single_device(trainer)
-    tester.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-    if tester.fast_dev_run:  # type: ignore[attr-defined]
-        console.print("one batch of training, validation and test ran; nothing is measured")
-        return {}
-    test = data.splits["test"]
-    logits = _in_order(model.test_outputs)
-    metrics = {
-        "test": model.scoring.measure(logits, test.targets),
-        "validation": _evaluate(tester, model, data, "validation"),
-        "train_sample": _evaluate(tester, model, data, "train", limit=max(500, len(data.splits["validation"]))),
-        "strategy": {
-            "name": HydraConfig.get().runtime.choices.get("strategy"),
-            "weight_ratio": balance.weight_ratio,
-            "effective_sample_fraction": balance.effective_sample_fraction,
-            "epoch_size": balance.epoch_size,
-        },
-        "data": {
-            name: {"examples": len(part), "dropped": part.split.dropped, "unseen": part.unseen}
-            for name, part in data.splits.items()
-        },
-        "best_checkpoint": best,
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
-    }
-    name = HydraConfig.get().runtime.choices.get("strategy") or "run"
-    truth, bounds = (test.ids, data.labels, data.counts, test.targets), model.scoring.bounds
-    if isinstance(model.scoring, MultiLabelScoring):
-        metrics["test_at_half"] = model.scoring.measure(logits, test.targets, threshold=0.5)
-        decided, thresholds = model.scoring.decide(logits), model.scoring.thresholds.cpu().numpy()
-        write_multi_label(folder(), name, *truth, logits, decided, thresholds, bounds)
-    else:
-        write_single_label(folder(), name, *truth, logits, bounds)
-    with replacing(folder() / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=2))
-    show_results(metrics, bounds)
-    console.print(f"[dim]tested and drawn in {time.monotonic() - start:.0f} s; everything is in[/dim] {folder()}")
-    return metrics
-
-
-def _evaluate(
-    tester: pl.Trainer, model: Classifier, data: TextDataModule, split: str, limit: int | None = None
-) -> dict[str, float]:
-    loader = data.evaluation_dataloader(split, limit)
-    outputs: Any = tester.predict(model, loader, weights_only=True)
-    return model.scoring.measure(_in_order(outputs), loader.dataset.targets)  # type: ignore[attr-defined]
-
-
-def _in_order(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> np.ndarray:
-    """Returns logits [N, C] in row order."""
-    rows = torch.cat([rows for rows, _ in outputs]).cpu()
-    return torch.cat([logits for _, logits in outputs]).cpu()[rows.argsort()].numpy()
-
-
-def _best_checkpoint(trainer: pl.Trainer) -> str | None:
-    best = trainer.checkpoint_callback
-    if isinstance(best, ModelCheckpoint) and best.best_model_path and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return best.best_model_path
-    return None
 
 
 @rank_zero_only

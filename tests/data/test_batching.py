@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from counterpoise.balance import ClassIndex, PowerSampler
-from counterpoise.data.batching import BatchOrder, TokenDataset, evaluation_batches, stratified_batches
+from counterpoise.data.batching import (
+    BatchOrder,
+    TokenDataset,
+    VectorDataset,
+    evaluation_batches,
+    stratified_batches,
+)
 from counterpoise.data.tokens import TokenStore
 from counterpoise.errors import UserError
 
@@ -21,7 +27,7 @@ LAYOUTS = [(1, 1), (2, 1), (1, 2), (4, 1), (2, 2), (1, 4)]
 """(processes, accumulated micro-batches) of a step of 32."""
 
 
-def shuffled(rng: np.random.Generator) -> np.ndarray:
+def shuffled(epoch: int, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(N)
 
 
@@ -106,7 +112,7 @@ def test_every_process_gets_as_many_batches_as_it_announces(size, micro, batch_s
     world_size, accumulate = micro
     for rank in range(world_size):
         batches = BatchOrder(
-            lambda rng: rng.permutation(size),
+            lambda epoch, rng: rng.permutation(size),
             size,
             LENGTHS,
             batch_size,
@@ -124,11 +130,20 @@ def test_every_process_gets_as_many_batches_as_it_announces(size, micro, batch_s
 def test_what_the_sampler_draws_is_what_is_dealt(sampler):
     index = ClassIndex.of(CLASSES, 4)
 
-    def draw(rng):
+    def draw(epoch, rng):
         return sampler.draw(index, rng)
 
     dealt = rows(order(draw, sampler.size(index), seed=2, epoch=7))
-    assert sorted(chain(*dealt)) == sorted(draw(np.random.default_rng([2, 7])))
+    assert sorted(chain(*dealt)) == sorted(draw(7, np.random.default_rng([2, 7])))
+
+
+def test_what_is_drawn_may_depend_on_the_epoch():
+    batches = order(lambda epoch, rng: np.full(40, epoch), 40)
+    for epoch in (0, 3, 1):
+        batches.set_epoch(epoch)
+        assert set(chain(*rows(batches))) == {epoch}
+    batches.load_state_dict({"epoch": 5, "position": 0})
+    assert set(chain(*rows(batches))) == {5}
 
 
 def test_the_longest_text_is_in_the_first_step():
@@ -142,7 +157,7 @@ def test_grouping_by_length_saves_padding():
 
 def test_without_grouping_rows_come_as_drawn():
     dealt = rows(order(lengths=None, seed=1, epoch=2))
-    assert list(chain(*dealt)) == shuffled(np.random.default_rng([1, 2])).tolist()
+    assert list(chain(*dealt)) == shuffled(2, np.random.default_rng([1, 2])).tolist()
     assert [len(batch) for batch in dealt] == [32] * 31 + [8]
 
 
@@ -182,7 +197,7 @@ def test_a_state_that_was_loaded_is_the_state_that_is_saved():
 
 @pytest.mark.parametrize(("size", "expected"), [(64, 2), (65, 2), (67, 2), (68, 3), (95, 3)])
 def test_a_last_step_with_fewer_rows_than_micro_batches_is_left_out(size, expected):
-    batches = order(lambda rng: rng.permutation(size), size, accumulate=2, world_size=2)
+    batches = order(lambda epoch, rng: rng.permutation(size), size, accumulate=2, world_size=2)
     assert batches.steps == expected
     assert len(rows(batches)) == 2 * expected
 
@@ -193,7 +208,7 @@ def test_leaving_out_the_last_step_does_not_change_the_others():
 
     def plan(accumulate: int, epoch: int) -> list[list[int]]:
         batches = order(
-            lambda rng: rng.permutation(size), size, longest, batch_size=4, accumulate=accumulate, epoch=epoch
+            lambda epoch, rng: rng.permutation(size), size, longest, batch_size=4, accumulate=accumulate, epoch=epoch
         )
         return rows(batches.plan())
 
@@ -235,6 +250,34 @@ def test_several_labels_come_as_zeros_and_ones_with_the_weights_of_their_rows():
     assert batch["targets"].dtype == torch.float32
     assert batch["targets"].tolist() == [[0, 1, 0], [1, 0, 1], [0, 0, 0]]
     assert batch["weights"].tolist() == [1.5, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("weights", [None, np.array([0.5, 1.0, 1.5])], ids=["alike", "weighted"])
+def test_vectors_take_the_place_of_tokens_and_nothing_else_changes(weights):
+    tokens = TokenDataset(
+        store_of([[9, 9], [5, 6, 7], [1], [2, 3]]), np.array([3, 1, 2]), np.array([0, 1, 2]), 8, weights
+    )
+    of_store = np.arange(8, dtype=np.float32).reshape(4, 2)
+    dataset = VectorDataset(tokens, of_store)
+    wanted = np.array([2, 0, 2])
+    batch, with_tokens = dataset[wanted], tokens[wanted]
+    assert batch.pop("vectors").tolist() == [[4, 5], [6, 7], [4, 5]]
+    del with_tokens["input_ids"], with_tokens["attention_mask"]
+    assert batch.keys() == with_tokens.keys()
+    assert all(torch.equal(batch[name], with_tokens[name]) for name in batch)
+    assert dataset.lengths.tolist() == tokens.lengths.tolist()
+    assert len(dataset) == 3
+    dataset[wanted]["vectors"].zero_()
+    assert of_store.sum() == 28
+
+
+def test_some_rows_of_vectors_are_taken_without_weights():
+    tokens = TokenDataset(store_of([[1], [2], [3]]), np.array([2, 0, 1]), np.array([5, 6, 7]), 0, np.ones(3))
+    taken = VectorDataset(tokens, np.array([[0.0], [0.1], [0.2]], np.float32)).take(np.array([2, 0]))
+    batch = taken[np.array([0, 1])]
+    np.testing.assert_allclose(batch["vectors"], [[0.1], [0.2]])
+    assert batch["targets"].tolist() == [7, 5]
+    assert "weights" not in batch
 
 
 @settings(deadline=None)

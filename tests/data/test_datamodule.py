@@ -1,5 +1,6 @@
 import json
 import logging
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -195,16 +196,45 @@ def test_the_training_batches_are_what_the_sampler_draws(make):
     data = make(train=COUNTS, validation=COUNTS, test=COUNTS, options={"batch_size": 8})
     rows = np.concatenate([batch["rows"] for batch in data.train_dataloader()])
     np.testing.assert_array_equal(np.sort(rows), np.arange(93))
-    data.sampler = PowerSampler(1.0, 40)
+    data.sampler = lambda epoch: PowerSampler(1.0, 40)
     classes = np.concatenate([batch["targets"] for batch in data.train_dataloader()])
     np.testing.assert_array_equal(np.bincount(classes), 10)
+
+
+def test_the_sampler_may_change_with_the_epoch(make):
+    data = make(train=COUNTS, validation=COUNTS, test=COUNTS, options={"batch_size": 8})
+    data.sampler = lambda epoch: PowerSampler(float(epoch), 40)
+    loader = data.train_dataloader()
+    drawn = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        drawn.append(np.bincount(np.concatenate([batch["targets"] for batch in loader])).tolist())
+    assert drawn[0][0] > 20
+    assert drawn[1] == [10] * 4
+
+
+def test_embedding_gives_each_row_the_vector_of_its_own_text(make):
+    data = make(train=COUNTS, test=COUNTS)
+    before = {name: part.dataset[np.arange(len(part))] for name, part in data.splits.items()}
+    # The tokens themselves, as long as all texts may be.
+    data.embed(lambda store: np.stack([np.resize(store.tokens[a:b], 16) for a, b in pairwise(store.offsets)]))
+    for name, part in data.splits.items():
+        batch = part.dataset[np.arange(len(part))]
+        tokens = before[name]["input_ids"], before[name]["attention_mask"]
+        for vector, ids, mask in zip(batch["vectors"], *tokens, strict=True):
+            assert vector.tolist() == np.resize(ids[mask.bool()], 16).tolist()
+        assert torch.equal(batch["targets"], before[name]["targets"])
+    assert "input_ids" not in next(iter(data.train_dataloader()))
+    rows = np.concatenate([batch["rows"] for batch in data.test_dataloader()])
+    assert sorted(rows) == list(range(93))
+    assert data.evaluation_dataloader("train", limit=31).dataset[np.arange(3)]["vectors"].shape == (3, 16)
 
 
 @pytest.mark.parametrize("eval_order", ["length", "stratified"])
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_evaluation_holds_the_natural_distribution_whatever_the_sampler(make, eval_order, split):
     data = make(train=COUNTS, options={"eval_order": eval_order, "eval_batch_size": 4})
-    data.sampler = PowerSampler(1.0)
+    data.sampler = lambda epoch: PowerSampler(1.0)
     loader = data.val_dataloader() if split == "validation" else data.test_dataloader()
     rows = np.concatenate([batch["rows"] for batch in loader])
     np.testing.assert_array_equal(np.sort(rows), np.arange(len(data.splits[split])))

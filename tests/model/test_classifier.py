@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conftest import COUNTS, write_tagged_texts, write_texts
-from counterpoise.balance import LDAM, Decision, Power, PowerSampler, Strategy
+from counterpoise.balance import LDAM, Decision, Deferred, Power, PowerSampler, Strategy
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources import FileSource
 from counterpoise.data.tokens import load_tokenizer
@@ -48,23 +48,24 @@ def tables(tmp_path_factory) -> dict[str, str]:
 def parts(tables, tiny_encoder, cache):
     """Returns a data module and a classifier without dropout, made for each other."""
 
-    def made(strategy: Strategy = BALANCED, optim: Optim | None = None, dropout=0.0, files=tables, **encoder):
+    def made(strategy: Strategy = BALANCED, optim: Optim | None = None, dropout=0.0, files=tables, epochs=1, **encoder):
         options = {"hidden_dropout": dropout, "attention_dropout": dropout, "max_length": 32} | encoder
         source = EncoderSource(str(tiny_encoder), **options)
         tokenizer = load_tokenizer(source.locate())
         data = TextDataModule(FileSource(**files), tokenizer, max_length=32, batch_size=32, eval_batch_size=5)
         data.prepare_data()
         data.setup()
-        balance = strategy.balance(data.labels, data.index)
-        data.sampler = balance.sampler
+        plan = strategy.plan(data.labels, data.index, epochs)
+        balance, data.sampler = plan.balance(0), plan.sampler
         torch.manual_seed(0)
         model = Classifier(
             source.load(),
-            strategy.loss(balance),
+            plan.loss(0),
             optim or Optim(),
             data.labels,
             data.counts,
             data.batch_size,
+            losses=plan.loss,
             dropout=dropout,
             decision=Decision() if balance.multi_label else None,
             head_bias=balance.prior_logits if balance.multi_label else None,
@@ -103,7 +104,7 @@ def logits_and_targets(data: TextDataModule, model: Classifier, split: str) -> t
     examples = data.splits[split]
     batch = examples.dataset[np.arange(len(examples))]
     with torch.no_grad():
-        return model.eval()(batch["input_ids"], batch["attention_mask"]), batch["targets"]
+        return model.eval()(batch), batch["targets"]
 
 
 @pytest.mark.parametrize("accumulate", [2, 4, 8])
@@ -122,7 +123,7 @@ def test_the_gradient_is_that_of_the_weighted_loss_over_the_batch_size(parts, tm
     data, model = parts()
     gradients = Gradients()
     sequence = list(data.train_dataloader())
-    logits = model(sequence[0]["input_ids"], sequence[0]["attention_mask"])
+    logits = model(sequence[0])
     weights = torch.from_numpy(BALANCED.balance(data.labels, data.index).weights).float()
     classes = sequence[0]["targets"]
     loss = (weights[classes] * F.cross_entropy(logits, classes, reduction="none")).sum() / 32
@@ -322,3 +323,44 @@ def test_a_loss_with_margins_gets_logits_that_are_cosines(parts, tmp_path):
     trainer(tmp_path, max_epochs=12).fit(model, datamodule=data)
     logits, classes = logits_and_targets(data, model, "train")
     assert (logits.argmax(1) == classes).float().mean() > 0.9
+
+
+class Losses(pl.Callback):
+    """Notes the class weights of the loss and the classes of the examples of each step."""
+
+    def __init__(self) -> None:
+        self.weights: list[list[float]] = []
+        self.classes: list[list[int]] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.weights.append(pl_module.loss.class_weights.tolist())
+        self.classes.append(np.bincount(batch["targets"], minlength=4).tolist())
+
+
+def test_each_epoch_has_its_own_loss_and_its_own_draws(parts, tmp_path):
+    scheduled = Strategy(PowerSampler(0.5), Power(0.5), schedule=Deferred(2))
+    data, model = parts(scheduled, epochs=3)
+    seen = Losses()
+    trainer(tmp_path, max_epochs=3, callbacks=[seen]).fit(model, datamodule=data)
+    final = scheduled.balance(data.labels, data.index)
+    assert seen.weights[:6] == [[1.0] * 4] * 6  # three steps an epoch
+    np.testing.assert_allclose(seen.weights[6:], [final.weights] * 3, rtol=1e-6)
+    drawn = np.array(seen.classes).reshape(3, 3, 4).sum(1)
+    assert (abs(drawn[:2] - data.counts) <= 1).all()
+    assert (abs(drawn[2] - final.drawn_counts) <= 1).all()
+
+
+def test_the_weighted_validation_loss_is_that_of_the_epoch(parts, tmp_path):
+    scheduled = Strategy(weights=Power(1.0), schedule=Deferred(1))
+    data, model = parts(scheduled, Optim(encoder_lr=0.0, head_lr=0.0), epochs=2)
+    logged = []
+
+    class Logged(pl.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            logged.append({name: value.item() for name, value in trainer.callback_metrics.items()})
+
+    trainer(tmp_path, max_epochs=2, limit_val_batches=None, callbacks=[Logged()]).fit(model, datamodule=data)
+    first, second = logged
+    assert first["val/loss"] == pytest.approx(second["val/loss"], rel=1e-6)
+    assert first["val/loss_weighted"] == pytest.approx(first["val/loss"], rel=1e-6)
+    assert second["val/loss_weighted"] != pytest.approx(second["val/loss"], rel=1e-2)

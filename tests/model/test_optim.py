@@ -9,6 +9,7 @@ from transformers import BertConfig, BertModel
 from counterpoise.errors import UserError
 from counterpoise.model.encoder import Encoder
 from counterpoise.model.optim import Optim
+from counterpoise.model.vectors import Vectors
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,13 @@ def test_frozen_parameters_have_a_group_too(encoder, head):
     grouped = [p for group in Optim().groups(encoder, head) for p in group["params"]]
     encoder.freeze("none")
     assert len(grouped) == len([*encoder.parameters(), *head.parameters()])
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.9])
+def test_beside_vectors_the_head_alone_is_trained(head, layer_decay):
+    groups = Optim(layer_decay=layer_decay, head_lr=0.3).groups(Vectors(8), head)
+    assert [p for group in groups for p in group["params"]] == list(head.parameters())
+    assert {group["lr"] for group in groups} == {0.3}
 
 
 def test_biases_and_norms_do_not_decay_and_all_else_does(encoder, head):

@@ -52,15 +52,8 @@ class TokenDataset(Dataset[Batch]):
         T is the longest length in the batch. With weights there is also weights, float32 [B].
         """
         rows = np.asarray(rows)
-        where = self.store_rows[rows]
-        starts, ends = self.store.offsets[where], self.store.offsets[where + 1]
-        mask = np.arange((ends - starts).max()) < (ends - starts)[:, None]
-        ids = np.full(mask.shape, self.pad, np.int64)
-        ids[mask] = np.concatenate([self.store.tokens[a:b] for a, b in zip(starts, ends, strict=True)])
         targets = self.targets[rows]
-        batch = {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+        batch = self.inputs(rows) | {
             "targets": torch.from_numpy(
                 targets if isinstance(targets, np.ndarray) else targets.toarray().astype(np.float32)
             ),
@@ -70,6 +63,38 @@ class TokenDataset(Dataset[Batch]):
             batch["weights"] = torch.from_numpy(self.weights[rows].astype(np.float32))
         return batch
 
+    def inputs(self, rows: np.ndarray) -> Batch:
+        """Returns input_ids and attention_mask of the rows, int64 [B, T]."""
+        where = self.store_rows[rows]
+        starts, ends = self.store.offsets[where], self.store.offsets[where + 1]
+        mask = np.arange((ends - starts).max()) < (ends - starts)[:, None]
+        ids = np.full(mask.shape, self.pad, np.int64)
+        ids[mask] = np.concatenate([self.store.tokens[a:b] for a, b in zip(starts, ends, strict=True)])
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+    def take(self, rows: np.ndarray) -> "TokenDataset":
+        """Returns the dataset of these rows, without weights."""
+        return TokenDataset(self.store, self.store_rows[rows], self.targets[rows], self.pad)
+
+
+class VectorDataset(TokenDataset):
+    """The rows of a token dataset with the vector of each text instead of its tokens.
+
+    vectors: float32, one for each row of the store.
+    """
+
+    def __init__(self, tokens: TokenDataset, vectors: np.ndarray) -> None:
+        super().__init__(tokens.store, tokens.store_rows, tokens.targets, tokens.pad, tokens.weights)
+        self.vectors = vectors
+
+    def inputs(self, rows: np.ndarray) -> Batch:
+        """Returns vectors of the rows, float32 [B, H]."""
+        return {"vectors": torch.from_numpy(self.vectors[self.store_rows[rows]])}
+
+    def take(self, rows: np.ndarray) -> "VectorDataset":
+        """Returns the dataset of these rows, without weights."""
+        return VectorDataset(super().take(rows), self.vectors)
+
 
 class BatchOrder(Sampler[np.ndarray]):
     """Deals what a sampler draws into optimiser steps, and these into the micro-batches of one process.
@@ -77,8 +102,8 @@ class BatchOrder(Sampler[np.ndarray]):
     The steps of an epoch depend on (seed, epoch) and on `batch_size` alone. Each is split over `world_size` processes
     times `accumulate` micro-batches, so 1 x 32, 4 x 8 and 2 processes x 16 train on the same examples at each step.
 
-    draw: returns the rows of one epoch, given a random generator. lengths: tokens per row, int [N], or None
-    to leave the drawn order as it is. batch_size: examples of an optimiser step, over all processes.
+    draw: returns the rows of an epoch, given its number and a random generator. lengths: tokens per row, int [N], or
+    None to leave the drawn order as it is. batch_size: examples of an optimiser step, over all processes.
 
     Rows are sorted by length within `GROUP` steps and the steps shuffled; the longest step comes first, so that a run
     that does not fit in memory fails at once. A step may be smaller than `batch_size` at the end of the draw; one with
@@ -87,7 +112,7 @@ class BatchOrder(Sampler[np.ndarray]):
 
     def __init__(
         self,
-        draw: Callable[[np.random.Generator], np.ndarray],
+        draw: Callable[[int, np.random.Generator], np.ndarray],
         size: int,
         lengths: np.ndarray | None,
         batch_size: int,
@@ -120,7 +145,7 @@ class BatchOrder(Sampler[np.ndarray]):
     def plan(self) -> list[np.ndarray]:
         """Returns the optimiser steps of the epoch, arrays of row numbers."""
         rng = np.random.default_rng([self.seed, self.epoch])
-        drawn = self.draw(rng)
+        drawn = self.draw(self.epoch, rng)
         if self.lengths is None:
             return np.split(drawn, range(self.batch_size, len(drawn), self.batch_size))[: self.steps]
         span = GROUP * self.batch_size

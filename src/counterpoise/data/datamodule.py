@@ -1,8 +1,8 @@
 """The LightningDataModule: from a source to batches of token ids."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,15 @@ from transformers import PreTrainedTokenizerBase
 
 from counterpoise.balance import ClassIndex, PowerSampler, Sampler
 from counterpoise.balance.samplers import Targets
-from counterpoise.data.batching import Batch, BatchOrder, TokenDataset, evaluation_batches, stratified_batches
+from counterpoise.data.audit import remarkable
+from counterpoise.data.batching import (
+    Batch,
+    BatchOrder,
+    TokenDataset,
+    VectorDataset,
+    evaluation_batches,
+    stratified_batches,
+)
 from counterpoise.data.sources import Split
 from counterpoise.data.splits import Vocabulary, split_off, unseen
 from counterpoise.data.tokens import TokenStore, tokenise
@@ -70,6 +78,10 @@ class Examples:
             return [str(row) for row in self.rows]
         return self.split.ids.take(pa.array(self.kept)).to_pylist()
 
+    def texts(self, rows: np.ndarray) -> list[str]:
+        """Returns the texts of these of the N rows."""
+        return self.split.texts.take(pa.array(self.kept[rows])).to_pylist()
+
     def __len__(self) -> int:
         return len(self.kept)
 
@@ -77,8 +89,8 @@ class Examples:
 class TextDataModule(pl.LightningDataModule):
     """Texts of imbalanced classes as length-grouped, dynamically padded batches.
 
-    Training draws what `sampler` says (set it before fitting; plain until then). Validation and test always hold
-    the natural distribution.
+    Training draws what `sampler` says of the epoch (set it before fitting; plain until then). Validation and test
+    always hold the natural distribution.
 
     max_length: tokens per text at most. batch_size: examples of an optimiser step, over all devices and accumulated
     micro-batches. eval_batch_size: examples of an evaluation batch on one device. validation_fraction and
@@ -124,7 +136,7 @@ class TextDataModule(pl.LightningDataModule):
         self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
         self.group_by_length, self.eval_order, self.num_workers = group_by_length, eval_order, num_workers
         self.train_limit, self.seed, self.split_seed = train_limit, seed, split_seed
-        self.sampler: Sampler = PowerSampler()
+        self.sampler: Callable[[int], Sampler] = lambda epoch: PowerSampler()
         self.splits: dict[str, Examples] = {}
         self._loaded: dict[str, Split] | None = None
         self._stores: dict[str, TokenStore] = {}
@@ -150,6 +162,11 @@ class TextDataModule(pl.LightningDataModule):
     def counts(self) -> np.ndarray:
         """Training examples of each class or positives of each label, int64 [C]."""
         return self.index.counts
+
+    @cached_property
+    def remarks(self) -> list[str]:
+        """What is remarkable about the data, a line each; see `data.audit.remarkable`."""
+        return remarkable(self.splits, self.labels)
 
     def prepare_data(self) -> None:
         """Downloads and tokenises, so that `setup` finds both in the cache."""
@@ -201,13 +218,18 @@ class TextDataModule(pl.LightningDataModule):
             else:
                 self.splits[name] = self._examples(name, loaded[name], np.arange(len(loaded[name])))
 
+    def embed(self, vectors: Callable[[TokenStore], np.ndarray]) -> None:
+        """Replaces the tokens of all splits by vectors, given a function that returns those of a store, [N, H]."""
+        for name, part in self.splits.items():
+            self.splits[name] = replace(part, dataset=VectorDataset(part.dataset, vectors(part.dataset.store)))
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Returns the training batches of this process, drawn by `sampler`."""
         dataset, index = self.splits["train"].dataset, self.index
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
         self._order = BatchOrder(
-            lambda rng: self.sampler.draw(index, rng),
-            self.sampler.size(index),
+            lambda epoch, rng: self.sampler(epoch).draw(index, rng),
+            self.sampler(0).size(index),
             dataset.lengths if self.group_by_length else None,
             self.batch_size,
             seed=self.seed,
@@ -236,7 +258,7 @@ class TextDataModule(pl.LightningDataModule):
         dataset = self.splits[split].dataset
         if limit is not None and len(dataset) > limit:
             _, sample = split_off(dataset.targets, limit / len(dataset), self.split_seed)
-            dataset = TokenDataset(dataset.store, dataset.store_rows[sample], dataset.targets[sample], dataset.pad)
+            dataset = dataset.take(sample)
         shard = {"rank": self._rank, "world_size": self._world_size}
         if self.eval_order == "stratified":
             batches = stratified_batches(dataset.targets, self.eval_batch_size, **shard)

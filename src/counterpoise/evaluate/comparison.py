@@ -320,7 +320,8 @@ def _gains(comparison: Comparison) -> list[str]:
     for row in comparison.effects[told_apart(comparison.effects)].to_dict("records"):
         apart[row["group"]][row["metric"]] = {str(key): value for key, value in row.items()}
     del apart[comparison.reference]
-    words, head = [], f"head_{measure}"
+    head = f"head_{measure}"
+    words: list[str] = []
     for name, effects in apart.items():
         changed = [effects[metric] for metric in spoken if metric in effects]
         gains, losses = ([row for row in changed if (row["difference"] > 0) == up] for up in (True, False))

@@ -1,6 +1,6 @@
 """The LightningModule: encoder, dropout, linear head and a weighted loss."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,33 +17,35 @@ from counterpoise.model.encoder import Encoder
 from counterpoise.model.heads import CosineHead, linear
 from counterpoise.model.optim import Optim
 from counterpoise.model.scoring import MultiLabelScoring, SingleLabelScoring
+from counterpoise.model.vectors import Vectors
 
 
 class Classifier(pl.LightningModule):
     """Text classifier: one class a text, or any number of labels.
 
-    encoder: maps token ids to vectors [B, H]. loss: called with (logits, targets, denominator, weights), of
-    `counterpoise.balance`; one with `normalised_head` gets a `CosineHead` of its `scale`. optim: builds the optimiser.
-    labels: the C names of classes or labels. counts: int [C], training examples of each, for the head, medium and tail
-    metrics. batch_size: examples of an optimiser step, over all devices and micro-batches. dropout: on the pooled
-    vector. decision: how logits become labels; where it is given, the task is multi-label. head_bias: float [C], what
-    the bias of the head starts from, 0 unless told. bounds: of head, medium and tail in the metrics.
+    encoder: maps token ids to vectors [B, H], or `Vectors`. loss: called with (logits, targets, denominator, weights),
+    of `counterpoise.balance`; one with `normalised_head` gets a `CosineHead` of its `scale`. optim: builds the
+    optimiser. labels: the C names of classes or labels. counts: int [C], training examples of each, for the head,
+    medium and tail metrics. batch_size: examples of an optimiser step, over all devices and micro-batches. dropout: on
+    the pooled vector. decision: how logits become labels; where it is given, the task is multi-label. head_bias: float
+    [C], what the bias of the head starts from, 0 unless told. bounds: of head, medium and tail in the metrics.
 
-    Logs train/loss (as optimised), train/grad_norm, val/loss (unweighted, comparable between strategies),
-    val/loss_weighted (comparable with train/loss) and val/<metric> for the metrics of `evaluate.metrics.scores`, or of
-    `evaluate.multilabel.scores` after tuning the thresholds on the validation split; the same under test/, with these
-    thresholds.
+    Logs train/loss_step and train/loss_epoch (as optimised), train/grad_norm, val/loss (unweighted, comparable between
+    strategies), val/loss_weighted (comparable with the training loss) and val/<metric> for the metrics of
+    `evaluate.metrics.scores`, or of `evaluate.multilabel.scores` after tuning the thresholds on the validation split;
+    the same under test/, with these thresholds.
     """
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: Encoder | Vectors,
         loss: nn.Module,
         optim: Optim,
         labels: Sequence[str],
         counts: np.ndarray,
         batch_size: int,
         *,
+        losses: Callable[[int], nn.Module] | None = None,
         dropout: float = 0.1,
         decision: Decision | None = None,
         head_bias: np.ndarray | None = None,
@@ -52,7 +54,7 @@ class Classifier(pl.LightningModule):
         super().__init__()
         if not 0 <= dropout < 1:
             raise UserError(f"dropout={dropout}: use 0 or more, below 1")
-        self.encoder, self.loss, self.optim = encoder, loss, optim
+        self.encoder, self.loss, self.losses, self.optim = encoder, loss, losses, optim
         self.labels, self.batch_size = list(labels), batch_size
         self.dropout = nn.Dropout(dropout)
         self.head: nn.Linear = (
@@ -67,10 +69,11 @@ class Classifier(pl.LightningModule):
         )
         self.weighted = MeanMetric()
         self.test_outputs: list[tuple[Tensor, Tensor]] = []
+        self._loss_sum, self._loss_count = torch.zeros(()), 0
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Returns logits [B, C] of int64 input_ids and attention_mask [B, T]."""
-        return self.head(self.dropout(self.encoder(input_ids, attention_mask)))
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns logits [B, C] of a batch that holds what the encoder takes."""
+        return self.head(self.dropout(self.encoder(*(batch[name] for name in self.encoder.inputs))))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the micro-batch's loss over the nominal micro-batch size.
@@ -78,18 +81,13 @@ class Classifier(pl.LightningModule):
         Lightning divides by the accumulated micro-batches and averages over processes: each example then counts
         1 / batch_size however the step was divided, also in the last, smaller step.
         """
-        logits = self(batch["input_ids"], batch["attention_mask"])
+        logits = self(batch)
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         loss = self.loss(logits, batch["targets"], denominator=self.batch_size / parts, weights=batch.get("weights"))
-        self.log(
-            "train/loss",
-            loss.detach(),
-            on_step=True,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=len(logits),
-            sync_dist=True,
-        )
+        self._loss_sum = self._loss_sum + loss.detach()
+        self._loss_count += 1
+        if self._logs:
+            self.log("train/loss_step", loss.detach(), prog_bar=True, batch_size=len(logits), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -102,7 +100,7 @@ class Classifier(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Returns (rows int64 [B], logits [B, C])."""
-        return batch["rows"], self(batch["input_ids"], batch["attention_mask"]).float()
+        return batch["rows"], self(batch).float()
 
     def on_validation_epoch_start(self) -> None:  # noqa: D102
         self._reset()
@@ -119,14 +117,22 @@ class Classifier(pl.LightningModule):
     def on_test_epoch_end(self) -> None:  # noqa: D102
         self._log_scores("test", self.scoring.scores())
 
+    def on_train_epoch_end(self) -> None:
+        """Logs the mean of the losses of the epoch's micro-batches."""
+        self.log("train/loss_epoch", self._loss_sum / max(self._loss_count, 1), sync_dist=True)
+
     def on_train_start(self) -> None:
-        """Unfreezes the encoder in a run that is resumed within an epoch, which does not start anew."""
+        """Does what an epoch starts with in a run that is resumed within one, which does not start anew."""
         self.on_train_epoch_start()
 
     def on_train_epoch_start(self) -> None:
-        """Unfreezes the encoder when its epoch has come."""
-        when = self.encoder.unfreeze_at_epoch
-        if when is not None and self.current_epoch >= when and self.encoder.has_frozen_parameters:
+        """Takes the loss of the epoch; unfreezes the encoder when its epoch has come."""
+        self._loss_sum, self._loss_count = torch.zeros((), device=self.device), 0
+        if self.losses is not None:
+            self.loss = self.losses(self.current_epoch).to(self.device)
+        if not isinstance(self.encoder, Encoder) or self.encoder.unfreeze_at_epoch is None:
+            return
+        if self.current_epoch >= self.encoder.unfreeze_at_epoch and self.encoder.has_frozen_parameters:
             self.encoder.freeze("none")
             self.encoder.train()
 
@@ -150,7 +156,8 @@ class Classifier(pl.LightningModule):
             return
         limit = float("inf") if gradient_clip_val is None else gradient_clip_val
         norm = nn.utils.clip_grad_norm_(self.parameters(), limit)
-        self.log("train/grad_norm", norm, on_step=True)
+        if self._logs:
+            self.log("train/grad_norm", norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stores the labels, so that a checkpoint says what its logits mean."""
@@ -160,8 +167,13 @@ class Classifier(pl.LightningModule):
         """Raises UserError when the checkpoint was trained on other labels."""
         check_labels(checkpoint, self.labels)
 
+    @property
+    def _logs(self) -> bool:
+        """Whether the loggers take this step: `log` costs as much as a small model's step, and DDP a reduction."""
+        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+
     def _evaluate(self, batch: Batch) -> Tensor:
-        logits, targets = self(batch["input_ids"], batch["attention_mask"]), batch["targets"]
+        logits, targets = self(batch), batch["targets"]
         self.scoring.update(logits, targets)
         self.weighted.update(self.loss(logits, targets), len(targets))
         return logits

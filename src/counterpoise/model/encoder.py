@@ -84,6 +84,9 @@ class EncoderSource:
 class Encoder(nn.Module):
     """A pre-trained transformer that maps token ids to one vector per text."""
 
+    inputs = ("input_ids", "attention_mask")
+    """What it takes of a batch."""
+
     def __init__(
         self,
         backbone: nn.Module,

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from counterpoise.errors import UserError
 from counterpoise.model.encoder import Encoder
+from counterpoise.model.vectors import Vectors
 
 
 @dataclass
@@ -42,7 +43,9 @@ class Optim:
         if self.warmup < 0:
             raise UserError(f"optim.warmup={self.warmup}: a fraction below 1 or a number of steps")
 
-    def build(self, encoder: Encoder, head: nn.Module, steps: int, fused: bool = True) -> tuple[Optimizer, LambdaLR]:
+    def build(
+        self, encoder: Encoder | Vectors, head: nn.Module, steps: int, fused: bool = True
+    ) -> tuple[Optimizer, LambdaLR]:
         """Returns the optimiser and its schedule over `steps` optimiser steps."""
         optimiser = AdamW(self.groups(encoder, head), betas=self.betas, eps=self.eps, fused=fused)
         warmup = round(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
@@ -55,7 +58,7 @@ class Optim:
 
         return optimiser, LambdaLR(optimiser, factor)
 
-    def groups(self, encoder: Encoder, head: nn.Module) -> list[dict]:
+    def groups(self, encoder: Encoder | Vectors, head: nn.Module) -> list[dict]:
         """Returns parameter groups, each with its `name`, `lr` and `weight_decay`."""
         top = len(encoder.layers)
         # How far below the last layer a parameter sits; what is neither embedding nor layer sits on top.

@@ -87,9 +87,14 @@ class MultiLabelScoring(nn.Module):
         """
         logits = self.logits.compute().cpu().numpy()
         targets = csr_matrix(self.targets.compute().cpu().numpy() > 0.5)
-        if tune and self.decision.tunes:
-            self.thresholds.copy_(torch.from_numpy(self.decision.fit(logits, targets)))
+        if tune:
+            self.tune(logits, targets)
         return self.measure(logits, targets)
+
+    def tune(self, logits: np.ndarray, targets: csr_matrix) -> None:
+        """Chooses the thresholds on logits [N, C] and targets bool [N, C], where the decision has any to choose."""
+        if self.decision.tunes:
+            self.thresholds.copy_(torch.from_numpy(self.decision.fit(logits, targets)))
 
     @property
     def names(self) -> list[str]:

@@ -22,7 +22,7 @@ def write_tables(run: Path, facts: RunFacts, least_cost: np.ndarray | None = Non
     predictions = run / "predictions.parquet"
     if facts.decided is None:
         truth, logits = facts.test_targets, facts.test_logits
-        write_predictions(predictions, facts.ids, facts.labels, truth, logits, least_cost=least_cost)  # type: ignore[arg-type]
+        write_predictions(predictions, facts.ids, facts.labels, truth, logits, least_cost=least_cost)
     else:
         assert facts.thresholds is not None
         table["threshold"] = facts.thresholds
@@ -40,7 +40,7 @@ def draw_pictures(run: Path, facts: RunFacts) -> None:
     recalls = {facts.strategy: (facts.counts, facts.table["recall"].to_numpy())}
     if facts.decided is None:
         predicted = facts.test_logits.argmax(axis=1)
-        confusion = confusion_matrix(facts.test_targets, predicted, len(facts.labels))  # type: ignore[arg-type]
+        confusion = confusion_matrix(facts.test_targets, predicted, len(facts.labels))
         pictures.confusion(run / "confusion.png", confusion, facts.labels)
     else:
         at_half = multilabel.per_label(facts.test_logits > 0, facts.test_logits, facts.truth, facts.counts)

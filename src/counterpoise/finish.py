@@ -1,0 +1,289 @@
+"""What a run does once it is trained: the second stage, the test, calibration, and the files and pictures of it all."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from scipy.special import softmax
+
+from counterpoise.atomic import replacing
+from counterpoise.balance import Balance, Plan
+from counterpoise.balance.costs import least_cost, mean_cost, read_costs
+from counterpoise.balance.samplers import Targets
+from counterpoise.callbacks import FIRST_STAGE
+from counterpoise.console import console, show_calibration, show_results
+from counterpoise.data.batching import VectorDataset
+from counterpoise.data.datamodule import TextDataModule
+from counterpoise.evaluate.calibration import Calibration, prior_correction
+from counterpoise.evaluate.calibration import measure as calibrate
+from counterpoise.model.classifier import Classifier
+from counterpoise.model.encoder import Encoder
+from counterpoise.model.scoring import MultiLabelScoring
+from counterpoise.model.second_stage import FirstStage, Refined
+from counterpoise.model.vectors import encode
+from counterpoise.report.facts import RunFacts
+from counterpoise.report.results import draw_pictures, write_tables
+from counterpoise.report.single import write_run_report
+from counterpoise.run import folder, log, seconds
+from counterpoise.trainer import AtomicCheckpointIO, load_checkpoint, single_device
+
+KEPT_LOGITS = 2**26
+"""Logits of a split that are written into the run folder at most."""
+
+
+class Evaluated(NamedTuple):
+    """A split's logits, float32 [N, C], and targets, in the order of its rows."""
+
+    logits: np.ndarray
+    targets: Targets
+
+
+def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: Plan, config: DictConfig) -> dict:
+    """Tests the best checkpoint, writes and shows the results. Returns what `metrics.json` holds."""
+    start = time.monotonic()
+    best, refined = best_checkpoint(trainer), None
+    _tell_of_schedule(trainer, plan, best)
+    if plan.strategy.second_stage is not None and best:
+        refined, best = refine(trainer, model, data, plan, config, Path(best))
+    tester = single_device(trainer)
+    tester.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    if tester.fast_dev_run:  # type: ignore[attr-defined]
+        console.print("one batch of training, validation and test ran; nothing is measured")
+        return {}
+    epoch = _epoch(plan, best)
+    loss, balance = plan.loss(epoch), plan.balance(epoch)
+    evaluated = {
+        "test": Evaluated(_in_order(model.test_outputs), data.splits["test"].targets),
+        "validation": _evaluate(tester, model, data, "validation"),
+        "train_sample": _evaluate(tester, model, data, "train", limit=max(500, len(data.splits["validation"]))),
+    }
+    correction = prior_correction(loss, balance)
+    if refined:
+        correction = refined.correction, np.zeros(len(data.labels)) if refined.shift is None else refined.shift
+    calibration = calibrate(
+        data.labels, data.counts, evaluated["validation"], evaluated["test"], correction, model.scoring.bounds
+    )
+    metrics = _metrics(trainer, model, data, plan, config, evaluated) | {"best_checkpoint": best}
+    if refined:
+        metrics["second_stage"] = refined.facts
+    if calibration:
+        metrics["calibration"] = calibration.summary
+    decided = _least_cost(data, evaluated["test"], calibration, config, metrics)
+    with replacing(folder() / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2))
+    emphasis = balance.emphasis if balance.multi_label else loss.emphasis(balance)  # type: ignore[operator]
+    _write(_facts(model, data, balance, emphasis, config, evaluated, metrics, calibration), decided)
+    show_results(metrics, model.scoring.bounds)
+    show_calibration(metrics)
+    console.print(f"[dim]tested and drawn in {time.monotonic() - start:.0f} s; everything is in[/dim] {folder()}")
+    if console.quiet:
+        settings = " ".join(HydraConfig.get().overrides.task)
+        log.info("%s: test macro F1 %.4f", settings, metrics["test"]["macro_f1"])
+    return metrics
+
+
+def refine(
+    trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: Plan, config: DictConfig, best: Path
+) -> tuple[Refined, str]:
+    """Gives the best checkpoint the head that the strategy's second stage makes of it, and returns both.
+
+    The checkpoint of the first stage is kept beside it, as first_stage.ckpt.
+    """
+    checkpoint = load_checkpoint(best)
+    model.load_state_dict(checkpoint["state_dict"])
+    device, encoded = trainer.strategy.root_device, {}
+
+    def vectors(split: str) -> np.ndarray:
+        dataset = data.splits[split].dataset
+        if split not in encoded and isinstance(dataset, VectorDataset):
+            encoded[split] = np.asarray(dataset.vectors[dataset.store_rows])
+        elif split not in encoded:
+            assert isinstance(model.encoder, Encoder)
+            encoded[split] = encode(model.encoder, dataset, data.eval_batch_size, device)
+        return encoded[split]
+
+    epoch = checkpoint["epoch"]
+    loss, balance = plan.loss(epoch), plan.balance(epoch)
+    kind, _ = prior_correction(loss, balance)
+    first = FirstStage(
+        head=model.head.cpu(),
+        vectors=vectors,
+        targets={name: part.targets for name, part in data.splits.items()},
+        weights=data.splits["train"].dataset.weights,
+        balance=balance,
+        emphasis=loss.emphasis(balance) if kind and not balance.multi_label else None,  # type: ignore[operator]
+        score=lambda logits, targets: model.scoring.measure(logits, targets)["macro_f1"],
+        dropout=config.dropout,
+        seed=config.seed,
+        correction=kind,
+    )
+    console.print("second stage: a new head on the encoder as it is now")
+    refined = plan.strategy.second_stage(first)
+    model.head = refined.head
+    if isinstance(model.scoring, MultiLabelScoring):
+        with torch.no_grad():
+            logits = refined.head(torch.from_numpy(vectors("validation"))).numpy()
+        model.scoring.tune(logits, data.splits["validation"].targets)
+    target = best.with_name("best.ckpt")
+    if target == best:
+        best.replace(best.with_name(FIRST_STAGE))
+    changed = {"state_dict": model.state_dict(), "second_stage": refined.facts}
+    AtomicCheckpointIO().save_checkpoint(checkpoint | changed, target)
+    return refined, str(target)
+
+
+def _tell_of_schedule(trainer: pl.Trainer, plan: Plan, best: str | None) -> None:
+    """Says so where a schedule's correction had not come into force in what is tested."""
+    if len(set(plan.strengths)) == 1 or best is None:
+        return
+    last, epoch = trainer.current_epoch - 1, load_checkpoint(best)["epoch"]
+    if plan.strength(max(last, 0)) < 1:
+        log.warning(
+            "training ended after epoch %d, before the schedule's correction was in full force: raise "
+            "callbacks.early_stopping.patience, or set callbacks.early_stopping=null",
+            last,
+        )
+    elif plan.strength(epoch) < 1:
+        log.warning(
+            "the best checkpoint is of epoch %d, before the schedule's correction was in full force (%s)",
+            epoch,
+            ", ".join(f"epoch {e}: {strength:.2g}" for e, strength in enumerate(plan.strengths[: last + 1])),
+        )
+
+
+def _epoch(plan: Plan, best: str | None) -> int:
+    """Returns the epoch of the best checkpoint, where a schedule makes it matter: its logits stand for its balance."""
+    return load_checkpoint(best)["epoch"] if best and len(set(plan.strengths)) > 1 else -1
+
+
+def best_checkpoint(trainer: pl.Trainer) -> str | None:
+    """Returns the path of the best checkpoint, None where there is none."""
+    best = trainer.checkpoint_callback
+    if isinstance(best, ModelCheckpoint) and best.best_model_path and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return best.best_model_path
+    return None
+
+
+def _metrics(
+    trainer: pl.Trainer,
+    model: Classifier,
+    data: TextDataModule,
+    plan: Plan,
+    config: DictConfig,
+    evaluated: dict[str, Evaluated],
+) -> dict[str, Any]:
+    balance = plan.final
+    metrics: dict[str, Any] = {name: model.scoring.measure(*split) for name, split in evaluated.items()}
+    if isinstance(model.scoring, MultiLabelScoring):
+        metrics["test_at_half"] = model.scoring.measure(*evaluated["test"], threshold=0.5)
+    return metrics | {
+        "scout": config.scout,
+        "strategy": {
+            "name": HydraConfig.get().runtime.choices.get("strategy"),
+            "weight_ratio": balance.weight_ratio,
+            "effective_sample_fraction": balance.effective_sample_fraction,
+            "epoch_size": balance.epoch_size,
+        },
+        "data": {
+            name: {"examples": len(part), "dropped": part.split.dropped, "unseen": part.unseen}
+            for name, part in data.splits.items()
+        },
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+    }
+
+
+def _least_cost(
+    data: TextDataModule,
+    test: Evaluated,
+    calibration: Calibration | None,
+    config: DictConfig,
+    metrics: dict[str, Any],
+) -> np.ndarray | None:
+    """Returns the classes of least expected cost, int64 [N], where there are costs, and notes what they come to."""
+    if not config.costs or calibration is None:
+        return None
+    costs = read_costs(config.costs, data.labels)
+    decided = least_cost(softmax(calibration.chosen(test.logits), axis=1), costs)
+    metrics["costs"] = {
+        "most_probable": mean_cost(test.targets, test.logits.argmax(axis=1), costs),
+        "least_cost": mean_cost(test.targets, decided, costs),
+    }
+    return decided
+
+
+def _facts(
+    model: Classifier,
+    data: TextDataModule,
+    balance: Balance,
+    emphasis: np.ndarray,
+    config: DictConfig,
+    evaluated: dict[str, Evaluated],
+    metrics: dict[str, Any],
+    calibration: Calibration | None,
+) -> RunFacts:
+    test, train, history = data.splits["test"], data.splits["train"].dataset, folder() / "csv" / "metrics.csv"
+    scoring = model.scoring
+    several = scoring if isinstance(scoring, MultiLabelScoring) else None
+    return RunFacts(
+        name=str(HydraConfig.get().runtime.choices.get("data")),
+        strategy=HydraConfig.get().runtime.choices.get("strategy") or "run",
+        scout=config.scout,
+        config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]
+        metrics=metrics,
+        seconds=seconds(),
+        balance=balance,
+        emphasis=emphasis,
+        bounds=scoring.bounds,
+        ids=test.ids,
+        texts=test.texts,
+        test_targets=test.targets,
+        test_logits=evaluated["test"].logits,
+        validation_targets=data.splits["validation"].targets,
+        validation_logits=evaluated["validation"].logits,
+        lengths=train.lengths,
+        max_length=data.max_length,
+        cut=train.store.truncated / len(train.store),
+        decided=several.decide(evaluated["test"].logits) if several else None,
+        thresholds=several.thresholds.cpu().numpy() if several else None,
+        calibration=calibration,
+        history=pd.read_csv(history) if history.is_file() else None,
+        audit=data.remarks,
+    )
+
+
+def _write(facts: RunFacts, least_cost: np.ndarray | None) -> None:
+    """Writes the files of the run folder; pictures and report not in a sweep of scouts, whose comparison is read."""
+    kept = {"validation": facts.validation_logits, "test": facts.test_logits}
+    if max(each.size for each in kept.values()) <= KEPT_LOGITS:
+        with replacing(folder() / "logits.npz") as path, path.open("wb") as file:
+            np.savez(file, **kept)  # type: ignore[arg-type]
+    if facts.calibration:
+        facts.calibration.save(folder() / "calibration.json")
+    write_tables(folder(), facts, least_cost)
+    if not (facts.scout and HydraConfig.get().mode == RunMode.MULTIRUN):
+        draw_pictures(folder(), facts)
+        write_run_report(folder() / "report.html", facts)
+
+
+def _evaluate(
+    tester: pl.Trainer, model: Classifier, data: TextDataModule, split: str, limit: int | None = None
+) -> Evaluated:
+    loader = data.evaluation_dataloader(split, limit)
+    outputs: Any = tester.predict(model, loader, weights_only=True)
+    return Evaluated(_in_order(outputs), loader.dataset.targets)  # type: ignore[attr-defined]
+
+
+def _in_order(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> np.ndarray:
+    """Returns logits [N, C] in row order."""
+    rows = torch.cat([rows for rows, _ in outputs]).cpu()
+    return torch.cat([logits for _, logits in outputs]).cpu()[rows.argsort()].numpy()

@@ -1,0 +1,313 @@
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+from scipy.special import expit, log_softmax, softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss, recall_score
+from torch import nn
+
+from counterpoise.balance import LDAM, BinaryCrossEntropy, ClassIndex, CrossEntropy, Power, PowerSampler, Strategy
+from counterpoise.balance.adjust import natural_shift, post_hoc
+from counterpoise.errors import UserError
+from counterpoise.model.heads import CosineHead
+from counterpoise.model.second_stage import FirstStage, PostHoc, Refined, Retrained, TauNormalised
+
+COUNTS = np.array([400, 120, 30])
+MEANS = np.array([[0.0, 0.0, 1.0], [1.2, 0.0, -0.5], [0.4, 1.5, 0.0]])
+CLASSES = np.repeat(np.arange(3), COUNTS)
+PLAIN = Strategy()
+
+
+def drawn(classes: np.ndarray, seed: int) -> np.ndarray:
+    """Vectors of texts, normal around the mean of their class with unit covariance."""
+    return (MEANS[classes] + np.random.default_rng(seed).normal(size=(len(classes), 3))).astype(np.float32)
+
+
+VECTORS = {"train": drawn(CLASSES, 0), "validation": drawn(CLASSES, 1)}
+TARGETS = {"train": CLASSES, "validation": CLASSES}
+# Each label is more probable where its own coordinate is large.
+TAGS = {
+    split: csr_matrix(np.random.default_rng(5).random((550, 3)) < 1 / (1 + np.exp([0.0, 1.5, 3.0] - 1.5 * vectors)))
+    for split, vectors in VECTORS.items()
+}
+
+
+def macro_recall(logits: np.ndarray, targets) -> float:
+    return recall_score(targets, logits.argmax(1), average="macro")
+
+
+def head_of(weight: np.ndarray, bias: np.ndarray) -> nn.Linear:
+    head = nn.Linear(weight.shape[1], weight.shape[0])
+    with torch.no_grad():
+        head.weight.copy_(torch.as_tensor(weight))
+        head.bias.copy_(torch.as_tensor(bias))
+    return head
+
+
+def bayes(shares: np.ndarray) -> nn.Linear:
+    """The head whose softmax is the posterior where the classes have these shares: linear discriminant analysis."""
+    return head_of(MEANS, np.log(shares) - (MEANS**2).sum(1) / 2)
+
+
+def after(strategy: Strategy = PLAIN, targets=TARGETS, **given) -> FirstStage:
+    """What a training to the optimum leaves."""
+    index = ClassIndex.of(targets["train"], 3)
+    balance = strategy.balance(list("abc"), index)
+    left = {
+        "head": bayes(balance.emphasis),
+        "vectors": VECTORS.__getitem__,
+        "targets": targets,
+        "weights": None,
+        "balance": balance,
+        "emphasis": None if balance.multi_label else strategy.loss(balance).emphasis(balance),
+        "score": macro_recall,
+        "dropout": 0.0,
+        "seed": 0,
+    }
+    return FirstStage(**(left | given))
+
+
+def logits_of(head: nn.Linear, split: str = "validation") -> np.ndarray:
+    with torch.no_grad():
+        return head(torch.from_numpy(VECTORS[split])).numpy().astype(np.float64)
+
+
+def refused(action, *arguments, **options) -> str:
+    with pytest.raises(UserError) as told:
+        action(*arguments, **options)
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+STRATEGIES = {
+    "plain": PLAIN,
+    "square_root": Strategy(weights=Power(0.5)),
+    "half sampled": Strategy(PowerSampler(0.5)),
+    "balanced": Strategy(PowerSampler(0.5), Power(0.5)),
+}
+after_every = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+
+
+class TestPostHoc:
+    """The prior is taken off the logits."""
+
+    @after_every
+    @pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
+    def test_the_logits_are_those_of_logit_adjustment(self, strategy, tau):
+        first = after(strategy)
+        refined = PostHoc(tau)(first)
+        expected = post_hoc(logits_of(first.head), first.emphasis, tau)
+        np.testing.assert_allclose(logits_of(refined.head), expected, atol=1e-5)
+        assert refined.facts == {"tau": tau}
+
+    @after_every
+    @pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
+    def test_the_shift_leads_back_to_the_natural_distribution(self, strategy, tau):
+        refined = PostHoc(tau)(after(strategy))
+        posterior = softmax(logits_of(bayes(COUNTS / COUNTS.sum())), axis=1)
+        np.testing.assert_allclose(softmax(logits_of(refined.head) - refined.shift, axis=1), posterior, atol=1e-5)
+
+    @after_every
+    def test_all_of_it_decides_as_if_all_classes_were_equally_frequent(self, strategy):
+        decided = logits_of(PostHoc()(after(strategy)).head)
+        np.testing.assert_allclose(
+            softmax(decided, axis=1), softmax(logits_of(bayes(np.full(3, 1 / 3))), axis=1), atol=1e-5
+        )
+
+    def test_the_weights_stay_and_the_first_head_too(self):
+        first = after()
+        weight, bias = first.head.weight.clone(), first.head.bias.clone()
+        refined = PostHoc()(first)
+        assert torch.equal(refined.head.weight, weight)
+        assert torch.equal(first.head.weight, weight)
+        assert torch.equal(first.head.bias, bias)
+        assert not torch.equal(refined.head.bias, bias)
+
+    @pytest.mark.parametrize("tau", [-0.1, 1.1, "best", float("nan"), float("inf"), True, None])
+    def test_a_tau_that_is_none_is_refused(self, tau):
+        assert f"strategy.second_stage.tau={tau}: use a number from 0 to 1, or auto" in refused(PostHoc, tau)
+
+    def test_logits_that_stand_for_no_shares_are_refused(self):
+        balance = after().balance
+        smooth = CrossEntropy(balance, label_smoothing=0.1)
+        PostHoc().check(balance, smooth)  # by and large, they do
+        unscaled = nn.CrossEntropyLoss()
+        assert "no prior to adjust them by" in refused(PostHoc().check, balance, unscaled)
+
+
+class TestTauNormalised:
+    """Weights of similar norms."""
+
+    def test_by_hand(self):
+        head = head_of(np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 0.25], [1.0, 0.0, 0.0]]), np.array([1.0, 2.0, 3.0]))
+        made = TauNormalised(0.5)(after(head=head)).head
+        expected = np.array([[3 / 5**0.5, 4 / 5**0.5, 0], [0, 0, 0.5], [1, 0, 0]])
+        np.testing.assert_allclose(made.weight.detach(), expected, rtol=1e-6)
+        assert not made.bias.any()
+
+    def test_at_0_the_bias_alone_goes(self):
+        first = after()
+        refined = TauNormalised(0)(first)
+        assert torch.equal(refined.head.weight, first.head.weight)
+        np.testing.assert_allclose(logits_of(refined.head), VECTORS["validation"] @ MEANS.T, atol=1e-5)
+
+    def test_at_1_all_norms_are_1(self):
+        refined = TauNormalised(1.0)(after())
+        np.testing.assert_allclose(refined.head.weight.detach().norm(dim=1), 1, rtol=1e-6)
+
+    def test_a_class_without_weights_keeps_none(self):
+        made = TauNormalised(2.0)(after(head=head_of(np.diag([0.0, 1.0, 2.0]), np.zeros(3)))).head
+        np.testing.assert_allclose(made.weight.detach(), np.diag([0.0, 1.0, 0.5]), rtol=1e-6)
+
+    def test_the_first_head_stays_and_no_distribution_is_known(self):
+        first = after()
+        before = [each.clone() for each in first.head.parameters()]
+        assert TauNormalised(1.0)(first).shift is None
+        assert all(map(torch.equal, first.head.parameters(), before))
+
+    @pytest.mark.parametrize("tau", [-0.1, "best", float("nan"), float("inf"), True])
+    def test_a_tau_that_is_none_is_refused(self, tau):
+        assert f"strategy.second_stage.tau={tau}: use a number, 0 or more, or auto" in refused(TauNormalised, tau)
+        TauNormalised(1.5)
+
+
+GRIDS = [(PostHoc, np.arange(11) / 10), (TauNormalised, np.arange(21) / 10)]
+
+
+@pytest.mark.parametrize(("stage", "grid"), GRIDS, ids=["post_hoc", "tau_normalised"])
+class TestAuto:
+    """The tau with the best score on the validation split."""
+
+    def test_the_best_of_the_grid_is_taken(self, stage, grid):
+        first = after(head=head_of(MEANS * [[2.0], [1.0], [0.5]], np.log(COUNTS / COUNTS.sum())))
+        scores = [macro_recall(logits_of(stage(float(tau))(first).head), CLASSES) for tau in grid]
+        assert len(set(scores)) > 3
+        refined = stage("auto")(first)
+        assert refined.facts == {"tau": grid[int(np.argmax(scores))]}
+        assert macro_recall(logits_of(refined.head), CLASSES) == max(scores)
+
+    def test_any_score_can_choose(self, stage, grid):
+        for highest in (4, len(grid) - 1):
+            made = [logits_of(stage(float(tau))(after()).head) for tau in grid]
+
+            def score(logits, targets, wanted=made[highest]):
+                return -np.abs(logits - wanted).max()
+
+            assert stage("auto")(after(score=score)).facts == {"tau": grid[highest]}
+
+    def test_of_equal_scores_the_first_is_taken(self, stage, grid):
+        assert stage("auto")(after(score=lambda logits, targets: 1.0)).facts == {"tau": 0.0}
+
+    def test_texts_of_the_validation_split_decide(self, stage, grid):
+        seen = []
+        first = after(vectors=lambda split: seen.append(split) or VECTORS[split])
+        stage("auto")(first)
+        stage(0.5)(first)
+        assert seen == ["validation"]
+
+    def test_several_labels_a_text_are_refused(self, stage, grid):
+        balance = after(targets=TAGS).balance
+        told = refused(stage().check, balance, BinaryCrossEntropy(balance))
+        assert told.startswith("strategy.second_stage: ")
+        assert "is for texts of one class" in told
+
+    def test_a_cosine_head_is_refused_and_a_linear_one_is_not(self, stage, grid):
+        balance = after().balance
+        assert "a cosine head has neither bias nor norms" in refused(stage().check, balance, LDAM(balance))
+        stage().check(balance, CrossEntropy(balance))
+
+
+THOROUGH = Retrained(epochs=40, lr=0.05, batch_size=64)
+
+
+def above_the_least_loss(head: nn.Linear, weights: np.ndarray) -> float:
+    """How far its weighted cross-entropy on the training texts is above that of the logistic regression."""
+    reference = LogisticRegression(C=np.inf, tol=1e-8).fit(VECTORS["train"], CLASSES, sample_weight=weights)
+    best = log_loss(CLASSES, reference.predict_proba(VECTORS["train"]), sample_weight=weights)
+    return log_loss(CLASSES, softmax(logits_of(head, "train"), axis=1), sample_weight=weights) - best
+
+
+class TestRetrained:
+    """A new head, of balanced draws."""
+
+    def test_it_is_the_logistic_regression_of_balanced_classes(self):
+        head = THOROUGH(after()).head
+        assert 0 < above_the_least_loss(head, 1 / COUNTS[CLASSES]) < 1e-3
+        assert above_the_least_loss(head, np.ones(550)) > 0.1
+        balanced = LogisticRegression(class_weight="balanced", C=np.inf).fit(VECTORS["train"], CLASSES)
+        ours = log_softmax(logits_of(head), axis=1)
+        np.testing.assert_allclose(ours, balanced.predict_log_proba(VECTORS["validation"]), atol=0.3)
+
+    def test_instance_weights_count(self):
+        weights = np.where(VECTORS["train"][:, 0] > 0.5, 3.0, 0.2)
+        weights /= weights.mean()
+        head = THOROUGH(after(weights=weights)).head
+        assert 0 < above_the_least_loss(head, weights / COUNTS[CLASSES]) < 1e-3
+        assert above_the_least_loss(THOROUGH(after()).head, weights / COUNTS[CLASSES]) > 5e-3
+
+    def test_what_is_drawn_can_be_chosen(self):
+        plain = Retrained(PowerSampler(0.0), epochs=40, lr=0.05, batch_size=64)(after())
+        assert 0 < above_the_least_loss(plain.head, np.ones(550)) < 1e-3
+        np.testing.assert_allclose(plain.shift, 0, atol=1e-12)
+
+    def test_of_several_labels_it_is_one_regression_each_on_what_is_drawn(self):
+        first = after(targets=TAGS)
+        logits = logits_of(THOROUGH(first).head, "train")
+        rates = PowerSampler(1.0).rates(first.balance.index)
+        for c, held in enumerate(TAGS["train"].toarray().T):
+            reference = LogisticRegression(C=np.inf, tol=1e-8).fit(VECTORS["train"], held, sample_weight=rates)
+            best = log_loss(held, reference.predict_proba(VECTORS["train"]), sample_weight=rates)
+            assert 0 < log_loss(held, expit(logits[:, c]), sample_weight=rates) - best < 1e-3
+            unsampled = LogisticRegression(C=np.inf).fit(VECTORS["train"], held).decision_function(VECTORS["train"])
+            assert log_loss(held, expit(unsampled), sample_weight=rates) - best > 1e-3
+
+    @pytest.mark.parametrize("targets", [TARGETS, TAGS], ids=["single_label", "multi_label"])
+    def test_the_shift_is_that_of_what_the_new_head_was_trained_on(self, targets):
+        # Whatever the first stage corrected: the new head has seen none of it.
+        first = after(Strategy(weights=Power(0.5)), targets)
+        expected = natural_shift(Strategy(PowerSampler(1.0)).balance(list("abc"), first.balance.index))
+        refined = Retrained(epochs=1)(first)
+        np.testing.assert_allclose(refined.shift, expected, rtol=1e-12)
+        if targets is TARGETS:
+            np.testing.assert_allclose(refined.shift, np.log(550 / 3 / COUNTS), rtol=1e-12)
+        assert refined.facts == {"epochs": 1, "steps": 5}  # 550 texts in steps of 128
+
+    def test_it_is_a_function_of_the_seed_and_leaves_all_else_alone(self):
+        first = after(dropout=0.3)
+        before = [each.clone() for each in first.head.parameters()]
+        state = torch.get_rng_state()
+
+        def made(**given) -> torch.Tensor:
+            return Retrained(epochs=1)(first._replace(**given)).head.weight.detach()
+
+        one = made()
+        torch.rand(5)
+        assert torch.equal(made(), one)
+        torch.set_rng_state(state)
+        assert torch.equal(made(), one)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert not torch.equal(made(seed=1), one)
+        assert not torch.equal(made(dropout=0.0), one)
+        assert all(map(torch.equal, first.head.parameters(), before))
+
+    @pytest.mark.parametrize("targets", [TARGETS, TAGS], ids=["single_label", "multi_label"])
+    def test_it_can_be_trained_whatever_the_first_head_was(self, targets):
+        balance = after(targets=targets).balance
+        Retrained().check(balance, nn.Identity())
+
+    def test_a_cosine_head_is_replaced_by_a_linear_one(self):
+        refined = Retrained(epochs=1)(after(head=CosineHead(3, 3, 30.0), emphasis=None))
+        assert isinstance(refined, Refined)
+        assert refined.head.bias is not None
+
+    @pytest.mark.parametrize(
+        ("setting", "value", "rule"),
+        [
+            *(("epochs", value, "a whole number") for value in (0, -1, 1.5, "10")),
+            *(("batch_size", value, "a whole number") for value in (0, 0.5)),
+            *(("lr", value, "a number above 0") for value in (0, -1e-3, "fast", float("nan"), True)),
+        ],
+    )
+    def test_settings_that_are_none_are_refused(self, setting, value, rule):
+        assert f"strategy.second_stage.{setting}={value}: use {rule}" in refused(Retrained, **{setting: value})
