@@ -34,7 +34,7 @@ def main(config: DictConfig) -> float | None:
 
     balance, loss = plan.balance(0), plan.loss(0)
     model = Classifier(
-        run.embedded(encoder.load(), data, config) if config.scout else encoder.load(),
+        run.embedded(encoder, data, config) if config.scout else encoder.load(),
         loss,
         instantiate(config.optim),
         data.labels,

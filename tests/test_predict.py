@@ -1,8 +1,7 @@
-"""What is done with finished runs: predictions for new texts, and one picture of several runs."""
+"""What is done with finished runs: predictions for new texts."""
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from commandline import run, setting
-from counterpoise import compare, predict
+from commandline import call, run, setting
+from counterpoise import predict
 from counterpoise.balance.costs import least_cost
-from counterpoise.cli import command_line
 
 CLASSES = ["alpha", "beta", "delta", "gamma"]
 SHIFT, TEMPERATURE = np.array([-1.0, 0.5, 2.0, 1.0]), 1.5
@@ -53,15 +51,6 @@ def calibrated(probabilities: pd.DataFrame) -> np.ndarray:
     """What the calibration of `with_calibration` makes of the probabilities of classes."""
     powers = np.exp((np.log(probabilities.to_numpy(np.float64)) - SHIFT) / TEMPERATURE)
     return powers / powers.sum(1, keepdims=True)
-
-
-def call(main, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["counterpoise", *map(str, arguments)])
-    try:
-        command_line(main)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_new_texts_are_predicted_as_the_run_predicted_its_test_split(finished, texts, tmp_path, monkeypatch):
@@ -175,20 +164,3 @@ def test_a_mistake_is_one_line(finished, texts, tmp_path, monkeypatch, capsys, a
     assert error.startswith("error: ")
     assert line in error
     assert error.count("\n") == 1
-
-
-def test_runs_of_one_name_are_averaged_class_by_class(finished):
-    counts, recalls = compare.recall_by_class([finished, finished])
-    assert counts.tolist() == [54, 22, 1, 7]  # a tenth of each class went to validation
-    np.testing.assert_equal(recalls, compare.recall_by_class([finished])[1])
-
-
-def test_several_runs_are_drawn_in_one_picture(finished, tmp_path, monkeypatch):
-    output = tmp_path / "picture.png"
-    assert call(compare.main, monkeypatch, f"one={finished}", f"two={finished}", "--output", output) == 0
-    assert output.stat().st_size > 10_000
-
-
-def test_a_run_without_a_name_is_one_line(finished, monkeypatch, capsys):
-    assert call(compare.main, monkeypatch, finished) == 2
-    assert "give each run a name" in capsys.readouterr().err

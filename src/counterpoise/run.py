@@ -32,7 +32,7 @@ from counterpoise.console import console, show_balance, show_config
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError, nearest
 from counterpoise.model.classifier import Classifier, check_labels
-from counterpoise.model.encoder import Encoder
+from counterpoise.model.encoder import EncoderSource
 from counterpoise.model.scoring import MultiLabelScoring
 from counterpoise.model.vectors import Vectors, fingerprint, stored_vectors
 from counterpoise.trainer import load_checkpoint
@@ -144,13 +144,21 @@ def check(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: Pl
         raise UserError("encoder.unfreeze_at_epoch works on one device: DDP fixes what is trained when it starts")
 
 
-def embedded(encoder: Encoder, data: TextDataModule, config: DictConfig) -> Vectors:
+_encoders: dict[str, tuple[str, int]] = {}
+"""Fingerprint and size of encoders by their settings: the jobs of a sweep share them."""
+
+
+def embedded(source: EncoderSource, data: TextDataModule, config: DictConfig) -> Vectors:
     """Replaces the texts of all splits by the vectors that the encoder makes of them. Returns what takes its place."""
+    if repr(source) not in _encoders:
+        encoder = source.load()
+        _encoders[repr(source)] = fingerprint(encoder), encoder.size
+    key, size = _encoders[repr(source)]
     device = torch.device("cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-    key, pad, batch_size = fingerprint(encoder), data.splits["train"].dataset.pad, data.eval_batch_size
-    data.embed(lambda store: stored_vectors(encoder, key, store, pad, batch_size, device))
+    pad, batch_size = data.splits["train"].dataset.pad, data.eval_batch_size
+    data.embed(lambda store: stored_vectors(source.load, key, store, pad, batch_size, device))
     torch.set_num_threads(1)  # a head is too small to be shared
-    return Vectors(encoder.size)
+    return Vectors(size)
 
 
 def show(plan: Plan, data: TextDataModule, config: DictConfig) -> None:

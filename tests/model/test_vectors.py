@@ -40,7 +40,7 @@ def one_by_one(encoder: Encoder, store: TokenStore, rows) -> torch.Tensor:
 
 
 def stored(encoder: Encoder, store: TokenStore) -> np.ndarray:
-    return stored_vectors(encoder, fingerprint(encoder), store, 0, 2, CPU)
+    return stored_vectors(lambda: encoder, fingerprint(encoder), store, 0, 2, CPU)
 
 
 def runs(encoder: Encoder) -> list[int]:

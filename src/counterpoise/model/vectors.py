@@ -1,6 +1,7 @@
 """Texts as vectors that an encoder made once: what heads are trained on when the encoder stays as it is."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,17 @@ class Vectors(nn.Module):
 
 
 def stored_vectors(
-    encoder: Encoder, key: str, store: TokenStore, pad: int, batch_size: int, device: torch.device
+    load: Callable[[], Encoder], key: str, store: TokenStore, pad: int, batch_size: int, device: torch.device
 ) -> np.ndarray:
     """Returns the vectors of all texts of a token store, float32 [N, size], a memory map.
 
-    From the cache when the same encoder has encoded the same tokens before. key: its `fingerprint`. pad: the token id
-    of padding. batch_size: texts encoded at a time.
+    From the cache when the same encoder has encoded the same tokens before; loaded only when it has not. key: its
+    `fingerprint`. pad: the token id of padding. batch_size: texts encoded at a time.
     """
 
     def build(folder: Path) -> None:
         rows = np.arange(len(store))
-        vectors = encode(encoder, TokenDataset(store, rows, np.zeros_like(rows), pad), batch_size, device)
+        vectors = encode(load(), TokenDataset(store, rows, np.zeros_like(rows), pad), batch_size, device)
         np.save(folder / "vectors.npy", vectors)
 
     return np.load(cached(f"vectors/{store.folder.name}-{key}", build) / "vectors.npy", mmap_mode="r")

@@ -1,0 +1,70 @@
+"""How well scouts rank strategies: their macro F1 beside that of fine-tuned runs, and Kendall's tau between the two.
+
+`python benchmarks/scout_ranking.py SCOUTS TUNED [--output scout_ranking.png]`: two sweep folders over the same
+strategies and data; strategies that only one of them has are left out.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import kendalltau
+
+from counterpoise.cli import command_line
+from counterpoise.errors import UserError
+from counterpoise.evaluate import leaderboard, style
+
+
+def ranking(sweep: Path, metric: str) -> pd.DataFrame:
+    """Returns mean, standard deviation and number of the seeds of each strategy's finished jobs."""
+    jobs = leaderboard.collect(sweep)
+    jobs = jobs[jobs.state == "finished"]
+    strategies = jobs.setting.str.extract(r"\bstrategy=(\S+)")[0]
+    return jobs.groupby(strategies)[metric].agg(["mean", "std", "count"])
+
+
+def draw(path: Path, both: pd.DataFrame, tau: float, metric: str) -> None:
+    """Draws a point for each strategy, scouted against fine-tuned."""
+    figure = Figure(figsize=(8, 6.2), layout="constrained")
+    axes = figure.subplots()
+    spreads = {"xerr": both.std_scout.fillna(0), "yerr": both.std_tuned.fillna(0)}
+    axes.errorbar(both.mean_scout, both.mean_tuned, **spreads, fmt="o", color=style.COLOURS[0], ecolor=style.FAINT)
+    for name, row in both.iterrows():
+        axes.annotate(
+            str(name), (row.mean_scout, row.mean_tuned), (5, 4), textcoords="offset points", fontsize=8, color=style.INK
+        )
+    style.axes(axes, grid="y")
+    axes.set_xlabel(f"{metric} of the scout: frozen encoder, heads alone")
+    axes.set_ylabel(f"{metric} after fine-tuning")
+    style.title(axes, "Do scouts rank strategies?", f"{len(both)} strategies, Kendall's tau {tau:.2f}")
+    style.save(figure, path)
+
+
+def main() -> None:
+    """Prints the table and tau, and draws the picture where one is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scouts", type=Path, help="folder of a sweep with train=scout")
+    parser.add_argument("tuned", type=Path, help="folder of a sweep of fine-tuned runs")
+    parser.add_argument("--metric", default="macro_f1")
+    parser.add_argument("--output", type=Path, help="a picture to write")
+    arguments = parser.parse_args()
+    pair = [ranking(folder, arguments.metric) for folder in (arguments.scouts, arguments.tuned)]
+    both = pair[0].add_suffix("_scout").join(pair[1].add_suffix("_tuned"), how="inner")
+    both = both.sort_values("mean_tuned", ascending=False)
+    if len(both) < 3:
+        raise UserError(f"{arguments.scouts} and {arguments.tuned} share {len(both)} strategies: a ranking needs three")
+    tau, p = kendalltau(both.mean_scout, both.mean_tuned)
+    print(f"{'strategy':24}{'scout':>9}{'seeds':>7}{'tuned':>9}{'seeds':>7}{'scout rank':>12}")
+    ranks = both.mean_scout.rank(ascending=False)
+    for name, row in both.iterrows():
+        seeds = f"{row.count_scout:7.0f}{row.mean_tuned:9.4f}{row.count_tuned:7.0f}"
+        print(f"{name:24}{row.mean_scout:9.4f}{seeds}{ranks[name]:12.0f}")
+    print(f"Kendall's tau {tau:.3f} over {len(both)} strategies, p = {p:.2g}")
+    if arguments.output:
+        draw(arguments.output, both, tau, arguments.metric)
+        print(arguments.output)
+
+
+if __name__ == "__main__":
+    command_line(main)
