@@ -142,6 +142,19 @@ def test_the_gradient_is_clipped_to_its_global_norm_and_logged_before(parts, tmp
     assert clipped.norm().item() == pytest.approx(0.01, rel=1e-4)
 
 
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_logged_loss_is_the_mean_over_the_examples_there_are(parts, tmp_path, accumulate):
+    data, model = parts(optim=Optim(encoder_lr=0.0, head_lr=0.0))
+    fit = trainer(tmp_path, accumulate_grad_batches=accumulate)
+    fit.fit(model, datamodule=data)
+    with torch.no_grad():
+        losses = [model.loss.elements(model.eval()(batch), batch["targets"]) for batch in data.train_dataloader()]
+    assert min(map(len, losses)) < 32 / accumulate
+    assert fit.callback_metrics["train/loss_epoch"].item() == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+    last = fit.callback_metrics["train/loss_step"].item()
+    assert last == pytest.approx(losses[-1].mean().item(), rel=1e-5)
+
+
 def test_training_learns_the_classes(parts, tmp_path):
     data, model = parts(optim=Optim(encoder_lr=3e-3, head_lr=1e-2))
     trainer(tmp_path, max_epochs=12).fit(model, datamodule=data)

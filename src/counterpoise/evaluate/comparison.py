@@ -347,8 +347,9 @@ def _amount(effect: Mapping[str, Any]) -> str:
 def _cost(comparison: Comparison) -> str:
     if len(comparison.groups) > SPOKEN + 1:
         quickest, *_, slowest = sorted(comparison.groups, key=lambda group: group.seconds)
-        times = f"from {quickest.seconds:,.0f} seconds ({quickest.name}) to {slowest.seconds:,.0f} ({slowest.name})"
-        return f"A run took {times}."
+        digits = 0 if quickest.seconds >= 10 else 1
+        least, most = (f"{group.seconds:,.{digits}f}" for group in (quickest, slowest))
+        return f"A run took from {least} seconds ({quickest.name}) to {most} ({slowest.name})."
     base = next(group for group in comparison.groups if group.name == comparison.reference)
     parts = [f"{base.name} {base.seconds:,.0f} seconds for {base.steps:,.0f} steps"]
     for group in comparison.groups:

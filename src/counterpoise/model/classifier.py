@@ -69,7 +69,7 @@ class Classifier(pl.LightningModule):
         )
         self.weighted = MeanMetric()
         self.test_outputs: list[tuple[Tensor, Tensor]] = []
-        self._loss_sum, self._loss_count = torch.zeros(()), 0
+        self._loss_sum, self._loss_count = torch.zeros(()), 0.0
 
     def forward(self, batch: Batch) -> Tensor:
         """Returns logits [B, C] of a batch that holds what the encoder takes."""
@@ -84,10 +84,11 @@ class Classifier(pl.LightningModule):
         logits = self(batch)
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         loss = self.loss(logits, batch["targets"], denominator=self.batch_size / parts, weights=batch.get("weights"))
-        self._loss_sum = self._loss_sum + loss.detach()
-        self._loss_count += 1
+        # What is logged is the mean over the examples there are, also in a smaller step.
+        share = len(logits) * parts / self.batch_size
+        self._loss_sum, self._loss_count = self._loss_sum + loss.detach(), self._loss_count + share
         if self._logs:
-            self.log("train/loss_step", loss.detach(), prog_bar=True, batch_size=len(logits), sync_dist=True)
+            self.log("train/loss_step", loss.detach() / share, prog_bar=True, batch_size=len(logits), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -118,8 +119,9 @@ class Classifier(pl.LightningModule):
         self._log_scores("test", self.scoring.scores())
 
     def on_train_epoch_end(self) -> None:
-        """Logs the mean of the losses of the epoch's micro-batches."""
-        self.log("train/loss_epoch", self._loss_sum / max(self._loss_count, 1), sync_dist=True)
+        """Logs the mean loss of the epoch's examples."""
+        if self._loss_count:
+            self.log("train/loss_epoch", self._loss_sum / self._loss_count, sync_dist=True)
 
     def on_train_start(self) -> None:
         """Does what an epoch starts with in a run that is resumed within one, which does not start anew."""
@@ -127,7 +129,7 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Takes the loss of the epoch; unfreezes the encoder when its epoch has come."""
-        self._loss_sum, self._loss_count = torch.zeros((), device=self.device), 0
+        self._loss_sum, self._loss_count = torch.zeros((), device=self.device), 0.0
         if self.losses is not None:
             self.loss = self.losses(self.current_epoch).to(self.device)
         if not isinstance(self.encoder, Encoder) or self.encoder.unfreeze_at_epoch is None:
