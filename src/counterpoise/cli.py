@@ -19,10 +19,16 @@ from counterpoise.errors import UserError, nearest
 
 
 def command_line(main: Callable[[], Any]) -> None:
-    """Runs `main`; a user's mistake becomes one line and exit code 2, with a traceback only if `traceback=true`."""
+    """Runs `main`; a user's mistake becomes one line and exit code 2, with a traceback only if `traceback=true`.
+
+    Ctrl-C is exit code 130, as a shell has it.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through instead of printing and exiting itself
     try:
         main()
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         line = user_line(error)
         if line is None or "traceback=true" in sys.argv:
