@@ -224,8 +224,8 @@ def recommended(counts: np.ndarray, rows: int, multi_label: bool, tail: int) -> 
 
     The rule: a ratio of counts up to 10 needs no correction (nor, multi-label, does a median label that at least a
     tenth of the texts have) and gets `plain`; beyond, single-label data gets `combined` and multi-label data
-    `distribution_balanced`, which were best on R52 and on Debian's tags. counts: int [C], of training. rows: training
-    texts. tail: classes or labels in the tail.
+    `distribution_balanced`, which were among the best on R52 and on Debian's tags. counts: int [C], of training. rows:
+    training texts. tail: classes or labels in the tail.
     """
     ratio, noun = counts.max() / counts.min(), "label" if multi_label else "class"
     negatives = rows / np.median(counts) - 1
