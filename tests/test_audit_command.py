@@ -2,14 +2,13 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import commandline
 from counterpoise import audit
-from counterpoise.cli import command_line
 from counterpoise.console import console
 
 ROWS = {
@@ -36,13 +35,7 @@ def call(tiny_encoder, monkeypatch, capsys):
 
     def calling(*arguments: object) -> tuple[int, str, str]:
         encoder = ["encoder=local", f"encoder.name={tiny_encoder}", "encoder.max_length=16"]
-        monkeypatch.setattr(sys, "argv", ["audit", *encoder, *map(str, arguments)])
-        code = 0
-        try:
-            command_line(audit.main)
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
+        return commandline.call(audit.main, monkeypatch, *encoder, *arguments), *capsys.readouterr()
 
     return calling
 

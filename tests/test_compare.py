@@ -1,15 +1,14 @@
 """`python -m counterpoise.compare` as a user calls it: what it prints, what it writes, its one line for a mistake."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import commandline
 import finished
 from counterpoise import compare
-from counterpoise.cli import command_line
 from counterpoise.evaluate import pictures
 from counterpoise.evaluate.comparison import collect
 
@@ -26,14 +25,8 @@ def call(monkeypatch, tmp_path, capsys):
     """Calls the command line in an empty folder; returns exit code, standard output and standard error."""
 
     def calling(*arguments: object, width: int = 120) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", str(width))
-        code = 0
-        try:
-            command_line(compare.main)
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
+        return commandline.call(compare.main, monkeypatch, *arguments), *capsys.readouterr()
 
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

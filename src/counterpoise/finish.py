@@ -51,24 +51,26 @@ def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: P
     """Tests the best checkpoint, writes and shows the results. Returns what `metrics.json` holds."""
     start = time.monotonic()
     best, refined = best_checkpoint(trainer), None
-    _tell_of_schedule(trainer, plan, best)
+    # The logits of the best checkpoint stand for the balance of its epoch.
+    epoch = load_checkpoint(best)["epoch"] if best and plan.changes else -1
+    loss, balance = plan.loss(epoch), plan.balance(epoch)
+    correction = prior_correction(loss, balance)
+    if best and plan.changes:
+        _tell_of_schedule(trainer, plan, epoch)
     if plan.strategy.second_stage is not None and best:
-        refined, best = refine(trainer, model, data, plan, config, Path(best))
+        emphasis = loss.emphasis(balance) if correction[0] and not balance.multi_label else None  # type: ignore[operator]
+        refined, best = refine(trainer, model, data, plan, config, Path(best), balance, emphasis, correction[0])
+        correction = refined.correction, np.zeros(len(data.labels)) if refined.shift is None else refined.shift
     tester = single_device(trainer)
     tester.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if tester.fast_dev_run:  # type: ignore[attr-defined]
         console.print("one batch of training, validation and test ran; nothing is measured")
         return {}
-    epoch = _epoch(plan, best)
-    loss, balance = plan.loss(epoch), plan.balance(epoch)
     evaluated = {
         "test": Evaluated(_in_order(model.test_outputs), data.splits["test"].targets),
         "validation": _evaluate(tester, model, data, "validation"),
         "train_sample": _evaluate(tester, model, data, "train", limit=max(500, len(data.splits["validation"]))),
     }
-    correction = prior_correction(loss, balance)
-    if refined:
-        correction = refined.correction, np.zeros(len(data.labels)) if refined.shift is None else refined.shift
     calibration = calibrate(
         data.labels, data.counts, evaluated["validation"], evaluated["test"], correction, model.scoring.bounds
     )
@@ -92,11 +94,20 @@ def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: P
 
 
 def refine(
-    trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: Plan, config: DictConfig, best: Path
+    trainer: pl.Trainer,
+    model: Classifier,
+    data: TextDataModule,
+    plan: Plan,
+    config: DictConfig,
+    best: Path,
+    balance: Balance,
+    emphasis: np.ndarray | None,
+    correction: str | None,
 ) -> tuple[Refined, str]:
     """Gives the best checkpoint the head that the strategy's second stage makes of it, and returns both.
 
-    The checkpoint of the first stage is kept beside it, as first_stage.ckpt.
+    The checkpoint of the first stage is kept beside it, as first_stage.ckpt. balance, emphasis, correction: of the
+    checkpoint, as `FirstStage` has them.
     """
     checkpoint = load_checkpoint(best)
     model.load_state_dict(checkpoint["state_dict"])
@@ -111,20 +122,17 @@ def refine(
             encoded[split] = encode(model.encoder, dataset, data.eval_batch_size, device)
         return encoded[split]
 
-    epoch = checkpoint["epoch"]
-    loss, balance = plan.loss(epoch), plan.balance(epoch)
-    kind, _ = prior_correction(loss, balance)
     first = FirstStage(
         head=model.head.cpu(),
         vectors=vectors,
         targets={name: part.targets for name, part in data.splits.items()},
         weights=data.splits["train"].dataset.weights,
         balance=balance,
-        emphasis=loss.emphasis(balance) if kind and not balance.multi_label else None,  # type: ignore[operator]
+        emphasis=emphasis,
         score=lambda logits, targets: model.scoring.measure(logits, targets)["macro_f1"],
         dropout=config.dropout,
         seed=config.seed,
-        correction=kind,
+        correction=correction,
     )
     console.print("second stage: a new head on the encoder as it is now")
     refined = plan.strategy.second_stage(first)
@@ -141,11 +149,9 @@ def refine(
     return refined, str(target)
 
 
-def _tell_of_schedule(trainer: pl.Trainer, plan: Plan, best: str | None) -> None:
-    """Says so where a schedule's correction had not come into force in what is tested."""
-    if len(set(plan.strengths)) == 1 or best is None:
-        return
-    last, epoch = trainer.current_epoch - 1, load_checkpoint(best)["epoch"]
+def _tell_of_schedule(trainer: pl.Trainer, plan: Plan, epoch: int) -> None:
+    """Says so where a schedule's correction had not come into force in the best checkpoint, which is of `epoch`."""
+    last = trainer.current_epoch - 1
     if plan.strength(max(last, 0)) < 1:
         log.warning(
             "training ended after epoch %d, before the schedule's correction was in full force: raise "
@@ -158,11 +164,6 @@ def _tell_of_schedule(trainer: pl.Trainer, plan: Plan, best: str | None) -> None
             epoch,
             ", ".join(f"epoch {e}: {strength:.2g}" for e, strength in enumerate(plan.strengths[: last + 1])),
         )
-
-
-def _epoch(plan: Plan, best: str | None) -> int:
-    """Returns the epoch of the best checkpoint, where a schedule makes it matter: its logits stand for its balance."""
-    return load_checkpoint(best)["epoch"] if best and len(set(plan.strengths)) > 1 else -1
 
 
 def best_checkpoint(trainer: pl.Trainer) -> str | None:

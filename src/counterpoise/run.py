@@ -176,7 +176,7 @@ def show(plan: Plan, data: TextDataModule, config: DictConfig) -> None:
     if RANK == 0:
         for line in data.remarks:
             console.print(line, markup=False)
-    if len(set(plan.strengths)) > 1:
+    if plan.changes:
         console.print(f"schedule: strength of the correction by epoch: {_strengths(plan.strengths)}; at its full:")
     show_balance(balance, HydraConfig.get().runtime.choices.get("strategy", "custom"))
     if RANK == 0:

@@ -93,6 +93,11 @@ class Plan:
         self.final = self.balance(-1)
         """The balance of the last epoch, which the trained model stands for."""
 
+    @property
+    def changes(self) -> bool:
+        """Whether the strength is not the same in all epochs."""
+        return len(set(self.strengths)) > 1
+
     def strength(self, epoch: int) -> float:
         """Returns the strength of the correction in an epoch."""
         return self.strengths[min(epoch, len(self.strengths) - 1)]
