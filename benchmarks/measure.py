@@ -1,0 +1,93 @@
+"""What the benchmarks share: candidates measured in turn on a machine that is not quiet, and a table of them."""
+
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+
+
+def timed(function: Callable[[], Any]) -> float:
+    """Returns the seconds that a call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def interleaved(candidates: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Returns what each candidate measured of itself, `repeats` times.
+
+    They take turns, in alternating order, so that a machine that slows down or warms up slows all of them.
+    """
+    measured: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(repeats):
+        for name in list(candidates)[:: -1 if turn % 2 else 1]:
+            measured[name].append(candidates[name]())
+    return measured
+
+
+def ratio(ours: Sequence[float], peer: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the median, the least and the greatest of ours / peer over the repeats, each within its turn."""
+    ratios = [a / b for a, b in zip(ours, peer, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns what a call returns in a process of its own, which starts with nothing loaded."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def peak_memory(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+    """Returns what a call returns in a process of its own, and by how many bytes of resident memory it exceeded at its
+    worst what the process had after importing what the function's module imports.
+    """
+    return in_fresh_process(_with_peak, function, *arguments)
+
+
+def machine() -> dict[str, Any]:
+    """Returns what numbers depend on beside the code."""
+    return {
+        "processor": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": psutil.virtual_memory().total,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def report(title: str, rows: Sequence[Mapping[str, Any]], path: Path | None = None) -> None:
+    """Prints rows of equal keys as a table; writes them with the machine as JSON where there is a path."""
+    table = Table(title=title, title_justify="left")
+    for column in rows[0]:
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(_shown(value) for value in row.values()))
+    Console(width=None if os.isatty(1) else 160).print(table)
+    if path is not None:
+        path.write_text(json.dumps({"title": title, "machine": machine(), "rows": list(rows)}, indent=2))
+
+
+def _with_peak(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+    before = psutil.Process().memory_info().rss
+    result = function(*arguments)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return result, max(0, peak - before)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
