@@ -41,6 +41,7 @@ def main(config: DictConfig) -> float | None:
         data.counts,
         data.batch_size,
         losses=plan.loss,
+        micro_batch_size=config.micro_batch_size,
         dropout=config.dropout,
         decision=instantiate(config.decision) if balance.multi_label else None,
         head_bias=run.head_bias(balance, loss, config.bias_init),

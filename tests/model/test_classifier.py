@@ -1,3 +1,5 @@
+import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conftest import COUNTS, write_tagged_texts, write_texts
-from counterpoise.balance import LDAM, Decision, Deferred, Power, PowerSampler, Strategy
+from counterpoise.balance import (
+    LDAM,
+    Asymmetric,
+    CrossEntropy,
+    Decision,
+    Deferred,
+    DistributionBalanced,
+    EffectiveNumber,
+    LogitAdjusted,
+    Power,
+    PowerSampler,
+    Strategy,
+    focal,
+    likelihood,
+)
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources import FileSource
 from counterpoise.data.tokens import load_tokenizer
@@ -117,6 +133,114 @@ def test_the_gradient_of_a_step_does_not_depend_on_how_it_is_divided(parts, tmp_
         torch.testing.assert_close(many, one, rtol=1e-9, atol=1e-12)
     for one, many in zip(model.parameters(), same.parameters(), strict=True):
         torch.testing.assert_close(many, one, rtol=1e-6, atol=1e-9)
+
+
+OF_ONE_CLASS = {
+    "cross-entropy": likelihood,
+    "smoothed": partial(CrossEntropy, label_smoothing=0.1),
+    "focal": focal,
+    "class-balanced focal": partial(focal, label_weights=EffectiveNumber(0.9)),
+    "logit-adjusted": partial(LogitAdjusted, tau=0.5),
+    "ldam": LDAM,
+}
+OF_MANY_LABELS = {
+    "cross-entropy": likelihood,
+    "focal": focal,
+    "asymmetric": Asymmetric,
+    "distribution-balanced": DistributionBalanced,
+}
+
+
+@pytest.mark.parametrize("loss", OF_ONE_CLASS.values(), ids=OF_ONE_CLASS)
+def test_the_gradient_of_a_step_does_not_depend_on_its_passes(parts, tables, tmp_path, loss):
+    assert_passes_do_not_matter(parts, tables, tmp_path, Strategy(PowerSampler(), Power(0.25), loss=loss))
+
+
+@pytest.mark.parametrize("loss", OF_MANY_LABELS.values(), ids=OF_MANY_LABELS)
+def test_the_gradient_of_several_labels_does_not_depend_on_passes(parts, tagged_tables, tmp_path, loss):
+    assert_passes_do_not_matter(parts, tagged_tables, tmp_path, Strategy(PowerSampler(), Power(0.25), loss=loss))
+
+
+def assert_passes_do_not_matter(parts, files, tmp_path, strategy) -> None:
+    """Steps of 32 texts at once, in 4 passes of 8, and in 2 accumulated micro-batches of 4 passes."""
+    steps, losses = [], []
+    for size, accumulate in ((None, 1), (8, 1), (4, 2)):
+        data, model = parts(strategy, files=files, dropout=0.0)
+        model.micro_batch_size = size
+        gradients = Gradients()
+        flags = {"precision": "64-true", "accumulate_grad_batches": accumulate}
+        fit = trainer(tmp_path, callbacks=[gradients], **flags)
+        fit.fit(model, datamodule=data)
+        steps.append(gradients.steps)
+        losses.append(fit.callback_metrics["train/loss_epoch"].item())
+    assert len(steps[0]) == 3
+    for whole, *divided in zip(*steps, strict=True):
+        assert whole.norm() > 1e-4
+        for each in divided:
+            torch.testing.assert_close(each, whole, rtol=1e-9, atol=1e-12)
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-6)
+
+
+class Crowded(torch.nn.Module):
+    """An encoder with room for so many tokens, beyond which it runs out of memory: forwards or backwards."""
+
+    inputs = ("input_ids", "attention_mask")
+    unfreeze_at_epoch = None
+
+    def __init__(self, encoder, tokens: int, backward: bool = False) -> None:
+        super().__init__()
+        self.encoder, self.tokens, self.backward = encoder, tokens, backward
+        self.size, self.layers, self.embeddings = encoder.size, encoder.layers, encoder.embeddings
+        self.passes: list[int] = []
+
+    def forward(self, input_ids, attention_mask):
+        vectors = self.encoder(input_ids, attention_mask)
+        if input_ids.numel() > self.tokens:
+            if not self.backward:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            vectors.register_hook(self.fail)
+        self.passes.append(len(input_ids))
+        return vectors
+
+    def fail(self, gradient):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: 9 bytes")
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_step_that_does_not_fit_into_memory_is_done_in_more_passes(parts, tmp_path, caplog, backward):
+    expected, plain = fitted(parts, tmp_path, precision="64-true")
+    data, model = parts()
+    longest = max(batch["input_ids"].numel() for batch in data.train_dataloader())
+    model.encoder = Crowded(model.encoder, longest // 3, backward)
+    gradients = Gradients()
+    with caplog.at_level(logging.WARNING):
+        trainer(tmp_path, callbacks=[gradients], precision="64-true").fit(model, datamodule=data)
+    for one, other in zip(expected, gradients.steps, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-12)
+    for one, other in zip(plain.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-6, atol=1e-9)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 2
+    assert "is done in 2 passes" in said[0]
+    assert "is done in 4 passes" in said[1]
+
+
+def test_an_evaluation_batch_that_does_not_fit_into_memory_is_divided(parts, tmp_path):
+    data, model = parts()
+    fit = trainer(tmp_path)
+    (expected,) = fit.test(model, datamodule=data, verbose=False)
+    longest = max(batch["input_ids"].numel() for batch in data.test_dataloader())
+    model.encoder = Crowded(model.encoder, longest // 3)
+    (divided,) = fit.test(model, datamodule=data, verbose=False)
+    assert divided == pytest.approx(expected, rel=1e-5)
+    assert min(model.encoder.passes) < 3
+
+
+def test_a_text_that_does_not_fit_into_memory_alone_ends_the_run_in_one_line(parts, tmp_path):
+    data, model = parts()
+    model.encoder = Crowded(model.encoder, 0)
+    with pytest.raises(UserError, match=r"out of memory with 1 texts of .*encoder\.max_length"):
+        trainer(tmp_path).fit(model, datamodule=data)
 
 
 def test_the_gradient_is_that_of_the_weighted_loss_over_the_batch_size(parts, tmp_path):

@@ -1,11 +1,14 @@
 """The LightningModule: encoder, dropout, linear head and a weighted loss."""
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.memory import is_oom_error
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -19,6 +22,8 @@ from counterpoise.model.optim import Optim
 from counterpoise.model.scoring import MultiLabelScoring, SingleLabelScoring
 from counterpoise.model.vectors import Vectors
 
+log = logging.getLogger(__name__)
+
 
 class Classifier(pl.LightningModule):
     """Text classifier: one class a text, or any number of labels.
@@ -26,9 +31,12 @@ class Classifier(pl.LightningModule):
     encoder: maps token ids to vectors [B, H], or `Vectors`. loss: called with (logits, targets, denominator, weights),
     of `counterpoise.balance`; one with `normalised_head` gets a `CosineHead` of its `scale`. optim: builds the
     optimiser. labels: the C names of classes or labels. counts: int [C], training examples of each, for the head,
-    medium and tail metrics. batch_size: examples of an optimiser step, over all devices and micro-batches. dropout: on
-    the pooled vector. decision: how logits become labels; where it is given, the task is multi-label. head_bias: float
+    medium and tail metrics. batch_size: examples of an optimiser step, over all devices and micro-batches.
+    micro_batch_size: texts of a forward and backward pass at most, as many as there are unless told. dropout: on the
+    pooled vector. decision: how logits become labels; where it is given, the task is multi-label. head_bias: float
     [C], what the bias of the head starts from, 0 unless told. bounds: of head, medium and tail in the metrics.
+
+    On one device, a step that does not fit into memory is done anew in smaller passes, to the same gradient.
 
     Logs train/loss_step and train/loss_epoch (as optimised), train/grad_norm, val/loss (unweighted, comparable between
     strategies), val/loss_weighted (comparable with the training loss) and val/<metric> for the metrics of
@@ -46,6 +54,7 @@ class Classifier(pl.LightningModule):
         batch_size: int,
         *,
         losses: Callable[[int], nn.Module] | None = None,
+        micro_batch_size: int | None = None,
         dropout: float = 0.1,
         decision: Decision | None = None,
         head_bias: np.ndarray | None = None,
@@ -54,8 +63,10 @@ class Classifier(pl.LightningModule):
         super().__init__()
         if not 0 <= dropout < 1:
             raise UserError(f"dropout={dropout}: use 0 or more, below 1")
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise UserError(f"micro_batch_size={micro_batch_size}: use a whole number from 1 on, or null")
         self.encoder, self.loss, self.losses, self.optim = encoder, loss, losses, optim
-        self.labels, self.batch_size = list(labels), batch_size
+        self.labels, self.batch_size, self.micro_batch_size = list(labels), batch_size, micro_batch_size
         self.dropout = nn.Dropout(dropout)
         self.head: nn.Linear = (
             CosineHead(encoder.size, len(self.labels), loss.scale)  # type: ignore[arg-type]
@@ -70,6 +81,8 @@ class Classifier(pl.LightningModule):
         self.weighted = MeanMetric()
         self.test_outputs: list[tuple[Tensor, Tensor]] = []
         self._loss_sum, self._loss_count = torch.zeros(()), 0.0
+        self._passes, self._size = 1, (0, 0)
+        self._room: float = math.inf
 
     def forward(self, batch: Batch) -> Tensor:
         """Returns logits [B, C] of a batch that holds what the encoder takes."""
@@ -81,15 +94,47 @@ class Classifier(pl.LightningModule):
         Lightning divides by the accumulated micro-batches and averages over processes: each example then counts
         1 / batch_size however the step was divided, also in the last, smaller step.
         """
-        logits = self(batch)
-        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        loss = self.loss(logits, batch["targets"], denominator=self.batch_size / parts, weights=batch.get("weights"))
-        # What is logged is the mean over the examples there are, also in a smaller step.
-        share = len(logits) * parts / self.batch_size
-        self._loss_sum, self._loss_count = self._loss_sum + loss.detach(), self._loss_count + share
+        accumulate = self.trainer.accumulate_grad_batches
+        self._size = len(batch["targets"]), batch[self.encoder.inputs[0]].numel()
+        self._passes = self._needed_passes(*self._size)
+        *first, last = divided(batch, self._passes)
+        if first and batch_idx % accumulate == 0:
+            self.zero_grad()
+        done = torch.zeros((), device=self.device)
+        for part in first:
+            loss = self._loss_of(part)
+            done += loss.detach()
+            scaled = self.trainer.precision_plugin.pre_backward(loss / accumulate, self)
+            with torch.autocast(self.device.type, enabled=False):
+                scaled.backward()
+        loss = self._loss_of(last) + done
         if self._logs:
-            self.log("train/loss_step", loss.detach() / share, prog_bar=True, batch_size=len(logits), sync_dist=True)
+            share = self._share(batch)
+            self.log("train/loss_step", loss.detach() / share, prog_bar=True, batch_size=1, sync_dist=True)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Adds to the loss of the epoch: the mean over the examples there are, also in a smaller step."""
+        self._loss_sum = self._loss_sum + outputs["loss"] * self.trainer.accumulate_grad_batches
+        self._loss_count += self._share(batch)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Clears the gradients, unless the passes before the last one have, which are in them already."""
+        if self._passes == 1:
+            optimizer.zero_grad()
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Does an optimiser step; where it does not fit into memory, anew in more passes."""
+        while True:
+            try:
+                return super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                self._make_room(error)
+            # Only here, after the exception, nothing holds what the step had computed.
+            optimizer.zero_grad()
+            torch.cuda.empty_cache()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the scores and the losses."""
@@ -101,7 +146,7 @@ class Classifier(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Returns (rows int64 [B], logits [B, C])."""
-        return batch["rows"], self(batch).float()
+        return batch["rows"], self._logits(batch).float()
 
     def on_validation_epoch_start(self) -> None:  # noqa: D102
         self._reset()
@@ -162,12 +207,43 @@ class Classifier(pl.LightningModule):
             self.log("train/grad_norm", norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Stores the labels, so that a checkpoint says what its logits mean."""
+        """Stores the labels, so that a checkpoint says what its logits mean, and the tokens that fit into a pass."""
         checkpoint["labels"] = self.labels
+        checkpoint["room"] = self._room
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises UserError when the checkpoint was trained on other labels."""
         check_labels(checkpoint, self.labels)
+        # Divided otherwise, other units would drop out.
+        self._room = checkpoint.get("room", math.inf)
+
+    def _loss_of(self, batch: Batch) -> Tensor:
+        """Returns the loss of a part of a micro-batch over the nominal size of the whole one."""
+        nominal = self.batch_size / (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+        return self.loss(self(batch), batch["targets"], denominator=nominal, weights=batch.get("weights"))
+
+    def _share(self, batch: Batch) -> float:
+        """Returns the examples of a micro-batch over their nominal number, below 1 in the last, smaller step."""
+        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return len(batch["targets"]) * parts / self.batch_size
+
+    def _needed_passes(self, texts: int, tokens: int) -> int:
+        """Returns in how many passes a micro-batch is done: both texts and tokens of a pass are limited."""
+        return min(texts, max(math.ceil(texts / (self.micro_batch_size or texts)), math.ceil(tokens / self._room)))
+
+    def _make_room(self, error: Exception) -> None:
+        """Halves the tokens of a pass; raises UserError where that cannot be."""
+        texts, tokens = self._size
+        what = (
+            f"out of memory with {math.ceil(texts / self._passes)} texts of {tokens // max(texts, 1)} tokens in a pass"
+        )
+        if self._passes >= texts:
+            raise UserError(f"{what}: lower encoder.max_length, or take a smaller encoder") from error
+        if self.trainer.world_size > 1 or self.trainer.accumulate_grad_batches > 1:
+            raise UserError(f"{what}: set micro_batch_size to less; on one device, without accumulation, it is found")
+        passes = min(2 * self._passes, texts)
+        self._room = tokens // passes
+        log.warning("%s: a step of this size is done in %d passes from here on, to the same effect", what, passes)
 
     @property
     def _logs(self) -> bool:
@@ -175,10 +251,20 @@ class Classifier(pl.LightningModule):
         return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def _evaluate(self, batch: Batch) -> Tensor:
-        logits, targets = self(batch), batch["targets"]
+        logits, targets = self._logits(batch), batch["targets"]
         self.scoring.update(logits, targets)
         self.weighted.update(self.loss(logits, targets), len(targets))
         return logits
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """Returns logits [B, C] of a batch; where it does not fit into memory, of its halves."""
+        try:
+            return self(batch)
+        except RuntimeError as error:
+            if not _out_of_memory(error) or len(batch["targets"]) == 1:
+                raise
+        torch.cuda.empty_cache()
+        return torch.cat([self._logits(half) for half in divided(batch, 2)])
 
     def _reset(self) -> None:
         self.scoring.reset()
@@ -188,6 +274,12 @@ class Classifier(pl.LightningModule):
         scores = scores | {"loss_weighted": float(self.weighted.compute())}
         # Computed from states that are already gathered over processes: the same number everywhere.
         self.log_dict({f"{stage}/{name}": value for name, value in scores.items()}, sync_dist=True)
+
+
+def divided(batch: Batch, parts: int) -> list[Batch]:
+    """Returns a batch of B rows as `parts` of them, of equal sizes to within one row."""
+    pieces = {name: values.tensor_split(parts) for name, values in batch.items()}
+    return [{name: values[i] for name, values in pieces.items()} for i in range(parts)]
 
 
 def check_labels(checkpoint: dict[str, Any], labels: Sequence[str]) -> None:
@@ -203,3 +295,7 @@ def check_labels(checkpoint: dict[str, Any], labels: Sequence[str]) -> None:
             + (f"; not in the checkpoint: {', '.join(extra[:5])}" if extra else "")
             + ("" if missing or extra else "; the same ones in another order")
         )
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or is_oom_error(error)
