@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -419,7 +420,7 @@ class TestDistributionBalanced:
         drawn = replace(
             balance_of(),
             epoch_size=size,
-            rates=np.array(rates, float),
+            sampler=SimpleNamespace(rates=lambda index: np.array(rates, float)),
             probabilities=balance_of().index.sum(np.array(rates, float)) / size,
         )
         repeated = balance_of(TEXTS.repeat(rates, 0))
@@ -443,7 +444,7 @@ class TestDistributionBalanced:
         balance = replace(
             balance,
             epoch_size=int(rates.sum()),
-            rates=rates.astype(float),
+            sampler=SimpleNamespace(rates=lambda index: rates.astype(float)),
             probabilities=balance.index.sum(rates.astype(float)) / rates.sum(),
         )
         assert DistributionBalanced(balance).mu == pytest.approx((np.mean(ratios) + np.median(ratios)) / 2, rel=1e-12)

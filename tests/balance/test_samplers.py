@@ -1,11 +1,16 @@
+import tracemalloc
+from zlib import crc32
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.stats import chi2, chisquare
 
 from counterpoise.balance import Blend, ClassIndex, PowerSampler, RepeatFactorSampler, Sampler
+from counterpoise.balance.samplers import BLOCK
 from counterpoise.errors import UserError
 
 COUNTS = np.array([400, 90, 25, 4])
@@ -86,6 +91,15 @@ def test_rows_of_a_class_are_never_unlabelled():
     assert not INDEX.multi_label
 
 
+@pytest.mark.parametrize("num_classes", [1, 5, 300])
+def test_the_index_of_many_rows_is_sorted_by_class_and_row(num_classes):
+    classes = np.random.default_rng(0).integers(0, num_classes, 2 * BLOCK + 17)
+    for kind in (np.int64, np.uint16):
+        index = ClassIndex.of(classes.astype(kind), num_classes)
+        np.testing.assert_array_equal(index.rows, np.argsort(classes, kind="stable"))
+        np.testing.assert_array_equal(index.starts[1:], np.cumsum(np.bincount(classes, minlength=num_classes)))
+
+
 def test_sums_are_accurate_over_millions_of_rows():
     index = ClassIndex.of(np.zeros(2_000_000, int), 1)
     assert index.sum(np.full(2_000_000, 0.1))[0] == pytest.approx(200_000, rel=1e-13)
@@ -109,6 +123,11 @@ class TestEverySampler:
         assert rates.shape == (index.num_rows,)
         assert (rates >= 0).all()
         assert rates.sum() == pytest.approx(sampler.size(index), rel=1e-12)
+
+    def test_the_counts_drawn_of_classes_are_the_sums_of_the_rates_of_their_rows(self, sampler, index):
+        rates = sampler.rates(index)
+        sums = [rates[index.members(c)].sum() for c in range(len(index.counts))]
+        np.testing.assert_allclose(sampler.drawn_counts(index), sums, rtol=1e-12)
 
     def test_over_many_epochs_labels_are_drawn_as_often_as_the_rates_say(self, sampler, index):
         drawn = np.array([index.sum(times(rows, index)) for rows in epochs(sampler, 500, index=index)])
@@ -237,6 +256,69 @@ def test_the_same_seed_draws_the_same_rows():
     first, again = epochs(sampler, 1, seed=3)[0], epochs(sampler, 1, seed=3)[0]
     np.testing.assert_array_equal(first, again)
     assert (first != epochs(sampler, 1, seed=4)[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "single_label", "multi_label"),
+    [
+        (PowerSampler(), 1354106329, 1749682360),
+        (PowerSampler(0.5), 2500184854, 194222089),
+        (PowerSampler(1.0, "median"), 3596247225, 1683797800),
+        (RepeatFactorSampler(0.5), 3109948139, 254941185),
+        (Blend(PowerSampler(1.0), 0.3), 1840200664, 3817567785),
+    ],
+    ids=str,
+)
+def test_the_rows_of_a_seed_and_an_epoch_are_those_of_published_results(sampler, single_label, multi_label):
+    for index, checksum in ((INDEX, single_label), (LABEL_INDEX, multi_label)):
+        assert crc32(sampler.draw(index, np.random.default_rng([3, 1])).astype("<i8").tobytes()) == checksum
+
+
+class TestMoreRowsThanTorchDrawsFrom:
+    """17 million rows; 100 of the rarest class, all of them beyond the 2^24 that torch can tell apart."""
+
+    COUNTS = np.array([2**24 - 2**20, 2**20 + 900, 100])
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def index(cls):
+        return ClassIndex.of(np.repeat(np.arange(3, dtype=np.uint8), cls.COUNTS), 3)
+
+    def test_torch_refuses_them(self, index):
+        with pytest.raises(RuntimeError, match=r"2\^24"):
+            torch.multinomial(torch.ones(1).expand(index.num_rows), 1, replacement=True)
+
+    @every_alpha
+    def test_each_class_is_drawn_its_share_of_an_epoch_rounded_up_or_down(self, index, alpha):
+        sampler = PowerSampler(alpha, 30_000)
+        rows = sampler.draw(index, np.random.default_rng(0))
+        drawn = np.bincount(np.searchsorted(np.cumsum(self.COUNTS), rows, side="right"), minlength=3)
+        expected = 30_000 * self.COUNTS ** (1 - alpha) / (self.COUNTS ** (1 - alpha)).sum()
+        assert (abs(drawn - expected) < 1).all()
+        np.testing.assert_allclose(sampler.drawn_counts(index), expected, rtol=1e-12)
+
+    def test_the_members_of_each_class_are_drawn_alike(self, index):
+        rows = PowerSampler(1.0, 60_000).draw(index, np.random.default_rng(0))
+        tenths = np.bincount(rows[rows < self.COUNTS[0]] * 10 // self.COUNTS[0])
+        assert len(tenths) == 10
+        assert chisquare(tenths).pvalue > 0.01
+        assert set(np.bincount(rows[rows >= self.COUNTS[:2].sum()] - self.COUNTS[:2].sum())) == {200}
+
+
+@pytest.mark.parametrize("sampler", [PowerSampler(), PowerSampler(1.0)], ids=str)
+def test_the_index_and_an_epoch_take_a_few_bytes_for_each_row(sampler):
+    rows = 10**6
+    classes = np.minimum(np.random.default_rng(0).geometric(0.1, rows) - 1, 49)
+    tracemalloc.start()
+    try:
+        index = ClassIndex.of(classes, 50)
+        sampler.drawn_counts(index)
+        sampler.draw(index, np.random.default_rng(0))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Four of the index, four of what is drawn, and the members that are chosen from the largest class.
+    assert peak / rows < 12
 
 
 @pytest.mark.parametrize("epoch_size", ["all", 0, -5, 2.5])

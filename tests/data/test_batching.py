@@ -1,5 +1,7 @@
+import tracemalloc
 from itertools import chain
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -151,6 +153,32 @@ def test_the_longest_text_is_in_the_first_step():
         assert LENGTHS.argmax() in order(epoch=epoch).plan()[0]
 
 
+def test_the_steps_are_those_of_the_lengths_whatever_the_width_of_their_numbers():
+    plan = order(seed=1, epoch=2).plan()
+    assert len(plan) == 32
+    for factor in (1, 1000, 10**8):
+        assert rows(order(seed=1, epoch=2, lengths=LENGTHS * factor).plan()) == rows(plan)
+    assert plan[3].tolist() == rows(plan)[3]
+
+
+def test_the_order_of_a_seed_and_an_epoch_is_that_of_published_results():
+    dealt = np.concatenate([*order(seed=3, epoch=1, accumulate=2, world_size=2, rank=1)])
+    assert crc32(dealt.astype("<i8").tobytes()) == 451097263
+
+
+def test_an_epoch_of_many_steps_takes_a_few_bytes_for_each_row():
+    drawn, lengths = np.arange(300_000, dtype=np.int32)[::-1].copy(), np.arange(300_000) % 256
+    tracemalloc.start()
+    try:
+        batches = order(lambda epoch, rng: drawn, len(drawn), lengths, batch_size=8)
+        assert sum(len(batch) for batch in batches) == len(drawn)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # One of the narrowed lengths, and some numbers for each step.
+    assert peak / len(drawn) < 8
+
+
 def test_grouping_by_length_saves_padding():
     assert padding(rows(order())) < 0.4 * padding(rows(order(lengths=None)))
 
@@ -278,6 +306,17 @@ def test_some_rows_of_vectors_are_taken_without_weights():
     np.testing.assert_allclose(batch["vectors"], [[0.1], [0.2]])
     assert batch["targets"].tolist() == [7, 5]
     assert "weights" not in batch
+
+
+def test_a_packed_batch_has_the_tokens_of_its_texts_end_to_end():
+    store = store_of([[9, 9], [5, 6, 7], [1], [2, 3]])
+    dataset = TokenDataset(store, np.array([3, 1, 2]), np.array([0, 1, 2]), pad=8, packed=True)
+    batch, padded = dataset[np.array([2, 1, 0])], TokenDataset(store, np.array([3, 1, 2]), np.array([0, 1, 2]), pad=8)
+    assert batch["input_ids"].tolist() == [1, 5, 6, 7, 2, 3]
+    assert batch["input_ids"].dtype == torch.int64
+    for name, values in padded[np.array([2, 1, 0])].items():
+        assert name == "input_ids" or torch.equal(batch[name], values)
+    assert dataset.take(np.array([1]))[np.array([0])]["input_ids"].tolist() == [5, 6, 7]
 
 
 @settings(deadline=None)

@@ -29,7 +29,7 @@ from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources import FileSource
 from counterpoise.data.tokens import load_tokenizer
 from counterpoise.errors import UserError
-from counterpoise.model.classifier import Classifier, check_labels
+from counterpoise.model.classifier import Classifier, check_labels, divided
 from counterpoise.model.encoder import EncoderSource
 from counterpoise.model.optim import Optim
 from counterpoise.trainer import build
@@ -181,6 +181,16 @@ def assert_passes_do_not_matter(parts, files, tmp_path, strategy) -> None:
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-6)
 
 
+def test_a_packed_batch_is_divided_between_texts():
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]])
+    batch = {"input_ids": torch.arange(6), "attention_mask": mask, "targets": torch.tensor([0, 1, 2])}
+    first, second = divided(batch, 2)
+    assert first["input_ids"].tolist() == [0, 1, 2, 3]
+    assert second["input_ids"].tolist() == [4, 5]
+    assert second["attention_mask"].tolist() == [[1, 1, 0]]
+    assert first["targets"].tolist() == [0, 1]
+
+
 class Crowded(torch.nn.Module):
     """An encoder with room for so many tokens, beyond which it runs out of memory: forwards or backwards."""
 
@@ -303,7 +313,7 @@ def test_validation_during_training_starts_from_nothing_each_time(parts, tmp_pat
     fit.fit(model, datamodule=data)
     logits, classes = logits_and_targets(data, model, "validation")
     assert fit.callback_metrics["val/loss"].item() == pytest.approx(F.cross_entropy(logits, classes).item(), rel=1e-5)
-    assert int(model.scoring.confusion.confmat.sum()) in (0, len(classes))
+    assert int(model.scoring.tally.compute()[1].sum()) in (0, len(classes))
 
 
 def test_test_outputs_are_the_logits_of_every_row(parts, tmp_path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -15,7 +16,6 @@ class Balance:
     """What is drawn and how much it counts. Arrays are [C] unless told, in the order of `labels`.
 
     index: the training rows of each class or label. sampler: draws them. epoch_size: rows of an epoch.
-    rates: expected draws of each row in an epoch, float64 [N].
     probabilities: positives per drawn text. Single-label that is q_c, which sums to 1; multi-label pi'_c, measured on
         the sampler, for labels ride along with those their text is drawn for.
     weights: of an example of the class; multi-label of a positive. negative_weights: of a negative of the label; ones
@@ -27,7 +27,6 @@ class Balance:
     index: ClassIndex
     sampler: Sampler
     epoch_size: int
-    rates: np.ndarray
     probabilities: np.ndarray
     weights: np.ndarray
     negative_weights: np.ndarray
@@ -52,6 +51,11 @@ class Balance:
     def task(self) -> str:
         """Either single_label or multi_label."""
         return "multi_label" if self.multi_label else "single_label"
+
+    @cached_property
+    def rates(self) -> np.ndarray:
+        """Expected draws of each row in an epoch, float64 [N]."""
+        return self.sampler.rates(self.index)
 
     @property
     def drawn_counts(self) -> np.ndarray:

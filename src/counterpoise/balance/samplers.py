@@ -1,7 +1,8 @@
 """Samplers: which rows an epoch draws. Class first, then member; no Python work per row.
 
 `torch.multinomial`, hence `WeightedRandomSampler`, draws rows from one long vector of weights: it refuses more
-than 2^24 rows and loses accuracy before that. Drawing the class first has no such limit.
+than 2^24 rows and loses accuracy before that. Drawing the class first has no such limit, and what is computed is
+computed for classes: a row costs the four bytes of its number, once in the index and once in the draw.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from counterpoise.errors import UserError
 
 EPOCH_SIZES = ("data", "smallest", "median", "largest")
 
+BLOCK = 2**16
+"""Rows that are sorted into their classes at once: few enough to stay in the processor's cache."""
+
 Targets: TypeAlias = np.ndarray | sparse.csr_matrix
 """Class numbers, int [N], or which labels each row holds, bool csr [N, C]."""
 
@@ -23,7 +27,8 @@ Targets: TypeAlias = np.ndarray | sparse.csr_matrix
 class ClassIndex:
     """The rows of each class or label: `rows[starts[c]:starts[c + 1]]`, sorted, are those of number c.
 
-    A row is in one class; it may hold several labels, or none.
+    A row is in one class; it may hold several labels, or none. Row numbers are int32, from 2^31 rows (or labels of
+    rows) on int64, and so are those that a sampler draws.
     """
 
     rows: np.ndarray
@@ -36,34 +41,28 @@ class ClassIndex:
         """Returns the index of class numbers (int [N], values in [0, num_classes)) or of label sets (csr [N, C])."""
         if not isinstance(targets, np.ndarray):
             by_label = targets.tocsc()
-            return cls(by_label.indices.astype(np.int64), by_label.indptr.astype(np.int64), targets.shape[0], True)
-        # A narrow type lets numpy's stable sort run as a radix sort, in linear time.
-        narrow = targets.astype(np.uint16 if num_classes <= 2**16 else np.int64)
-        counts = np.bincount(targets, minlength=num_classes)
-        return cls(np.argsort(narrow, kind="stable"), np.concatenate([[0], np.cumsum(counts)]), len(targets))
+            return cls(by_label.indices, by_label.indptr.astype(np.int64), targets.shape[0], True)
+        return cls(*_sorted_by_class(targets, num_classes), len(targets))
 
-    @property
+    @cached_property
     def counts(self) -> np.ndarray:
         """n_c, int64 [C]."""
         return np.diff(self.starts)
 
     @cached_property
     def unlabelled(self) -> np.ndarray:
-        """The rows that hold no label, int64; none in single-label data."""
+        """The rows that hold no label; none in single-label data."""
         labelled = np.zeros(self.num_rows, bool)
         labelled[self.rows] = True
-        return np.flatnonzero(~labelled)
+        return np.flatnonzero(~labelled).astype(self.rows.dtype)
 
     def members(self, c: int | np.integer) -> np.ndarray:
-        """Returns the rows of number `c`, int64 [n_c]."""
+        """Returns the rows of number `c`, [n_c]."""
         return self.rows[self.starts[c] : self.starts[c + 1]]
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """Returns the sum of `values` (float [N]) over the members of each class, float64 [C]."""
-        sums, present = np.zeros(len(self.starts) - 1), self.counts > 0
-        # Segments without rows are skipped: reduceat would return the next one's first value for them.
-        sums[present] = np.add.reduceat(values[self.rows], self.starts[:-1][present], dtype=np.float64)
-        return sums
+        return np.array([values[self.members(c)].sum(dtype=np.float64) for c in range(len(self.counts))])
 
 
 class Sampler(Protocol):
@@ -75,8 +74,15 @@ class Sampler(Protocol):
     def rates(self, index: ClassIndex) -> np.ndarray:
         """Returns how often each row is drawn in an epoch, in expectation: float64 [N], summing to `size`."""
 
+    def drawn_counts(self, index: ClassIndex) -> np.ndarray:
+        """Returns how many positives of each class or label an epoch draws, in expectation: float64 [C].
+
+        They are the sums of `rates`; the rows of a class are drawn alike, so that only labels need a number for each
+        row.
+        """
+
     def draw(self, index: ClassIndex, rng: np.random.Generator) -> np.ndarray:
-        """Returns the rows of one epoch in random order, int64 [size]: a function of `rng` alone."""
+        """Returns the rows of one epoch in random order, int [size], a new array: a function of `rng` alone."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ class PowerSampler:
             return self.epoch_size
         if self.epoch_size == "data":
             return index.num_rows
-        counts = _with_unlabelled(index).counts
+        counts = np.append(index.counts, len(index.unlabelled)) if index.multi_label else index.counts
         present = counts[counts > 0]
         per_class = {"smallest": present.min(), "median": np.median(present), "largest": present.max()}
         return round(len(present) * float(per_class[self.epoch_size]))
@@ -130,21 +136,35 @@ class PowerSampler:
     def rates(self, index: ClassIndex) -> np.ndarray:
         """Returns how often each row is drawn in an epoch, in expectation: float64 [N]."""
         groups = self._groups(index)
-        per_row = self.size(index) * self.probabilities(groups.counts) / np.maximum(groups.counts, 1)
-        return np.bincount(groups.rows, np.repeat(per_row, groups.counts), minlength=index.num_rows)
+        rates = np.zeros(index.num_rows)
+        for group, drawn in zip(groups, self._expected(index, groups), strict=True):
+            rates[group] += drawn / max(len(group), 1)
+        return rates
+
+    def drawn_counts(self, index: ClassIndex) -> np.ndarray:
+        """Returns how many positives of each class or label an epoch draws, in expectation: float64 [C]."""
+        return index.sum(self.rates(index)) if index.multi_label else self._expected(index, self._groups(index))
 
     def draw(self, index: ClassIndex, rng: np.random.Generator) -> np.ndarray:
-        """Returns the rows of one epoch in random order, int64 [size]."""
+        """Returns the rows of one epoch in random order, int [size]."""
         groups = self._groups(index)
-        quotas = _round_at_random(self.size(index) * self.probabilities(groups.counts), rng)
-        rows = np.concatenate([_take(groups.members(g), int(quotas[g]), rng) for g in np.flatnonzero(quotas)])
+        quotas = _round_at_random(self._expected(index, groups), rng)
+        rows = np.empty(quotas.sum(), index.rows.dtype)
+        ends = np.cumsum(quotas)
+        for g in np.flatnonzero(quotas):
+            _take(groups[g], rows[ends[g] - quotas[g] : ends[g]], rng)
         rng.shuffle(rows)
         return rows
 
-    def _groups(self, index: ClassIndex) -> ClassIndex:
+    def _groups(self, index: ClassIndex) -> list[np.ndarray]:
+        """Returns the rows that are drawn alike."""
         if index.multi_label and self.alpha == 0:
-            return ClassIndex(np.arange(index.num_rows), np.array([0, index.num_rows]), index.num_rows)
-        return _with_unlabelled(index)
+            return [np.arange(index.num_rows, dtype=index.rows.dtype)]
+        members = [index.members(c) for c in range(len(index.counts))]
+        return [*members, index.unlabelled] if index.multi_label else members
+
+    def _expected(self, index: ClassIndex, groups: list[np.ndarray]) -> np.ndarray:
+        return self.size(index) * self.probabilities(np.array([len(group) for group in groups]))
 
 
 @dataclass(frozen=True)
@@ -169,36 +189,63 @@ class RepeatFactorSampler:
 
     def factors(self, index: ClassIndex) -> np.ndarray:
         """Returns r_i, float64 [N]."""
-        shares = np.maximum(index.counts, 1) / max(index.num_rows, 1)
-        repeats = np.sqrt(self.threshold / shares)
-        factors = np.ones(index.num_rows)
-        for c in np.argsort(repeats):
-            if repeats[c] > 1:
-                factors[index.members(c)] = repeats[c]
-        return factors
+        kinds, factors = self._kinds(index)
+        return factors[kinds]
 
     def size(self, index: ClassIndex) -> int:
         """Returns the number of rows drawn in an epoch, the same in every epoch."""
-        return round(float(self.factors(index).sum()))
+        kinds, factors = self._kinds(index)
+        return round(float(_counted(kinds, len(factors)) @ factors))
 
     def rates(self, index: ClassIndex) -> np.ndarray:
         """Returns how often each row is drawn in an epoch, in expectation: float64 [N]."""
-        factors = self.factors(index)
-        whole = np.floor(factors)
-        rest = factors - whole
-        extra = round(float(factors.sum())) - whole.sum()
-        return whole + rest * (extra / rest.sum() if extra else 0.0)
+        kinds, rates = self._rates(index)
+        return rates[kinds]
+
+    def drawn_counts(self, index: ClassIndex) -> np.ndarray:
+        """Returns how many positives of each class or label an epoch draws, in expectation: float64 [C]."""
+        if index.multi_label:
+            return index.sum(self.rates(index))
+        kinds, rates = self._rates(index)
+        drawn, present = np.zeros(len(index.counts)), index.counts > 0
+        drawn[present] = index.counts[present] * rates[kinds[index.rows[index.starts[:-1][present]]]]
+        return drawn
 
     def draw(self, index: ClassIndex, rng: np.random.Generator) -> np.ndarray:
-        """Returns the rows of one epoch in random order, int64 [size]."""
-        rates = self.rates(index)
+        """Returns the rows of one epoch in random order, int [size]."""
+        kinds, rates = self._rates(index)
         times = np.floor(rates).astype(np.int64)
         # In random order, so that neighbours are rounded up independently of each other.
-        open_rows = rng.permutation(np.flatnonzero(rates > times))
-        times[open_rows] += _round_at_random((rates - times)[open_rows], rng)
-        rows = np.repeat(np.arange(index.num_rows), times)
+        open_rows = rng.permutation(np.flatnonzero((rates > times)[kinds]))
+        more = _round_at_random((rates - times)[kinds[open_rows]], rng)
+        often = np.flatnonzero((times > 1)[kinds])
+        once = np.arange(index.num_rows, dtype=index.rows.dtype)
+        rows = np.concatenate([once, np.repeat(often, times[kinds[often]] - 1), open_rows[more > 0]], dtype=once.dtype)
+        rows.sort(kind="stable")
         rng.shuffle(rows)
         return rows
+
+    def _kinds(self, index: ClassIndex) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the kind of each row, int [N], and the r of each kind: 0 of rows without a rare label, then theirs,
+        ascending.
+        """
+        shares = np.maximum(index.counts, 1) / max(index.num_rows, 1)
+        repeats = np.sqrt(self.threshold / shares)
+        rare = np.argsort(repeats)[np.count_nonzero(repeats <= 1) :]
+        kinds = np.zeros(index.num_rows, np.min_scalar_type(len(rare)))
+        # The rarest label comes last for every row, and what is written last stays.
+        for kind, c in enumerate(rare, start=1):
+            kinds[index.members(c)] = kind
+        return kinds, np.append(1.0, repeats[rare])
+
+    def _rates(self, index: ClassIndex) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the kind of each row, int [N], and how often a row of each kind is drawn, in expectation."""
+        kinds, factors = self._kinds(index)
+        counts = _counted(kinds, len(factors))
+        whole = np.floor(factors)
+        rest = factors - whole
+        extra = round(float(counts @ factors)) - counts @ whole
+        return kinds, whole + rest * (extra / (counts @ rest) if extra else 0.0)
 
 
 @dataclass(frozen=True)
@@ -222,24 +269,48 @@ class Blend:
         """Returns how often each row is drawn in an epoch, in expectation: float64 [N]."""
         return self.share * self.sampler.rates(index) + (1 - self.share) * self.size(index) / index.num_rows
 
+    def drawn_counts(self, index: ClassIndex) -> np.ndarray:
+        """Returns how many positives of each class or label an epoch draws, in expectation: float64 [C]."""
+        plain = index.counts * (self.size(index) / index.num_rows)
+        return self.share * self.sampler.drawn_counts(index) + (1 - self.share) * plain
+
     def draw(self, index: ClassIndex, rng: np.random.Generator) -> np.ndarray:
-        """Returns the rows of one epoch in random order, int64 [size]."""
+        """Returns the rows of one epoch in random order, int [size]."""
         size = self.size(index)
         balanced = int(self.share * size + rng.random())
         # What a sampler draws is in random order: a part of it is a random part.
-        rows = np.concatenate(
-            [self.sampler.draw(index, rng)[:balanced], _take(np.arange(index.num_rows), size - balanced, rng)]
-        )
+        rows = self.sampler.draw(index, rng)
+        _take(np.arange(index.num_rows, dtype=rows.dtype), rows[balanced:], rng)
         rng.shuffle(rows)
         return rows
 
 
-def _with_unlabelled(index: ClassIndex) -> ClassIndex:
-    """Returns the index with one more group: the rows without labels."""
-    if not index.multi_label:
-        return index
-    rows = np.concatenate([index.rows, index.unlabelled])
-    return ClassIndex(rows, np.append(index.starts, len(rows)), index.num_rows, True)
+def _sorted_by_class(classes: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the row numbers [N] sorted by class, in order within each, and where each class starts, int64 [C + 1].
+
+    A counting sort, block by block: linear in time, and with nothing of the size of the data but the row numbers.
+    """
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(classes), BLOCK)]
+    counts = sum((np.bincount(classes[block], minlength=num_classes) for block in blocks), np.zeros(num_classes, int))
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    rows = np.empty(len(classes), np.int32 if len(classes) < 2**31 else np.int64)
+    free = starts[:-1].copy()
+    # In a type of one or two bytes numpy's stable sort is a radix sort.
+    narrow = np.min_scalar_type(num_classes)
+    for block in blocks:
+        order = np.argsort(classes[block].astype(narrow), kind="stable")
+        counts = np.bincount(classes[block], minlength=num_classes)
+        shifts = free - (np.cumsum(counts) - counts)
+        rows[np.repeat(shifts, counts) + np.arange(len(order))] = order + block.start
+        free += counts
+    return rows, starts
+
+
+def _counted(kinds: np.ndarray, number: int) -> np.ndarray:
+    """Returns how many rows are of each of so many kinds, int64."""
+    # Block by block, as numpy turns what it counts into int64.
+    blocks = (kinds[start : start + BLOCK] for start in range(0, len(kinds), BLOCK))
+    return sum((np.bincount(block, minlength=number) for block in blocks), np.zeros(number, np.int64))
 
 
 def _round_at_random(expected: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -250,7 +321,9 @@ def _round_at_random(expected: np.ndarray, rng: np.random.Generator) -> np.ndarr
     return (whole + np.diff(np.floor(edges + rng.random()))).astype(np.int64)
 
 
-def _take(members: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    passes, rest = divmod(k, len(members))
-    some = rng.choice(members, rest, replace=False, shuffle=False)
-    return np.concatenate([np.tile(members, passes), some])
+def _take(members: np.ndarray, out: np.ndarray, rng: np.random.Generator) -> None:
+    """Fills `out` with members: none is drawn again before all others were."""
+    passes, rest = divmod(len(out), len(members))
+    whole = passes * len(members)
+    out[:whole].reshape(passes, len(members))[:] = members
+    out[whole:] = rng.choice(members, rest, replace=False, shuffle=False)

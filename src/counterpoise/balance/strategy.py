@@ -65,8 +65,8 @@ class Strategy:
         sampler and weights together correct more than the whole imbalance.
         """
         sampler = self.sampler if strength == 1 else Blend(self.sampler, strength)
-        size, rates = sampler.size(index), sampler.rates(index)
-        probabilities = index.sum(rates) / size
+        size = sampler.size(index)
+        probabilities = sampler.drawn_counts(index) / size
         if index.multi_label:
             raw = ratios(self.weights, labels, index.counts, index.num_rows)
             raw = raw**strength
@@ -78,7 +78,7 @@ class Strategy:
             weights, negative_weights = normalise(limited, probabilities), np.ones(len(raw))
         if strength == 1:
             self._check_correction(raw, size * probabilities, index)
-        return Balance(labels, index, sampler, size, rates, probabilities, weights, negative_weights, limited != raw)
+        return Balance(labels, index, sampler, size, probabilities, weights, negative_weights, limited != raw)
 
     def _limit(self, index: ClassIndex) -> float | None:
         if self.max_ratio == "auto":

@@ -5,6 +5,7 @@ A sampler decides what is drawn; this decides only the order. `BatchOrder` yield
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from counterpoise.balance.samplers import Targets
+from counterpoise.balance.samplers import ClassIndex, Targets
 from counterpoise.data.tokens import TokenStore
 from counterpoise.errors import UserError
 
@@ -26,6 +27,7 @@ class TokenDataset(Dataset[Batch]):
 
     store_rows: int [N], where row i of this dataset lies in the store (several splits may share one).
     pad: the token id of padding. weights: float [N], how much each row counts in the loss, where they differ.
+    packed: batches have the tokens of their texts end to end, without padding.
     """
 
     def __init__(
@@ -35,8 +37,10 @@ class TokenDataset(Dataset[Batch]):
         targets: Targets,
         pad: int,
         weights: np.ndarray | None = None,
+        packed: bool = False,
     ) -> None:
         self.store, self.store_rows, self.targets, self.pad, self.weights = store, store_rows, targets, pad, weights
+        self.packed = packed
 
     @property
     def lengths(self) -> np.ndarray:
@@ -49,7 +53,8 @@ class TokenDataset(Dataset[Batch]):
     def __getitem__(self, rows: np.ndarray) -> Batch:
         """Returns input_ids and attention_mask, int64 [B, T]; targets, int64 [B] or float32 [B, C]; rows, int64 [B].
 
-        T is the longest length in the batch. With weights there is also weights, float32 [B].
+        T is the longest length in the batch; packed input_ids are [tokens]. With weights there is also weights,
+        float32 [B].
         """
         rows = np.asarray(rows)
         targets = self.targets[rows]
@@ -64,17 +69,19 @@ class TokenDataset(Dataset[Batch]):
         return batch
 
     def inputs(self, rows: np.ndarray) -> Batch:
-        """Returns input_ids and attention_mask of the rows, int64 [B, T]."""
+        """Returns input_ids and attention_mask of the rows, int64 [B, T]; packed input_ids are [tokens]."""
         where = self.store_rows[rows]
         starts, ends = self.store.offsets[where], self.store.offsets[where + 1]
         mask = np.arange((ends - starts).max()) < (ends - starts)[:, None]
-        ids = np.full(mask.shape, self.pad, np.int64)
-        ids[mask] = np.concatenate([self.store.tokens[a:b] for a, b in zip(starts, ends, strict=True)])
+        ids = np.concatenate([self.store.tokens[a:b] for a, b in zip(starts, ends, strict=True)]).astype(np.int64)
+        if not self.packed:
+            tokens, ids = ids, np.full(mask.shape, self.pad, np.int64)
+            ids[mask] = tokens
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
     def take(self, rows: np.ndarray) -> "TokenDataset":
         """Returns the dataset of these rows, without weights."""
-        return TokenDataset(self.store, self.store_rows[rows], self.targets[rows], self.pad)
+        return TokenDataset(self.store, self.store_rows[rows], self.targets[rows], self.pad, packed=self.packed)
 
 
 class VectorDataset(TokenDataset):
@@ -96,14 +103,34 @@ class VectorDataset(TokenDataset):
         return VectorDataset(super().take(rows), self.vectors)
 
 
+@dataclass(frozen=True)
+class Steps:
+    """The optimiser steps of an epoch, in the order in which they are taken; each is cut out when it is asked for.
+
+    rows: int [M]. Step i is rows[size * order[i] : size * order[i] + size], where order is int [steps].
+    """
+
+    rows: np.ndarray
+    order: np.ndarray
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        start = int(self.order[i]) * self.size
+        return self.rows[start : start + self.size]
+
+
 class BatchOrder(Sampler[np.ndarray]):
     """Deals what a sampler draws into optimiser steps, and these into the micro-batches of one process.
 
     The steps of an epoch depend on (seed, epoch) and on `batch_size` alone. Each is split over `world_size` processes
     times `accumulate` micro-batches, so 1 x 32, 4 x 8 and 2 processes x 16 train on the same examples at each step.
 
-    draw: returns the rows of an epoch, given its number and a random generator. lengths: tokens per row, int [N], or
-    None to leave the drawn order as it is. batch_size: examples of an optimiser step, over all processes.
+    draw: returns the rows of an epoch, given its number and a random generator; the array is put in order in place.
+    lengths: tokens per row, int [N], or None to leave the drawn order as it is. batch_size: examples of an optimiser
+    step, over all processes.
 
     Rows are sorted by length within `GROUP` steps and the steps shuffled; the longest step comes first, so that a run
     that does not fit in memory fails at once. A step may be smaller than `batch_size` at the end of the draw; one with
@@ -122,7 +149,10 @@ class BatchOrder(Sampler[np.ndarray]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.draw, self.size, self.lengths, self.batch_size = draw, size, lengths, batch_size
+        self.draw, self.size, self.batch_size = draw, size, batch_size
+        # In two bytes lengths are sorted in linear time.
+        narrow = np.min_scalar_type(0 if lengths is None else int(lengths.max(initial=0)))
+        self.lengths = None if lengths is None else lengths.astype(narrow, copy=False)
         self.seed, self.accumulate, self.rank, self.world_size = seed, accumulate, rank, world_size
         self.epoch = 0
         self.position = 0
@@ -142,32 +172,31 @@ class BatchOrder(Sampler[np.ndarray]):
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
 
-    def plan(self) -> list[np.ndarray]:
-        """Returns the optimiser steps of the epoch, arrays of row numbers."""
+    def plan(self) -> Steps:
+        """Returns the optimiser steps of the epoch."""
         rng = np.random.default_rng([self.seed, self.epoch])
-        drawn = self.draw(self.epoch, rng)
+        rows = self.draw(self.epoch, rng)
+        number = -(-len(rows) // self.batch_size)
         if self.lengths is None:
-            return np.split(drawn, range(self.batch_size, len(drawn), self.batch_size))[: self.steps]
-        span = GROUP * self.batch_size
-        groups = (drawn[start : start + span] for start in range(0, len(drawn), span))
-        ordered = np.concatenate([group[np.argsort(self.lengths[group], kind="stable")] for group in groups])
-        steps = np.split(ordered, range(self.batch_size, len(ordered), self.batch_size))
+            return Steps(rows, np.arange(min(number, self.steps)), self.batch_size)
+        for start in range(0, len(rows), GROUP * self.batch_size):
+            group = rows[start : start + GROUP * self.batch_size]
+            group[:] = group[np.argsort(self.lengths[group], kind="stable")]
         # Permuted before the last one may be left out, which then does not change the order of the others.
-        ordered_steps = [steps[i] for i in rng.permutation(len(steps)) if i < self.steps]
-        longest = int(np.argmax([self.lengths[step].max() for step in ordered_steps]))
-        ordered_steps[0], ordered_steps[longest] = ordered_steps[longest], ordered_steps[0]
-        return ordered_steps
+        order = rng.permutation(number)
+        order = order[order < self.steps]
+        # The last row of a step is its longest.
+        ends = np.minimum((order + 1) * self.batch_size, len(rows))
+        longest = int(self.lengths[rows[ends - 1]].argmax())
+        order[[0, longest]] = order[[longest, 0]]
+        return Steps(rows, order, self.batch_size)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         start, self.position = self.position, 0
-        mine = (
-            step_part
-            for step in self.plan()
-            for step_part in np.array_split(step, self.accumulate * self.world_size)[self.rank :: self.world_size]
-        )
-        for number, rows in enumerate(mine):
-            if number >= start:
-                yield rows
+        plan = self.plan()
+        for number in range(start, len(plan) * self.accumulate):
+            step, micro = divmod(number, self.accumulate)
+            yield _part(plan[step], self.rank + micro * self.world_size, self.accumulate * self.world_size)
 
     def __len__(self) -> int:
         return self.steps * self.accumulate
@@ -186,8 +215,8 @@ def evaluation_batches(lengths: np.ndarray, batch_size: int, *, rank: int = 0, w
 
     All processes get equally many batches and none repeats a row, so that metrics are exact on several devices.
     """
-    order = np.argsort(-lengths, kind="stable")
-    return _deal(order, batch_size, rank, world_size)
+    longest = int(lengths.max(initial=0))
+    return _deal(ClassIndex.of(longest - lengths, longest + 1).rows, batch_size, rank, world_size)
 
 
 def stratified_batches(targets: Targets, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:
@@ -196,24 +225,28 @@ def stratified_batches(targets: Targets, batch_size: int, *, rank: int = 0, worl
     Of several labels, a row counts as one of its rarest.
     """
     classes = targets if isinstance(targets, np.ndarray) else _rarest_label(targets)
-    counts = np.bincount(classes)
-    by_class = np.argsort(classes, kind="stable")
-    ranks = np.empty(len(classes), np.int64)
-    ranks[by_class] = np.arange(len(classes)) - (np.cumsum(counts) - counts)[classes[by_class]]
-    order = np.argsort((ranks + 0.5) / counts[classes], kind="stable")
-    return _deal(order, batch_size, rank, world_size)
+    index = ClassIndex.of(classes, int(classes.max(initial=-1)) + 1)
+    places = np.empty(len(classes))
+    places[index.rows] = np.concatenate([(np.arange(n) + 0.5) / n for n in index.counts if n] or [np.empty(0)])
+    return _deal(np.argsort(places, kind="stable"), batch_size, rank, world_size)
 
 
 def _rarest_label(targets: csr_matrix) -> np.ndarray:
     """Returns the label of each row that the fewest rows have, int64 [N]; C where a row has none."""
-    num_labels = targets.shape[1]
+    num_rows, num_labels = targets.shape
+    index = ClassIndex.of(targets, num_labels)
+    rarest = np.full(num_rows, num_labels)
     # The rarest label comes last for every row, and what is written last stays.
-    counts = np.bincount(targets.indices, minlength=num_labels)
-    order = np.argsort(-counts[targets.indices], kind="stable")
-    rows = np.repeat(np.arange(targets.shape[0]), np.diff(targets.indptr))
-    rarest = np.full(targets.shape[0], num_labels)
-    rarest[rows[order]] = targets.indices[order]
+    for c in np.argsort(-index.counts, kind="stable"):
+        rarest[index.members(c)] = c
     return rarest
+
+
+def _part(rows: np.ndarray, part: int, parts: int) -> np.ndarray:
+    """Returns `np.array_split(rows, parts)[part]`, without cutting out the others."""
+    size, longer = divmod(len(rows), parts)
+    start = part * size + min(part, longer)
+    return rows[start : start + size + (part < longer)]
 
 
 def _deal(order: np.ndarray, batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:

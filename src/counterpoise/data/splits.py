@@ -20,9 +20,8 @@ def split_off(
     if isinstance(targets, np.ndarray):
         if groups is None:
             return stratified_split(targets, fraction, seed)
-        rows = np.arange(len(targets))
-        shape = len(targets), int(targets.max(initial=0)) + 1
-        targets = csr_matrix((np.ones(len(targets), bool), (rows, targets)), shape)
+        number, shape = len(targets), (len(targets), int(targets.max(initial=0)) + 1)
+        targets = csr_matrix((np.ones(number, bool), targets, np.arange(number + 1)), shape)
     return iterative_split(targets, fraction, seed, groups)
 
 
@@ -38,11 +37,10 @@ def stratified_split(classes: np.ndarray, fraction: float, seed: int) -> tuple[n
     rng = np.random.default_rng(seed)
     index = ClassIndex.of(classes, int(classes.max(initial=-1)) + 1)
     sizes = np.minimum(np.floor(index.counts * fraction + 0.5), np.maximum(index.counts - 1, 0)).astype(np.int64)
-    parts = [rng.choice(index.members(c), sizes[c], replace=False) for c in np.flatnonzero(sizes)]
-    held_out = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64)
-    kept = np.ones(len(classes), bool)
-    kept[held_out] = False
-    return np.flatnonzero(kept), held_out
+    held_out = np.zeros(len(classes), bool)
+    for c in np.flatnonzero(sizes):
+        held_out[rng.choice(index.members(c), sizes[c], replace=False)] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,11 @@ class Vocabulary:
         if not is_list(labels.type):
             return numbers
         known = numbers >= 0
-        places = (rows[known], numbers[known])
-        return csr_matrix((np.ones(known.sum(), bool), places), (len(labels), len(self.labels)))
+        starts = np.concatenate([[0], np.cumsum(np.bincount(rows[known], minlength=len(labels)))])
+        places = numbers[known].astype(np.int32), starts
+        matrix = csr_matrix((np.ones(starts[-1], bool), *places), (len(labels), len(self.labels)))
+        matrix.sum_duplicates()
+        return matrix
 
     def __len__(self) -> int:
         return len(self.labels)

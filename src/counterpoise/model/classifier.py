@@ -277,8 +277,12 @@ class Classifier(pl.LightningModule):
 
 
 def divided(batch: Batch, parts: int) -> list[Batch]:
-    """Returns a batch of B rows as `parts` of them, of equal sizes to within one row."""
+    """Returns a batch of B texts as `parts` of them, of equally many to within one."""
+    if parts == 1:
+        return [batch]
     pieces = {name: values.tensor_split(parts) for name, values in batch.items()}
+    if "input_ids" in batch and batch["input_ids"].ndim == 1:
+        pieces["input_ids"] = batch["input_ids"].split([int(mask.sum()) for mask in pieces["attention_mask"]])
     return [{name: values[i] for name, values in pieces.items()} for i in range(parts)]
 
 
