@@ -1,8 +1,11 @@
 import logging
+from functools import partialmethod
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -277,3 +280,41 @@ def test_a_broken_configuration_is_refused(tmp_path):
 
 def test_a_hub_name_is_located_by_its_name():
     assert EncoderSource("bert-base-uncased").locate() == "bert-base-uncased"
+
+
+def graphs_of_an_epoch(encoder: Encoder, seed: int) -> int:
+    """Returns how many graphs there are after training and evaluation on batches of many lengths and sizes."""
+    rng = np.random.default_rng(seed)
+    for number, (size, width) in enumerate(rng.integers(2, 30, (12, 2)).tolist()):
+        encoder.train(number % 4 > 0)
+        mask = (torch.arange(width) < torch.from_numpy(rng.integers(1, width + 1, (size, 1)))).long()
+        ids = torch.from_numpy(rng.integers(4, 50, (size, width)))
+        encoder(ids[mask.bool()] if encoder.packed else ids, mask).square().sum().backward()
+    return counters["stats"]["unique_graphs"]
+
+
+# Packed texts are attended to one by one on a CPU, which divides the graph.
+@pytest.mark.parametrize(("packed", "most"), [(False, 2), (True, 14)])
+def test_compiling_happens_once_for_all_lengths(packed, most, tiny_encoder, monkeypatch):
+    # How often something is compiled is up to the tracing; turning it into machine code takes half a minute.
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    torch._dynamo.reset()
+    counters.clear()
+    encoder = EncoderSource(str(tiny_encoder), packed=packed, compile=True).load()
+    first = graphs_of_an_epoch(encoder, 0)
+    assert 0 < first <= most
+    assert graphs_of_an_epoch(encoder, 1) == first
+
+
+def test_a_compiled_encoder_has_the_same_weights_and_vectors(tiny_encoder, monkeypatch, batch):
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    torch._dynamo.reset()
+    plain, compiled = (EncoderSource(str(tiny_encoder), compile=choice).load().eval() for choice in (False, True))
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    assert [name for name, _ in compiled.named_modules()] == [name for name, _ in plain.named_modules()]
+    torch.testing.assert_close(compiled(*batch), plain(*batch), rtol=0, atol=1e-6)
+
+
+def test_compiling_without_a_compiler_is_refused(tiny_encoder, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert "install g++" in refused(EncoderSource(str(tiny_encoder), compile=True).load)

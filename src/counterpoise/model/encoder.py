@@ -1,6 +1,8 @@
 """The encoder: load it, pool its outputs into one vector per text, freeze parts of it."""
 
 import logging
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from transformers import AutoConfig, AutoModel
 
 from counterpoise.data.download import Wheel
 from counterpoise.errors import UserError
+from counterpoise.model.packed import IMPLEMENTATION, check, first_position, last_hidden
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +29,9 @@ class EncoderSource:
     max_length: tokens per text at most. pooling: "pooler" (the pre-trained pooling layer), "cls" (the first
     token) or "mean" (over the tokens that are not padding). freeze: "none", "embeddings", "encoder", or a number N that
     freezes all but the last N layers. unfreeze_at_epoch: train everything from this epoch on (0-based).
-    attention: SDPA unless told ("eager", "flash_attention_2"). hidden_dropout and attention_dropout: inside the
-    encoder; None leaves the pre-trained configuration's.
+    attention: SDPA unless told ("eager", "flash_attention_2"). packed: takes the texts of a batch end to end, without
+    padding (`model.packed`). compile: by torch.compile, once for all lengths and numbers of texts. hidden_dropout and
+    attention_dropout: inside the encoder; None leaves the pre-trained configuration's.
     """
 
     name: str
@@ -36,6 +40,8 @@ class EncoderSource:
     freeze: str | int = "none"
     unfreeze_at_epoch: int | None = None
     attention: str = "sdpa"
+    packed: bool = False
+    compile: bool = False
     hidden_dropout: float | None = None
     attention_dropout: float | None = None
     revision: str = "main"
@@ -52,6 +58,10 @@ class EncoderSource:
 
     def load(self) -> "Encoder":
         """Returns the pre-trained encoder."""
+        if self.packed and self.attention != "sdpa":
+            raise UserError(f"encoder.packed=true has its own attention: leave encoder.attention={self.attention} out")
+        if self.compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+            raise UserError("encoder.compile=true needs a C++ compiler: install g++")
         location = self.locate()
         try:
             config = AutoConfig.from_pretrained(location, revision=self.revision)
@@ -61,14 +71,20 @@ class EncoderSource:
                     location,
                     config=config,
                     revision=self.revision,
-                    attn_implementation=self.attention,
+                    attn_implementation=IMPLEMENTATION if self.packed else self.attention,
                     dtype=torch.float32,
                     use_safetensors=True,
                 )
         except (OSError, ValueError, ImportError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"encoder.name={self.name} cannot be loaded: {reason}") from error
-        return Encoder(backbone, self.pooling, self.freeze, self.unfreeze_at_epoch)
+        encoder = Encoder(backbone, self.pooling, self.freeze, self.unfreeze_at_epoch)
+        if self.packed:
+            check(encoder, self.name)
+        if self.compile:
+            # In place: the names of the weights stay as they are. One graph for all shapes.
+            backbone.compile(dynamic=True)
+        return encoder
 
     def _set_dropout(self, config: Any) -> None:
         # Each family of encoders names its dropouts differently.
@@ -105,6 +121,7 @@ class Encoder(nn.Module):
         self.backbone = backbone
         self.pooling = pooling
         self.unfreeze_at_epoch = unfreeze_at_epoch
+        self._first_position = first_position(backbone)
         self.freeze(freeze)
         # Lightning leaves the mode as it finds it.
         self.train()
@@ -113,6 +130,11 @@ class Encoder(nn.Module):
     def size(self) -> int:
         """Width of the pooled vector."""
         return int(self.backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    @property
+    def packed(self) -> bool:
+        """Whether it takes packed batches, beside padded ones."""
+        return self.backbone.config._attn_implementation == IMPLEMENTATION  # type: ignore[union-attr]
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -157,11 +179,21 @@ class Encoder(nn.Module):
         return super().train(mode and not self.frozen)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Returns pooled vectors [B, H] of int64 input_ids and attention_mask [B, T] (1 for tokens, 0 for padding)."""
-        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
+        """Returns pooled vectors [B, H] of int64 input_ids and attention_mask [B, T] (1 for tokens, 0 for padding).
+
+        input_ids of one dimension, [N], are those of a packed batch.
+        """
+        if input_ids.ndim == 1:
+            if not self.packed:
+                raise ValueError("a packed batch needs an encoder that was loaded with packed=True")
+            hidden = last_hidden(self.backbone, input_ids, attention_mask, self._first_position)
+        else:
+            output = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
+            if self.pooling == "pooler":
+                return output.pooler_output
+            hidden = output.last_hidden_state
         if self.pooling == "pooler":
-            return output.pooler_output
-        hidden: Tensor = output.last_hidden_state
+            return self.backbone.pooler(hidden)  # type: ignore[operator]
         if self.pooling == "cls":
             return hidden[:, 0]
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
