@@ -23,7 +23,12 @@ def main(config: DictConfig) -> float | None:
     encoder = instantiate(config.encoder)
     tokenizer = load_tokenizer(encoder.locate())
     data = TextDataModule(
-        instantiate(config.data), tokenizer, max_length=encoder.max_length, seed=config.seed, **config.loader
+        instantiate(config.data),
+        tokenizer,
+        max_length=encoder.max_length,
+        packed=encoder.packed,
+        seed=config.seed,
+        **config.loader,
     )
     data.prepare_data()
     data.setup()

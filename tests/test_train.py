@@ -124,6 +124,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_another_order(tin
         ["encoder.pooling=pooler", "loader.group_by_length=false", "strategy.loss.label_smoothing=0.1"],
         ["data.test=null", "data.id=text", "logger=default", "optim.layer_decay=0.9", "optim.schedule=cosine"],
         ["loader.num_workers=1", "loader.train_limit=40", "monitor=val/loss", "monitor_mode=min"],
+        ["encoder.packed=true", "micro_batch_size=3", "strategy.sampler.epoch_size=30"],
         ["encoder.freeze=1", "callbacks.early_stopping=null", "callbacks.progress=null", "strategy.max_ratio=2"],
         ["trainer.precision=bf16-mixed", "trainer.val_check_interval=0.5", "trainer.gradient_clip_val=null"],
     ],

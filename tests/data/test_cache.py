@@ -120,6 +120,30 @@ def test_one_that_waits_for_a_build_that_is_killed_builds_itself(root, tmp_path)
     assert not list(root.glob("*.tmp-*"))
 
 
+def test_a_resumable_build_that_is_killed_leaves_its_part_to_the_next_one(root):
+    code = """
+        def build(folder):
+            (folder / "half.txt").write_text("ha")
+            os._exit(9)
+        cached("tokens/k", build, resumable=True)
+    """
+    process = start(code)
+    process.communicate(timeout=60)
+    assert process.returncode == 9
+    assert not (root / "tokens" / "k").exists()
+
+    def fails(folder):
+        with (folder / "half.txt").open("a") as file:
+            file.write("lf")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        cached("tokens/k", fails, resumable=True)
+    folder = cached("tokens/k", lambda folder: None, resumable=True)
+    assert (folder / "half.txt").read_text() == "half"
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["k", "k.lock"]
+
+
 def test_another_entrys_build_under_way_is_left_alone(root):
     other = root / "ab.tmp-1-2"
     other.mkdir(parents=True)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import refused
+from counterpoise.data import tables
 from counterpoise.data.sources import FileSource, HubSource
 
 LISTS = [["rain", "cold"], [], ["新闻"], None, ["cold", "😀", "a b"]]
@@ -118,6 +119,28 @@ def test_lists_fields_and_columns_say_the_same(tmp_path, labels):
 
 
 # What is wrong with a row
+
+
+@pytest.mark.parametrize("how", [{}, {"separator": "|"}])
+def test_labels_are_read_alike_however_many_blocks_a_file_has(tmp_path, caplog, monkeypatch, how):
+    lists = [["a", " b"], ["c"], ["b", "b", ""], [], ["c", "a", "c"], ["d"], ["\ufffd"]] * 50
+    values = ["|".join(labels) for labels in lists] if how else lists
+    path = tmp_path / "a.jsonl"
+    as_file(path, values)
+    path.write_bytes(path.read_bytes().replace(b"\\ufffd", b"\xff"))
+
+    def read():
+        caplog.clear()
+        split = train(str(path), **how)
+        return split.labels.to_pylist(), split.rows.tolist(), split.dropped, list(caplog.messages)
+
+    whole = read()
+    monkeypatch.setattr(tables, "BLOCK", 256)
+    assert read() == whole
+    labels, rows, dropped, messages = whole
+    assert labels[:6] == labels[-6:] == [["a", "b"], ["c"], ["b"], [], ["c", "a"], ["d"]]
+    assert (rows[-1], dropped) == (349, {"with a label that is not UTF-8": 50})
+    assert messages[0].endswith("in 100 rows and counts once (rows 3, 5, 10, 12, 17 and 95 more)")
 
 
 def test_a_label_twice_in_a_row_counts_once_and_is_warned_of(tmp_path, caplog):

@@ -18,12 +18,15 @@ def cache_root() -> Path:
     return Path(os.environ.get("COUNTERPOISE_CACHE") or user_cache_dir("counterpoise")).expanduser().absolute()
 
 
-def cached(key: str, build: Callable[[Path], None]) -> Path:
+def cached(key: str, build: Callable[[Path], None], *, resumable: bool = False) -> Path:
     """Returns the folder `cache_root()/key`; where it is absent, `build(tmp)` fills it first.
 
     `key` may contain "/". Of several processes that ask at once, one builds and the others wait. The folder
     appears by one rename after its files have reached the disk, so a build that fails or is killed leaves no
     half of an entry. Raises UserError where the system refuses to write (no permission, no room left).
+
+    resumable: what a build that failed or was killed has written stays, and the next one finds it in `tmp`. What of it
+    has reached the disk is not known: `build` must check it.
     """
     folder = cache_root() / key
     try:
@@ -35,7 +38,7 @@ def cached(key: str, build: Callable[[Path], None]) -> Path:
                 # Under the lock no other build of this entry is alive: what lies here is a killed one's.
                 for stale in folder.parent.glob(f"{escape(folder.name)}.tmp-*"):
                     shutil.rmtree(stale)
-                _build_and_rename(folder, build)
+                _build_and_rename(folder, build, resumable)
     except OSError as error:
         reason = " ".join((error.strerror or str(error)).split())
         raise UserError(
@@ -45,10 +48,11 @@ def cached(key: str, build: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _build_and_rename(folder: Path, build: Callable[[Path], None]) -> None:
+def _build_and_rename(folder: Path, build: Callable[[Path], None], resumable: bool) -> None:
     # Not tempfile.mkdtemp: its mode 0700 would shut others out of a shared cache.
-    tmp = folder.with_name(f"{folder.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    tmp.mkdir()
+    own = "part" if resumable else f"tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    tmp = folder.with_name(f"{folder.name}.{own}")
+    tmp.mkdir(exist_ok=resumable)
     try:
         build(tmp)
         for path in tmp.rglob("*"):
@@ -56,7 +60,8 @@ def _build_and_rename(folder: Path, build: Callable[[Path], None]) -> None:
         _fsync(tmp)
         tmp.replace(folder)
     except BaseException:
-        shutil.rmtree(tmp, ignore_errors=True)
+        if not resumable:
+            shutil.rmtree(tmp, ignore_errors=True)
         raise
     _fsync(folder.parent)
 

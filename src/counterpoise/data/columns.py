@@ -11,6 +11,9 @@ from counterpoise.errors import UserError
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
 
+NOT_UTF8, BLANK = 1, 2
+"""Faults of a text."""
+
 
 def strings(column: Column, where: str) -> Column:
     """Returns text, whole numbers and bools as large_binary; a float must be whole: pandas writes ints so.
@@ -63,6 +66,40 @@ def utf8(column: Column, block: int = 1024) -> tuple[Column, np.ndarray]:
                 bad[start : start + block] = [not _decodes(value) for value in part.to_pylist()]
     empty = pa.scalar(b"", pa.large_binary())
     return pc.if_else(pa.array(bad), empty, column).cast(pa.large_string()), bad
+
+
+def text_faults(texts: Column) -> np.ndarray:
+    """Returns what is wrong with each text of a large_binary column: NOT_UTF8, BLANK or 0, uint8 [N]."""
+    faults = [np.empty(0, np.uint8)]
+    for chunk in chunks(texts):
+        text, bad = utf8(chunk)
+        faults.append(np.where(bad, NOT_UTF8, np.where(blank(text), BLANK, 0)).astype(np.uint8))
+    return np.concatenate(faults)
+
+
+def chunks(column: Column) -> list[pa.Array]:
+    """Returns the arrays of which a column consists."""
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def take(column: Column, rows: np.ndarray) -> pa.Array:
+    """Returns the values of these rows (int [M]), in their order.
+
+    Arrow's own `take` first copies a column of several chunks into one.
+    """
+    parts = chunks(column)
+    if len(parts) == 1:
+        return parts[0].take(pa.array(rows))
+    ends = np.cumsum([len(part) for part in parts])
+    where = np.searchsorted(ends, rows, side="right")
+    order = np.argsort(where, kind="stable")
+    taken = [pa.array([], column.type)]
+    for number in np.unique(where):
+        of_part = rows[where == number] - (ends[number] - len(parts[number]))
+        taken.append(parts[number].take(pa.array(of_part)))
+    places = np.empty(len(rows), np.int64)
+    places[order] = np.arange(len(rows))
+    return pa.concat_arrays(taken).take(pa.array(places))
 
 
 def blank(column: Column) -> np.ndarray:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from counterpoise.balance import ClassIndex, PowerSampler, Sampler
 from counterpoise.balance.samplers import Targets
-from counterpoise.data.audit import remarkable
+from counterpoise.data.audit import label_counts, remarkable
 from counterpoise.data.batching import (
     Batch,
     BatchOrder,
@@ -25,8 +25,10 @@ from counterpoise.data.batching import (
     evaluation_batches,
     stratified_batches,
 )
+from counterpoise.data.columns import take
 from counterpoise.data.sources import Split
 from counterpoise.data.splits import Vocabulary, split_off, unseen
+from counterpoise.data.staged import let_go
 from counterpoise.data.tokens import TokenStore, tokenise
 from counterpoise.errors import UserError
 from counterpoise.trainer import trained_batches
@@ -80,7 +82,7 @@ class Examples:
 
     def texts(self, rows: np.ndarray) -> list[str]:
         """Returns the texts of these of the N rows."""
-        return self.split.texts.take(pa.array(self.kept[rows])).to_pylist()
+        return take(self.split.texts, self.kept[rows]).to_pylist()
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -92,10 +94,10 @@ class TextDataModule(pl.LightningDataModule):
     Training draws what `sampler` says of the epoch (set it before fitting; plain until then). Validation and test
     always hold the natural distribution.
 
-    max_length: tokens per text at most. batch_size: examples of an optimiser step, over all devices and accumulated
-    micro-batches. eval_batch_size: examples of an evaluation batch on one device. validation_fraction and
-    test_fraction: split off the training data, stratified, where the source has no such split.
-    group_by_length: sort by length within a few steps to save padding. eval_order: "length" (fastest) or
+    max_length: tokens per text at most. packed: batches without padding, see `TokenDataset`. batch_size: examples of
+    an optimiser step, over all devices and accumulated micro-batches. eval_batch_size: examples of an evaluation batch
+    on one device. validation_fraction and test_fraction: split off the training data, stratified, where the source has
+    no such split. group_by_length: sort by length within a few steps to save padding. eval_order: "length" (fastest) or
     "stratified" (each batch has the class proportions of the split). train_limit: train on a stratified sample of
     about this many examples (classes too small for a share in it go). seed: of the splits and of the order.
     """
@@ -106,6 +108,7 @@ class TextDataModule(pl.LightningDataModule):
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_length: int = 128,
+        packed: bool = False,
         batch_size: int = 16,
         eval_batch_size: int = 64,
         validation_fraction: float = 0.1,
@@ -131,7 +134,7 @@ class TextDataModule(pl.LightningDataModule):
         for name, fraction in (("validation", validation_fraction), ("test", test_fraction)):
             if not 0 < fraction < 1:
                 raise UserError(f"loader.{name}_fraction={fraction}: use a fraction between 0 and 1")
-        self.source, self.tokenizer, self.max_length = source, tokenizer, max_length
+        self.source, self.tokenizer, self.max_length, self.packed = source, tokenizer, max_length, packed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
         self.group_by_length, self.eval_order, self.num_workers = group_by_length, eval_order, num_workers
@@ -199,7 +202,8 @@ class TextDataModule(pl.LightningDataModule):
         if self.train_limit is not None and self.train_limit < len(kept):
             _, sample = split_off(targets[kept], self.train_limit / len(kept), 0)
             kept = kept[sample]
-        self.vocabulary = Vocabulary.of(train.labels.take(pa.array(kept)))
+        present = np.flatnonzero(label_counts(targets[kept], len(everything)))
+        self.vocabulary = Vocabulary.of(pa.array([everything.labels[number] for number in present], pa.string()))
         least = 2 if train.task == "single_label" else 1
         if len(self.vocabulary) < least <= len(everything):
             raise UserError(
@@ -211,12 +215,14 @@ class TextDataModule(pl.LightningDataModule):
                 f"{train.file}: all {len(train)} rows have the label '{everything.labels[0]}': "
                 "classification needs at least two classes"
             )
-        self.splits["train"] = self._examples("train", train, kept)
+        encoded = targets if self.vocabulary == everything else None
+        self.splits["train"] = self._examples("train", train, kept, encoded)
         for name in ("validation", "test"):
             if name in held:
-                self.splits[name] = self._examples(name, train, held[name])
+                self.splits[name] = self._examples(name, train, held[name], encoded)
             else:
                 self.splits[name] = self._examples(name, loaded[name], np.arange(len(loaded[name])))
+        let_go()
 
     def embed(self, vectors: Callable[[TokenStore], np.ndarray]) -> None:
         """Replaces the tokens of all splits by vectors, given a function that returns those of a store, [N, H]."""
@@ -295,12 +301,13 @@ class TextDataModule(pl.LightningDataModule):
         # Parts split off training share its store: its texts are hashed for the cache once.
         if split.name not in self._stores:
             what = f"{split.file} ({split.name})"
-            self._stores[split.name] = tokenise(split.texts, self.tokenizer, self.max_length, what)
+            self._stores[split.name] = tokenise(split.texts, self.tokenizer, self.max_length, what, split.digest)
         return self._stores[split.name]
 
-    def _examples(self, name: str, split: Split, rows: np.ndarray) -> Examples:
-        targets = self.vocabulary.encode(split.labels)[rows]
-        lacking = unseen(split.labels.take(pa.array(rows)), self.vocabulary)
+    def _examples(self, name: str, split: Split, rows: np.ndarray, encoded: Targets | None = None) -> Examples:
+        """Returns the examples of these rows of a split. encoded: its labels by the vocabulary, which has them all."""
+        targets = (self.vocabulary.encode(split.labels) if encoded is None else encoded)[rows]
+        lacking = unseen(split.labels.take(pa.array(rows)), self.vocabulary) if encoded is None else []
         missing = sum(count for _, count in lacking)
         if missing:
             names = ", ".join(f"'{label}' ({count})" for label, count in lacking[:5])
@@ -318,7 +325,8 @@ class TextDataModule(pl.LightningDataModule):
         if name == "train" and split.weights is not None:
             weights = split.weights[rows]
             weights = weights / weights.mean()
-        dataset = TokenDataset(self._tokenise(split), rows, targets, self.tokenizer.pad_token_id or 0, weights)
+        pad = self.tokenizer.pad_token_id or 0
+        dataset = TokenDataset(self._tokenise(split), rows, targets, pad, weights, self.packed)
         return Examples(split, rows, dataset, missing)
 
     def _loader(self, dataset: TokenDataset, order: BatchOrder | Sequence[np.ndarray]) -> DataLoader[Batch]:

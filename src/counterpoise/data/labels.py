@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from counterpoise.data.columns import blank, flattened, is_list, listed, nested, strings, utf8, whole
+from counterpoise.data.columns import blank, chunks, flattened, is_list, listed, nested, strings, utf8
 from counterpoise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -41,22 +41,30 @@ def read_labels(
         return _from_switches(table, label, shown)
     column, where = table[label], f"{shown}: column {label!r} (data.label)"
     if is_list(column.type):
-        rows, values = flattened(column)
-        if is_list(values.type):
-            raise UserError(f"{where} holds lists of lists; it must hold lists of text or whole numbers")
-        _refuse_vectors(column, values, where)
-        values, wrong = utf8(strings(values, where))
+        _refuse_vectors(column, where)
         bad = np.zeros(len(column), bool)
-        bad[rows[wrong]] = True
     else:
         column, bad = utf8(strings(column, where))
         if separator is None:
-            labels = pc.utf8_trim_whitespace(column).cast(pa.string())
-            return whole(labels), {NOT_UTF8: bad, "without a label": blank(column)}
-        rows, values = flattened(pc.split_pattern(column, separator))
-    values = pc.utf8_trim_whitespace(values)
-    some = ~blank(values)
-    return _without_duplicates(rows[some], values.filter(pa.array(some)), len(column), shown), {NOT_UTF8: bad}
+            trimmed = [pc.utf8_trim_whitespace(chunk).cast(pa.string()) for chunk in chunks(column)]
+            return pa.concat_arrays(trimmed), {NOT_UTF8: bad, "without a label": blank(column)}
+    labels, twice = [], []
+    starts = np.cumsum([0, *map(len, chunks(column))])
+    for start, chunk in zip(starts, chunks(column), strict=False):
+        if is_list(chunk.type):
+            rows, values = flattened(chunk)
+            values, wrong = utf8(strings(values, where))
+            bad[start + rows[wrong]] = True
+        else:
+            rows, values = flattened(pc.split_pattern(chunk, separator))
+        values = pc.utf8_trim_whitespace(values)
+        some = ~blank(values)
+        sets, again = _without_duplicates(rows[some], values.filter(pa.array(some)), len(chunk))
+        labels.append(sets)
+        twice.append(start + again + 1)
+    if len(rows := np.concatenate(twice)):
+        log.warning("%s: a label occurs more than once in %d rows and counts once (%s)", shown, len(rows), listed(rows))
+    return pa.concat_arrays(labels), {NOT_UTF8: bad}
 
 
 def task_of(labels: pa.Array) -> str:
@@ -125,24 +133,20 @@ def _among(text: pa.ChunkedArray, values: list[str]) -> np.ndarray:
     return pc.is_in(text, pa.array(values, text.type)).to_numpy()
 
 
-def _without_duplicates(rows: np.ndarray, values: pa.ChunkedArray, size: int, shown: str) -> pa.ListArray:
-    """Returns the labels of each of `size` rows, in their order, each once."""
-    values = whole(values.cast(pa.string()))
-    encoded = values.dictionary_encode()
+def _without_duplicates(rows: np.ndarray, values: pa.Array, size: int) -> tuple[pa.ListArray, np.ndarray]:
+    """Returns the labels of each of `size` rows, in their order, each once, and the rows that had one twice."""
+    encoded = values.cast(pa.string()).dictionary_encode()
     pairs = rows * len(encoded.dictionary) + encoded.indices.to_numpy()
     first = np.sort(np.unique(pairs, return_index=True)[1])
-    if len(first) < len(pairs):
-        again = np.ones(len(pairs), bool)
-        again[first] = False
-        twice = np.unique(rows[again]) + 1
-        log.warning(
-            "%s: a label occurs more than once in %d rows and counts once (%s)", shown, len(twice), listed(twice)
-        )
-    return nested(rows[first], values.take(pa.array(first)), size)
+    again = np.delete(rows, first)
+    return nested(rows[first], values.cast(pa.string()).take(pa.array(first)), size), np.unique(again)
 
 
-def _refuse_vectors(column: pa.ChunkedArray, values: pa.ChunkedArray, where: str) -> None:
-    """Raises UserError for [0, 0, 1, 0]: a vector with one place per label instead of a list of labels."""
+def _refuse_vectors(column: pa.ChunkedArray, where: str) -> None:
+    """Raises UserError for lists of lists, and for [0, 0, 1, 0]: a place per label instead of a list of labels."""
+    values = pc.list_flatten(column)
+    if is_list(values.type):
+        raise UserError(f"{where} holds lists of lists; it must hold lists of text or whole numbers")
     if not (pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)) or not len(values):
         return
     lengths = pc.min_max(pc.list_value_length(column)).as_py()

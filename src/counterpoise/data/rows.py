@@ -9,8 +9,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from counterpoise.data.columns import blank, is_list, is_text, listed, numbers, strings, utf8, whole
+from counterpoise.data.columns import (
+    BLANK,
+    NOT_UTF8,
+    blank,
+    chunks,
+    is_list,
+    is_text,
+    listed,
+    numbers,
+    strings,
+    text_faults,
+    utf8,
+    whole,
+)
 from counterpoise.data.labels import TASKS, rare_labels, read_labels, task_of, without
+from counterpoise.data.staged import digest_of, filtered, let_go
+from counterpoise.data.tables import FAULTS
 from counterpoise.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
@@ -28,6 +43,7 @@ class Split:
     dropped: how many rows were left out, by reason.
     groups: string [N], what must not be divided when parts are split off; None where there is no such column.
     weights: float64 [N], instance weights, not negative and not all 0; None where there are none.
+    digest: of the texts, which are mapped from the cache; None where they are in memory.
     """
 
     name: str
@@ -39,6 +55,7 @@ class Split:
     dropped: dict[str, int]
     groups: pa.Array | None = None
     weights: np.ndarray | None = None
+    digest: str | None = None
 
     @property
     def task(self) -> str:
@@ -60,11 +77,13 @@ class Split:
     def take(self, kept: np.ndarray) -> "Split":
         """Returns the rows for which `kept` (bool [N]) is true."""
         mask = pa.array(kept)
+        texts, digest = filtered(self.texts, kept, self.digest)
         return replace(
             self,
             rows=self.rows[kept],
             ids=None if self.ids is None else self.ids.filter(mask),
-            texts=self.texts.filter(mask),
+            texts=texts,
+            digest=digest,
             labels=self.labels.filter(mask),
             groups=None if self.groups is None else self.groups.filter(mask),
             weights=None if self.weights is None else self.weights[kept],
@@ -142,21 +161,25 @@ def usable_rows(source: Columns, name: str, shown: str, table: pa.Table, file: s
     texts = table[source.text]
     if not is_text(texts.type):
         raise UserError(f"{shown}: column {source.text!r} (data.text) holds {texts.type}, not text")
-    texts, bad = utf8(texts.cast(pa.large_binary()))
-    leave_out(bad, "with a text that is not UTF-8")
-    leave_out(blank(texts), "without a text")
-    row_numbers = pa.array(np.arange(1, len(table) + 1)).cast(pa.large_string())
+    texts = texts.cast(pa.large_binary())
+    faults = table[FAULTS].to_numpy() if FAULTS in table.column_names else text_faults(texts)
+    leave_out(faults == NOT_UTF8, "with a text that is not UTF-8")
+    leave_out(faults == BLANK, "without a text")
     ids = groups = weights = None
     if source.id:
         ids, bad = utf8(strings(table[source.id], f"{shown}: column {source.id!r} (data.id)"))
         leave_out(bad, "with an id that is not UTF-8")
-        ids = pc.if_else(pa.array(blank(ids)), row_numbers, ids)
+        nameless = blank(ids)
+        if nameless.any():
+            ids = pc.if_else(pa.array(nameless), _row_numbers(len(table)), ids)
     if source.group and name == "train":
         groups, bad = utf8(strings(table[source.group], f"{shown}: column {source.group!r} (data.group)"))
         leave_out(bad, "with a group that is not UTF-8")
         alone = blank(groups)
-        own = pa.array([f"row {row}" for row in np.flatnonzero(alone) + 1], groups.type)
-        groups = pc.replace_with_mask(whole(groups), pa.array(alone), own)
+        if alone.any():
+            prefix, between = (pa.scalar(part, pa.large_string()) for part in ("row ", ""))
+            own = pc.binary_join_element_wise(prefix, _row_numbers(len(table)), between)
+            groups = pc.if_else(pa.array(alone), own, groups)
 
     if complaints and source.on_bad_row == "error":
         raise UserError(f"{shown}: {'; '.join(complaints)}; mend them, or set data.on_bad_row=drop")
@@ -173,19 +196,23 @@ def usable_rows(source: Columns, name: str, shown: str, table: pa.Table, file: s
     def kept(column: pa.Array | pa.ChunkedArray) -> Any:
         return column if keep.all() else column.filter(pa.array(keep))
 
+    texts, digest = filtered(texts, keep, digest_of(table))
     labels = kept(labels)
     if is_list(labels.type) and not len(labels.flatten()):
         raise UserError(f"{shown}: no row has a label (data.label={_listing(source.label)})")
+    let_go()
     return Split(
         name=name,
         file=file,
         rows=np.flatnonzero(keep) + 1,
         ids=None if ids is None else whole(kept(ids).cast(pa.string())),
-        texts=kept(texts),
+        # What is left is UTF-8: to look again would take the texts from the disk again.
+        texts=pa.chunked_array([chunk.view(pa.large_string()) for chunk in chunks(texts)], pa.large_string()),
         labels=labels,
         dropped=dropped,
-        groups=None if groups is None else kept(groups).cast(pa.string()),
+        groups=None if groups is None else whole(kept(groups).cast(pa.string())),
         weights=weights,
+        digest=digest,
     )
 
 
@@ -244,6 +271,10 @@ def _weights(column: pa.ChunkedArray, keep: np.ndarray, what: str, shown: str) -
     if not weights[keep].any():
         raise UserError(f"{shown}: {what} is 0 in every row; some row must count")
     return weights[keep]
+
+
+def _row_numbers(size: int) -> pa.Array:
+    return pa.array(np.arange(1, size + 1)).cast(pa.large_string())
 
 
 def _listing(label: str | Sequence[str]) -> str:

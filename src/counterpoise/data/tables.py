@@ -1,9 +1,11 @@
-"""Named columns of a CSV, JSON lines or Parquet file as an Arrow table, read by Arrow itself."""
+"""Named columns of a CSV, JSON lines or Parquet file as an Arrow table, read by Arrow itself, block by block."""
 
+import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,9 +13,15 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
+from counterpoise.data.columns import is_text, text_faults
+from counterpoise.data.staged import Keep, content_digest, file_state, staged
 from counterpoise.errors import UserError, nearest
 
-BLOCK = 32 * 2**20  # bytes read at a time; a row cannot be longer than two blocks
+BLOCK = 4 * 2**20  # bytes read at a time; Arrow reads many ahead, and a row cannot be longer than two
+STAGED = 32 * 2**20  # bytes of a file beyond which its table is staged
+FORMAT = 1
+FAULTS = "\0faults"
+"""Column of a staged table: `text_faults` of its texts."""
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 # What Arrow calls the values of a JSON column, and what they are read as. Its own guess would make dates of strings
@@ -39,23 +47,40 @@ def read_columns(
     large_binary, bool, int64 or float64, or lists of one of these; those of Parquet as they were stored.
     `delimiter`, `quote` (None: none) and `skip_rows_after_header` are for CSV, in which empty lines are no rows.
     Raises UserError where the file is missing, is not what its suffix says, or lacks a column.
+
+    The table of a file of more than `STAGED` bytes is staged, under the content of the file and how it is read; its
+    texts are large_binary and it has a column `FAULTS` more.
     """
     require_file(path)
     suffixes = [suffix.lower() for suffix in path.suffixes]
     gz = suffixes[-1:] == [".gz"]
     suffix = suffixes[-1 - gz] if len(suffixes) > gz else ""
     columns = list(dict.fromkeys([text, *others]))
-    try:
+
+    def read(keep: Keep) -> pa.Table:
         if suffix in DELIMITERS:
-            return _read_csv(path, columns, delimiter or DELIMITERS[suffix], quote, skip_rows_after_header)
+            return _read_csv(path, columns, delimiter or DELIMITERS[suffix], quote, skip_rows_after_header, keep)
         if suffix in JSON_LINES:
-            return _read_json(path, text, columns)
+            return _read_json(path, text, columns, keep)
         if suffix == ".parquet" and not gz:
-            return _read_parquet(path, columns)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"cannot read {path.name}: {one_line(error)}") from error
-    known = ", ".join([*DELIMITERS, *JSON_LINES])
-    raise UserError(f"{path.name} has the suffix {suffix!r}; known are {known} (each also with .gz) and .parquet")
+            return _read_parquet(path, columns, keep)
+        known = ", ".join([*DELIMITERS, *JSON_LINES])
+        raise UserError(f"{path.name} has the suffix {suffix!r}; known are {known} (each also with .gz) and .parquet")
+
+    with _told(path):
+        if path.stat().st_size <= STAGED:
+            return read(pa.RecordBatchReader.read_all)
+        state = file_state(path)
+        how = [FORMAT, content_digest(path), suffix, gz, text, delimiter, quote, skip_rows_after_header]
+
+    def read_unchanged(keep: Keep) -> None:
+        with _told(path, (pa.ArrowException,)):
+            read(lambda reader: keep(_for_stage(reader, path, text)))
+        if file_state(path) != state:
+            raise UserError(f"{path.name} changed while it was read: start again when it is complete")
+
+    # The texts are the same whatever else is read, so that they need not be tokenised again.
+    return staged(_digest([*how, columns]), read_unchanged, digest=_digest(how))
 
 
 def require_file(path: Path) -> None:
@@ -85,25 +110,63 @@ def _open(path: Path) -> pa.NativeFile:
     return pa.input_stream(path, compression="gzip" if path.suffix.lower() == ".gz" else None)
 
 
-def _read_csv(path: Path, columns: list[str], delimiter: str, quote: str | None, skip: int) -> pa.Table:
+def _digest(values: list) -> str:
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
+
+
+@contextmanager
+def _told(path: Path, errors: tuple[type[Exception], ...] = (pa.ArrowException, OSError)) -> Iterator[None]:
+    """Tells of an error of reading in one line."""
+    try:
+        yield
+    except errors as error:
+        raise UserError(f"cannot read {path.name}: {one_line(error)}") from error
+
+
+def _for_stage(reader: pa.RecordBatchReader, path: Path, text: str) -> pa.RecordBatchReader:
+    """Returns the batches with their texts, if such they are, as large_binary, and with the column `FAULTS`."""
+    place = reader.schema.get_field_index(text)
+    schema = reader.schema
+    if texts := is_text(schema.field(place).type):
+        schema = schema.set(place, pa.field(text, pa.large_binary())).append(pa.field(FAULTS, pa.uint8()))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        while True:
+            with _told(path, (OSError,)):
+                batch = next(reader, None)
+            if batch is None:
+                return
+            columns = batch.columns
+            if texts:
+                columns[place] = columns[place].cast(pa.large_binary())
+                columns.append(pa.array(text_faults(columns[place])))
+            yield pa.record_batch(columns, schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _read_csv(path: Path, columns: list[str], delimiter: str, quote: str | None, skip: int, keep: Keep) -> pa.Table:
     for key, character in (("delimiter", delimiter), ("quote", quote)):
         if character is not None and not (len(character) == 1 and character.isascii()):
             raise UserError(f"data.{key} is {character!r}; it must be one ASCII character")
 
-    def read(threads: bool, only: list[str]) -> pa.Table:
-        return pa.csv.read_csv(
-            _open(path),
-            pa.csv.ReadOptions(use_threads=threads, block_size=BLOCK, skip_rows_after_names=skip),
-            pa.csv.ParseOptions(delimiter=delimiter, quote_char=quote or False, newlines_in_values=quote is not None),
-            pa.csv.ConvertOptions(
-                check_utf8=False,
-                column_types=dict.fromkeys(only, pa.large_binary()),
-                include_columns=only,
-            ),
-        )
+    def read(threads: bool, only: list[str]) -> pa.RecordBatchReader:
+        with _told(path, (OSError,)):
+            return pa.csv.open_csv(
+                _open(path),
+                pa.csv.ReadOptions(use_threads=threads, block_size=BLOCK, skip_rows_after_names=skip),
+                pa.csv.ParseOptions(
+                    delimiter=delimiter, quote_char=quote or False, newlines_in_values=quote is not None
+                ),
+                pa.csv.ConvertOptions(
+                    check_utf8=False,
+                    column_types=dict.fromkeys(only, pa.large_binary()),
+                    include_columns=only,
+                ),
+            )
 
     try:
-        return read(True, columns)
+        return keep(read(True, columns))
     except pa.ArrowKeyError:
         require_columns(columns, read(True, []).schema.names, path.name)
         raise
@@ -113,7 +176,7 @@ def _read_csv(path: Path, columns: list[str], delimiter: str, quote: str | None,
         if "straddling" in str(error):
             raise UserError(f"{path.name} has a row of more than {BLOCK >> 20} MiB: is a quote not closed?") from error
     try:  # only one thread knows the number of the row it stumbles over
-        return read(False, columns)
+        return keep(read(False, columns))
     except pa.ArrowInvalid as error:
         fault = re.match(r"CSV parse error: Row #(\d+): (.*)", one_line(error))
         if fault is None:
@@ -122,12 +185,12 @@ def _read_csv(path: Path, columns: list[str], delimiter: str, quote: str | None,
         raise UserError(f"cannot read {path.name}: row {row}: {fault[2]}") from error
 
 
-def _read_json(path: Path, text: str, columns: list[str]) -> pa.Table:
-    def read(types: Mapping[str, pa.DataType] | None) -> pa.Table:
+def _read_json(path: Path, text: str, columns: list[str], keep: Keep) -> pa.Table:
+    def read(types: Mapping[str, pa.DataType] | None) -> pa.RecordBatchReader:
         schema, behaviour = (None, "infer") if types is None else (pa.schema(list(types.items())), "ignore")
-        with _open(path) as stream:
-            return pa.json.read_json(
-                stream,
+        with _told(path, (OSError,)):
+            return pa.json.open_json(
+                _open(path),
                 pa.json.ReadOptions(block_size=BLOCK),
                 pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=behaviour),
             )
@@ -136,12 +199,12 @@ def _read_json(path: Path, text: str, columns: list[str]) -> pa.Table:
     fault = None
     while types is not None and types[text] == TEXT:
         try:
-            table = read(types)
+            table = keep(read(types))
         except pa.ArrowInvalid as error:
             fault = fault or error
             types = _retyped(types, str(error), read)
             continue
-        # A column that no row has comes back as nulls.
+        # A column that no row has comes back as nulls. That it is there is seen in the first block.
         if len(table) and any(table[column].null_count == len(table) for column in columns):
             require_columns(columns, read(None).schema.names, path.name)
         return table
@@ -151,7 +214,9 @@ def _read_json(path: Path, text: str, columns: list[str]) -> pa.Table:
 
 
 def _retyped(
-    types: Mapping[str, pa.DataType], complaint: str, read: Callable[[Mapping[str, pa.DataType]], pa.Table]
+    types: Mapping[str, pa.DataType],
+    complaint: str,
+    read: Callable[[Mapping[str, pa.DataType]], pa.RecordBatchReader],
 ) -> Mapping[str, pa.DataType] | None:
     """Returns the types to read with after Arrow's complaint about those before, or None where none will do."""
     if found := re.search(r"Column\(/(.*?)(/\[\])?\) changed from \w+ to (\w+) in row", complaint, re.DOTALL):
@@ -167,7 +232,8 @@ def _retyped(
     for column, kind in types.items():
         if kind in wider:
             try:
-                read({column: kind})
+                for _ in read({column: kind}):
+                    pass
             except pa.ArrowInvalid:
                 changed[column] = wider[kind]
     return {**types, **changed} if changed else None
@@ -201,7 +267,10 @@ def _json_fault(path: Path, text: str, columns: list[str]) -> str:
     return ""
 
 
-def _read_parquet(path: Path, columns: list[str]) -> pa.Table:
-    with pa.parquet.ParquetFile(path) as file:
+def _read_parquet(path: Path, columns: list[str], keep: Keep) -> pa.Table:
+    with _told(path, (OSError,)):
+        opened = pa.parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
+    with opened as file:
         require_columns(columns, file.schema_arrow.names, path.name)
-        return file.read(columns=columns)
+        schema = pa.schema([file.schema_arrow.field(column) for column in columns])
+        return keep(pa.RecordBatchReader.from_batches(schema, file.iter_batches(2**14, columns=columns)))
