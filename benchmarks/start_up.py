@@ -1,0 +1,90 @@
+"""How long a run takes to get going: from the command to the end of the first optimiser step.
+
+`python benchmarks/start_up.py` runs `python train.py` several times and stops each after its first step. The first run
+fills all caches, of tokens and of compiled Python, and does not count. Then it lists the packages whose import takes
+longest. Further arguments are overrides: `python benchmarks/start_up.py data=reuters_r8`.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from measure import report
+
+from counterpoise.cli import command_line
+from counterpoise.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CALLBACK = """
+import os
+from pytorch_lightning.callbacks import Callback
+
+class FirstStep(Callback):
+    def on_train_batch_end(self, *arguments):
+        os._exit(42)
+"""
+"""Ends the process where the time is taken: what would follow is not part of it."""
+
+
+def first_step(folder: Path, overrides: list[str], *flags: str) -> tuple[float, str]:
+    """Returns the seconds from the command to the end of the first optimiser step, and what it wrote to stderr."""
+    (folder / "first_step.py").write_text(CALLBACK)
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    stop = ["+callbacks.first_step._target_=first_step.FirstStep", f"hydra.run.dir={folder / 'run'}"]
+    command = [sys.executable, *flags, str(ROOT / "train.py"), *overrides, *stop]
+    start = time.perf_counter()
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if done.returncode != 42:
+        raise UserError(f"train.py ended before its first step:\n{done.stderr[-2000:]}")
+    return seconds, done.stderr
+
+
+def imports(log: str) -> list[dict[str, Any]]:
+    """Returns a row for each of the packages that take longest in a log of `python -X importtime`, in seconds.
+
+    alone: its own modules. with what it imports: as far as nothing had imported that before.
+    """
+    own: dict[str, float] = defaultdict(float)
+    whole: dict[str, float] = {}
+    for line in log.splitlines():
+        match = re.match(r"import time: +(\d+) \| +(\d+) \| ( *)(\S+)", line)
+        if match:
+            package = match[4].split(".")[0]
+            own[package] += int(match[1]) / 1e6
+            whole[package] = max(whole.get(package, 0.0), int(match[2]) / 1e6)
+    rows = [{"package": "all", "alone": sum(own.values()), "with what it imports": None}]
+    largest = sorted(own, key=lambda package: -max(own[package], whole[package]))[:16]
+    return rows + [{"package": each, "alone": own[each], "with what it imports": whole[each]} for each in largest]
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="as for train.py")
+    parser.add_argument("--repeats", type=int, default=5, help="runs that count")
+    parser.add_argument("--json", type=Path, help="file to write; the imports go into one named beside it")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        first, _ = first_step(Path(folder), arguments.overrides)
+        seconds = [first_step(Path(folder), arguments.overrides)[0] for _ in range(arguments.repeats)]
+        _, log = first_step(Path(folder), arguments.overrides, "-X", "importtime")
+    spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
+    row = {"": "python train.py", "seconds": statistics.median(seconds), "spread": spread, "first run": first}
+    report("From the command to the first optimiser step", [row], arguments.json)
+    beside = arguments.json and arguments.json.with_stem(f"{arguments.json.stem}-imports")
+    report("Imports, seconds (a little more than without the log)", imports(log), beside)
+
+
+if __name__ == "__main__":
+    command_line(main)

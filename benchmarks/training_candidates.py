@@ -1,0 +1,383 @@
+"""The ways to train that `training.py` compares: this project's, the same without Lightning, and the peers."""
+
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import transformers
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    DataCollatorWithPadding,
+    PrinterCallback,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from counterpoise.balance import Plan
+from counterpoise.data.datamodule import TextDataModule
+from counterpoise.data.tokens import load_tokenizer
+from counterpoise.model.classifier import Classifier
+from counterpoise.model.encoder import Encoder, EncoderSource
+
+ROOT = Path(__file__).resolve().parent.parent
+
+Batches = list[np.ndarray]
+"""Row numbers of the training split, one array a step."""
+Choose = Callable[[Batches, np.ndarray], Batches]
+"""What becomes of the batches of an epoch, given the length of every row."""
+
+
+class Module(TextDataModule):
+    """The project's data module; with `choose`, it trains on what that takes of an epoch's batches."""
+
+    choose: Choose | None = None
+    batches: Batches
+
+    def train_dataloader(self) -> DataLoader:
+        """Returns the loader of the project, with the chosen batches."""
+        loader = super().train_dataloader()
+        if self.choose is not None:
+            order: Any = loader.sampler
+            chosen = self.batches = self.choose(list(order.plan()), self.splits["train"].dataset.lengths)
+            order.plan, order.steps = lambda: chosen, len(chosen)
+        return loader
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all candidates share. precision: of ours, as Lightning names it. folder: of its runs, gone with this."""
+
+    config: DictConfig
+    source: EncoderSource
+    data: Module
+    plan: Plan
+    precision: str
+    folder: tempfile.TemporaryDirectory
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of an epoch."""
+        return -(-len(self.data.splits["train"]) // self.data.batch_size)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights of the classes, float32 [C]."""
+        return torch.as_tensor(self.plan.balance(0).weights, dtype=torch.float32)
+
+    def texts(self, split: str) -> tuple[list[str], list[int]]:
+        """Returns the texts of a split and their classes."""
+        part = self.data.splits[split]
+        return part.texts(np.arange(len(part))), part.dataset.targets.tolist()
+
+
+@dataclass
+class Training:
+    """What a candidate did: the time at the end of each step, the rows of each, the tokens that the encoder got for
+    such rows, and a function that returns the logits of the test split with the classes there.
+    """
+
+    ends: list[float]
+    batches: Batches
+    processed: Callable[[np.ndarray], int]
+    tested: Callable[[], tuple[Tensor, Tensor]]
+
+
+def prepare(data: str, max_length: int, precision: str, *overrides: str) -> Setting:
+    """Returns the data, encoder and strategy that `train.py` makes of these settings."""
+    quieten()
+    folder = tempfile.TemporaryDirectory(prefix="counterpoise-")
+    settings = [f"data={data}", "trainer=cpu", f"trainer.precision={precision}", f"encoder.max_length={max_length}"]
+    settings += ["strategy=weighted", f"hydra.runtime.output_dir={folder.name}", *overrides]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", settings, return_hydra_config=True)
+    # Callbacks and loggers ask Hydra for the run folder.
+    HydraConfig.instance().set_config(config)
+    source = instantiate(config.encoder)
+    tokenizer = load_tokenizer(source.locate())
+    module = Module(instantiate(config.data), tokenizer, max_length=max_length, seed=config.seed, **config.loader)
+    module.prepare_data()
+    module.setup()
+    plan = instantiate(config.strategy).plan(module.labels, module.index, config.trainer.max_epochs)
+    module.sampler = plan.sampler
+    silent = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    return Setting(config, source, module, plan, str(instantiate(config.trainer, **silent).precision), folder)
+
+
+# Ours, and the same without Lightning.
+
+
+class Ends(pl.Callback):
+    """Notes when each step has ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *arguments: Any) -> None:  # noqa: D102
+        self.ends.append(time.perf_counter())
+
+
+def ours(setting: Setting, choose: Choose) -> Training:
+    """Trains as `train.py` does, with one batch of validation after the last step."""
+    model, ends, data, config = classifier(setting), Ends(), setting.data, setting.config
+    data.choose = choose
+    callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
+    loggers = [instantiate(logger) for logger in config.logger.values() if logger]
+    trainer = instantiate(config.trainer, callbacks=[*callbacks, ends], logger=loggers, limit_val_batches=1)
+    trainer.fit(model, datamodule=data)
+    return Training(ends.ends, data.batches, partial(dealt, data), partial(tested, model, data))
+
+
+def bare(setting: Setting, choose: Choose) -> Training:
+    """Trains on the batches of ours in a plain loop."""
+    model, data = classifier(setting), setting.data
+    data.choose, data.trainer = choose, None
+    optimiser, schedule = model.optim.build(model.encoder, model.head, setting.steps)
+    autocast = torch.autocast("cpu", torch.bfloat16) if setting.precision == "bf16-mixed" else nullcontext()
+    model.train()
+    ends = []
+    for batch in data.train_dataloader():
+        optimiser.zero_grad()
+        with autocast:
+            loss = model.loss(model(batch), batch["targets"], denominator=data.batch_size)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), setting.config.trainer.gradient_clip_val)
+        optimiser.step()
+        schedule.step()
+        ends.append(time.perf_counter())
+    return Training(ends, data.batches, partial(dealt, data), partial(tested, model, data))
+
+
+def classifier(setting: Setting) -> Classifier:
+    """Returns the model that `train.py` trains."""
+    torch.manual_seed(setting.config.seed)
+    data, plan, config = setting.data, setting.plan, setting.config
+    optim, bounds = instantiate(config.optim), instantiate(config.buckets)
+    return Classifier(
+        setting.source.load(),
+        plan.loss(0),
+        optim,
+        data.labels,
+        data.counts,
+        data.batch_size,
+        losses=plan.loss,
+        dropout=config.dropout,
+        bounds=bounds,
+    )
+
+
+def dealt(data: TextDataModule, rows: np.ndarray) -> int:
+    """Returns how many tokens, with padding, the project's batch of these rows has."""
+    return data.splits["train"].dataset[rows]["input_ids"].numel()
+
+
+@torch.inference_mode()
+def tested(model: Classifier, data: TextDataModule) -> tuple[Tensor, Tensor]:
+    """Returns logits [N, C] and classes [N] of the test split."""
+    model.eval()
+    results = [(model(batch), batch["targets"]) for batch in data.evaluation_dataloader("test")]
+    return torch.cat([logits for logits, _ in results]), torch.cat([targets for _, targets in results])
+
+
+# The peers: transformers and PyTorch alone.
+
+
+class Peer(nn.Module):
+    """The encoder as transformers loads it, mean pooling, dropout and a linear head."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        torch.manual_seed(setting.config.seed)
+        source = setting.source
+        config = AutoConfig.from_pretrained(source.locate())
+        if source.hidden_dropout is not None:
+            config.hidden_dropout_prob = source.hidden_dropout
+        if source.attention_dropout is not None:
+            config.attention_probs_dropout_prob = source.attention_dropout
+        self.backbone = AutoModel.from_pretrained(source.locate(), config=config, add_pooling_layer=False)
+        self.dropout = nn.Dropout(setting.config.dropout)
+        self.head = nn.Linear(config.hidden_size, len(setting.data.labels))
+        self.train()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Returns logits [B, C] of token ids [B, T]; labels are for the Trainer, which looks for the name."""
+        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return {"logits": self.head(self.dropout((hidden * mask).sum(1) / mask.sum(1)))}
+
+    def optimiser(self, setting: Setting, fused: bool) -> tuple[torch.optim.Optimizer, Any]:
+        """Returns the AdamW and the schedule of conf/optim."""
+        return instantiate(setting.config.optim).build(Encoder(self.backbone), self.head, setting.steps, fused)
+
+
+class Padded(Dataset):
+    """Texts tokenised up front and all padded to the longest length, as in the tutorials."""
+
+    def __init__(self, texts: list[str], labels: list[int], tokenizer: Any, max_length: int) -> None:
+        self.labels = torch.tensor(labels)
+        self.encodings = tokenizer(
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=max_length,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return {**{name: values[row] for name, values in self.encodings.items()}, "labels": self.labels[row]}
+
+
+def forum(setting: Setting, choose: Choose) -> Training:
+    """Trains in the loop that the tutorials show."""
+    data, max_length = setting.data, setting.data.max_length
+    dataset = Padded(*setting.texts("train"), data.tokenizer, max_length)
+    model = Peer(setting)
+    order = torch.randperm(len(dataset)).numpy()  # what `shuffle=True` deals
+    batches = choose(split(order, data.batch_size), data.splits["train"].dataset.lengths)
+    criterion = nn.CrossEntropyLoss(weight=setting.weight)
+    optimiser, schedule = model.optimiser(setting, fused=False)
+    ends, running = [], 0.0
+    for batch in DataLoader(dataset, batch_sampler=batches):  # type: ignore[arg-type]
+        optimiser.zero_grad()
+        labels = batch.pop("labels")
+        loss = criterion(model(**batch)["logits"], labels)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        running += loss.item()
+        ends.append(time.perf_counter())
+    return Training(ends, batches, lambda rows: len(rows) * max_length, partial(peer_tested, model, setting))
+
+
+class WeightedTrainer(transformers.Trainer):
+    """The Trainer with weighted classes, on a choice of the batches that it would train on."""
+
+    def __init__(self, setting: Setting, choose: Choose, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.setting, self.choose, self.weight, self.batches = setting, choose, setting.weight, list[np.ndarray]()
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Returns the weighted cross-entropy."""
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = F.cross_entropy(outputs["logits"], labels, weight=self.weight)
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        data = self.setting.data
+        order = np.array(list(super()._get_train_sampler(train_dataset)))  # type: ignore[arg-type]
+        self.batches = self.choose(split(order, data.batch_size), data.splits["train"].dataset.lengths)
+        return np.concatenate(self.batches).tolist()
+
+
+class TrainerEnds(TrainerCallback):
+    """Notes when each step has ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *arguments: Any, **more: Any) -> None:  # noqa: D102
+        self.ends.append(time.perf_counter())
+
+
+def trainer(setting: Setting, choose: Choose, grouped: bool = False) -> Training:
+    """Trains with Hugging Face's Trainer; grouped: in its best configuration."""
+    data, ends = setting.data, TrainerEnds()
+    texts, labels = setting.texts("train")
+    encodings = data.tokenizer(texts, truncation=True, max_length=data.max_length, return_token_type_ids=False)
+    lengths = data.splits["train"].dataset.lengths
+    model = Peer(setting)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=data.batch_size,
+            num_train_epochs=1,
+            max_grad_norm=setting.config.trainer.gradient_clip_val,
+            train_sampling_strategy="group_by_length" if grouped else "random",
+            bf16=grouped and setting.precision == "bf16-mixed",
+            seed=setting.config.seed,
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        hf = WeightedTrainer(
+            setting,
+            choose,
+            model=model,
+            args=arguments,
+            train_dataset=datasets.Dataset.from_dict({**encodings, "labels": labels}),
+            data_collator=DataCollatorWithPadding(data.tokenizer),
+            optimizers=model.optimiser(setting, fused=True),
+            callbacks=[ends],
+        )
+        hf.remove_callback(PrinterCallback)
+        hf.train()
+    padded = partial(longest, lengths)
+    return Training(ends.ends, hf.batches, padded, partial(peer_tested, model, setting))
+
+
+def longest(lengths: np.ndarray, rows: np.ndarray) -> int:
+    """Returns how many tokens a batch of these rows has that is padded to its longest text."""
+    return len(rows) * int(lengths[rows].max())
+
+
+def split(order: np.ndarray, batch_size: int) -> Batches:
+    """Returns rows in batches, the last of which may be smaller."""
+    return np.split(order, range(batch_size, len(order), batch_size))
+
+
+@torch.inference_mode()
+def peer_tested(model: Peer, setting: Setting) -> tuple[Tensor, Tensor]:
+    """Returns logits [N, C] and classes [N] of the test split."""
+    model.eval()
+    texts, labels = setting.texts("test")
+    settings = {"padding": True, "truncation": True, "max_length": setting.data.max_length, "return_tensors": "pt"}
+    parts = [texts[start : start + 64] for start in range(0, len(texts), 64)]
+    encoded = [setting.data.tokenizer(part, return_token_type_ids=False, **settings) for part in parts]
+    return torch.cat([model(**part)["logits"] for part in encoded]), torch.tensor(labels)
+
+
+CANDIDATES: dict[str, Callable[[Setting, Choose], Training]] = {
+    "forum": forum,
+    "trainer": trainer,
+    "trainer, grouped": partial(trainer, grouped=True),
+    "bare loop": bare,
+    "ours": ours,
+}
+
+
+def quieten() -> None:
+    """Silences what libraries say that is no news here."""
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for name in ("pytorch_lightning", "lightning_fabric", "counterpoise"):
+        logging.getLogger(name).setLevel(logging.ERROR)
