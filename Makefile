@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help train test sweep scout lint format typecheck clean
+.PHONY: help train test sweep scout bench lint format typecheck clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,13 @@ scout: $(STAMP) ## try every strategy, five seeds each, on a frozen encoder and 
 
 test: $(STAMP) ## install, then run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+bench: $(STAMP) ## measure speed and memory on this CPU against peers, in a quarter of an hour
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	mkdir -p outputs/bench
+	for name in start_up training inference samplers data_scale; do \
+		$(BIN)/python benchmarks/$$name.py --json outputs/bench/$$name.json || exit 1; done
+	$(BIN)/python benchmarks/scaling.py --json outputs/bench --picture outputs/bench
 
 lint: $(STAMP) ## look for mistakes and bad layout
 	$(BIN)/ruff check .

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from tokenizers import Tokenizer
 
 from commandline import call, run, setting
 from counterpoise import predict
 from counterpoise.balance.costs import least_cost
+from counterpoise.errors import UserError
 
 CLASSES = ["alpha", "beta", "delta", "gamma"]
 SHIFT, TEMPERATURE = np.array([-1.0, 0.5, 2.0, 1.0]), 1.5
@@ -164,3 +168,106 @@ def test_a_mistake_is_one_line(finished, texts, tmp_path, monkeypatch, capsys, a
     assert error.startswith("error: ")
     assert line in error
     assert error.count("\n") == 1
+
+
+class TestParts:
+    def test_a_file_is_predicted_as_well_in_parts(self, tagging, tagged, tmp_path, monkeypatch):
+        whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
+        assert call(predict.main, monkeypatch, tagging, tagged["test"], "--id", "source", "--output", whole) == 0
+        monkeypatch.setattr(predict, "TEXTS", 7)
+        assert call(predict.main, monkeypatch, tagging, tagged["test"], "--id", "source", "--output", parts) == 0
+        whole, parts = pd.read_parquet(whole), pd.read_parquet(parts)
+        assert parts.id.tolist() == whole.id.tolist()
+        assert list(map(list, parts.predictions)) == list(map(list, whole.predictions))
+        for ours, theirs in zip(parts.top_probabilities, whole.top_probabilities, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+    def test_the_more_labels_the_fewer_texts_are_held(self, recorded, monkeypatch):
+        monkeypatch.setattr(predict, "LOGITS", 5)
+        texts = pa.chunked_array([["word0"] * 3, ["word1", None]])
+        assert [len(part) for part in recorded[0].in_parts(texts)] == [2, 2, 1]
+
+    def test_an_error_on_the_way_leaves_the_file_of_before(self, finished, texts, tmp_path, monkeypatch):
+        output = tmp_path / "out.parquet"
+        output.write_text("of before")
+        monkeypatch.setattr(predict, "TEXTS", 7)
+        parts = predict.Predictor.in_parts
+
+        def until_the_second(self, texts):
+            yield next(parts(self, texts))
+            raise UserError("no room")
+
+        monkeypatch.setattr(predict.Predictor, "in_parts", until_the_second)
+        assert call(predict.main, monkeypatch, finished, texts["test"], "--output", output) == 2
+        assert output.read_text() == "of before"
+        assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+
+    def test_no_rows_are_no_predictions(self, finished, tmp_path, monkeypatch):
+        pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "none.parquet")
+        output = tmp_path / "out.parquet"
+        assert call(predict.main, monkeypatch, finished, tmp_path / "none.parquet", "--output", output) == 0
+        assert pq.read_table(output).num_rows == 0
+
+
+@pytest.fixture
+def recorded(tiny_encoder) -> tuple[predict.Predictor, list[tuple[int, int]]]:
+    """A predictor whose logits are the sum of a text's token ids and their number, and the shapes of its batches."""
+    batches = []
+
+    def model(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        batches.append(tuple(ids.shape))
+        return torch.stack([(ids * mask).sum(1), mask.sum(1)], dim=1).float()
+
+    tokenizer = Tokenizer.from_file(str(tiny_encoder / "tokenizer.json"))
+    return predict.Predictor(["sum", "number"], tokenizer, 1, model, tokens=40), batches
+
+
+class TestBatches:
+    TEXTS = tuple(" ".join(["word0"] * (1 + i * 7 % 12)) for i in range(30))
+
+    def test_logits_come_in_the_order_of_the_texts(self, recorded):
+        predictor, _ = recorded
+        logits = predictor(self.TEXTS)
+        tokens = predictor.tokenise(self.TEXTS)
+        assert logits.tolist() == [[ids.sum(), len(ids)] for ids in tokens]
+        assert logits.dtype == np.float32
+
+    def test_they_are_of_so_many_tokens_at_most_with_little_padding(self, recorded):
+        predictor, batches = recorded
+        logits = predictor(self.TEXTS)
+        assert sum(rows for rows, _ in batches) == len(self.TEXTS)
+        assert all(rows * length <= predictor.tokens for rows, length in batches)
+        assert sum(rows * length for rows, length in batches) < 1.2 * logits[:, 1].sum()
+
+    def test_a_text_longer_than_that_is_alone(self, recorded):
+        predictor, batches = recorded
+        predictor.tokens = 5
+        predictor(["word0 " * 20, "word1"])
+        assert batches == [(1, 22), (1, 3)]
+
+    def test_no_texts_have_no_logits(self, recorded):
+        assert recorded[0]([]).shape == (0, 2)
+
+
+def test_bf16_rounds_and_fp32_does_not(finished):
+    texts = ["alpha1 alpha2 word3", "beta1 word2", "word1"]
+    exact, rounded = (predict.load(finished, precision=precision)(texts) for precision in ("fp32", "bf16"))
+    assert exact.dtype == rounded.dtype == np.float32
+    assert 0 < np.abs(exact - rounded).max() < 0.1
+    # Without a GPU bf16 is not chosen.
+    assert np.array_equal(predict.load(finished, precision="auto")(texts), exact)
+
+
+def test_one_class_a_text_is_not_decided_by_thresholds(finished):
+    with pytest.raises(ValueError, match="one class"):
+        predict.load(finished).decide(np.zeros((1, 4)))
+
+
+def test_what_is_no_text_is_one_line_before_anything_is_predicted(finished, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "new.csv"
+    file.write_bytes(b"text\n" + b"alpha1\n" * 10 + b"\xff\xfe\n")
+    assert call(predict.main, monkeypatch, finished, file, "--output", tmp_path / "out.parquet") == 2
+    assert "is not text in UTF-8" in capsys.readouterr().err
+    pq.write_table(pa.table({"text": [["a"], ["b"]]}), tmp_path / "lists.parquet")
+    assert call(predict.main, monkeypatch, finished, tmp_path / "lists.parquet") == 2
+    assert "is not text in UTF-8" in capsys.readouterr().err

@@ -1,8 +1,20 @@
-"""Predicts the classes of new texts: `python -m counterpoise.predict RUN FILE --text COLUMN`."""
+"""Predicts the classes of new texts: `python -m counterpoise.predict RUN FILE --text COLUMN`.
+
+RUN is a finished run, or a folder that `counterpoise.export` wrote. In Python:
+
+    predictor = load(Path("outputs/..."))
+    logits = predictor(["a text", "another"])
+"""
 
 import argparse
+import json
 import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,19 +22,19 @@ import pyarrow.compute as pc
 import torch
 import yaml
 from hydra.utils import instantiate
-from rich.progress import track
+from rich.progress import MofNCompleteColumn, Progress
 from scipy.special import softmax
-from torch import nn
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 
 from counterpoise.balance.costs import least_cost, read_costs
-from counterpoise.balance.decision import read_thresholds
+from counterpoise.balance.decision import Decision, read_thresholds
 from counterpoise.cli import command_line
-from counterpoise.data.batching import TokenDataset, evaluation_batches
 from counterpoise.data.tables import read_columns
-from counterpoise.data.tokens import load_tokenizer, tokenise
+from counterpoise.data.tokens import CHUNK, load_tokenizer
 from counterpoise.errors import UserError
 from counterpoise.evaluate.calibration import Adjustment, read_adjustment
-from counterpoise.evaluate.predictions import write_multilabel_predictions, write_predictions
+from counterpoise.evaluate.predictions import multilabel_predictions_writer, predictions_writer
 from counterpoise.model.classifier import Classifier
 from counterpoise.model.heads import CosineHead
 from counterpoise.model.optim import Optim
@@ -31,14 +43,109 @@ from counterpoise.trainer import load_checkpoint
 
 log = logging.getLogger(__name__)
 
+TEXTS = 65_536
+"""Texts that are tokenised, sorted by length and predicted together at most."""
+LOGITS = 2**24
+"""Logits that are held at a time at most, about."""
+TOKENS = {"cpu": 1024, "cuda": 65_536}
+"""Tokens of a batch at most, padding included. On a CPU larger batches leave its caches."""
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass
+class Predictor:
+    """A trained model and what predicting with it needs.
+
+    labels: C names. tokenizer: cuts texts at the length that the model takes, and does not pad. pad: the token id of
+    padding. model: returns logits, float32 [B, C], of input_ids and attention_mask, int64 [B, T]. tokens: of a batch at
+    most, padding included. decision, thresholds: how logits become labels where a text has any number of them, and
+    float64 [C]; None where it has one class.
+    """
+
+    labels: list[str]
+    tokenizer: Tokenizer
+    pad: int
+    model: Callable[[Tensor, Tensor], Tensor]
+    tokens: int
+    decision: Decision | None = None
+    thresholds: np.ndarray | None = None
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns logits, float32 [N, C], in the order of the texts."""
+        return self.predict(self.tokenise(texts))
+
+    def in_parts(self, texts: pa.ChunkedArray) -> Iterator[np.ndarray]:
+        """Yields the logits of so many texts at a time as fit into memory, in their order, and shows progress.
+
+        texts: of a type that can be cast to large_string. While a part is predicted the next one is tokenised.
+        """
+        size = max(1, min(TEXTS, LOGITS // max(1, len(self.labels))))
+        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+
+        def tokens_of(start: int) -> list[np.ndarray]:
+            return self.tokenise(_strings(texts[start : start + size]).to_pylist())
+
+        with Progress(*columns, transient=True) as progress, ThreadPoolExecutor(1) as pool:
+            task = progress.add_task("predicting", total=len(texts))
+            ahead = pool.submit(tokens_of, 0)
+            for start in range(0, len(texts), size):
+                tokens, ahead = ahead.result(), pool.submit(tokens_of, start + size)
+                yield self.predict(tokens, lambda texts: progress.advance(task, texts))
+
+    def tokenise(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns the token ids of each text, special tokens included."""
+        batches = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
+        encodings = (encoding for batch in batches for encoding in self.tokenizer.encode_batch_fast(batch))
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def predict(self, tokens: Sequence[np.ndarray], done: Callable[[int], object] = lambda texts: None) -> np.ndarray:
+        """Returns logits, float32 [N, C], of token ids. `done` is told of each batch how many texts it had."""
+        outputs = [torch.empty(0, len(self.labels))]
+        lengths = np.array([len(ids) for ids in tokens], np.int64)
+        order = np.argsort(-lengths, kind="stable")
+        first = 0
+        while first < len(order):
+            rows = order[first : first + max(1, self.tokens // max(1, lengths[order[first]]))]
+            mask = np.arange(lengths[rows[0]]) < lengths[rows, None]
+            ids = np.full(mask.shape, self.pad, np.int64)
+            ids[mask] = np.concatenate([tokens[row] for row in rows])
+            outputs.append(self.model(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))))
+            first += len(rows)
+            done(len(rows))
+        logits = np.empty((len(order), len(self.labels)), np.float32)
+        # Copied once: to wait for each batch would leave a GPU idle.
+        logits[order] = torch.cat([outputs[0].to(outputs[-1].device), *outputs[1:]]).cpu().numpy()
+        return logits
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """Returns which labels each text gets, bool [N, C], where it may have any number of them."""
+        if self.decision is None or self.thresholds is None:
+            raise ValueError("a text has one class here: the one with the largest logit")
+        return self.decision.decide(logits, self.thresholds)
+
+
+def load(folder: Path, device: str = "cpu", precision: str = "auto") -> Predictor:
+    """Returns the predictor of a run folder or of an exported one.
+
+    device: "cpu" or "cuda", for an exported model one that its ONNX Runtime knows. precision: of a run's model, "fp32",
+    "bf16" (under autocast, as in training), or "auto": bf16 on a GPU with bfloat16 units. Raises UserError.
+    """
+    if (folder / "export.json").is_file():
+        if precision == "bf16":
+            raise UserError(f"--precision bf16: {folder} is an exported model, whose precision is as it was exported")
+        return _exported(folder, device)
+    model, config = load_run(folder)
+    return predictor(model, config, device, precision)
+
 
 def load_run(run: Path) -> tuple[Classifier, dict]:
     """Returns the trained classifier of a run folder, in evaluation mode, and the run's configuration."""
     if not (run / "config.yaml").is_file():
-        raise UserError(f"{run} is no run folder: it has no config.yaml")
+        raise UserError(f"{run} is no run folder: it has no config.yaml (an exported one has an export.json)")
     config = yaml.safe_load((run / "config.yaml").read_text())
     checkpoint = load_checkpoint(run / "checkpoints" / "best.ckpt")
     labels = checkpoint["labels"]
+    config["encoder"].pop("compile", None)  # takes longer than most files, and ONNX takes none that is compiled
     encoder = instantiate(config["encoder"]).load()
     decision = None
     if "scoring.thresholds" in checkpoint["state_dict"]:
@@ -53,21 +160,46 @@ def load_run(run: Path) -> tuple[Classifier, dict]:
     return model.eval(), config
 
 
-@torch.inference_mode()
-def predict(model: Classifier, dataset: TokenDataset, batch_size: int = 64) -> np.ndarray:
-    """Returns logits float32 [N, C], in the order of the dataset, on the device of the model."""
-    logits = np.zeros((len(dataset), len(model.labels)), np.float32)
-    for rows in track(evaluation_batches(dataset.lengths, batch_size), "predicting", transient=True):
-        batch = dataset[rows]
-        output = model({name: batch[name].to(model.device) for name in model.encoder.inputs})
-        logits[rows] = output.float().cpu().numpy()
-    return logits
+def predictor(model: Classifier, config: dict, device: str = "cpu", precision: str = "fp32") -> Predictor:
+    """Returns the predictor of what `load_run` returned; see `load`."""
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: {' '.join(str(error).split())}") from error
+    kind = model.device.type
+    native = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    halved = precision == "bf16" or (precision == "auto" and native)
+
+    def logits(ids: Tensor, mask: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=halved):
+            return model({"input_ids": ids.to(device), "attention_mask": mask.to(device)}).float()
+
+    tokenizer = load_tokenizer(instantiate(config["encoder"]).locate())
+    backend, scoring = tokenizer.backend_tokenizer, model.scoring
+    backend.enable_truncation(config["encoder"]["max_length"])
+    backend.no_padding()
+    found = Predictor(model.labels, backend, tokenizer.pad_token_id or 0, logits, _tokens(kind))
+    if isinstance(scoring, MultiLabelScoring):
+        found.decision, found.thresholds = scoring.decision, scoring.thresholds.cpu().numpy()
+    return found
+
+
+def required(module: str) -> Any:
+    """Returns an imported module that the package does not depend on; raises UserError where it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"exported models need {module.split('.')[0]}: pip install onnx onnxruntime onnxscript"
+        ) from error
 
 
 def main() -> None:
     """Reads the command line, writes a Parquet file with a prediction for each row of the texts."""
-    parser = argparse.ArgumentParser(prog="counterpoise.predict", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser = argparse.ArgumentParser(
+        prog="counterpoise.predict", description="Predicts the classes of new texts, writes a Parquet file of them."
+    )
+    parser.add_argument("run", type=Path, help="folder of a finished run, or of an exported one")
     parser.add_argument("file", type=Path, help="texts: .csv .tsv .jsonl (plain or .gz) or .parquet")
     parser.add_argument("--text", default="text", help="column of the text (default: text)")
     parser.add_argument("--id", help="column that names the rows (default: their number)")
@@ -76,38 +208,75 @@ def main() -> None:
     parser.add_argument("--costs", type=Path, help="CSV, what mistakes cost: adds the decision of the least cost")
     parser.add_argument("--output", type=Path, default=Path("predictions.parquet"), help="what to write")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="auto: bf16 on a GPU that has it, fp32 elsewhere"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
 
     table = read_columns(arguments.file, arguments.text, [arguments.id] if arguments.id else [])
-    texts = _strings(table[arguments.text], f"{arguments.file}: column '{arguments.text}'")
-    ids = _strings(table[arguments.id], "ids").to_pylist() if arguments.id else range(1, len(table) + 1)
-
-    model, config = load_run(arguments.run)
-    scoring = model.scoring
+    for name in filter(None, (arguments.text, arguments.id)):
+        _require_text(table[name], f"{arguments.file}: column '{name}'")
+    model = load(arguments.run, arguments.device, arguments.precision)
     if arguments.thresholds:
-        if not isinstance(scoring, MultiLabelScoring):
+        if model.decision is None:
             raise UserError(f"--thresholds: {arguments.run} predicts one class a text, the most probable")
-        scoring.thresholds.copy_(torch.from_numpy(read_thresholds(arguments.thresholds, model.labels)))
-    if arguments.costs and isinstance(scoring, MultiLabelScoring):
+        model.thresholds = read_thresholds(arguments.thresholds, model.labels)
+    if arguments.costs and model.decision is not None:
         raise UserError(f"--costs: {arguments.run} predicts any number of labels a text, and costs are of one class")
     costs = read_costs(arguments.costs, model.labels) if arguments.costs else None
     adjustment = _adjustment(arguments.run, model.labels, arguments.calibrated, costs is not None)
-    tokenizer = load_tokenizer(instantiate(config["encoder"]).locate())
-    store = tokenise(texts, tokenizer, config["encoder"]["max_length"], arguments.file.name)
-    rows = np.arange(len(store))
-    dataset = TokenDataset(store, rows, np.zeros_like(rows), tokenizer.pad_token_id or 0)
-    logits = predict(model.to(arguments.device), dataset)
-    names = [str(i) for i in ids]
-    # Decisions are those of the raw logits: the strategy trained them, and thresholds were tuned on them.
-    adjusted = logits if adjustment is None else adjustment(logits)
-    written = adjusted if arguments.calibrated else logits
-    if isinstance(scoring, MultiLabelScoring):
-        write_multilabel_predictions(arguments.output, names, model.labels, None, written, scoring.decide(logits))
-    else:
-        cheapest = None if costs is None else least_cost(softmax(adjusted.astype(np.float64), axis=1), costs)
-        write_predictions(arguments.output, names, model.labels, None, logits, calibrated=written, least_cost=cheapest)
-    print(f"{len(rows):,} predictions in {arguments.output}")
+
+    writer = (
+        predictions_writer(arguments.output, model.labels, least_cost=costs is not None)
+        if model.decision is None
+        else multilabel_predictions_writer(arguments.output, model.labels)
+    )
+    written = 0
+    with writer as write:
+        for logits in model.in_parts(table[arguments.text]):
+            rows = range(written, written + len(logits))
+            ids = _strings(table[arguments.id][rows.start : rows.stop]).to_pylist() if arguments.id else None
+            names = ids or [str(row + 1) for row in rows]
+            # Decisions are those of the raw logits: the strategy trained them, and thresholds were tuned on them.
+            adjusted = logits if adjustment is None else adjustment(logits)
+            shown = adjusted if arguments.calibrated else logits
+            if model.decision is not None:
+                write(names, None, shown, model.decide(logits))
+            else:
+                cheapest = None if costs is None else least_cost(softmax(adjusted.astype(np.float64), axis=1), costs)
+                write(names, None, logits, shown, cheapest)
+            written = rows.stop
+    print(f"{written:,} predictions in {arguments.output}")
+
+
+def _exported(folder: Path, device: str) -> Predictor:
+    runtime = required("onnxruntime")
+    content = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    wanted = [f"{name}ExecutionProvider" for name in (device.partition(":")[0].upper(), "CPU")]
+    providers = [name for name in dict.fromkeys(wanted) if name in runtime.get_available_providers()]
+    if wanted[0] not in providers:
+        log.warning("--device %s: this ONNX Runtime knows the CPU alone; onnxruntime-gpu knows GPUs", device)
+    session = runtime.InferenceSession(folder / "model.onnx", options, providers=providers)
+
+    def logits(ids: Tensor, mask: Tensor) -> Tensor:
+        outputs = session.run(["logits"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+        return torch.from_numpy(outputs[0])
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    kind = "cpu" if providers[0].startswith("CPU") else "cuda"
+    found = Predictor(content["labels"], tokenizer, content["pad_token_id"], logits, _tokens(kind))
+    if content["decision"] is not None:
+        found.decision = Decision(**content["decision"])
+        found.thresholds = read_thresholds(folder / "thresholds.json", found.labels)
+    return found
+
+
+def _tokens(device: str) -> int:
+    return TOKENS.get(device, TOKENS["cpu"])
 
 
 def _adjustment(run: Path, labels: list[str], calibrated: bool, costs: bool) -> Adjustment | None:
@@ -120,11 +289,17 @@ def _adjustment(run: Path, labels: list[str], calibrated: bool, costs: bool) -> 
     return read_adjustment(path, labels) if (calibrated or costs) and path.is_file() else None
 
 
-def _strings(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
+def _require_text(column: pa.ChunkedArray, what: str) -> None:
+    """Raises UserError before the first prediction where a value, also of the last rows, is no text."""
     try:
-        return pc.fill_null(column.cast(pa.large_string()), "")
-    except pa.ArrowInvalid as error:
+        for chunk in column.chunks:
+            chunk.cast(pa.large_string())
+    except pa.ArrowException as error:
         raise UserError(f"{what} is not text in UTF-8") from error
+
+
+def _strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.fill_null(column.cast(pa.large_string()), "")
 
 
 if __name__ == "__main__":

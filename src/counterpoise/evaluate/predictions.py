@@ -1,6 +1,7 @@
-"""The predictions of a split as a Parquet file, one row per example."""
+"""Predictions as a Parquet file, one row per example: those of a split, or of new texts a part at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from counterpoise.atomic import replacing
 # Rows per row group, fewer where there are very many labels: the float64 probabilities exist for one group at a time.
 _ROWS = 16_384
 _CELLS = 2**22
+_LISTS = pa.list_(pa.string()), pa.list_(pa.float32())
 
 
 def write_predictions(
@@ -41,23 +43,41 @@ def write_predictions(
     class, remains that of `logits`, with its calibrated probability. least_cost: int [N], the classes that a column
     `least_cost`, after the probability, names.
     """
-    logits = np.asarray(logits)
-    rows = len(ids)
-    truth = np.full(rows, -1) if truth is None else np.asarray(truth)
-    calibrated = logits if calibrated is None else np.asarray(calibrated)
-    if {logits.shape, calibrated.shape} != {(rows, len(labels))} or truth.shape != (rows,):
-        raise ValueError(
-            f"expected logits [{rows}, {len(labels)}] and truth [{rows}] "
-            f"for {rows} ids and {len(labels)} labels, got {logits.shape}, {calibrated.shape}, {truth.shape}"
-        )
-    if least_cost is not None and np.shape(least_cost) != (rows,):
-        raise ValueError(f"expected least_cost [{rows}] for {rows} ids, got {np.shape(least_cost)}")
-    full = len(labels) <= full_up_to
-    schema = _schema(labels, full, least_cost is not None)
-    names = pa.array(labels, pa.string())
-    with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-        for start in range(0, rows, _ROWS):
-            part = slice(start, start + _ROWS)
+    with predictions_writer(path, labels, top_k, full_up_to, least_cost=least_cost is not None) as write:
+        write(ids, truth, logits, calibrated, least_cost)
+
+
+@contextmanager
+def predictions_writer(
+    path: str | Path, labels: Sequence[str], top_k: int = 5, full_up_to: int = 20, *, least_cost: bool = False
+) -> Iterator[Callable[..., None]]:
+    """Yields write(ids, truth, logits, calibrated=None, least_cost=None), which adds examples to the file.
+
+    The arguments are those of `write_predictions`, of some of the examples at a time. least_cost: whether there is
+    such a column. The file appears, or is replaced, when the block ends without an error.
+    """
+    full, names = len(labels) <= full_up_to, pa.array(labels, pa.string())
+    schema = _schema(labels, full, least_cost)
+
+    def write(
+        ids: Sequence[str],
+        truth: np.ndarray | None,
+        logits: np.ndarray,
+        calibrated: np.ndarray | None = None,
+        cheapest: np.ndarray | None = None,
+    ) -> None:
+        logits, rows = np.asarray(logits), len(ids)
+        truth = np.full(rows, -1) if truth is None else np.asarray(truth)
+        calibrated = logits if calibrated is None else np.asarray(calibrated)
+        if {logits.shape, calibrated.shape} != {(rows, len(labels))} or truth.shape != (rows,):
+            raise ValueError(
+                f"expected logits [{rows}, {len(labels)}] and truth [{rows}] "
+                f"for {rows} ids and {len(labels)} labels, got {logits.shape}, {calibrated.shape}, {truth.shape}"
+            )
+        if least_cost and (cheapest is None or np.shape(cheapest) != (rows,)):
+            got = None if cheapest is None else np.shape(cheapest)
+            raise ValueError(f"expected least_cost [{rows}] for {rows} ids, got {got}")
+        for part in _parts(rows, len(labels)):
             probabilities = _softmax(calibrated[part])
             decided = logits[part].argmax(axis=1)
             columns = [
@@ -66,18 +86,16 @@ def write_predictions(
                 names.take(pa.array(decided)),
                 _float32(probabilities[np.arange(len(decided)), decided]),
             ]
-            if least_cost is not None:
-                columns.append(names.take(pa.array(least_cost[part])))
+            if cheapest is not None:
+                columns.append(names.take(pa.array(cheapest[part])))
             if full:
                 columns += [_float32(column) for column in probabilities.T]
             else:
-                top = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-                offsets = pa.array(np.arange(len(top) + 1) * top.shape[1], pa.int32())
-                columns += [
-                    pa.ListArray.from_arrays(offsets, names.take(pa.array(top.ravel()))),
-                    pa.ListArray.from_arrays(offsets, _float32(np.take_along_axis(probabilities, top, axis=1).ravel())),
-                ]
+                columns += _ranked(probabilities, _top(probabilities, top_k), names)
             writer.write_table(pa.table(columns, schema=schema))
+
+    with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+        yield write
 
 
 def write_multilabel_predictions(
@@ -98,50 +116,82 @@ def write_multilabel_predictions(
     Probabilities are a sigmoid in float64, stored as float32. The file is replaced as a whole. Raises ValueError when
     the lengths do not belong together.
     """
-    logits, decided = np.asarray(logits), np.asarray(decided, bool)
-    shape = (len(ids), len(labels))
-    shapes = [each.shape for each in (logits, decided, targets) if each is not None]
-    if any(each != shape for each in shapes):
-        raise ValueError(
-            f"expected logits, decided and targets {[*shape]} for {shape[0]} ids and {shape[1]} labels, "
-            f"got {', '.join(map(str, shapes))}"
-        )
-    names, lists = pa.array(labels, pa.string()), (pa.list_(pa.string()), pa.list_(pa.float32()))
+    with multilabel_predictions_writer(path, labels, top_k) as write:
+        write(ids, targets, logits, decided)
+
+
+@contextmanager
+def multilabel_predictions_writer(
+    path: str | Path, labels: Sequence[str], top_k: int = 5
+) -> Iterator[Callable[..., None]]:
+    """Yields write(ids, targets, logits, decided), which adds texts to the file.
+
+    The arguments are those of `write_multilabel_predictions`, of some of the texts at a time. The file appears, or is
+    replaced, when the block ends without an error.
+    """
+    names = pa.array(labels, pa.string())
     columns = ("labels", "predictions", "probabilities", "top_labels", "top_probabilities")
-    types = (lists[0], *lists, *lists)
+    types = (_LISTS[0], *_LISTS, *_LISTS)
     schema = pa.schema([("id", pa.string()), *zip(columns, types, strict=True)])
-    rows = max(1, min(_ROWS, _CELLS // max(shape[1], 1)))
-    with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-        for start in range(0, shape[0], rows):
-            part = slice(start, start + rows)
+
+    def write(ids: Sequence[str], targets: sparse.csr_matrix | None, logits: np.ndarray, decided: np.ndarray) -> None:
+        logits, decided = np.asarray(logits), np.asarray(decided, bool)
+        shape = (len(ids), len(labels))
+        shapes = [each.shape for each in (logits, decided, targets) if each is not None]
+        if any(each != shape for each in shapes):
+            raise ValueError(
+                f"expected logits, decided and targets {[*shape]} for {shape[0]} ids and {shape[1]} labels, "
+                f"got {', '.join(map(str, shapes))}"
+            )
+        for part in _parts(*shape):
             texts = [str(i) for i in ids[part]]
-            true: pa.Array = pa.nulls(len(texts), lists[0])
+            true: pa.Array = pa.nulls(len(texts), _LISTS[0])
             if targets is not None:
                 own = targets[part]
                 true = pa.ListArray.from_arrays(pa.array(own.indptr, pa.int32()), names.take(pa.array(own.indices)))
-            ranked = [_ranked(logits[part], cells, names) for cells in (decided[part], _top(logits[part], top_k))]
+            ranked = [
+                _ranked(logits[part], cells, names, expit) for cells in (decided[part], _top(logits[part], top_k))
+            ]
             writer.write_table(pa.table([pa.array(texts, pa.string()), true, *ranked[0], *ranked[1]], schema=schema))
 
+    with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+        yield write
 
-def _top(logits: np.ndarray, k: int) -> np.ndarray:
-    """Returns bool [N, C]: the k highest logits of each row, of equal ones the first."""
-    k = min(k, logits.shape[1])
+
+def _parts(rows: int, labels: int) -> list[slice]:
+    """Returns the rows of each row group."""
+    size = max(1, min(_ROWS, _CELLS // max(labels, 1)))
+    return [slice(start, start + size) for start in range(0, rows, size)]
+
+
+def _top(scores: np.ndarray, k: int) -> np.ndarray:
+    """Returns bool [N, C]: the k highest scores of each row, of equal ones the first; NaN is the lowest."""
+    k = min(k, scores.shape[1])
     if not k:
-        return np.zeros(logits.shape, bool)
-    least = -np.partition(-logits, k - 1, axis=1)[:, k - 1, None]
-    above, equal = logits > least, logits == least
-    return above | (equal & (np.cumsum(equal, axis=1) <= k - above.sum(axis=1, keepdims=True)))
+        return np.zeros(scores.shape, bool)
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    least = np.partition(scores, -k, axis=1)[:, -k, None]
+    cells = scores >= least
+    tied = np.flatnonzero(cells.sum(axis=1) > k)
+    above, equal = scores[tied] > least[tied], scores[tied] == least[tied]
+    cells[tied] = above | (equal & (np.cumsum(equal, axis=1) <= k - above.sum(axis=1, keepdims=True)))
+    return cells
 
 
-def _ranked(logits: np.ndarray, cells: np.ndarray, names: pa.Array) -> tuple[pa.ListArray, pa.ListArray]:
-    """Returns the names of the cells that are set in bool [N, C] and their probabilities, the highest logit first."""
+def _ranked(
+    scores: np.ndarray,
+    cells: np.ndarray,
+    names: pa.Array,
+    probability: Callable[[np.ndarray], np.ndarray] = lambda scores: scores,
+) -> tuple[pa.ListArray, pa.ListArray]:
+    """Returns the names of the cells that are set in bool [N, C] and their probabilities, the highest score first."""
     rows, columns = np.nonzero(cells)
-    values = logits[rows, columns].astype(np.float64)
+    values = scores[rows, columns].astype(np.float64)
     order = np.lexsort((-values, rows))
     offsets = pa.array(np.concatenate([[0], np.cumsum(cells.sum(axis=1))]), pa.int32())
     return (
         pa.ListArray.from_arrays(offsets, names.take(pa.array(columns[order]))),
-        pa.ListArray.from_arrays(offsets, _float32(expit(values[order]))),
+        pa.ListArray.from_arrays(offsets, _float32(probability(values[order]))),
     )
 
 
@@ -155,7 +205,7 @@ def _schema(labels: Sequence[str], full: bool, least_cost: bool) -> pa.Schema:
     ]
     if full:
         return pa.schema([*fields, *((f"p:{label}", pa.float32()) for label in labels)])
-    return pa.schema([*fields, ("top_labels", pa.list_(pa.string())), ("top_probabilities", pa.list_(pa.float32()))])
+    return pa.schema([*fields, ("top_labels", _LISTS[0]), ("top_probabilities", _LISTS[1])])
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
