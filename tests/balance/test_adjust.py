@@ -24,7 +24,9 @@ from counterpoise.balance import (
     RepeatFactorSampler,
     SoftmaxFocal,
     Strategy,
+    adjust,
 )
+from counterpoise.balance import outcomes as outcomes_module
 from counterpoise.balance.adjust import (
     TEMPERATURES,
     adaptive_calibration_error,
@@ -40,6 +42,7 @@ from counterpoise.balance.adjust import (
     reliability,
     risk_coverage,
 )
+from counterpoise.balance.outcomes import Adjusted
 from counterpoise.errors import UserError
 
 # Texts that read alike: rows are what they read, columns how many of them are of each class.
@@ -461,27 +464,46 @@ def test_equal_confidences_share_a_bin():
     assert bins.error == 0
 
 
+def risks(*arguments) -> np.ndarray:
+    """The risk of each coverage, from the surest decision alone to all."""
+    curve = risk_coverage(*arguments)
+    return curve.risk(np.arange(1, curve.total + 1))
+
+
 class TestRiskCoverage:
+    @pytest.mark.parametrize("draw", [sample, label_sample])
+    @pytest.mark.parametrize("decimals", [0, 1, 9])
+    def test_it_agrees_with_sorting_all_decisions(self, draw, decimals):
+        logits, targets = draw(200)
+        logits = logits.round(decimals)
+        confidence, came_true = outcomes(logits, targets)
+        if draw is label_sample:  # ties in logits, which rounding of probabilities may divide
+            confidence, came_true = np.abs(logits).ravel(), ((logits > 0) == targets.toarray()).ravel()
+        order = np.argsort(-confidence)
+        _, starts, sizes = np.unique(-confidence[order], return_index=True, return_counts=True)
+        wrong = np.repeat(np.add.reduceat(~came_true[order], starts, dtype=float) / sizes, sizes)
+        expected = np.cumsum(wrong) / np.arange(1, len(wrong) + 1)
+        np.testing.assert_allclose(risks(logits, targets), expected, atol=1e-12)
+        assert area_under_risk_coverage(logits, targets) == pytest.approx(expected.mean(), rel=1e-10)
+
     def test_by_hand(self):
         # Right, wrong, right, wrong, from sure to unsure.
         logits = np.log([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
-        coverage, risk = risk_coverage(logits[::-1], np.array([1, 0, 1, 0]))
-        np.testing.assert_allclose(coverage, [0.25, 0.5, 0.75, 1])
-        np.testing.assert_allclose(risk, [0, 1 / 2, 1 / 3, 1 / 2])
+        np.testing.assert_allclose(risks(logits[::-1], np.array([1, 0, 1, 0])), [0, 1 / 2, 1 / 3, 1 / 2])
         assert area_under_risk_coverage(logits, np.array([0, 1, 0, 1])) == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 4)
 
     def test_pairs_are_as_sure_as_they_are_far_from_their_threshold(self):
         logits, held = np.array([[3.0, -1.0], [0.5, -4.0]]), np.array([[True, True], [False, False]])
         # At 1/2: -4 right, 3 right, -1 wrong, 0.5 wrong.
-        np.testing.assert_allclose(risk_coverage(logits, held)[1], [0, 0, 1 / 3, 1 / 2])
+        np.testing.assert_allclose(risks(logits, held), [0, 0, 1 / 3, 1 / 2])
         # At logits of 2 and -2: -1 is 1 above, 0.5 is 1.5 below, 3 is 1 above, -4 is 2 below, all right.
-        np.testing.assert_array_equal(risk_coverage(logits, csr_matrix(held), expit([2.0, -2.0]))[1], 0)
+        np.testing.assert_array_equal(risks(logits, csr_matrix(held), expit([2.0, -2.0])), 0)
 
     def test_at_full_coverage_the_risk_is_the_share_of_mistakes(self):
         logits, classes = sample()
-        assert risk_coverage(logits, classes)[1][-1] == pytest.approx((logits.argmax(1) != classes).mean())
+        assert risks(logits, classes)[-1] == pytest.approx((logits.argmax(1) != classes).mean())
         logits, held = label_sample()
-        assert risk_coverage(logits, held)[1][-1] == pytest.approx(((logits > 0) != held.toarray()).mean())
+        assert risks(logits, held)[-1] == pytest.approx(((logits > 0) != held.toarray()).mean())
 
     def test_confidence_that_knows_its_mistakes_is_better_than_one_that_does_not(self):
         rng = np.random.default_rng(0)
@@ -499,8 +521,11 @@ class TestRiskCoverage:
         # One sure and right, then four equal ones, two of them wrong, in any order.
         logits = np.array([[9.0, 0], *[[1, 0]] * 4])
         for classes in ([0, 1, 1, 0, 0], [0, 0, 1, 0, 1]):
-            risk = risk_coverage(logits, np.array(classes))[1]
-            np.testing.assert_allclose(risk, [0, 0.5 / 2, 1 / 3, 1.5 / 4, 2 / 5])
+            np.testing.assert_allclose(risks(logits, np.array(classes)), [0, 0.5 / 2, 1 / 3, 1.5 / 4, 2 / 5])
+
+
+def flat(found: float | tuple) -> np.ndarray:
+    return np.concatenate([np.ravel(each) for each in found]) if isinstance(found, tuple) else np.array([found])
 
 
 @pytest.mark.parametrize("measure", [*MEASURES, risk_coverage, reliability])
@@ -528,6 +553,22 @@ class TestEveryMeasure:
     def test_shapes_and_classes_that_do_not_fit_are_an_error(self, measure, shape, targets):
         with pytest.raises(ValueError, match="logits of"):
             measure(np.zeros(shape), targets)
+
+    @pytest.mark.parametrize("draw", [sample, label_sample])
+    def test_blocks_of_texts_change_nothing(self, measure, draw, monkeypatch):
+        logits, targets = draw(150)
+        expected = measure(logits, targets)
+        monkeypatch.setattr(outcomes_module, "_CELLS", 40)
+        monkeypatch.setattr(adjust, "_SORTED", 70)
+        monkeypatch.setattr(adjust, "_MANY", 60)
+        np.testing.assert_allclose(flat(measure(logits, targets)), flat(expected), rtol=1e-11, atol=1e-11)
+
+    @pytest.mark.parametrize("draw", [sample, label_sample])
+    def test_adjusted_logits_are_made_as_they_are_needed(self, measure, draw):
+        logits, targets = draw(150)
+        shift = np.linspace(-1, 1, logits.shape[1])
+        made = measure(Adjusted(logits, shift, 1.7), targets)
+        np.testing.assert_array_equal(flat(made), flat(measure((logits - shift) / 1.7, targets)))
 
     def test_nothing_is_changed_in_place(self, measure):
         for logits, targets in (sample(50), label_sample(50)):

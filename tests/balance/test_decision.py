@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.special import expit, logit
 
+from counterpoise.balance import decision as decision_module
 from counterpoise.balance.decision import Decision, read_thresholds
 from counterpoise.errors import UserError
 
@@ -189,6 +190,18 @@ class TestTuning:
         assert Decision("global").tunes
         assert not Decision(top_k=1).tunes
 
+    @pytest.mark.parametrize("options", [{}, {"thresholds": "global"}, {"average": "micro"}, {"shrinkage": 0.0}])
+    @pytest.mark.parametrize("decimals", [0, 8])
+    def test_blocks_of_texts_and_of_labels_change_nothing(self, options, decimals, monkeypatch):
+        rng = np.random.default_rng(0)
+        targets = rng.random((60, 12)) < np.linspace(0.4, 0, 12)
+        logits = (rng.normal(size=targets.shape) + 2 * targets).round(decimals)
+        logits[3, 4] = np.nan
+        whole = Decision(**options).fit(logits, csr_matrix(targets))
+        monkeypatch.setattr(decision_module, "_CELLS", 30)
+        monkeypatch.setattr(decision_module, "_SORTED", 150)
+        np.testing.assert_array_equal(Decision(**options).fit(logits, csr_matrix(targets)), whole)
+
     def test_the_logits_are_left_as_they_are(self):
         scores = np.array([[np.nan, 1e5], [-1e5, 2]], np.float32)
         before = scores.copy()
@@ -246,6 +259,14 @@ class TestDeciding:
     def test_top_k_takes_what_is_no_number_last(self):
         decided = Decision(top_k=2).decide(np.array([[np.nan, np.nan, -800]]), np.full(3, 0.5))
         np.testing.assert_array_equal(decided, [[True, False, True]])
+
+    @pytest.mark.parametrize("options", [{}, {"at_least_one": True}, {"top_k": 3}])
+    def test_blocks_of_texts_change_nothing(self, options, monkeypatch):
+        logits = np.random.default_rng(0).normal(size=(50, 8)).round(1)
+        thresholds = np.full(8, 0.8)
+        whole = Decision(**options).decide(logits, thresholds)
+        monkeypatch.setattr(decision_module, "_CELLS", 20)
+        np.testing.assert_array_equal(Decision(**options).decide(logits, thresholds), whole)
 
     def test_no_texts_are_no_decisions(self):
         for decision in (Decision(), Decision(at_least_one=True), Decision(top_k=2)):

@@ -221,13 +221,14 @@ class TestMeasure:
                 if split == "test":
                     adaptive = adjust.adaptive_calibration_error(adjusted, targets)
                     assert told["adaptive_ece"] == pytest.approx(adaptive, rel=1e-9)
-                    coverage, risk = adjust.risk_coverage(adjusted, targets)
-                    assert told["aurc"] == pytest.approx(risk.mean(), rel=1e-9)
+                    curve = adjust.risk_coverage(adjusted, targets)
+                    covered = np.arange(1, curve.total + 1)
+                    assert told["aurc"] == pytest.approx(curve.risk(covered).mean(), rel=1e-9)
                     for percent in (50, 80, 90):
-                        first = np.flatnonzero(coverage >= percent / 100 - 1e-12)[0]
-                        assert told[f"risk_at_{percent}"] == pytest.approx(risk[first], rel=1e-9)
+                        first = np.flatnonzero(covered / curve.total >= percent / 100 - 1e-12)[0]
+                        assert told[f"risk_at_{percent}"] == pytest.approx(curve.risk(covered[first]), rel=1e-9)
                     assert found.reliability[name].error == told["ece"]
-                    np.testing.assert_allclose(found.risks[name][1], risk, rtol=1e-9)
+                    np.testing.assert_allclose(found.risks[name].risk(covered), curve.risk(covered), rtol=1e-9)
 
     def test_shares_tell_how_often_the_classes_of_a_bucket_are_predicted(self, draw):
         shares = of(draw, 1.0).summary["shares"]

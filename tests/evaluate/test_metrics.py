@@ -12,7 +12,7 @@ from sklearn.metrics import (
 )
 
 from counterpoise.errors import UserError
-from counterpoise.evaluate.metrics import buckets, per_class, scores
+from counterpoise.evaluate.metrics import Tally, buckets, confusion_matrix, per_class, scores
 
 pytestmark = pytest.mark.filterwarnings("ignore:A single label was found")
 
@@ -111,6 +111,20 @@ def test_the_majority_baseline_is_the_score_of_its_own_confusion_matrix(confusio
     result, expected = scores(confusion, counts), scores(baseline, counts)
     assert result["majority_accuracy"] == expected["accuracy"]
     assert result["majority_macro_f1"] == expected["macro_f1"]
+
+
+def test_a_tally_says_all_that_a_confusion_matrix_does():
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.integers(0, 6, (2, 80))
+    counts = np.array([300, 100, 60, 19, 5, 1, 0])
+    confusion, tally = confusion_matrix(truth, predicted, 7), Tally.of(truth, predicted, 7)
+    assert scores(tally, counts) == scores(confusion, counts)
+    assert per_class(tally, counts).equals(per_class(confusion, counts))
+
+
+def test_a_tally_of_other_classes_is_refused():
+    with pytest.raises(ValueError, match="3 classes"):
+        scores(Tally.of(np.array([0]), np.array([1]), 2), COUNTS)
 
 
 def test_mcc_does_not_overflow_on_billions_of_examples():

@@ -1,22 +1,28 @@
 """What is done to logits after training, and how far their probabilities can be trusted. Pure numpy, in float64.
 
-logits are float [N, C]. targets are class numbers, int [N], or, multi-label, which labels each text holds, bool [N, C],
-dense or sparse; then every pair of text and label is an outcome of its own. Shapes that do not fit, and nothing at all,
-raise ValueError.
+logits are float [N, C], or `Adjusted`. targets are class numbers, int [N], or, multi-label, which labels each text
+holds, bool [N, C], dense or sparse; then every pair of text and label is an outcome of its own. Shapes that do not fit,
+and nothing at all, raise ValueError.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import expit, log_softmax, logit, softmax
+from scipy.special import digamma, expit, log_softmax, logit, softmax
 
 from counterpoise.balance.balance import Balance
+from counterpoise.balance.outcomes import Logits, Outcomes, at, of_ranks
 from counterpoise.balance.samplers import Targets
 from counterpoise.errors import UserError
 
 TEMPERATURES = (0.01, 100.0)
 """Between which a temperature is looked for."""
+# Sorted at a time: enough that little is searched twice.
+_SORTED = 2**22
+# Logits from which on a temperature is looked for among part of the texts first.
+_MANY = 2**21
 
 
 def natural_shift(balance: Balance, emphasis: np.ndarray | None = None) -> np.ndarray:
@@ -109,7 +115,7 @@ def post_hoc(
     return scores - tau * np.log(shares / shares.sum())
 
 
-def fit_temperature(logits: np.ndarray, targets: Targets) -> float:
+def fit_temperature(logits: Logits, targets: Targets) -> float:
     """Returns the T, within `TEMPERATURES`, at which logits / T have the least negative log-likelihood.
 
     Guo et al., ICML 2017, eq. 9. The likelihood is convex in 1 / T, so there is one minimum, found as the zero of its
@@ -117,25 +123,42 @@ def fit_temperature(logits: np.ndarray, targets: Targets) -> float:
     it: the lower one where no decision is wrong, the upper one where the logits are no better than chance. 1 where
     they say nothing, all being equal.
     """
-    scores, truth = _checked(logits, targets)
-    if not np.isfinite(scores).all():
+    outcomes = Outcomes.of(logits, targets)
+    if not outcomes.finite:
         raise ValueError("no temperature fits logits that are infinite or no numbers")
-    if truth.ndim == 2:
-        observed = (scores * truth).mean()
-    else:
-        scores = scores - scores.max(axis=1, keepdims=True)
-        observed = scores[np.arange(len(truth)), truth].mean()
+    observed = 0.0
+    for scores, truth in outcomes.blocks():
+        observed += float(scores[truth].sum() if outcomes.pairs else (at(scores, truth) - scores.max(axis=1)).sum())
+
+    def lowered() -> Iterator[np.ndarray]:
+        """Yields the logits, single-label as far as they are below the highest of their text."""
+        for scores in outcomes.scores():
+            yield scores if outcomes.pairs else scores - scores.max(axis=1, keepdims=True)
+
+    cells = int(np.prod(outcomes.logits.shape))
+    kept = list(lowered()) if cells <= _MANY else None
+    if not any(scores.any() for scores in kept or lowered()):
+        return 1.0
 
     def slope(log_temperature: float) -> float:
-        """Returns the derivative of the negative log-likelihood with respect to 1 / T."""
-        scaled = scores * np.exp(-log_temperature)
-        if truth.ndim == 2:
-            return float((expit(scaled) * scores).mean() - observed)
-        return float((softmax(scaled, axis=1) * scores).sum(axis=1).mean() - observed)
+        """Returns the derivative of the negative log-likelihood with respect to 1 / T, times the outcomes."""
+        cooling, expected = np.exp(-log_temperature), 0.0
+        for scores in kept or lowered():
+            if outcomes.pairs:
+                expected += float(np.vdot(expit(scores * cooling), scores))
+            else:
+                powers = np.exp(scores * cooling)
+                expected += float((np.einsum("nc,nc->n", powers, scores) / powers.sum(axis=1)).sum())
+        return expected - observed
 
     cold, hot = np.log(TEMPERATURES)
-    if not scores.any():
-        return 1.0
+    if cells > _MANY:
+        # A slope takes seconds: what some of the texts say is where to look first.
+        some = slice(None, None, max(1, 8 * cells // _MANY))
+        near = np.log(fit_temperature(logits[some], targets[some]))
+        around = max(near - 0.1, cold), min(near + 0.1, hot)
+        if slope(around[0]) > 0 > slope(around[1]):
+            return float(np.exp(brentq(slope, *around, xtol=1e-12)))
     if slope(cold) <= 0:
         return TEMPERATURES[0]
     if slope(hot) >= 0:
@@ -143,24 +166,31 @@ def fit_temperature(logits: np.ndarray, targets: Targets) -> float:
     return float(np.exp(brentq(slope, cold, hot, xtol=1e-12)))
 
 
-def negative_log_likelihood(logits: np.ndarray, targets: Targets) -> float:
+def negative_log_likelihood(logits: Logits, targets: Targets) -> float:
     """Returns the mean of -log p_y over texts; multi-label of binary cross-entropy over pairs of text and label."""
-    scores, truth = _checked(logits, targets)
-    if truth.ndim == 2:
-        return float(np.logaddexp(0, np.where(truth, -scores, scores)).mean())
-    return float(-log_softmax(scores, axis=1)[np.arange(len(truth)), truth].mean())
+    outcomes, total = Outcomes.of(logits, targets), 0.0
+    for scores, truth in outcomes.blocks():
+        if outcomes.pairs:
+            total += float(np.logaddexp(0, np.where(truth, -scores, scores)).sum())
+        else:
+            total -= float(at(log_softmax(scores, axis=1), truth).sum())
+    return total / outcomes.total
 
 
-def brier_score(logits: np.ndarray, targets: Targets) -> float:
+def brier_score(logits: Logits, targets: Targets) -> float:
     """Returns the mean over texts of sum_c (p_c - y_c)^2, from 0 to 2 (Brier, Monthly Weather Review 1950);
     multi-label the mean over pairs of (p - y)^2, from 0 to 1.
     """
-    scores, truth = _checked(logits, targets)
-    if truth.ndim == 2:
-        return float(((expit(scores) - truth) ** 2).mean())
-    errors = softmax(scores, axis=1)
-    errors[np.arange(len(truth)), truth] -= 1
-    return float((errors**2).sum(axis=1).mean())
+    outcomes, total = Outcomes.of(logits, targets), 0.0
+    for scores, truth in outcomes.blocks():
+        if outcomes.pairs:
+            errors = expit(scores)
+            errors -= truth
+        else:
+            errors = softmax(scores, axis=1)
+            errors[np.arange(len(truth)), truth] -= 1
+        total += float(np.vdot(errors, errors))
+    return total / outcomes.total
 
 
 class Reliability(NamedTuple):
@@ -179,80 +209,110 @@ class Reliability(NamedTuple):
         return float(self.counts @ np.abs(self.accuracy - self.confidence) / self.counts.sum())
 
 
-def reliability(logits: np.ndarray, targets: Targets, bins: int = 15, equal_mass: bool = False) -> Reliability:
+def reliability(logits: Logits, targets: Targets, bins: int = 15, equal_mass: bool = False) -> Reliability:
     """Returns how often what the model predicts comes true, by how sure it is.
 
     Single-label the outcomes are whether the most probable class is the true one (Guo et al., ICML 2017, eq. 3);
     multi-label whether a text holds a label, for all pairs, most of which are sure negatives. bins: how many; of equal
     width, including their upper edge, or, `equal_mass`, of an equal number of outcomes, with equal confidences in one.
     """
-    scores, truth = _checked(logits, targets)
+    outcomes = Outcomes.of(logits, targets)
     if bins < 1:
         raise ValueError(f"{bins} bins")
-    if truth.ndim == 2:
-        confidence, came_true = expit(scores).ravel(), truth.ravel()
-    else:
-        confidence, came_true = softmax(scores, axis=1).max(axis=1), scores.argmax(axis=1) == truth
     if equal_mass:
-        ranked = np.sort(confidence)
-        inner = ranked[np.ceil(len(ranked) * np.arange(1, bins) / bins).astype(int) - 1]
+        ranks = np.ceil(outcomes.total * np.arange(1, bins) / bins).astype(np.int64) - 1
+        inner = of_ranks(outcomes.sureness, ranks)
     else:
         inner = np.linspace(0, 1, bins + 1)[1:-1]
-    of_bin = np.searchsorted(inner, confidence, side="left")
-    counts = np.bincount(of_bin, minlength=bins)
-    sums = [np.bincount(of_bin, values, minlength=bins) for values in (confidence, came_true)]
-    return Reliability(np.concatenate([[0.0], inner, [1.0]]), counts, *(each / np.maximum(counts, 1) for each in sums))
+    counts, sums = np.zeros(bins, np.int64), np.zeros((2, bins))
+    for confidence, came_true in outcomes.confidences():
+        of_bin = np.searchsorted(inner, confidence, side="left")
+        counts += np.bincount(of_bin, minlength=bins)
+        sums[0] += np.bincount(of_bin, confidence, minlength=bins)
+        sums[1] += np.bincount(of_bin[came_true], minlength=bins)
+    return Reliability(np.concatenate([[0.0], inner, [1.0]]), counts, *(sums / np.maximum(counts, 1)))
 
 
-def expected_calibration_error(logits: np.ndarray, targets: Targets, bins: int = 15) -> float:
+def expected_calibration_error(logits: Logits, targets: Targets, bins: int = 15) -> float:
     """Returns ECE, the error of `reliability` in bins of equal width (Naeini et al., AAAI 2015; Guo et al., 2017)."""
     return reliability(logits, targets, bins).error
 
 
-def adaptive_calibration_error(logits: np.ndarray, targets: Targets, bins: int = 15) -> float:
+def adaptive_calibration_error(logits: Logits, targets: Targets, bins: int = 15) -> float:
     """Returns the error of `reliability` in bins of equal mass (as in Nguyen & O'Connor, EMNLP 2015)."""
     return reliability(logits, targets, bins, equal_mass=True).error
 
 
-def risk_coverage(
-    logits: np.ndarray, targets: Targets, thresholds: np.ndarray | float = 0.5
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (coverage, risk), float64 [M]: the share of wrong decisions among the surest k of M, at coverage k / M.
+class RiskCurve(NamedTuple):
+    """How many of the surest M decisions are wrong: linear between corners, which are as many as mistakes, not as M.
+
+    covered, wrong: float64 [K], both ascending, from 0 to M and to all that are wrong.
+    """
+
+    covered: np.ndarray
+    wrong: np.ndarray
+
+    @property
+    def total(self) -> int:
+        """M."""
+        return int(self.covered[-1])
+
+    def risk(self, covered: np.ndarray) -> np.ndarray:
+        """Returns the share of wrong ones among so many, 1 to M, of the surest, float64."""
+        return np.interp(covered, self.covered, self.wrong) / covered
+
+    @property
+    def area(self) -> float:
+        """AURC, the mean risk over all coverages 1 / M, 2 / M ... 1 (Geifman et al., ICLR 2019): 0 is best."""
+        steps, start, wrong = np.diff(self.covered), self.covered[:-1], self.wrong[:-1]
+        slopes = np.diff(self.wrong) / steps
+        # The sum of (w + s (k - a)) / k over k from a + 1 to b is (w - s a) (H(b) - H(a)) + s (b - a).
+        harmonic = np.diff(digamma(self.covered + 1))
+        sums = (wrong - slopes * start) * harmonic + slopes * steps
+        # Of one step it is what is wrong by then, without the rounding of differences.
+        return float(np.where(steps == 1, self.wrong[1:] / self.covered[1:], sums).sum() / self.total)
+
+
+def risk_coverage(logits: Logits, targets: Targets, thresholds: np.ndarray | float = 0.5) -> RiskCurve:
+    """Returns the curve of wrong decisions among the surest.
 
     Geifman & El-Yaniv, NeurIPS 2017. Single-label M = N, and the confidence is the probability of the most probable
     class. Multi-label M = N C pairs, decided by the thresholds, probabilities ([C] or one), and the confidence is the
     distance from the threshold in logits. Errors among equal confidences count as spread evenly over them.
     """
-    scores, truth = _checked(logits, targets)
-    if truth.ndim == 2:
-        margins = scores - logit(np.asarray(thresholds, np.float64))
-        confidence, wrong = np.abs(margins).ravel(), ((margins > 0) != truth).ravel()
-    else:
-        confidence, wrong = softmax(scores, axis=1).max(axis=1), scores.argmax(axis=1) != truth
-    order = np.argsort(-confidence)
-    covered = np.arange(1, len(order) + 1)
-    last_of_equals = np.append(np.diff(confidence[order]) != 0, True)
-    errors = np.interp(
-        covered, np.append(0, covered[last_of_equals]), np.append(0, np.cumsum(wrong[order])[last_of_equals])
-    )
-    return covered / len(order), errors / covered
+    outcomes, cuts = Outcomes.of(logits, targets), logit(np.asarray(thresholds, np.float64))
+
+    def decided() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the confidence in decisions, and whether they are wrong."""
+        if not outcomes.pairs:
+            yield from ((confidence, ~came_true) for confidence, came_true in outcomes.confidences())
+            return
+        for scores, truth in outcomes.blocks():
+            margins = scores - cuts
+            yield np.abs(margins).ravel(), ((margins > 0) != truth).ravel()
+
+    def confidences() -> Iterator[np.ndarray]:
+        if outcomes.pairs:
+            yield from (np.abs(scores - cuts).ravel() for scores in outcomes.scores(_SORTED))
+        else:
+            yield from outcomes.sureness()
+
+    mistakes = np.concatenate([confidence[wrong] for confidence, wrong in decided()])
+    levels, wrong = np.unique(mistakes, return_counts=True)
+    below, reached = np.zeros((2, len(levels)), np.int64)
+    for confidence in confidences():
+        confidence.sort()
+        below += confidence.searchsorted(levels, "left")
+        reached += confidence.searchsorted(levels, "right")
+    # From the surest down: where each level begins and ends, and how many are wrong by then.
+    ends = outcomes.total - np.stack([reached, below], axis=1)[::-1].ravel()
+    total = np.cumsum(wrong[::-1])
+    covered = np.concatenate([[0], ends, [outcomes.total]])
+    counted = np.concatenate([[0], np.stack([total - wrong[::-1], total], axis=1).ravel(), [len(mistakes)]])
+    corners = np.append(True, np.diff(covered) > 0)
+    return RiskCurve(covered[corners].astype(np.float64), counted[corners].astype(np.float64))
 
 
-def area_under_risk_coverage(logits: np.ndarray, targets: Targets, thresholds: np.ndarray | float = 0.5) -> float:
-    """Returns AURC, the mean risk over all coverages of `risk_coverage` (Geifman et al., ICLR 2019): 0 is best."""
-    return float(risk_coverage(logits, targets, thresholds)[1].mean())
-
-
-def _checked(logits: np.ndarray, targets: Targets) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the logits in float64 and the targets: int [N], or dense bool [N, C]."""
-    scores = np.asarray(logits, np.float64)
-    truth = targets if isinstance(targets, np.ndarray) else targets.toarray()
-    if scores.ndim != 2 or not scores.size:
-        raise ValueError(f"logits of shape {scores.shape}: [N, C], neither of them 0, is expected")
-    if truth.shape not in (scores.shape, scores.shape[:1]):
-        raise ValueError(f"logits of shape {scores.shape} and targets of shape {truth.shape} do not fit")
-    if truth.ndim == 2:
-        return scores, truth.astype(bool)
-    if truth.min() < 0 or truth.max() >= scores.shape[1]:
-        raise ValueError(f"classes {truth.min()} to {truth.max()}, and logits of {scores.shape[1]}")
-    return scores, truth.astype(np.int64)
+def area_under_risk_coverage(logits: Logits, targets: Targets, thresholds: np.ndarray | float = 0.5) -> float:
+    """Returns AURC, the `RiskCurve.area` of `risk_coverage`."""
+    return risk_coverage(logits, targets, thresholds).area

@@ -1,7 +1,7 @@
 """From logits to labels in multi-label data: thresholds tuned on validation, top-k, at least one."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ CANDIDATES = 1000
 """Global thresholds that are tried for the macro average."""
 # The logits whose probabilities are above 0 and below 1 in double precision.
 LOWEST, HIGHEST = -700.0, 36.0
+# Logits at a time, of some texts, and of some labels where they are sorted.
+_CELLS = 2**18
+_SORTED = 2**22
 
 
 @dataclass(frozen=True)
@@ -91,35 +94,49 @@ class Decision:
         """
         if not isinstance(self.thresholds, str):
             return np.full(targets.shape[1], float(self.thresholds))
-        scores, by_label = _within_limits(logits), targets.tocsc()
-        ranked = scores.T.copy()
-        ranked.sort(axis=1)
-        of_label = np.split(by_label.indices, by_label.indptr[1:-1])
-        positives = {c: np.sort(scores[rows, c]) for c, rows in enumerate(of_label) if len(rows)}
-        if self.objective == "f1" and self.average == "macro":
-            shared = _macro_cut(ranked, positives)
+        logits, by_label = np.asarray(logits), targets.tocsc()
+        counts = np.diff(by_label.indptr)
+        columns = np.repeat(np.arange(len(counts)), counts)
+        # Those of each label, ascending, one label after the other.
+        positives = _within_limits(logits[by_label.indices, columns])
+        positives = positives[np.lexsort((positives, columns))]
+        macro = self.objective == "f1" and self.average == "macro"
+        tried = _tried(positives) if macro else None
+        means, cuts = np.zeros(0 if tried is None else len(tried)), np.zeros(len(counts))
+        for labels, ranked in _sorted_labels(logits) if macro or self.thresholds == "label" else ():
+            for c, scores in zip(labels, ranked, strict=True):
+                own = positives[by_label.indptr[c] : by_label.indptr[c + 1]]
+                if len(own) and tried is not None:
+                    called, hits = (len(each) - each.searchsorted(tried) for each in (scores, own))
+                    means += 2 * hits / (called + len(own))
+                if len(own) and self.thresholds == "label":
+                    cuts[c] = self._cut(scores, own)
+        if tried is None:
+            shared = self._cut(np.sort(_within_limits(logits), axis=None), positives)
         else:
-            shared = self._cut(np.sort(ranked, axis=None), scores[targets.nonzero()])
-        cuts = np.full(targets.shape[1], shared)
-        if self.thresholds == "label":
-            for c, own in positives.items():
-                m = len(own)
-                cuts[c] = (m * self._cut(ranked[c], own) + self.shrinkage * shared) / (m + self.shrinkage)
-        return expit(cuts)
+            shared = _under(logits, float(tried[means.argmax()])) if len(tried) else 0.0
+        m = counts if self.thresholds == "label" else 0
+        # Without shrinkage a label without positives has no cut of its own either.
+        leaning = np.where(m > 0, self.shrinkage, 1.0)
+        return expit((m * cuts + leaning * shared) / (m + leaning))
 
     def decide(self, logits: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
         """Returns which labels each text gets, bool [N, C]; logits: float [N, C]; thresholds: probabilities [C]."""
-        if self.top_k is not None:
-            chosen = np.zeros(np.shape(logits), bool)
-            ranks = np.argsort(-np.nan_to_num(np.asarray(logits), nan=-np.inf), axis=1, kind="stable")
-            np.put_along_axis(chosen, ranks[:, : int(self.top_k)], True, axis=1)
-            return chosen
-        scores, cuts = _within_limits(logits), logit(np.asarray(thresholds, np.float64))
-        chosen = scores > cuts
-        if self.at_least_one:
-            empty = np.flatnonzero(~chosen.any(axis=1))
-            chosen[empty, (scores[empty] - cuts).argmax(axis=1)] = True
-        return chosen
+        logits = np.asarray(logits)
+        decided = np.zeros(logits.shape, bool)
+        step = max(1, _CELLS // max(logits.shape[1], 1))
+        for start in range(0, len(logits), step):
+            part, chosen = logits[start : start + step], decided[start : start + step]
+            if self.top_k is not None:
+                ranks = np.argsort(-np.nan_to_num(part, nan=-np.inf), axis=1, kind="stable")
+                np.put_along_axis(chosen, ranks[:, : int(self.top_k)], True, axis=1)
+                continue
+            scores, cuts = _within_limits(part), logit(np.asarray(thresholds, np.float64))
+            np.greater(scores, cuts, out=chosen)
+            if self.at_least_one:
+                empty = np.flatnonzero(~chosen.any(axis=1))
+                chosen[empty, (scores[empty] - cuts).argmax(axis=1)] = True
+        return decided
 
     def _cut(self, ranked: np.ndarray, positives: np.ndarray) -> float:
         """Returns the best threshold, a logit; ranked: all scores, ascending; positives: those of the positives."""
@@ -143,24 +160,31 @@ class Decision:
         return (above + below) / 2
 
 
-def _macro_cut(ranked: np.ndarray, positives: dict[int, np.ndarray]) -> float:
-    """Returns the threshold, a logit, with the highest F1 averaged over the labels that have positives.
-
-    ranked: the scores of each label, ascending, [C, N]; positives: those of each label's positives, ascending.
-    """
-    if not positives:
-        return 0.0
-    scores = np.unique(np.concatenate(list(positives.values())).astype(np.float64))
+def _tried(positives: np.ndarray) -> np.ndarray:
+    """Returns the global thresholds, logits, that are tried for the macro average: scores of positives, ascending."""
+    scores = np.unique(positives.astype(np.float64))
     if len(scores) > CANDIDATES:
         scores = scores[np.linspace(0, len(scores) - 1, CANDIDATES).round().astype(int)]
-    total = np.zeros(len(scores))
-    for c, own in positives.items():
-        hits = len(own) - np.searchsorted(own, scores)
-        called = ranked.shape[1] - np.searchsorted(ranked[c], scores)
-        total += 2 * hits / (called + len(own))
-    above = float(scores[total.argmax()])
-    below = ranked[ranked < above].max(initial=-np.inf)
-    return (above + float(below)) / 2 if np.isfinite(below) else above - 1
+    return scores
+
+
+def _sorted_labels(logits: np.ndarray) -> Iterator[tuple[range, np.ndarray]]:
+    """Yields the scores of some labels [L, N] at a time, those of each ascending, and which labels they are."""
+    texts, labels = logits.shape
+    step = max(1, _SORTED // max(texts, 1))
+    for start in range(0, labels, step):
+        ranked = _within_limits(np.ascontiguousarray(logits[:, start : start + step].T))
+        ranked.sort(axis=1)
+        yield range(start, start + len(ranked)), ranked
+
+
+def _under(logits: np.ndarray, above: float) -> float:
+    """Returns the middle between the score `above` and the next lower one, `above` - 1 where there is none."""
+    below, step = -np.inf, max(1, _CELLS // logits.shape[1])
+    for start in range(0, len(logits), step):
+        scores = _within_limits(logits[start : start + step])
+        below = max(below, float(scores.max(initial=-np.inf, where=scores < above)))
+    return (above + below) / 2 if np.isfinite(below) else above - 1
 
 
 def read_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:

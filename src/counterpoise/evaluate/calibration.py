@@ -18,8 +18,9 @@ from torch import nn
 
 from counterpoise.atomic import replacing
 from counterpoise.balance import Balance, adjust
-from counterpoise.balance.adjust import TEMPERATURES, Reliability
+from counterpoise.balance.adjust import TEMPERATURES, Reliability, RiskCurve
 from counterpoise.balance.options import is_number
+from counterpoise.balance.outcomes import Adjusted, Outcomes
 from counterpoise.balance.samplers import Targets
 from counterpoise.errors import UserError
 from counterpoise.evaluate import metrics
@@ -29,8 +30,8 @@ COVERAGES = (50, 80, 90)
 """Percent of the outcomes, the surest, at which the risk is told."""
 UNSCALED = {"temperature": "raw", "prior_corrected_temperature": "prior_corrected"}
 """What the variants with a temperature are without it."""
-THREADS = 2
-"""That measure: with more, memory is what they wait for."""
+THREADS = 4
+"""That measure: one a variant."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,11 @@ class Adjustment:
 
     def __call__(self, logits: np.ndarray) -> np.ndarray:
         """Returns the adjusted logits, float64 [N, C]."""
-        return (np.asarray(logits, np.float64) - self.shift) / self.temperature
+        return self.of(logits)[:]
+
+    def of(self, logits: np.ndarray) -> Adjusted:
+        """Returns the same, made when they are asked for."""
+        return Adjusted(np.asarray(logits), self.shift, self.temperature)
 
 
 def read_adjustment(path: str | Path, labels: Sequence[str]) -> Adjustment:
@@ -83,7 +88,7 @@ class Calibration:
         aurc and the risk_at_50, _80, _90 percent coverage;
         shares: by bucket, of the test split: the share of texts that are of its classes, multi-label how many of its
         labels a text has, as "observed" and by variant as predicted.
-    reliability: of the test split, by variant. risks: the same of (coverage, risk), as `adjust.risk_coverage` has them.
+    reliability, risks: of the test split, by variant, as `adjust.reliability` and `adjust.risk_coverage` have them.
     """
 
     labels: list[str]
@@ -91,7 +96,7 @@ class Calibration:
     variant: str
     summary: dict[str, Any]
     reliability: dict[str, Reliability]
-    risks: dict[str, tuple[np.ndarray, np.ndarray]]
+    risks: dict[str, RiskCurve]
 
     @property
     def chosen(self) -> Adjustment:
@@ -141,34 +146,34 @@ def measure(
     A temperature is 1 where the validation split has no mistake to fit it on: the likelihood would have it 0 then,
     and every probability 0 or 1.
     """
-    splits = {"validation": _dense(*validation), "test": _dense(*test)}
-    if not all(logits.size and np.isfinite(logits).all() for logits, _ in splits.values()):
+    if not all(logits.size and np.isfinite([logits.min(), logits.max()]).all() for logits, _ in (validation, test)):
         return None
     kind, shift = correction
-    variants = _variants(*splits["validation"], shift)
-    logits, targets = splits["test"]
-    multi_label = targets.ndim == 2
+    variants = _variants(*validation, shift)
+    logits, targets = test
+    multi_label = len(targets.shape) == 2
 
-    def trust(name: str) -> tuple[dict[str, float], dict[str, float], Reliability]:
-        adjusted = variants[name](logits)
+    def trust(name: str) -> tuple[dict[str, float], dict[str, float], Reliability, np.ndarray]:
+        adjusted = variants[name].of(logits)
         tested, bins = _trust(adjusted, targets)
         tested["adaptive_ece"] = adjust.adaptive_calibration_error(adjusted, targets)
-        tested |= _decisions(adjusted, targets)
-        validated, _ = _trust(variants[name](splits["validation"][0]), splits["validation"][1])
-        return validated, tested, bins
+        decided, means = _decisions(adjusted, targets)
+        validated, _ = _trust(variants[name].of(validation[0]), validation[1])
+        return validated, tested | decided, bins, means
 
-    def ranked(name: str) -> tuple[np.ndarray, np.ndarray]:
-        return adjust.risk_coverage(variants[name](logits), targets)
+    def ranked(name: str) -> RiskCurve:
+        return adjust.risk_coverage(variants[name].of(logits), targets)
 
     # Dividing by a temperature leaves pairs of text and label in order, and so their risks as they are.
     distinct = [name for name in variants if not (multi_label and name in UNSCALED)]
-    # Millions of pairs take seconds to sort, in which numpy lets other threads work.
+    # Millions of pairs take seconds, in which numpy lets other threads work.
     with ThreadPoolExecutor(THREADS) as pool:
-        measured = dict(zip(variants, pool.map(trust, variants), strict=True))
-        risks = dict(zip(distinct, pool.map(ranked, distinct), strict=True))
+        waiting, ranking = pool.map(trust, variants), pool.map(ranked, distinct)
+        measured, risks = dict(zip(variants, waiting, strict=True)), dict(zip(distinct, ranking, strict=True))
     risks = {name: risks[name if name in risks else UNSCALED[name]] for name in variants}
-    validated = {name: scores for name, (scores, _, _) in measured.items()}
-    tested = {name: scores | _risks(risks[name][1]) for name, (_, scores, _) in measured.items()}
+    validated = {name: scores for name, (scores, *_) in measured.items()}
+    tested = {name: scores | _risks(risks[name]) for name, (_, scores, *_) in measured.items()}
+    means, observed = {name: each for name, (*_, each) in measured.items()}, _counts(targets, len(labels)) / len(logits)
     chosen = min(variants, key=lambda name: validated[name]["nll"])
     summary = {
         "prior_correction": kind,
@@ -176,36 +181,35 @@ def measure(
         "temperatures": {name: variants[name].temperature for name in variants if name in UNSCALED},
         "validation": validated,
         "test": tested,
-        "shares": _shares(variants, logits, targets, metrics.buckets(counts, *bounds)),
+        "shares": _shares({"observed": observed} | means, metrics.buckets(counts, *bounds)),
     }
-    bins = {name: each for name, (_, _, each) in measured.items()}
+    bins = {name: each for name, (_, _, each, _) in measured.items()}
     return Calibration(list(labels), variants, chosen, summary, bins, risks)
 
 
-def _dense(logits: np.ndarray, targets: Targets) -> tuple[np.ndarray, np.ndarray]:
-    """Returns logits float64 [N, C] and targets, int [N] or bool [N, C]: each measure would make its own copy."""
-    truth = targets if isinstance(targets, np.ndarray) else targets.toarray()
-    return np.asarray(logits, np.float64), truth.astype(bool) if truth.ndim == 2 else truth
-
-
-def _variants(logits: np.ndarray, targets: np.ndarray, shift: np.ndarray) -> dict[str, Adjustment]:
+def _variants(logits: np.ndarray, targets: Targets, shift: np.ndarray) -> dict[str, Adjustment]:
     """Returns the adjustments by name; temperatures are fitted on these logits and targets."""
     nothing = np.zeros(logits.shape[1])
-    variants = {"raw": Adjustment(nothing), "temperature": Adjustment(nothing, _temperature(logits, targets))}
+    shifts = {"": nothing}
     # Of one class only differences between classes matter, and rounding is no correction.
-    if (np.ptp(shift) if targets.ndim == 1 else np.abs(shift).max()) > 1e-6:
-        variants["prior_corrected"] = Adjustment(shift)
-        variants["prior_corrected_temperature"] = Adjustment(shift, _temperature(logits - shift, targets))
+    if (np.ptp(shift) if len(targets.shape) == 1 else np.abs(shift).max()) > 1e-6:
+        shifts["prior_corrected"] = shift
+    with ThreadPoolExecutor(THREADS) as pool:
+        fitted = pool.map(lambda each: _temperature(Adjusted(logits, each), targets), shifts.values())
+    variants = {}
+    for (name, each), temperature in zip(shifts.items(), fitted, strict=True):
+        variants[name or "raw"] = Adjustment(each)
+        variants[f"{name}_temperature".strip("_")] = Adjustment(each, temperature)
     return variants
 
 
-def _temperature(logits: np.ndarray, targets: np.ndarray) -> float:
+def _temperature(logits: Adjusted, targets: Targets) -> float:
     """Returns the fitted temperature, 1 where no mistake bounds it from below."""
     found = adjust.fit_temperature(logits, targets)
     return 1.0 if found == TEMPERATURES[0] else found
 
 
-def _trust(logits: np.ndarray, targets: np.ndarray) -> tuple[dict[str, float], Reliability]:
+def _trust(logits: Adjusted, targets: Targets) -> tuple[dict[str, float], Reliability]:
     """Returns what both splits are measured by, and the bins of the ECE."""
     bins = adjust.reliability(logits, targets)
     return {
@@ -215,35 +219,48 @@ def _trust(logits: np.ndarray, targets: np.ndarray) -> tuple[dict[str, float], R
     }, bins
 
 
-def _decisions(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Returns the scores of the most probable class, multi-label of the labels above 1/2; means as in `metrics`."""
-    if targets.ndim == 1:
-        confusion = metrics.confusion_matrix(targets, logits.argmax(axis=1), logits.shape[1])
-        hits, support, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-        overall = {"accuracy": float(hits.sum() / len(targets))}
-    else:
-        decided = logits > 0
-        hits, support, called = (each.sum(axis=0) for each in (decided & targets, targets, decided))
+def _decisions(logits: Adjusted, targets: Targets) -> tuple[dict[str, float], np.ndarray]:
+    """Returns the scores of the most probable class, multi-label of the labels above 1/2, with means as in `metrics`,
+    and how many of each class a text has on average, as predicted, float64 [C].
+    """
+    texts, classes = logits.shape
+    outcomes, expected, (hits, called) = Outcomes.of(logits, targets), np.zeros(classes), np.zeros((2, classes), int)
+    for scores, truth in outcomes.blocks():
+        if outcomes.pairs:
+            decided = scores > 0
+            hits += (decided & truth).sum(axis=0)
+            called += decided.sum(axis=0)
+            expected += expit(scores).sum(axis=0)
+        else:
+            predicted = scores.argmax(axis=1)
+            hits += np.bincount(truth[truth == predicted], minlength=classes)
+            called += np.bincount(predicted, minlength=classes)
+            expected += softmax(scores, axis=1).sum(axis=0)
+    support = _counts(targets, classes)
+    if outcomes.pairs:
         overall = {"micro_f1": float(2 * hits.sum() / max(support.sum() + called.sum(), 1))}
+    else:
+        overall = {"accuracy": float(hits.sum() / texts)}
     by_class = metrics.precision_recall_f1(hits, support, called)[2]
-    return overall | {"macro_f1": float(by_class[support > 0].mean()) if support.any() else float("nan")}
+    macro = float(by_class[support > 0].mean()) if support.any() else float("nan")
+    return overall | {"macro_f1": macro}, expected / texts
 
 
-def _risks(risk: np.ndarray) -> dict[str, float]:
+def _risks(curve: RiskCurve) -> dict[str, float]:
     """Returns the area under the curve and its value where so many percent are covered, or just more."""
-    at = {f"risk_at_{percent}": float(risk[-(-len(risk) * percent // 100) - 1]) for percent in COVERAGES}
-    return {"aurc": float(risk.mean())} | at
+    at = {f"risk_at_{percent}": float(curve.risk(np.array(-(-curve.total * percent // 100)))) for percent in COVERAGES}
+    return {"aurc": curve.area} | at
 
 
-def _shares(
-    variants: dict[str, Adjustment], logits: np.ndarray, targets: np.ndarray, buckets: np.ndarray
-) -> dict[str, dict[str, float]]:
-    """Returns by bucket, where it has classes, how many of them a text has on average, observed and as predicted."""
-    observed = np.bincount(targets, minlength=len(buckets)) if targets.ndim == 1 else targets.sum(axis=0)
-    by_class = {"observed": observed / len(targets)}
-    for name, adjustment in variants.items():
-        adjusted = adjustment(logits)
-        by_class[name] = (softmax(adjusted, axis=1) if targets.ndim == 1 else expit(adjusted)).mean(axis=0)
+def _counts(targets: Targets, classes: int) -> np.ndarray:
+    """Returns how many texts have each class, int64 [C]."""
+    if len(targets.shape) == 1:
+        return np.bincount(targets, minlength=classes)
+    return np.asarray(targets.sum(axis=0), np.int64).ravel()
+
+
+def _shares(by_class: dict[str, np.ndarray], buckets: np.ndarray) -> dict[str, dict[str, float]]:
+    """Returns by bucket, where it has classes, how many of them a text has on average, by name."""
     return {
         bucket: {name: float(means[buckets == bucket].sum()) for name, means in by_class.items()}
         for bucket in ("head", "medium", "tail")

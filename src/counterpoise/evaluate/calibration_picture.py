@@ -9,7 +9,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 from scipy.stats import beta
 
-from counterpoise.balance.adjust import Reliability
+from counterpoise.balance.adjust import Reliability, RiskCurve
 from counterpoise.evaluate import style
 from counterpoise.evaluate.calibration import Calibration
 from counterpoise.evaluate.style import COLOURS, FAINT, PAPER
@@ -53,7 +53,7 @@ def draw(path: str | Path, calibration: Calibration) -> None:
         _risk(risk, calibration.risks[name], f"{captions[name]}: AURC {area:.2g}", _COLOURS[name])
     style.axes(risk, grid="y")
     risk.set_xlim(-0.02, 1.02)
-    worst = max(float(curve[1].max()) for curve in calibration.risks.values())
+    worst = max(float(curve.risk(_covered(curve)).max()) for curve in calibration.risks.values())
     risk.set_ylim(0, 1.25 * worst or 1)
     risk.xaxis.set_major_formatter(PercentFormatter(1))
     risk.yaxis.set_major_formatter(PercentFormatter(1))
@@ -86,11 +86,14 @@ def _reliability(axes: Axes, bins: Reliability, label: str, colour: str) -> None
     axes.scatter(x, y, s=area, color=colour, edgecolor=PAPER, linewidth=1, zorder=4)
 
 
-def _risk(axes: Axes, curve: tuple[np.ndarray, np.ndarray], label: str, colour: str) -> None:
-    coverage, risk = curve
-    shown = np.unique(np.linspace(0, len(coverage) - 1, _POINTS).astype(int))
-    (line,) = axes.plot(coverage[shown], risk[shown], color=colour, linewidth=2, label=label, zorder=3)
+def _risk(axes: Axes, curve: RiskCurve, label: str, colour: str) -> None:
+    covered = _covered(curve)
+    (line,) = axes.plot(covered / curve.total, curve.risk(covered), color=colour, linewidth=2, label=label, zorder=3)
     line.set_path_effects([withStroke(linewidth=3.6, foreground=PAPER)])
+
+
+def _covered(curve: RiskCurve) -> np.ndarray:
+    return np.unique(np.linspace(1, curve.total, _POINTS).astype(int))
 
 
 def _shares(axes: Axes, shares: dict[str, dict[str, float]], names: list[str]) -> None:

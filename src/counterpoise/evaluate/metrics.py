@@ -1,6 +1,7 @@
 """Scores of a single-label classifier, as functions of its confusion matrix and the training counts.
 
-A confusion matrix is int64 [C, C]: rows are the truth, columns the prediction. A class is *supported* when
+A confusion matrix is int64 [C, C]: rows are the truth, columns the prediction. Of thousands of classes that is
+hundreds of MB, and scores need no more than its `Tally`. A class is *supported* when
 the evaluated split holds at least one example of it. Rare classes are often absent from a split, and nothing
 can be said about their recall there: they are left out of every mean here except `macro_f1_all`.
 """
@@ -44,13 +45,29 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int)
     return cells.reshape(num_classes, num_classes)
 
 
-def per_class(confusion: np.ndarray, train_counts: np.ndarray) -> pd.DataFrame:
-    """Returns one row per class: `train_count, test_count, precision, recall, f1`, as in `precision_recall_f1`."""
-    confusion, counts = _checked(confusion, train_counts)
-    support = confusion.sum(axis=1)
-    precision, recall, f1 = precision_recall_f1(np.diag(confusion), support, confusion.sum(axis=0))
+class Tally(NamedTuple):
+    """How many examples of each class are decided rightly, are true, are predicted: int64 [C] each."""
+
+    hits: np.ndarray
+    support: np.ndarray
+    predicted: np.ndarray
+
+    @classmethod
+    def of(cls, truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> "Tally":
+        """Returns the tally of class numbers, both int [N]."""
+        right = truth[truth == predicted]
+        return cls(*(np.bincount(each, minlength=num_classes) for each in (right, truth, predicted)))
+
+
+def per_class(outcome: Tally | np.ndarray, train_counts: np.ndarray) -> pd.DataFrame:
+    """Returns one row per class: `train_count, test_count, precision, recall, f1`, as in `precision_recall_f1`.
+
+    outcome: a tally, or a confusion matrix.
+    """
+    tally, counts = _checked(outcome, train_counts)
+    precision, recall, f1 = precision_recall_f1(*tally)
     return pd.DataFrame(
-        {"train_count": counts, "test_count": support, "precision": precision, "recall": recall, "f1": f1}
+        {"train_count": counts, "test_count": tally.support, "precision": precision, "recall": recall, "f1": f1}
     )
 
 
@@ -69,9 +86,11 @@ def precision_recall_f1(
 
 
 def scores(
-    confusion: np.ndarray, train_counts: np.ndarray, tail_max: int = 20, head_min: int = 101
+    outcome: Tally | np.ndarray, train_counts: np.ndarray, tail_max: int = 20, head_min: int = 101
 ) -> dict[str, float]:
     """Returns the scores of one split, all Python floats. Raises ValueError for a split without examples.
+
+    outcome: a tally, or a confusion matrix.
 
     - `accuracy`, and `micro_f1`, which is the same number when every example has one label.
     - `balanced_accuracy`: mean recall over supported classes, as in scikit-learn; `macro_recall` is the same
@@ -89,22 +108,21 @@ def scores(
     - `supported_classes`, `classes`: how many.
     - `majority_accuracy`, `majority_macro_f1`: what always predicting the largest training class scores here.
     """
-    confusion, counts = _checked(confusion, train_counts)
-    total = confusion.sum()
+    tally, counts = _checked(outcome, train_counts)
+    total = tally.support.sum()
     if total == 0:
-        raise ValueError("the confusion matrix holds no example: there is nothing to score")
-    table = per_class(confusion, counts)
-    supported = (table.test_count > 0).to_numpy()
+        raise ValueError("the split holds no example: there is nothing to score")
+    table = per_class(tally, counts)
+    supported = tally.support > 0
     present = table[supported]
     share = present.test_count / total
     macro = present[["precision", "recall", "f1"]].mean()
     weighted = present[["precision", "recall", "f1"]].mul(share, axis=0).sum()
-    accuracy = np.diag(confusion).sum() / total
+    accuracy = tally.hits.sum() / total
 
     majority = int(np.argmax(counts))
-    baseline = np.zeros_like(confusion)
-    baseline[:, majority] = confusion.sum(axis=1)
-    baseline_f1 = per_class(baseline, counts).f1[supported]
+    found = tally.support[majority]
+    majority_f1 = 2 * found / (found + total) if found else 0.0
 
     result = {
         "accuracy": accuracy,
@@ -117,12 +135,12 @@ def scores(
         "weighted_recall": weighted.recall,
         "weighted_f1": weighted.f1,
         "micro_f1": accuracy,
-        "mcc": _mcc(confusion),
+        "mcc": _mcc(tally),
         "worst_recall": present.recall.min(),
         "supported_classes": supported.sum(),
         "classes": len(table),
-        "majority_accuracy": baseline[majority, majority] / total,
-        "majority_macro_f1": baseline_f1.mean(),
+        "majority_accuracy": found / total,
+        "majority_macro_f1": majority_f1 / supported.sum(),
     }
     bucket = buckets(counts, tail_max, head_min)
     for name in ("head", "medium", "tail"):
@@ -132,12 +150,17 @@ def scores(
     return {name: float(value) for name, value in result.items()}
 
 
-def _checked(confusion: np.ndarray, train_counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both as int64; raises ValueError when their shapes do not belong together."""
-    confusion, counts = np.asarray(confusion, dtype=np.int64), np.asarray(train_counts, dtype=np.int64)
-    if counts.ndim != 1 or confusion.shape != (len(counts), len(counts)):
-        raise ValueError(f"expected confusion [C, C] and train_counts [C], got {confusion.shape}, {counts.shape}")
-    return confusion, counts
+def _checked(outcome: Tally | np.ndarray, train_counts: np.ndarray) -> tuple[Tally, np.ndarray]:
+    """Returns the tally and the counts as int64; raises ValueError when their shapes do not belong together."""
+    counts = np.asarray(train_counts, dtype=np.int64)
+    if not isinstance(outcome, Tally):
+        confusion = np.asarray(outcome, dtype=np.int64)
+        if confusion.shape != (len(counts), len(counts)):
+            raise ValueError(f"expected confusion [C, C] and train_counts [C], got {confusion.shape}, {counts.shape}")
+        outcome = Tally(np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0))
+    if any(each.shape != counts.shape for each in outcome):
+        raise ValueError(f"expected a tally of {len(counts)} classes, got {[each.shape for each in outcome]}")
+    return outcome, counts
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray, otherwise: float | np.ndarray) -> np.ndarray:
@@ -145,15 +168,15 @@ def _ratio(top: np.ndarray, bottom: np.ndarray, otherwise: float | np.ndarray) -
     return np.where(bottom > 0, top / np.maximum(bottom, 1), otherwise)
 
 
-def _mcc(confusion: np.ndarray) -> float:
+def _mcc(tally: Tally) -> float:
     """Returns R_K (Gorodkin 2004, eq. 8) in the form of covariances of one-hot truth and prediction."""
     # Sums of squares of counts pass 2^63 for large splits once multiplied: float64 from here on.
-    truth = confusion.sum(axis=1).astype(np.float64)
-    predicted = confusion.sum(axis=0).astype(np.float64)
+    truth = tally.support.astype(np.float64)
+    predicted = tally.predicted.astype(np.float64)
     total = truth.sum()
     spread_truth = total**2 - truth @ truth
     spread_predicted = total**2 - predicted @ predicted
     if spread_truth == 0 or spread_predicted == 0:
         return 0.0
-    covariance = total * np.trace(confusion) - truth @ predicted
+    covariance = total * tally.hits.sum() - truth @ predicted
     return covariance / np.sqrt(spread_truth) / np.sqrt(spread_predicted)

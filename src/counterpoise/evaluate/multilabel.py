@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from counterpoise.evaluate.metrics import buckets, precision_recall_f1
+from counterpoise.evaluate.metrics import Tally, buckets, precision_recall_f1
 
 K = (1, 3, 5)
 # Logits sorted at a time: the only dense copy that is made.
@@ -37,21 +37,25 @@ def per_label(
     Precision, recall and F1 as in `metrics.precision_recall_f1`. Raises ValueError when shapes do not belong together.
     """
     decided, logits, counts = _checked(decided, logits, targets, train_counts)
-    labels = len(counts)
-    hit = decided[_texts(targets), targets.indices]
-    support = np.bincount(targets.indices, minlength=labels)
-    hits = np.bincount(targets.indices[hit], minlength=labels)
-    precision, recall, f1 = precision_recall_f1(hits, support, decided.sum(axis=0))
+    counted = tally(decided, targets)
+    precision, recall, f1 = precision_recall_f1(*counted)
     return pd.DataFrame(
         {
             "train_count": counts,
-            "test_count": support,
+            "test_count": counted.support,
             "precision": precision,
             "recall": recall,
             "f1": f1,
             "average_precision": average_precision(logits, targets),
         }
     )
+
+
+def tally(decided: np.ndarray, targets: sparse.csr_matrix) -> Tally:
+    """Returns the texts of each label: rightly decided, true, decided."""
+    hit, labels = decided[_texts(targets), targets.indices], targets.shape[1]
+    hits, support = (np.bincount(each, minlength=labels) for each in (targets.indices[hit], targets.indices))
+    return Tally(hits, support, decided.sum(axis=0))
 
 
 def average_precision(logits: np.ndarray, targets: sparse.csr_matrix) -> np.ndarray:

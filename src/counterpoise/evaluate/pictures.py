@@ -38,14 +38,14 @@ def confusion(path: str | Path, confusion: np.ndarray, labels: Sequence[str]) ->
     confusion = np.asarray(confusion)
     classes = len(labels)
     support = confusion.sum(axis=1)
-    share = confusion / np.maximum(support, 1)[:, None]
     shown, title = np.arange(classes), f"Confusion of {classes} classes"
     if classes > _SHOWN_CLASSES:
         errors = support + confusion.sum(axis=0) - 2 * np.diag(confusion)
         shown = np.sort(np.argsort(-errors, kind="stable")[:_SHOWN_CLASSES])
-        rest = np.delete(share[shown], shown, axis=1).sum(axis=1)
-        share = np.column_stack([share[np.ix_(shown, shown)], rest])
         title = f"Confusion of the {_SHOWN_CLASSES} classes, of {classes}, with the most errors"
+    share = confusion[shown] / np.maximum(support[shown], 1)[:, None]
+    if len(shown) < classes:
+        share = np.column_stack([share[:, shown], np.delete(share, shown, axis=1).sum(axis=1)])
     rows = len(shown)
     truths = [f"{style.short(labels[i])}  ({support[i]:,})" for i in shown.tolist()]
     predictions = [style.short(labels[i]) for i in shown.tolist()] + ["all others"] * (classes > rows)

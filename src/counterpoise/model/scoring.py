@@ -5,20 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
-from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import CatMetric, MeanMetric
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics import MeanMetric, Metric
 
 from counterpoise.balance.adjust import negative_log_likelihood
 from counterpoise.balance.decision import Decision
 from counterpoise.evaluate import metrics, multilabel
-from counterpoise.evaluate.metrics import Bounds
+from counterpoise.evaluate.metrics import Bounds, Tally
 
 
 class SingleLabelScoring(nn.Module):
-    """Confusion matrix and unweighted cross-entropy.
+    """The tally of each class and the unweighted cross-entropy.
 
     counts: int [C], training examples of each class. bounds: of head, medium and tail.
     """
@@ -26,34 +24,35 @@ class SingleLabelScoring(nn.Module):
     def __init__(self, counts: np.ndarray, bounds: Bounds) -> None:
         super().__init__()
         self.counts, self.bounds = counts, bounds
-        self.confusion = MulticlassConfusionMatrix(len(counts))
+        self.tally = _Tallies(len(counts))
         self.losses = MeanMetric()
 
     def update(self, logits: Tensor, classes: Tensor) -> None:
         """Adds a batch: logits [B, C], classes int64 [B]."""
-        self.confusion.update(logits.argmax(-1), classes)
+        self.tally.update(logits.argmax(-1), classes)
         self.losses.update(F.cross_entropy(logits.float(), classes), len(classes))
 
     def reset(self) -> None:
         """Forgets all batches."""
-        self.confusion.reset()
+        self.tally.reset()
         self.losses.reset()
 
     def scores(self) -> dict[str, float]:
         """Returns the scores of `evaluate.metrics.scores` and the unweighted loss."""
-        confusion = self.confusion.compute().cpu().numpy()
-        return metrics.scores(confusion, self.counts, *self.bounds) | {"loss": float(self.losses.compute())}
+        tally = Tally(*self.tally.compute().cpu().numpy())
+        return metrics.scores(tally, self.counts, *self.bounds) | {"loss": float(self.losses.compute())}
 
     @property
     def names(self) -> list[str]:
         """What `scores` returns."""
-        return list(self.measure(np.eye(len(self.counts)), np.arange(len(self.counts))))
+        everything = Tally(*np.ones((3, len(self.counts)), int))
+        return [*metrics.scores(everything, self.counts, *self.bounds), "loss"]
 
     def measure(self, logits: np.ndarray, classes: np.ndarray) -> dict[str, float]:
         """Returns the same for given logits [N, C] and classes int [N]."""
-        confusion = metrics.confusion_matrix(classes, logits.argmax(1), len(self.counts))
+        tally = Tally.of(classes, logits.argmax(1), len(self.counts))
         loss = negative_log_likelihood(logits, classes)
-        return metrics.scores(confusion, self.counts, *self.bounds) | {"loss": loss}
+        return metrics.scores(tally, self.counts, *self.bounds) | {"loss": loss}
 
 
 class MultiLabelScoring(nn.Module):
@@ -69,24 +68,21 @@ class MultiLabelScoring(nn.Module):
         super().__init__()
         self.counts, self.bounds, self.decision = counts, bounds, decision
         self.register_buffer("thresholds", torch.from_numpy(decision.initial(labels)))
-        self.logits, self.targets = CatMetric(nan_strategy="disable"), CatMetric(nan_strategy="disable")
+        self.gathered = _Gathered()
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Adds a batch: logits [B, C], targets float [B, C]."""
-        self.logits.update(logits.float())
-        self.targets.update(targets)
+        self.gathered.update(logits, targets)
 
     def reset(self) -> None:
         """Forgets all batches; the thresholds stay."""
-        self.logits.reset()
-        self.targets.reset()
+        self.gathered.reset()
 
     def scores(self, tune: bool = False) -> dict[str, float]:
         """Returns the scores of `evaluate.multilabel.scores` and the unweighted binary cross-entropy, the mean
         over texts and labels. tune: chooses new thresholds first.
         """
-        logits = self.logits.compute().cpu().numpy()
-        targets = csr_matrix(self.targets.compute().cpu().numpy() > 0.5)
+        logits, targets = self.gathered.compute()
         if tune:
             self.tune(logits, targets)
         return self.measure(logits, targets)
@@ -99,16 +95,86 @@ class MultiLabelScoring(nn.Module):
     @property
     def names(self) -> list[str]:
         """What `scores` returns."""
-        return list(self.measure(np.eye(len(self.counts)), csr_matrix(np.eye(len(self.counts), dtype=bool))))
+        # One label of each bucket, and as many as the scores at k ask for, have all that there are of thousands.
+        _, first = np.unique(metrics.buckets(self.counts, *self.bounds), return_index=True)
+        some = np.union1d(first, np.arange(min(len(self.counts), max(multilabel.K))))
+        right = np.eye(len(some), dtype=bool)
+        counts = self.counts[some]
+        return [*multilabel.scores(right, right.astype(float), csr_matrix(right), counts, *self.bounds), "loss"]
 
     def measure(self, logits: np.ndarray, targets: csr_matrix, threshold: float | None = None) -> dict[str, float]:
         """Returns the same for given logits [N, C] and targets bool [N, C]; `threshold`: one for all labels instead."""
-        decided = self.decide(logits) if threshold is None else expit(logits) > threshold
-        losses = np.logaddexp(0, logits).sum(dtype=np.float64) - targets.multiply(logits).sum(dtype=np.float64)
-        return multilabel.scores(decided, logits, targets, self.counts, *self.bounds) | {
-            "loss": float(losses / logits.size)
-        }
+        decision = self.decision if threshold is None else Decision(threshold)
+        thresholds = self.thresholds.cpu().numpy() if threshold is None else decision.fit(logits, targets)
+        decided = decision.decide(logits, thresholds)
+        scores = multilabel.scores(decided, logits, targets, self.counts, *self.bounds)
+        return scores | {"loss": negative_log_likelihood(logits, targets)}
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """Returns which labels each text gets, bool [N, C], of logits [N, C]."""
         return self.decision.decide(logits, self.thresholds.cpu().numpy())
+
+
+class _Tallies(Metric):
+    """Hits, support and predictions of each class, int64 [3, C], without the C x C cells of a confusion matrix."""
+
+    counts: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.add_state("counts", torch.zeros(3 * classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predicted: Tensor, truth: Tensor) -> None:
+        """Adds a batch of class numbers, int64 [B] each."""
+        cells = torch.stack([truth, truth + self.classes, predicted + 2 * self.classes])
+        counted = torch.ones_like(cells)
+        counted[0] = predicted == truth
+        self.counts.index_add_(0, cells.flatten(), counted.flatten())
+
+    def compute(self) -> Tensor:
+        """Returns int64 [3, C], over all batches and processes."""
+        return self.counts.view(3, -1)
+
+
+class _Gathered(Metric):
+    """Logits and targets of all batches; of the targets only which are true is kept."""
+
+    logits: list[Tensor]
+    sizes: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__(compute_with_cache=False)
+        for name in ("logits", "sizes", "labels"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Adds a batch: logits [B, C], targets [B, C]."""
+        true = targets > 0.5
+        self.logits.append(logits.float())
+        self.sizes.append(true.sum(dim=1))
+        self.labels.append(true.nonzero()[:, 1])
+
+    def compute(self) -> tuple[np.ndarray, csr_matrix]:
+        """Returns logits, float32 [N, C], and targets, csr of bool [N, C], over all batches and processes."""
+        logits, sizes, labels = (_joined(each).numpy() for each in (self.logits, self.sizes, self.labels))
+        starts = np.append(0, np.cumsum(sizes))
+        return logits, csr_matrix((np.ones(len(labels), bool), labels, starts), logits.shape)
+
+
+def _joined(blocks: Tensor | list[Tensor]) -> Tensor:
+    """Returns the blocks one below the other, on the CPU, and leaves only that in their list.
+
+    With several processes a tensor takes the place of the list, in which the blocks of all are joined already.
+    """
+    if isinstance(blocks, Tensor):
+        return blocks.cpu()
+    end = sum(len(block) for block in blocks)
+    joined = torch.empty((end, *blocks[0].shape[1:]), dtype=blocks[0].dtype)
+    while blocks:
+        block = blocks.pop()  # from the end, and let go at once, so that the allocator can give it back
+        joined[end - len(block) : end] = block
+        end -= len(block)
+    blocks.append(joined)
+    return joined

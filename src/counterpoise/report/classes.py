@@ -5,15 +5,13 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from scipy.sparse import csr_matrix
-from scipy.special import expit, logit, softmax
+from scipy.special import expit, logit
 
-from counterpoise.report.facts import RunFacts, one_hot
+from counterpoise.report.facts import CELLS, RunFacts, one_hot
 from counterpoise.report.page import Panel, data, figure, render, table
 
 GRID = np.arange(1, 200) / 200
 """The global thresholds that the page offers."""
-CELLS = 2**22
-"""Pairs of text and label that are counted at a time."""
 ENOUGH = 10
 """Test texts from which on a class may be one of those whose curve is drawn at first."""
 
@@ -89,19 +87,23 @@ def recall(facts: RunFacts) -> Panel:
 
 def curves(facts: RunFacts) -> Panel:
     """Returns the panel of the precision-recall curves."""
-    scores = facts.test_logits if facts.multi_label else softmax(facts.test_logits.astype(np.float64), axis=1)
-    probabilities = expit if facts.multi_label else np.asarray
     by_class = facts.truth.tocsc()
-    ranked = np.sort(scores.T, axis=1)
     series: list[dict[str, np.ndarray] | None] = []
-    for c in range(len(facts.labels)):
-        own = np.sort(scores[by_class.indices[by_class.indptr[c] : by_class.indptr[c + 1]], c])
-        if not len(own):
-            series.append(None)
-            continue
-        cuts = np.unique(own)[::-1]
-        hits, called = (len(each) - np.searchsorted(each, cuts) for each in (own, ranked[c]))
-        series.append({"hits": hits, "called": called, "cuts": probabilities(cuts.astype(np.float64)).round(4)})
+    step = max(1, CELLS // max(len(facts.ids), 1))
+    for start in range(0, len(facts.labels), step):
+        scores = facts.test_logits[:, start : start + step].T.copy()
+        if not facts.multi_label:
+            scores = scores - facts.normalisers
+        for c, values in enumerate(scores, start):
+            own = np.sort(values[by_class.indices[by_class.indptr[c] : by_class.indptr[c + 1]]])
+            if not len(own):
+                series.append(None)
+                continue
+            values.sort()
+            cuts = np.unique(own)[::-1]
+            hits, called = (len(each) - np.searchsorted(each, cuts) for each in (own, values))
+            shown = expit(cuts.astype(np.float64)) if facts.multi_label else np.exp(cuts)
+            series.append({"hits": hits, "called": called, "cuts": shown.round(4)})
     counts = np.bincount(facts.truth.indices, minlength=len(facts.labels))
     known = np.flatnonzero(counts)
     order = known[np.argsort(-facts.counts[known], kind="stable")]

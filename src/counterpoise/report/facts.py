@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
+from scipy.special import logsumexp
 
 from counterpoise.balance import Balance
 from counterpoise.balance.samplers import Targets
 from counterpoise.evaluate import metrics, multilabel
 from counterpoise.evaluate.calibration import Calibration
 from counterpoise.evaluate.metrics import Bounds
+
+CELLS = 2**21
+"""Logits that are looked at at a time: a copy of all those of thousands of classes would be what a run needs most."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,19 @@ class RunFacts:
         return one_hot(self.test_logits.argmax(axis=1), len(self.labels))
 
     @cached_property
+    def normalisers(self) -> np.ndarray:
+        """What is subtracted from a test text's logits to get the log of its classes' probabilities, float64 [N]."""
+        step = max(1, CELLS // len(self.labels))
+        parts = (self.test_logits[start : start + step] for start in range(0, len(self.test_logits), step))
+        return np.concatenate([np.empty(0), *(logsumexp(part.astype(np.float64), axis=1) for part in parts)])
+
+    @cached_property
     def table(self) -> pd.DataFrame:
         """A row per class, as `metrics.per_class`, multi-label `multilabel.per_label`, has it."""
         if self.decided is not None:
             return multilabel.per_label(self.decided, self.test_logits, self.test_targets, self.counts)
-        confusion = metrics.confusion_matrix(self.test_targets, self.test_logits.argmax(axis=1), len(self.labels))
-        return metrics.per_class(confusion, self.counts)
+        predicted = self.test_logits.argmax(axis=1)
+        return metrics.per_class(metrics.Tally.of(self.test_targets, predicted, len(self.labels)), self.counts)
 
 
 def one_hot(targets: Targets, classes: int) -> csr_matrix:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from scipy.sparse import csr_matrix, hstack
-from scipy.special import expit, logit, softmax
+from scipy.special import expit, logit
 
 from counterpoise.report.facts import RunFacts
 from counterpoise.report.page import Panel, data, figure, render, table
@@ -129,16 +129,16 @@ def errors(facts: RunFacts) -> Panel:
 
 
 def _single_label(facts: RunFacts) -> list[dict[str, Any]]:
-    probabilities = softmax(facts.test_logits.astype(np.float64), axis=1)
-    predicted, truth = probabilities.argmax(axis=1), np.asarray(facts.test_targets)
+    predicted, truth = facts.test_logits.argmax(axis=1), np.asarray(facts.test_targets)
+    rows = np.arange(len(truth))
+    sure, right = (np.exp(facts.test_logits[rows, each] - facts.normalisers) for each in (predicted, truth))
     wrong = np.flatnonzero(predicted != truth)
-    wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
+    wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
     kept = _worst(truth[wrong], predicted[wrong])
     return [
         {
             "row": int(row), "true": int(truth[row]), "predicted": int(predicted[row]),
-            "p": round(float(probabilities[row, predicted[row]]), 4),
-            "q": round(float(probabilities[row, truth[row]]), 4),
+            "p": round(float(sure[row]), 4), "q": round(float(right[row]), 4),
         }
         for row in wrong[kept]
     ]  # fmt: skip

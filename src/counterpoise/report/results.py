@@ -7,7 +7,7 @@ import numpy as np
 
 from counterpoise.atomic import replacing
 from counterpoise.evaluate import calibration_picture, multilabel, pictures
-from counterpoise.evaluate.metrics import confusion_matrix
+from counterpoise.evaluate.metrics import confusion_matrix, precision_recall_f1
 from counterpoise.evaluate.predictions import write_multilabel_predictions, write_predictions
 from counterpoise.report.facts import RunFacts
 
@@ -43,9 +43,9 @@ def draw_pictures(run: Path, facts: RunFacts) -> None:
         confusion = confusion_matrix(facts.test_targets, predicted, len(facts.labels))
         pictures.confusion(run / "confusion.png", confusion, facts.labels)
     else:
-        at_half = multilabel.per_label(facts.test_logits > 0, facts.test_logits, facts.truth, facts.counts)
+        at_half = multilabel.tally(facts.test_logits > 0, facts.truth)
         recalls = {
-            f"{facts.strategy}, threshold 0.5": (facts.counts, at_half["recall"].to_numpy()),
+            f"{facts.strategy}, threshold 0.5": (facts.counts, precision_recall_f1(*at_half)[1]),
             f"{facts.strategy}, as decided": recalls[facts.strategy],
         }
     pictures.recall_vs_count(run / "recall_vs_count.png", recalls, None, *facts.bounds, unit=facts.noun)

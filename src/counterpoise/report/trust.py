@@ -9,7 +9,7 @@ from markupsafe import Markup
 from plotly.subplots import make_subplots
 
 from counterpoise.balance import adjust
-from counterpoise.balance.adjust import Reliability
+from counterpoise.balance.adjust import Reliability, RiskCurve
 from counterpoise.report.facts import RunFacts
 from counterpoise.report.page import Panel, figure, table
 
@@ -85,17 +85,16 @@ def _words(facts: RunFacts, bins: Mapping[str, Reliability], chosen: str) -> str
     return " ".join(words)
 
 
-def _about_risk(facts: RunFacts, risk: tuple[np.ndarray, np.ndarray]) -> Markup:
+def _about_risk(facts: RunFacts, curve: RiskCurve) -> Markup:
     if facts.multi_label:
         text = (
             "Of all pairs of text and label, the surest first; nearly all are sure negatives, so look at the right end."
         )
         return Markup('<p class="note">{}</p>').format(text)
-    coverage, risks = risk
-    half = float(risks[np.searchsorted(coverage, 0.8 - 1e-12)])
+    surest, everything = curve.risk(np.array([-(-4 * curve.total // 5), curve.total])).tolist()
     text = (
-        f"Leave the least sure fifth of the texts to a person, and {half:.1%} of the others are wrong, not "
-        f"{risks[-1]:.1%}."
+        f"Leave the least sure fifth of the texts to a person, and {surest:.1%} of the others are wrong, not "
+        f"{everything:.1%}."
     )
     return Markup('<p class="note">{}</p>').format(text)
 
@@ -139,16 +138,17 @@ def _reliability(bins: Mapping[str, Reliability]) -> go.Figure:
     return plot
 
 
-def _risk(facts: RunFacts, risks: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> go.Figure:
+def _risk(facts: RunFacts, risks: Mapping[str, RiskCurve]) -> go.Figure:
     plot = go.Figure()
     colours = ("var(--c2)", "var(--c1)") if len(risks) > 1 else ("var(--c1)",)
-    for (name, (coverage, risk)), colour in zip(risks.items(), colours, strict=False):
-        places = np.unique(np.linspace(0, len(coverage) - 1, POINTS).round().astype(int))
+    for (name, curve), colour in zip(risks.items(), colours, strict=False):
+        covered = np.linspace(1, curve.total, POINTS)
         if facts.multi_label:  # what is uncertain is at the very end
-            tail = len(coverage) - np.geomspace(1, len(coverage), POINTS)
-            places = np.unique(np.clip(tail.round().astype(int), 0, len(coverage) - 1))
+            covered = curve.total + 1 - np.geomspace(1, curve.total, POINTS)
+        covered = np.unique(covered.round().astype(int))
         plot.add_scatter(
-            x=coverage[places], y=risk[places], mode="lines", name=NAMES[name], line={"color": colour, "width": 2},
+            x=covered / curve.total, y=curve.risk(covered), mode="lines", name=NAMES[name],
+            line={"color": colour, "width": 2},
             hovertemplate="the surest %{x:.1%}: %{y:.2%} wrong<extra></extra>",
         )  # fmt: skip
     plot.update_xaxes(

@@ -1,0 +1,399 @@
+"""Seconds and memory against the number of rows, of labels, and the length of texts, and a picture of each.
+
+`python benchmarks/scaling.py [rows|labels|lengths] [--json FOLDER] [--picture FOLDER]`; all three unless told.
+
+rows: class index, an epoch's draw and its order, of 500 classes, every class drawn equally often; tokenising texts of
+about ten words and opening the finished store again (its texts are read once more, to know that they are the same).
+labels: forward and backward of each loss on 256 texts, on one thread; the scores of 10,000 texts, of several labels
+(about 4 a text) with their thresholds tuned, and of one class each; how far the probabilities of half of them can be
+trusted, the other half being the validation split. lengths: a training step of MiniLM on 2,048 tokens without padding,
+and the share of it that is attention, each layer's timed alone.
+
+Each point is a process of its own: seconds are the median of as many repeats as fit, memory is the most that it takes
+beyond its imports, with what is handed in.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullLocator
+from measure import peak_memory, report, timed
+from scipy.sparse import csr_matrix
+from torch.nn import functional as F
+
+from counterpoise import balance
+from counterpoise.balance import ClassIndex, Decision, Power, PowerSampler, Strategy
+from counterpoise.data.batching import BatchOrder
+from counterpoise.data.tokens import load_tokenizer, tokenise
+from counterpoise.evaluate import calibration, style
+from counterpoise.evaluate.metrics import DEFAULT_BOUNDS
+from counterpoise.evaluate.style import COLOURS, FAINT, MUTED, PAPER
+from counterpoise.model.scoring import MultiLabelScoring, SingleLabelScoring
+
+ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
+TEXTS = (10_000, 30_000, 100_000, 300_000)
+LABELS = (52, 200, 600, 2_000, 5_000)
+LENGTHS = (16, 32, 64, 128, 256, 512)
+CLASSES, BATCH, SCORED, TOKENS = 500, 256, 10_000, 2_048
+SINGLE, MULTI = (
+    ("CrossEntropy", "SoftmaxFocal", "LogitAdjusted", "LDAM"),
+    ("BinaryCrossEntropy", "Focal", "Asymmetric", "DistributionBalanced"),
+)
+OF_ROWS = ("class index", "draw of an epoch", "order by length", "tokenise", "open again")
+OF_LABELS = ("several labels", "one class", "calibration", "losses")
+HUES = {
+    **{name: hue for names in (SINGLE, MULTI, OF_ROWS, OF_LABELS) for name, hue in zip(names, COLOURS, strict=False)},
+    **{"index, draw, order": COLOURS[0], "MiniLM": COLOURS[0], "measured": COLOURS[0], "arithmetic": MUTED},
+}
+SECONDS, MEMORY = "seconds", "MB beyond the imports"
+Row = dict[str, Any]
+Line = tuple[Sequence[float], Sequence[float]]
+
+
+def main() -> None:
+    """Measures what is asked for, prints it, and writes JSON and pictures."""
+    groups: dict[str, tuple[Callable[[], list[Row]], Callable[[list[Row]], Figure]]] = {
+        "rows": (measure_rows, draw_rows),
+        "labels": (measure_labels, draw_labels),
+        "lengths": (measure_lengths, draw_lengths),
+    }
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", choices=[*groups, []], help="all unless told")
+    parser.add_argument("--json", type=Path, help="folder for scaling_rows.json and so on")
+    parser.add_argument("--picture", type=Path, help="folder for scaling_rows.png and so on")
+    options = parser.parse_args()
+    for name in options.what or groups:
+        measured, drawn = groups[name]
+        rows = measured()
+        for folder in filter(None, (options.json, options.picture)):
+            folder.mkdir(parents=True, exist_ok=True)
+        report(f"Scaling with {name}", rows, options.json and options.json / f"scaling_{name}.json")
+        if options.picture:
+            style.save(drawn(rows), options.picture / f"scaling_{name}.png")
+
+
+def measure_rows() -> list[Row]:
+    """Returns the points against rows."""
+    points: list[Row] = []
+    for function, sizes in ((epoch, ROWS), (token_store, TEXTS)):
+        for size in sizes:
+            seconds, peak = peak_memory(function, size)
+            points += [
+                {"what": what, "rows": size, SECONDS: each, MEMORY: peak / 1e6} for what, each in seconds.items()
+            ]
+    return points
+
+
+def _points(of: str, number: int, seconds: Mapping[str, float], peak: int) -> list[Row]:
+    return [{"what": what, of: number, SECONDS: each, MEMORY: peak / 1e6} for what, each in seconds.items()]
+
+
+def epoch(rows: int) -> dict[str, float]:
+    """Returns the seconds of the steps to an epoch's batches."""
+    rng = np.random.default_rng(0)
+    targets = rng.choice(CLASSES, rows, p=zipf(CLASSES))
+    lengths, sampler = rng.integers(5, 65, rows), PowerSampler(1.0)
+    index = ClassIndex.of(targets, CLASSES)
+    drawn = sampler.draw(index, rng)
+    return {
+        "class index": median(lambda: ClassIndex.of(targets, CLASSES)),
+        "draw of an epoch": median(lambda: sampler.draw(index, rng)),
+        "order by length": median(lambda: next(iter(BatchOrder(lambda *_: drawn.copy(), rows, lengths, 32)))),
+    }
+
+
+def token_store(rows: int) -> dict[str, float]:
+    """Returns the seconds to tokenise texts, and to find them tokenised."""
+    words = np.array([f"{a}{b}" for a in ("market", "oil", "rate", "share", "trade") for b in ("", "s", "er", "ing")])
+    rng = np.random.default_rng(0)
+    texts = pa.chunked_array([[" ".join(row) for row in words[rng.integers(len(words), size=(rows, 10))].tolist()]])
+    tokenizer = load_tokenizer(encoder().locate())
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["COUNTERPOISE_CACHE"] = folder  # of this process, which measures nothing else
+        start = time.perf_counter()
+        tokenise(texts, tokenizer, 64, f"{rows:,} texts")
+        first = time.perf_counter() - start
+        return {"tokenise": first, "open again": median(lambda: tokenise(texts, tokenizer, 64, "texts"))}
+
+
+def measure_labels() -> list[Row]:
+    """Returns the points against labels."""
+    points: list[Row] = []
+    for function in (losses, several_labels, one_class, trust):
+        for labels in LABELS:
+            seconds, peak = peak_memory(function, labels)
+            points += _points("labels", labels, seconds, peak)
+    return points
+
+
+def losses(labels: int) -> dict[str, float]:
+    """Returns the seconds that each loss takes on a batch of logits, forward and backward."""
+    torch.set_num_threads(1)  # of what takes milliseconds the cost of sharing it would be shown
+    targets = label_sets(20 * labels, labels)
+    classes = np.concatenate([np.arange(labels), targets.indices])
+    found = {}
+    for names, given, truth in (
+        (MULTI, targets, torch.from_numpy(targets[:BATCH].toarray().astype(np.float32))),
+        (SINGLE, classes, torch.from_numpy(classes[:BATCH] if labels >= BATCH else np.resize(classes, BATCH))),
+    ):
+        made = Strategy(PowerSampler(0.5), Power(0.5)).balance(
+            [f"label {c}" for c in range(labels)], ClassIndex.of(given, labels)
+        )
+        for name in names:
+            loss, logits = getattr(balance, name)(made), torch.randn(BATCH, labels, requires_grad=True)
+            found[name] = median(lambda loss=loss, logits=logits, truth=truth: loss(logits, truth).backward())
+    return found
+
+
+def several_labels(labels: int) -> dict[str, float]:
+    """Returns the seconds of an evaluation with any number of labels a text."""
+    torch.set_num_threads(1)
+    targets = label_sets(SCORED, labels)
+    logits, counts = guesses(targets), np.asarray(targets.sum(axis=0)).ravel()
+    scoring = MultiLabelScoring([f"label {c}" for c in range(labels)], counts, DEFAULT_BOUNDS, Decision())
+
+    def evaluation() -> None:
+        scoring.reset()
+        for start in range(0, SCORED, BATCH):
+            part = slice(start, start + BATCH)
+            held = torch.from_numpy(targets[part].toarray().astype(np.float32))
+            scoring.update(torch.from_numpy(logits[part].copy()), held)
+        scoring.scores(tune=True)
+
+    return {"several labels": median(evaluation)}
+
+
+def one_class(labels: int) -> dict[str, float]:
+    """Returns the seconds of an evaluation with one class a text."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    classes = torch.from_numpy(rng.choice(labels, SCORED, p=zipf(labels)))
+    logits = torch.randn(SCORED, labels)
+    scoring = SingleLabelScoring(np.bincount(classes, minlength=labels) + 1, DEFAULT_BOUNDS)
+
+    def evaluation() -> None:
+        scoring.reset()
+        for part in range(0, SCORED, BATCH):
+            scoring.update(logits[part : part + BATCH], classes[part : part + BATCH])
+        scoring.scores()
+
+    return {"one class": median(evaluation)}
+
+
+def trust(labels: int) -> dict[str, float]:
+    """Returns the seconds of the calibration of a model with several labels a text."""
+    targets, half = label_sets(SCORED, labels), SCORED // 2
+    logits, counts = guesses(targets), np.asarray(targets.sum(axis=0)).ravel()
+    names, shift = [f"label {c}" for c in range(labels)], np.linspace(-1, 1, labels)
+    splits = [(logits[part], targets[part]) for part in (slice(half), slice(half, None))]
+    measured = partial(calibration.measure, names, counts, splits[0], splits[1], ("exact", shift))
+    return {"calibration": median(measured)}
+
+
+def measure_lengths() -> list[Row]:
+    """Returns the points against lengths."""
+    points = []
+    for length in LENGTHS:
+        (step, attention), peak = peak_memory(training_step, length)
+        points.append(
+            {"tokens a text": length, "texts": TOKENS // length, SECONDS: step, "tokens/s": TOKENS / step,
+             "attention": attention / step, MEMORY: peak / 1e6}
+        )  # fmt: skip
+    return points
+
+
+def training_step(length: int) -> tuple[float, float]:
+    """Returns the seconds of a training step, and those that its attention takes alone."""
+    model, rng = encoder().load().train(), torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(model.size, CLASSES)
+    optimiser = torch.optim.AdamW([*model.parameters(), *head.parameters()], 1e-5, fused=True)
+    texts, settings = TOKENS // length, model.backbone.config
+    ids = torch.randint(1000, 20_000, (texts, length), generator=rng)
+    mask, classes = torch.ones_like(ids), torch.randint(CLASSES, (texts,), generator=rng)
+
+    def step() -> None:
+        F.cross_entropy(head(model(ids, mask)), classes).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    heads = settings.num_attention_heads
+    shape = (texts, heads, length, settings.hidden_size // heads)
+    queries, keys, values = (torch.randn(shape, requires_grad=True) for _ in range(3))
+
+    def attention() -> None:
+        F.scaled_dot_product_attention(queries, keys, values).sum().backward()
+
+    return median(step, 4.0), settings.num_hidden_layers * median(attention)
+
+
+def draw_rows(rows: list[Row]) -> Figure:
+    """Returns the picture of the points against rows."""
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    seconds, memory = figure.subplots(1, 2)
+    _curves(seconds, lines(rows, "rows", SECONDS), "s")
+    needed = {"index, draw, order": "class index", "tokenise": "tokenise"}
+    _curves(memory, {name: columns(rows_of(rows, what), "rows", MEMORY) for name, what in needed.items()}, "MB")
+    style.title(seconds, "Seconds by rows", f"sampler of {CLASSES} classes; texts of ten words")
+    style.title(memory, "Memory by rows", "the most at a time, with what is handed in")
+    for axes in (seconds, memory):
+        axes.set_xlabel("rows (log scale)")
+    return figure
+
+
+def draw_labels(rows: list[Row]) -> Figure:
+    """Returns the picture of the points against labels."""
+    figure = Figure(figsize=(11, 9.4), layout="constrained")
+    (single, multi), (evaluation, memory) = figure.subplots(2, 2)
+    seconds = lines(rows, "labels", SECONDS)
+    for axes, names, title in ((single, SINGLE, "one class a text"), (multi, MULTI, "several labels a text")):
+        _curves(axes, {name: seconds[name] for name in names}, "s")
+        style.title(axes, f"Losses, {title}", f"forward and backward, {BATCH} texts")
+    _curves(evaluation, {name: line for name, line in seconds.items() if name not in SINGLE + MULTI}, "s")
+    style.title(evaluation, "Evaluation", f"{SCORED:,} texts; thresholds are tuned")
+    needed = {"losses": MULTI[0]} | {name: name for name in seconds if name not in SINGLE + MULTI}
+    _curves(memory, {name: columns(rows_of(rows, what), "labels", MEMORY) for name, what in needed.items()}, "MB")
+    style.title(memory, "Memory", "the most at a time, with the logits")
+    for axes in (single, multi, evaluation, memory):
+        axes.set_xlabel("labels or classes (log scale)")
+        axes.set_xticks(LABELS, [f"{labels:,}" for labels in LABELS])
+    figure.get_layout_engine().set(hspace=0.09)
+    return figure
+
+
+def draw_lengths(rows: list[Row]) -> Figure:
+    """Returns the picture of the points against lengths."""
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    speed, share, memory = figure.subplots(1, 3)
+    _curves(speed, {"MiniLM": columns(rows, "tokens a text", "tokens/s")}, "tokens/s", guide=False, log=False)
+    x, attention = columns(rows, "tokens a text", "attention")
+    # Of 24 d^2 + 4 T d multiplications of a token in a layer with a feed-forward part of 4 d, attention has 4 T d.
+    arithmetic = [length / (6 * 384 + length) for length in x]
+    _curves(share, {"measured": (x, attention), "arithmetic": (x, arithmetic)}, "", guide=False, log=False)
+    _curves(memory, {"MiniLM": columns(rows, "tokens a text", MEMORY)}, "MB", guide=False, log=False)
+    share.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.0%}"))
+    share.yaxis.set_major_locator(MultipleLocator(0.05))
+    style.title(speed, "Speed by length", f"training step of {TOKENS:,} tokens")
+    style.title(share, "Attention by length", "its share of the step")
+    style.title(memory, "Memory by length", "the most of a step, with the weights")
+    for axes in (speed, share, memory):
+        axes.set_xlabel("tokens of a text (log scale)")
+        axes.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
+    return figure
+
+
+def _curves(axes: Axes, curves: Mapping[str, Line], unit: str, guide: bool = True, log: bool = True) -> None:
+    """Draws curves with their names at their ends, and a guide over the highest: what is proportional is parallel."""
+    style.axes(axes, grid="y")
+    axes.set_xscale("log")
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(numticks=9))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g} {unit}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
+    drawn = [(name, *line, HUES[name]) for name, line in curves.items()]
+    for _, x, y, colour in drawn:
+        axes.plot(x, y, "o-", color=colour, linewidth=2, markersize=5, zorder=3)
+    if guide:
+        low, high = (pick(pick(x) for _, x, *_ in drawn) for pick in (min, max))
+        factor = 1.7 * max(y[-1] / high for _, x, y, _ in drawn if x[-1] == high)
+        x = [max(low, axes.get_ylim()[0] / factor), high]
+        y = [factor * each for each in x]
+        axes.plot(x, y, color=FAINT, linewidth=1.2, linestyle=(0, (2, 3)), zorder=1)
+        drawn.append(("proportional", x, y, MUTED))
+    if not log:
+        axes.set_ylim(0, 1.12 * max(max(y) for _, _, y, _ in drawn))
+    low, high = axes.get_ylim()
+    high *= 1.7 if log else 1  # room for a name
+    axes.set_ylim(low, high)
+    height = (lambda y: np.log(y / low) / np.log(high / low)) if log else (lambda y: (y - low) / (high - low))
+    rightmost, below = max(x[-1] for _, x, *_ in drawn), -1.0
+    for name, x, y, colour in sorted(drawn, key=lambda each: each[2][-1]):
+        at, offset = float(height(y[-1])), (0, 11)
+        if x[-1] == rightmost:  # beside its end, moved up where it would touch the name below it
+            at, offset = max(at, below + 0.066), (8, 0)
+            below = at
+        text = axes.annotate(
+            name, (x[-1], at), offset, xycoords=("data", "axes fraction"), textcoords="offset points",
+            color=colour, fontsize=10, va="center", ha="left" if offset[0] else "center", annotation_clip=False,
+            zorder=5,
+        )  # fmt: skip
+        text.set_path_effects([withStroke(linewidth=3, foreground=PAPER)])
+
+
+def _short_number(value: float, _: Any = None) -> str:
+    return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value >= 1e4 else f"{value:,g}"
+
+
+def lines(rows: list[Row], x: str, y: str) -> dict[str, Line]:
+    """Returns the points of each curve."""
+    return {each: columns(rows_of(rows, each), x, y) for each in dict.fromkeys(row["what"] for row in rows)}
+
+
+def rows_of(rows: list[Row], what: str) -> list[Row]:
+    """Returns the points of a curve."""
+    return [row for row in rows if row["what"] == what]
+
+
+def columns(rows: list[Row], x: str, y: str) -> Line:
+    """Returns two columns; memory below 1 MB, which nothing can be told from, as that."""
+    return [row[x] for row in rows], [max(row[y], 1.0) if y == MEMORY else row[y] for row in rows]
+
+
+def median(function: Callable[[], Any], seconds: float = 1.0) -> float:
+    """Returns the median seconds of a call after a first one, of at most 20 that take about so long together; of a call
+    that takes longer, its own.
+    """
+    measured = [timed(function)]
+    while sum(measured) < seconds and len(measured) < 21:
+        measured.append(timed(function))
+    return statistics.median(measured[1:] or measured)
+
+
+def zipf(classes: int) -> np.ndarray:
+    """Returns shares of classes that fall with their rank."""
+    shares = 1 / np.arange(1, classes + 1)
+    return shares / shares.sum()
+
+
+def label_sets(texts: int, labels: int) -> csr_matrix:
+    """Returns about 4 labels a text, bool [N, C]."""
+    rng = np.random.default_rng(0)
+    sizes = rng.poisson(4, texts)
+    rows, columns = np.repeat(np.arange(texts), sizes), rng.choice(labels, sizes.sum(), p=zipf(labels))
+    held = csr_matrix((np.ones(len(rows), np.int32), (rows, columns)), (texts, labels))
+    return held.astype(bool)
+
+
+def guesses(targets: csr_matrix) -> np.ndarray:
+    """Returns logits of a model that knows something, float32 [N, C]."""
+    logits = np.random.default_rng(1).standard_normal(targets.shape, dtype=np.float32)
+    logits += np.log(zipf(targets.shape[1])).astype(np.float32)
+    logits[targets.nonzero()] += 4
+    return logits
+
+
+def encoder() -> Any:
+    """Returns where MiniLM comes from."""
+    with initialize_config_dir(str(Path(__file__).resolve().parent.parent / "conf"), version_base="1.3"):
+        return instantiate(compose("train").encoder)
+
+
+if __name__ == "__main__":
+    main()
