@@ -30,8 +30,11 @@ test: $(STAMP) ## install, then run the tests
 bench: $(STAMP) ## measure speed and memory on this CPU against peers, in a quarter of an hour
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	mkdir -p outputs/bench
-	for name in start_up training inference samplers data_scale; do \
-		$(BIN)/python benchmarks/$$name.py --json outputs/bench/$$name.json || exit 1; done
+	$(BIN)/python benchmarks/start_up.py --repeats 3 --json outputs/bench/start_up.json
+	$(BIN)/python benchmarks/training.py --repeats 2 --json outputs/bench/training.json
+	$(BIN)/python benchmarks/inference.py --texts 500 --repeats 2 --json outputs/bench/inference.json
+	$(BIN)/python benchmarks/samplers.py --json outputs/bench/samplers.json
+	$(BIN)/python benchmarks/data_scale.py --rows 100000 200000 --json outputs/bench/data_scale.json
 	$(BIN)/python benchmarks/scaling.py --json outputs/bench --picture outputs/bench
 
 lint: $(STAMP) ## look for mistakes and bad layout

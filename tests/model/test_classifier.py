@@ -174,9 +174,9 @@ def assert_passes_do_not_matter(parts, files, tmp_path, strategy) -> None:
         steps.append(gradients.steps)
         losses.append(fit.callback_metrics["train/loss_epoch"].item())
     assert len(steps[0]) == 3
-    for whole, *divided in zip(*steps, strict=True):
+    for whole, *others in zip(*steps, strict=True):
         assert whole.norm() > 1e-4
-        for each in divided:
+        for each in others:
             torch.testing.assert_close(each, whole, rtol=1e-9, atol=1e-12)
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-6)
 
@@ -414,10 +414,10 @@ def tagged_tables(tmp_path_factory) -> dict[str, str]:
 @pytest.mark.parametrize("accumulate", [2, 8])
 def test_several_labels_get_the_same_gradient_however_a_step_is_divided(parts, tagged_tables, tmp_path, accumulate):
     steps = []
-    for divided in (1, accumulate):
+    for number in (1, accumulate):
         data, model = parts(files=tagged_tables)
         gradients = Gradients()
-        flags = {"precision": "64-true", "accumulate_grad_batches": divided}
+        flags = {"precision": "64-true", "accumulate_grad_batches": number}
         trainer(tmp_path, callbacks=[gradients], **flags).fit(model, datamodule=data)
         steps.append(gradients.steps)
     for one, many in zip(*steps, strict=True):
