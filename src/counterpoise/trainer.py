@@ -1,6 +1,5 @@
 """The Lightning Trainer with this project's defaults, and checkpoints that are whole or not there."""
 
-import logging
 import os
 from collections.abc import Sequence
 from pickle import UnpicklingError
@@ -9,14 +8,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from counterpoise.atomic import replacing
+from counterpoise.console import console
 from counterpoise.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 def build(
@@ -104,10 +101,10 @@ def trained_batches(trainer: pl.Trainer) -> int:
 def _precision(accelerator: str) -> str:
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False):
-        rank_zero_only(log.info)("precision: bf16-mixed, which this GPU computes natively")
+        console.print("precision: bf16-mixed, which this GPU computes natively")
         return "bf16-mixed"
     units = torch.cpu.get_capabilities()
     if not on_gpu and (units.get("amx_bf16") or units.get("avx512_bf16")):
-        rank_zero_only(log.info)("this CPU computes bfloat16 too: trainer.precision=bf16-mixed is faster than fp32")
+        console.print("this CPU computes bfloat16 too: trainer.precision=bf16-mixed is faster than fp32")
     # Without native units, bf16 on a CPU is several times slower than fp32.
     return "32-true"
