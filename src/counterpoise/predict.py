@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from counterpoise.balance.costs import least_cost, read_costs
 from counterpoise.balance.decision import Decision, read_thresholds
 from counterpoise.cli import command_line
+from counterpoise.data.batching import padded
 from counterpoise.data.tables import read_columns
 from counterpoise.data.tokens import CHUNK, load_tokenizer
 from counterpoise.errors import UserError
@@ -106,9 +107,7 @@ class Predictor:
         first = 0
         while first < len(order):
             rows = order[first : first + max(1, self.tokens // max(1, lengths[order[first]]))]
-            mask = np.arange(lengths[rows[0]]) < lengths[rows, None]
-            ids = np.full(mask.shape, self.pad, np.int64)
-            ids[mask] = np.concatenate([tokens[row] for row in rows])
+            ids, mask = padded([tokens[row] for row in rows], self.pad)
             outputs.append(self.model(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))))
             first += len(rows)
             done(len(rows))

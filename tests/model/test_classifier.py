@@ -25,11 +25,12 @@ from counterpoise.balance import (
     focal,
     likelihood,
 )
+from counterpoise.data.batching import divided
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources import FileSource
 from counterpoise.data.tokens import load_tokenizer
 from counterpoise.errors import UserError
-from counterpoise.model.classifier import Classifier, check_labels, divided
+from counterpoise.model.classifier import Classifier, check_labels
 from counterpoise.model.encoder import EncoderSource
 from counterpoise.model.optim import Optim
 from counterpoise.trainer import build

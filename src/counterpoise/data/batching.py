@@ -4,7 +4,7 @@ A sampler decides what is drawn; this decides only the order. `BatchOrder` yield
 `TokenDataset` turns such an array into padded tensors at once, so a DataLoader runs them with `batch_size=None`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,13 +71,12 @@ class TokenDataset(Dataset[Batch]):
     def inputs(self, rows: np.ndarray) -> Batch:
         """Returns input_ids and attention_mask of the rows, int64 [B, T]; packed input_ids are [tokens]."""
         where = self.store_rows[rows]
-        starts, ends = self.store.offsets[where], self.store.offsets[where + 1]
-        mask = np.arange((ends - starts).max()) < (ends - starts)[:, None]
-        ids = np.concatenate([self.store.tokens[a:b] for a, b in zip(starts, ends, strict=True)]).astype(np.int64)
-        if not self.packed:
-            tokens, ids = ids, np.full(mask.shape, self.pad, np.int64)
-            ids[mask] = tokens
-        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        bounds = zip(self.store.offsets[where], self.store.offsets[where + 1], strict=True)
+        ids, mask = padded([self.store.tokens[start:end] for start, end in bounds], self.pad)
+        return {
+            "input_ids": torch.from_numpy(ids[mask] if self.packed else ids),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+        }
 
     def take(self, rows: np.ndarray) -> "TokenDataset":
         """Returns the dataset of these rows, without weights."""
@@ -101,6 +100,25 @@ class VectorDataset(TokenDataset):
     def take(self, rows: np.ndarray) -> "VectorDataset":
         """Returns the dataset of these rows, without weights."""
         return VectorDataset(super().take(rows), self.vectors)
+
+
+def padded(texts: Sequence[np.ndarray], pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the token ids of B texts filled up to the longest, int64 [B, T], and where they are, bool [B, T]."""
+    lengths = np.array([len(ids) for ids in texts])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.full(mask.shape, pad, np.int64)
+    ids[mask] = np.concatenate(texts)
+    return ids, mask
+
+
+def divided(batch: Batch, parts: int) -> list[Batch]:
+    """Returns a batch of B texts as `parts` of them, of equally many to within one."""
+    if parts == 1:
+        return [batch]
+    pieces = {name: values.tensor_split(parts) for name, values in batch.items()}
+    if "input_ids" in batch and batch["input_ids"].ndim == 1:
+        pieces["input_ids"] = batch["input_ids"].split([int(mask.sum()) for mask in pieces["attention_mask"]])
+    return [{name: values[i] for name, values in pieces.items()} for i in range(parts)]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from counterpoise.balance.decision import Decision
-from counterpoise.data.batching import Batch
+from counterpoise.data.batching import Batch, divided
 from counterpoise.errors import UserError
 from counterpoise.evaluate.metrics import DEFAULT_BOUNDS, Bounds
 from counterpoise.model.encoder import Encoder
@@ -110,7 +110,7 @@ class Classifier(pl.LightningModule):
         loss = self._loss_of(last) + done
         if self._logs:
             share = self._share(batch)
-            self.log("train/loss_step", loss.detach() / share, prog_bar=True, batch_size=1, sync_dist=True)
+            self.log("train/loss_step", loss.detach() / share, prog_bar=True, batch_size=self._size[0], sync_dist=True)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -274,16 +274,6 @@ class Classifier(pl.LightningModule):
         scores = scores | {"loss_weighted": float(self.weighted.compute())}
         # Computed from states that are already gathered over processes: the same number everywhere.
         self.log_dict({f"{stage}/{name}": value for name, value in scores.items()}, sync_dist=True)
-
-
-def divided(batch: Batch, parts: int) -> list[Batch]:
-    """Returns a batch of B texts as `parts` of them, of equally many to within one."""
-    if parts == 1:
-        return [batch]
-    pieces = {name: values.tensor_split(parts) for name, values in batch.items()}
-    if "input_ids" in batch and batch["input_ids"].ndim == 1:
-        pieces["input_ids"] = batch["input_ids"].split([int(mask.sum()) for mask in pieces["attention_mask"]])
-    return [{name: values[i] for name, values in pieces.items()} for i in range(parts)]
 
 
 def check_labels(checkpoint: dict[str, Any], labels: Sequence[str]) -> None:
