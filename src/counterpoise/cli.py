@@ -96,17 +96,20 @@ def user_line(error: BaseException | None) -> str | None:
         error = error.__cause__ or error.__context__
     if isinstance(first, PermissionError) or getattr(first, "errno", None) in (errno.ENOSPC, errno.EROFS):
         return f"{getattr(first, 'filename', None) or 'disk'}: {getattr(first, 'strerror', first)}"
-    if type(first).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(first):
-        return (
-            "out of memory: lower micro_batch_size, the texts of a forward and backward pass, loader.eval_batch_size, "
-            "those of an evaluation batch, or encoder.max_length"
-        )
     if isinstance(first, OverrideParseException):
         return f"cannot read '{first.override}': {_config_line(str(first))}"
     if isinstance(first, ValueError) and "Config group override must be a string" in str(first):
         return "null is no choice for a group: to leave a group out write '~GROUP', as in '~strategy/schedule'"
     if isinstance(first, HydraException | OmegaConfBaseException):
         return _config_line(str(first))
+    if isinstance(first, RuntimeError):
+        from counterpoise.trainer import out_of_memory  # takes seconds to import where nothing is trained
+
+        if out_of_memory(first):
+            return (
+                "out of memory: lower micro_batch_size, the texts of a forward and backward pass, "
+                "loader.eval_batch_size, those of an evaluation batch, or encoder.max_length"
+            )
     return None
 
 

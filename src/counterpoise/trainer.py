@@ -10,6 +10,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.memory import is_oom_error
 
 from counterpoise.atomic import replacing
 from counterpoise.console import console
@@ -96,6 +97,11 @@ def trained_batches(trainer: pl.Trainer) -> int:
     epoch = trainer.fit_loop.epoch_loop
     steps = epoch.automatic_optimization.optim_progress.optimizer.step.current.completed
     return min(steps * trainer.accumulate_grad_batches, int(trainer.num_training_batches))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that the memory of a device ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or is_oom_error(error)
 
 
 def _precision(accelerator: str) -> str:

@@ -150,9 +150,9 @@ class BatchOrder(Sampler[np.ndarray]):
     lengths: tokens per row, int [N], or None to leave the drawn order as it is. batch_size: examples of an optimiser
     step, over all processes.
 
-    Rows are sorted by length within `GROUP` steps and the steps shuffled; the longest step comes first, so that a run
-    that does not fit in memory fails at once. A step may be smaller than `batch_size` at the end of the draw; one with
-    fewer rows than micro-batches is left out.
+    Rows are sorted by length within `GROUP` steps and the steps shuffled; the longest step comes first, so that
+    what does not fit into memory shows at once. A step may be smaller than `batch_size` at the end of the draw; one
+    with fewer rows than micro-batches is left out.
     """
 
     def __init__(

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.memory import is_oom_error
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -21,6 +20,7 @@ from counterpoise.model.heads import CosineHead, linear
 from counterpoise.model.optim import Optim
 from counterpoise.model.scoring import MultiLabelScoring, SingleLabelScoring
 from counterpoise.model.vectors import Vectors
+from counterpoise.trainer import out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Classifier(pl.LightningModule):
             try:
                 return super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 self._make_room(error)
             # Only here, after the exception, nothing holds what the step had computed.
@@ -261,7 +261,7 @@ class Classifier(pl.LightningModule):
         try:
             return self(batch)
         except RuntimeError as error:
-            if not _out_of_memory(error) or len(batch["targets"]) == 1:
+            if not out_of_memory(error) or len(batch["targets"]) == 1:
                 raise
         torch.cuda.empty_cache()
         return torch.cat([self._logits(half) for half in divided(batch, 2)])
@@ -289,7 +289,3 @@ def check_labels(checkpoint: dict[str, Any], labels: Sequence[str]) -> None:
             + (f"; not in the checkpoint: {', '.join(extra[:5])}" if extra else "")
             + ("" if missing or extra else "; the same ones in another order")
         )
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or is_oom_error(error)
