@@ -58,13 +58,17 @@ PEAKS = {
     "H100": 989.4,
     "A100": 312.0,
     "L40S": 362.0,
+    "L40": 181.0,
     "L4": 121.0,
     "A10G": 70.0,
     "A10": 125.0,
     "RTX 4090": 165.2,
     "RTX 3090": 71.0,
 }
-"""Dense bf16 TFLOP/s by what the name of the GPU has in it, from the makers' data sheets; the first that fits."""
+"""Dense bf16 TFLOP/s by what the name of the GPU has in it, from the makers' data sheets; the first that fits.
+
+Lightning's own table (`lightning_fabric.utilities.throughput`) has the rates of sparse matrices for some of them.
+"""
 CLASSES = 8
 WARM_UP = 10
 """Steps before the time is taken; a compiled encoder is compiled in them."""
