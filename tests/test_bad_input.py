@@ -88,6 +88,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "accumulation": (["trainer.accumulate_grad_batches=3"], ["loader.batch_size=16", "multiple of 3"]),
     "unknown trainer flag": (["+trainer.foo=1"], ["trainer", "foo"]),
     "overfit_batches": (["+trainer.overfit_batches=1"], ["trainer.overfit_batches", "debug=overfit"]),
+    "limit_test_batches": (["+trainer.limit_test_batches=2"], ["trainer.limit_test_batches", "whole splits"]),
     "precision": (["trainer.precision=12"], ["trainer", "12"]),
     "devices": (["trainer.devices=-3"], ["trainer", "`devices`"]),
     "schedule": (["optim.schedule=linaer"], ["optim.schedule=linaer", "linear, cosine, constant"]),

@@ -47,19 +47,34 @@ class Evaluated(NamedTuple):
     targets: Targets
 
 
+class Trained(NamedTuple):
+    """What training left. loss, balance: those of the best checkpoint's epoch, which its logits stand for."""
+
+    trainer: pl.Trainer
+    model: Classifier
+    data: TextDataModule
+    plan: Plan
+    config: DictConfig
+    loss: torch.nn.Module
+    balance: Balance
+
+    @property
+    def emphasis(self) -> np.ndarray:
+        """Of classes by the loss, of labels by sampler and weights, float [C]."""
+        return self.balance.emphasis if self.balance.multi_label else self.loss.emphasis(self.balance)  # type: ignore[operator]
+
+
 def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: Plan, config: DictConfig) -> dict:
     """Tests the best checkpoint, writes and shows the results. Returns what `metrics.json` holds."""
     start = time.monotonic()
-    best, refined = best_checkpoint(trainer), None
-    # The logits of the best checkpoint stand for the balance of its epoch.
-    epoch = load_checkpoint(best)["epoch"] if best and plan.changes else -1
-    loss, balance = plan.loss(epoch), plan.balance(epoch)
-    correction = prior_correction(loss, balance)
+    best, refined, epoch = best_checkpoint(trainer), None, -1
     if best and plan.changes:
+        epoch = load_checkpoint(best)["epoch"]
         _tell_of_schedule(trainer, plan, epoch)
-    if plan.strategy.second_stage is not None and best:
-        emphasis = loss.emphasis(balance) if correction[0] and not balance.multi_label else None  # type: ignore[operator]
-        refined, best = refine(trainer, model, data, plan, config, Path(best), balance, emphasis, correction[0])
+    trained = Trained(trainer, model, data, plan, config, plan.loss(epoch), plan.balance(epoch))
+    correction = prior_correction(trained.loss, trained.balance)
+    if best and plan.strategy.second_stage is not None:
+        refined, best = refine(trained, best, correction[0])
         correction = refined.correction, np.zeros(len(data.labels)) if refined.shift is None else refined.shift
     tester = single_device(trainer)
     tester.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
@@ -74,16 +89,15 @@ def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: P
     calibration = calibrate(
         data.labels, data.counts, evaluated["validation"], evaluated["test"], correction, model.scoring.bounds
     )
-    metrics = _metrics(trainer, model, data, plan, config, evaluated) | {"best_checkpoint": best}
+    metrics = _metrics(trained, evaluated) | {"best_checkpoint": str(best) if best else None}
     if refined:
         metrics["second_stage"] = refined.facts
     if calibration:
         metrics["calibration"] = calibration.summary
-    decided = _least_cost(data, evaluated["test"], calibration, config, metrics)
+    decided = _least_cost(trained, evaluated["test"], calibration, metrics)
     with replacing(folder() / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2))
-    emphasis = balance.emphasis if balance.multi_label else loss.emphasis(balance)  # type: ignore[operator]
-    _write(_facts(model, data, balance, emphasis, config, evaluated, metrics, calibration), decided)
+    _write(_facts(trained, evaluated, metrics, calibration), decided)
     show_results(metrics, model.scoring.bounds)
     show_calibration(metrics)
     console.print(f"[dim]tested and drawn in {time.monotonic() - start:.0f} s; everything is in[/dim] {folder()}")
@@ -93,22 +107,12 @@ def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: P
     return metrics
 
 
-def refine(
-    trainer: pl.Trainer,
-    model: Classifier,
-    data: TextDataModule,
-    plan: Plan,
-    config: DictConfig,
-    best: Path,
-    balance: Balance,
-    emphasis: np.ndarray | None,
-    correction: str | None,
-) -> tuple[Refined, str]:
+def refine(trained: Trained, best: Path, correction: str | None) -> tuple[Refined, Path]:
     """Gives the best checkpoint the head that the strategy's second stage makes of it, and returns both.
 
-    The checkpoint of the first stage is kept beside it, as first_stage.ckpt. balance, emphasis, correction: of the
-    checkpoint, as `FirstStage` has them.
+    The checkpoint of the first stage is kept beside it, as first_stage.ckpt. correction: as `FirstStage` has it.
     """
+    trainer, model, data, plan, config = trained[:5]
     checkpoint = load_checkpoint(best)
     model.load_state_dict(checkpoint["state_dict"])
     device, encoded = trainer.strategy.root_device, {}
@@ -127,8 +131,8 @@ def refine(
         vectors=vectors,
         targets={name: part.targets for name, part in data.splits.items()},
         weights=data.splits["train"].dataset.weights,
-        balance=balance,
-        emphasis=emphasis,
+        balance=trained.balance,
+        emphasis=trained.emphasis if correction and not trained.balance.multi_label else None,
         score=lambda logits, targets: model.scoring.measure(logits, targets)["macro_f1"],
         dropout=config.dropout,
         seed=config.seed,
@@ -146,7 +150,7 @@ def refine(
         best.replace(best.with_name(FIRST_STAGE))
     changed = {"state_dict": model.state_dict(), "second_stage": refined.facts}
     AtomicCheckpointIO().save_checkpoint(checkpoint | changed, target)
-    return refined, str(target)
+    return refined, target
 
 
 def _tell_of_schedule(trainer: pl.Trainer, plan: Plan, epoch: int) -> None:
@@ -166,28 +170,21 @@ def _tell_of_schedule(trainer: pl.Trainer, plan: Plan, epoch: int) -> None:
         )
 
 
-def best_checkpoint(trainer: pl.Trainer) -> str | None:
+def best_checkpoint(trainer: pl.Trainer) -> Path | None:
     """Returns the path of the best checkpoint, None where there is none."""
     best = trainer.checkpoint_callback
     if isinstance(best, ModelCheckpoint) and best.best_model_path and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return best.best_model_path
+        return Path(best.best_model_path)
     return None
 
 
-def _metrics(
-    trainer: pl.Trainer,
-    model: Classifier,
-    data: TextDataModule,
-    plan: Plan,
-    config: DictConfig,
-    evaluated: dict[str, Evaluated],
-) -> dict[str, Any]:
-    balance = plan.final
+def _metrics(trained: Trained, evaluated: dict[str, Evaluated]) -> dict[str, Any]:
+    model, balance = trained.model, trained.plan.final
     metrics: dict[str, Any] = {name: model.scoring.measure(*split) for name, split in evaluated.items()}
     if isinstance(model.scoring, MultiLabelScoring):
         metrics["test_at_half"] = model.scoring.measure(*evaluated["test"], threshold=0.5)
     return metrics | {
-        "scout": config.scout,
+        "scout": trained.config.scout,
         "strategy": {
             "name": HydraConfig.get().runtime.choices.get("strategy"),
             "weight_ratio": balance.weight_ratio,
@@ -196,24 +193,20 @@ def _metrics(
         },
         "data": {
             name: {"examples": len(part), "dropped": part.split.dropped, "unseen": part.unseen}
-            for name, part in data.splits.items()
+            for name, part in trained.data.splits.items()
         },
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
+        "epochs": trained.trainer.current_epoch,
+        "steps": trained.trainer.global_step,
     }
 
 
 def _least_cost(
-    data: TextDataModule,
-    test: Evaluated,
-    calibration: Calibration | None,
-    config: DictConfig,
-    metrics: dict[str, Any],
+    trained: Trained, test: Evaluated, calibration: Calibration | None, metrics: dict[str, Any]
 ) -> np.ndarray | None:
     """Returns the classes of least expected cost, int64 [N], where there are costs, and notes what they come to."""
-    if not config.costs or calibration is None:
+    if not trained.config.costs or calibration is None:
         return None
-    costs = read_costs(config.costs, data.labels)
+    costs = read_costs(trained.config.costs, trained.data.labels)
     decided = least_cost(softmax(calibration.chosen(test.logits), axis=1), costs)
     metrics["costs"] = {
         "most_probable": mean_cost(test.targets, test.logits.argmax(axis=1), costs),
@@ -223,27 +216,20 @@ def _least_cost(
 
 
 def _facts(
-    model: Classifier,
-    data: TextDataModule,
-    balance: Balance,
-    emphasis: np.ndarray,
-    config: DictConfig,
-    evaluated: dict[str, Evaluated],
-    metrics: dict[str, Any],
-    calibration: Calibration | None,
+    trained: Trained, evaluated: dict[str, Evaluated], metrics: dict[str, Any], calibration: Calibration | None
 ) -> RunFacts:
+    data, scoring = trained.data, trained.model.scoring
     test, train, history = data.splits["test"], data.splits["train"].dataset, folder() / "csv" / "metrics.csv"
-    scoring = model.scoring
     several = scoring if isinstance(scoring, MultiLabelScoring) else None
     return RunFacts(
         name=str(HydraConfig.get().runtime.choices.get("data")),
         strategy=HydraConfig.get().runtime.choices.get("strategy") or "run",
-        scout=config.scout,
-        config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]
+        scout=trained.config.scout,
+        config=OmegaConf.to_container(trained.config, resolve=True),  # type: ignore[arg-type]
         metrics=metrics,
         seconds=seconds(),
-        balance=balance,
-        emphasis=emphasis,
+        balance=trained.balance,
+        emphasis=trained.emphasis,
         bounds=scoring.bounds,
         ids=test.ids,
         texts=test.texts,
@@ -285,6 +271,9 @@ def _evaluate(
 
 
 def _in_order(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> np.ndarray:
-    """Returns logits [N, C] in row order."""
-    rows = torch.cat([rows for rows, _ in outputs]).cpu()
-    return torch.cat([logits for _, logits in outputs]).cpu()[rows.argsort()].numpy()
+    """Returns logits, float32 [N, C], in row order, and empties the list: they are large, and kept once."""
+    logits = np.empty((sum(len(rows) for rows, _ in outputs), outputs[0][1].shape[1]), np.float32)
+    while outputs:
+        rows, block = outputs.pop()
+        logits[rows.cpu().numpy()] = block.cpu().numpy()
+    return logits

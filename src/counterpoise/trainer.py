@@ -29,6 +29,9 @@ def build(
     """
     if flags.get("overfit_batches"):
         raise UserError("trainer.overfit_batches replaces the sampler: use debug=overfit or loader.train_limit")
+    for flag in ("limit_test_batches", "limit_predict_batches"):
+        if flags.get(flag) is not None:
+            raise UserError(f"trainer.{flag}: results are of whole splits; for a quick try use debug=fast")
     try:
         return pl.Trainer(
             accelerator=accelerator,
