@@ -105,8 +105,6 @@ def curves(facts: RunFacts) -> Panel:
             shown = expit(cuts.astype(np.float64)) if facts.multi_label else np.exp(cuts)
             series.append({"hits": hits, "called": called, "cuts": shown.round(4)})
     counts = np.bincount(facts.truth.indices, minlength=len(facts.labels))
-    known = np.flatnonzero(counts)
-    order = known[np.argsort(-facts.counts[known], kind="stable")]
     plot = go.Figure()
     plot.update_xaxes(range=[-0.01, 1.01], title="recall")
     plot.update_yaxes(range=[-0.01, 1.03], title="precision")
@@ -123,7 +121,6 @@ def curves(facts: RunFacts) -> Panel:
     body = render(
         "curves.html",
         noun=facts.noun,
-        labels=[facts.labels[c] for c in order],
         data=data("curves-data", content),
         plot=figure("curves-plot", plot, f"Precision against recall of chosen {facts.nouns}"),
     )
