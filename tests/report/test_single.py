@@ -14,6 +14,7 @@ from scipy.special import expit, softmax
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
 from browser import Opened
+from counterpoise.balance import Strategy
 from counterpoise.evaluate import metrics, multilabel
 from counterpoise.report import classes, headline, mistakes, training, trust
 from counterpoise.report.facts import RunFacts, one_hot
@@ -31,6 +32,16 @@ def block(body: str, name: str) -> Any:
 
 
 # What is computed
+
+
+def test_a_strategy_that_does_nothing_is_not_drawn_as_a_mountain_of_rounding_errors() -> None:
+    facts = single_label()
+    plain = replace(facts, balance=Strategy().balance(facts.labels, facts.balance.index))
+    drawn = re.search(r'<script type="application/json">(.*?)</script>', training.balance(plain).body, re.DOTALL)
+    assert drawn
+    low, high = json.loads(drawn[1])["layout"]["yaxis2"]["range"]
+    assert 10**low <= 0.5
+    assert 10**high >= 2
 
 
 @pytest.mark.parametrize("facts", [single_label(), multi_label()], ids=["single", "multi"])

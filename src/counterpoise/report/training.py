@@ -56,8 +56,11 @@ def balance(facts: RunFacts) -> Panel:
     plot.add_hline(1, row=2, col=1, line={"color": "var(--muted)", "width": 1, "dash": "dot"})
     plot.update_yaxes(type="log", dtick=1)
     plot.update_yaxes(title="share, log scale", exponentformat="none", tickformat="~%", row=1, col=1)
-    plot.update_yaxes(title="times, log scale", tickformat="~g", row=2, col=1)
-    plot.update_xaxes(showgrid=False)
+    # At least from half to double: an axis that fits what is 1 throughout shows rounding errors as a mountain.
+    times = rows[["draws of one", "weight"]].to_numpy(float)
+    low, high = min(times[times > 0].min(), 0.5) / 1.2, max(times.max(), 2) * 1.2
+    plot.update_yaxes(title="times, log scale", tickformat="~g", range=np.log10([low, high]).tolist(), row=2, col=1)
+    plot.update_xaxes(showgrid=False, dtick=1 if len(order) <= 12 else None)
     plot.update_xaxes(range=[1 - 0.02 * len(order), 1.02 * len(order) + 0.5])
     plot.update_xaxes(title=f"{facts.nouns}, from the most frequent to the rarest", row=2, col=1)
     plot.update_layout(height=460)
