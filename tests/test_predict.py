@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from tokenizers import Tokenizer
 
 from commandline import call, run, setting
@@ -247,6 +248,20 @@ class TestBatches:
 
     def test_no_texts_have_no_logits(self, recorded):
         assert recorded[0]([]).shape == (0, 2)
+
+
+@pytest.mark.parametrize("target", ["os.mkdir", "counterpoise.predict.json.loads", "counterpoise.model.gone.Gone"])
+@pytest.mark.parametrize("nested", [False, True], ids=["itself", "within"])
+def test_what_a_foreign_run_folder_names_is_not_called(finished, tmp_path, target, nested):
+    folder = tmp_path / "foreign"
+    shutil.copytree(finished, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    call = {"_target_": target, "_args_": [str(tmp_path / "made")]}
+    config["encoder"] = config["encoder"] | {"download": [call]} if nested else call
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=f"config.yaml: {target} is not"):
+        predict.load(folder)
+    assert not (tmp_path / "made").exists()
 
 
 def test_bf16_rounds_and_fp32_does_not(finished):

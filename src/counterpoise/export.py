@@ -31,7 +31,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
-from hydra.utils import instantiate
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -44,7 +43,7 @@ from counterpoise.errors import UserError
 from counterpoise.evaluate.metrics import DEFAULT_BOUNDS, Bounds
 from counterpoise.model.classifier import Classifier
 from counterpoise.model.scoring import MultiLabelScoring
-from counterpoise.predict import Predictor, load, load_run, predictor, required
+from counterpoise.predict import Predictor, built, load, load_run, predictor, required
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +228,7 @@ def _test_split(run: Path, config: dict, ours: Predictor) -> _Tested:
     """
     if not (run / "splits.npz").is_file():
         raise UserError(f"{run} has no splits.npz, which says what it was tested on")
-    source, rows = instantiate(config["data"]), np.load(run / "splits.npz")["test"]
+    source, rows = built(config["data"]), np.load(run / "splits.npz")["test"]
     source.prepare()
     loaded = source.load()
     split = loaded.get("test", loaded["train"])
@@ -240,7 +239,7 @@ def _test_split(run: Path, config: dict, ours: Predictor) -> _Tested:
     if not same:
         raise UserError(f"{split.file} is no longer what {run} was tested on")
     counts = pd.read_csv(run / "balance.csv", usecols=["count"])["count"].to_numpy()
-    bounds = instantiate(config["buckets"]) if "buckets" in config else DEFAULT_BOUNDS
+    bounds = built(config["buckets"]) if "buckets" in config else DEFAULT_BOUNDS
     return _Tested(split.texts.to_pylist(), targets, counts, bounds)
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 import yaml
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from rich.progress import MofNCompleteColumn, Progress
 from scipy.special import softmax
 from tokenizers import Tokenizer
@@ -50,6 +50,7 @@ LOGITS = 2**24
 """Logits that are held at a time at most, about."""
 TOKENS = {"cpu": 1024, "cuda": 65_536}
 """Tokens of a batch at most, padding included. On a CPU larger batches leave its caches."""
+PACKAGE = str(__package__)
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -145,10 +146,10 @@ def load_run(run: Path) -> tuple[Classifier, dict]:
     checkpoint = load_checkpoint(run / "checkpoints" / "best.ckpt")
     labels = checkpoint["labels"]
     config["encoder"].pop("compile", None)  # takes longer than most files, and ONNX takes none that is compiled
-    encoder = instantiate(config["encoder"]).load()
+    encoder = built(config["encoder"]).load()
     decision = None
     if "scoring.thresholds" in checkpoint["state_dict"]:
-        decision = instantiate(config["decision"] | {"file": None})
+        decision = built(config["decision"] | {"file": None})
     model = Classifier(encoder, nn.Identity(), Optim(), labels, np.zeros(len(labels)), batch_size=1, decision=decision)
     if "head.scale" in checkpoint["state_dict"]:
         model.head = CosineHead(encoder.size, len(labels), float(checkpoint["state_dict"]["head.scale"]))
@@ -173,7 +174,7 @@ def predictor(model: Classifier, config: dict, device: str = "cpu", precision: s
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=halved):
             return model({"input_ids": ids.to(device), "attention_mask": mask.to(device)}).float()
 
-    tokenizer = load_tokenizer(instantiate(config["encoder"]).locate())
+    tokenizer = load_tokenizer(built(config["encoder"]).locate())
     backend, scoring = tokenizer.backend_tokenizer, model.scoring
     backend.enable_truncation(config["encoder"]["max_length"])
     backend.no_padding()
@@ -181,6 +182,30 @@ def predictor(model: Classifier, config: dict, device: str = "cpu", precision: s
     if isinstance(scoring, MultiLabelScoring):
         found.decision, found.thresholds = scoring.decision, scoring.thresholds.cpu().numpy()
     return found
+
+
+def built(node: dict) -> Any:
+    """Returns what a part of a run's configuration describes; raises UserError where it names what is not of here.
+
+    A run folder may come from elsewhere, and what its config.yaml names is called.
+    """
+    for target in _targets(node):
+        try:
+            home = get_object(target).__module__ if target.startswith(f"{PACKAGE}.") else ""
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"config.yaml: {target} is not there in this version") from error
+        if home.partition(".")[0] != PACKAGE:
+            raise UserError(f"config.yaml: {target} is not of {PACKAGE}, and is not called for a finished run")
+    return instantiate(node)
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Yields every `_target_` in nested lists and mappings."""
+    if isinstance(node, dict):
+        yield from (str(value) for key, value in node.items() if key == "_target_")
+    if isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _targets(value)
 
 
 def required(module: str) -> Any:
