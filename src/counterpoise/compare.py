@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -157,8 +158,8 @@ def _columns(comparison: Comparison) -> dict[str, list[str]]:
         rows = {str(name): row for name, row in effects.to_dict("index").items()}
         columns["difference"] = [_difference(rows[g.name]) if g.name in rows else "" for g in groups]
     return columns | {
-        "seconds": [f"{group.seconds:,.0f}" for group in groups],
-        "steps": [f"{group.steps:,.0f}" for group in groups],
+        "seconds": [_number(group.seconds) for group in groups],
+        "steps": [_number(group.steps) for group in groups],
         "seeds": [str(len(group.seeds)) for group in groups],
     }
 
@@ -166,6 +167,10 @@ def _columns(comparison: Comparison) -> dict[str, list[str]]:
 def _name(comparison: Comparison, group: Group) -> str:
     """Returns a group's name; among fine-tuned ones a scout is called one."""
     return f"{group.name} (scout)" if group.scout and not all(each.scout for each in comparison.groups) else group.name
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if np.isfinite(value) else ""
 
 
 def _mean(group: Group, metric: str) -> str:

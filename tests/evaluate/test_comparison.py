@@ -1,3 +1,4 @@
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -70,7 +71,8 @@ def test_pairs_and_effects_are_those_of_the_tests(sweep):
     intervals = [significance.interval(drawn[a, 0] - drawn[b, 0]) for a, b in numbers]
     np.testing.assert_allclose(comparison.pairs[["low", "high"]], intervals)
     np.testing.assert_allclose(comparison.pairs["p"], p[:, 0])
-    np.testing.assert_allclose(comparison.pairs["p_holm"], significance.holm(p[:, 0]))
+    # Of three pairs, two are with the reference: a family of comparisons of their own.
+    np.testing.assert_allclose(comparison.pairs["p_holm"], [p[0, 0], *significance.holm(p[1:, 0])])
 
     effects = comparison.effects.set_index(["metric", "group"])
     assert set(comparison.effects["group"]) == {"combined", "z"}
@@ -194,6 +196,13 @@ def test_of_many_groups_the_words_tell_of_the_best_and_what_runs_take_at_least_a
     told = [sentence for sentence in words if sentence.startswith("Against plain, s")]
     assert [sentence.split()[2] for sentence in told] == ["s1", "s2", "s3", "s4", "s5"]
     assert "A run took from 10 seconds (plain) to 18 (s8)." in words
+
+
+def test_nothing_is_said_of_what_runs_took_where_it_is_not_known(sweep):
+    status = sweep / "0" / "status.json"
+    status.write_text(json.dumps({k: v for k, v in json.loads(status.read_text()).items() if k != "seconds"}))
+    words = collect([sweep], **FEW).words
+    assert not any("took" in sentence or "nan" in sentence for sentence in words)
 
 
 def test_a_single_group_has_intervals_and_nothing_to_compare(sweep):

@@ -55,7 +55,8 @@ class Comparison:
     task: "single_label" or "multi_label". metrics: names of all that were compared. labels, counts, test_counts: each
     class's name, training texts and test texts. reference: the group that others are measured against.
 
-    - pairs: every two groups once, by `metric`: a, b, metric, difference (a - b), low, high, p, p_holm.
+    - pairs: every two groups once, by `metric`: a, b, metric, difference (a - b), low, high, p, p_holm. The pairs with
+      the reference are one family of comparisons, as in `effects`, and all others another: each is adjusted for itself.
     - effects: against the reference: group, metric, difference, low, high, p, p_holm, which is adjusted for the number
       of groups, each metric for itself.
     - classes: group, class, train_count, test_count, recall, f1 (means over seeds), recall_difference, low, high. NaN
@@ -132,7 +133,7 @@ def collect(
         texts=len(first.ids),
         groups=[_group(name, groups[name], measured) for name in ranked],
         reference=reference,
-        pairs=_pairs(measured, metric),
+        pairs=_pairs(measured, metric, reference),
         effects=_effects(measured, reference),
         classes=_classes(measured, outcomes, first, reference, replicates, seed),
         buckets=_buckets(measured, bucket[support > 0], reference),
@@ -214,13 +215,15 @@ def _group(name: str, runs: list[Run], measured: _Measured) -> Group:
     )
 
 
-def _pairs(measured: _Measured, metric: str) -> pd.DataFrame:
+def _pairs(measured: _Measured, metric: str, reference: str) -> pd.DataFrame:
     rows = [
         {"a": measured.names[a], "b": measured.names[b], "metric": metric, **measured.difference(a, b, metric)}
         for a, b in combinations(range(len(measured.names)), 2)
     ]
     table = pd.DataFrame(rows, columns=["a", "b", "metric", *_DIFFERENCE])
-    return table.assign(p_holm=significance.holm(table["p"].to_numpy(float)))
+    planned = (table["a"] == reference) | (table["b"] == reference)
+    adjusted = table.groupby(planned)["p"].transform(lambda p: significance.holm(p.to_numpy(float)))
+    return table.assign(p_holm=adjusted.astype(float))
 
 
 def _effects(measured: _Measured, reference: str) -> pd.DataFrame:
@@ -274,7 +277,7 @@ def _buckets(measured: _Measured, held: np.ndarray, reference: str) -> pd.DataFr
 def _words(comparison: Comparison) -> list[str]:
     """Returns who is best, what each group gains and costs, what a run takes, and what the groups cannot tell."""
     words = [_ranking(comparison), *_gains(comparison)]
-    if len(comparison.groups) > 1:
+    if len(comparison.groups) > 1 and all(np.isfinite(group.seconds) for group in comparison.groups):
         words.append(_cost(comparison))
     single = [group.name for group in comparison.groups if len(group.seeds) == 1]
     if len(single) == len(comparison.groups) > 1:

@@ -75,8 +75,9 @@ def _verdict(comparison: Comparison) -> Panel:
     key = [("seed", "a seed")]
     if len(comparison.groups) > 1:
         note += (
-            f" Two groups are told apart where p, Holm-adjusted for all pairs, is below {ALPHA} and the interval of "
-            "their difference leaves out 0."
+            f" Two groups are told apart where p is below {ALPHA}, Holm-adjusted (comparisons with "
+            f"{comparison.reference} for themselves, all others for themselves), and the interval of their difference "
+            "leaves out 0."
         )
         behind = [("trailing", "behind the best")] if behind_best(comparison).any() else []
         key = [("gain", "the best, and not told apart from it"), *behind, *key]
