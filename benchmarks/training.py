@@ -23,6 +23,7 @@ no one gets the short texts only. Real tokens are those of the texts, without pa
 
 import argparse
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -111,6 +112,7 @@ def quality(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         start = time.perf_counter()
         training = CANDIDATES[name](setting, lambda batches, lengths: batches)
         seconds = training.ends[-1] - start
+        print(f"{name}: an epoch in {seconds:,.0f} s", file=sys.stderr, flush=True)
         logits, targets = training.tested()
         predicted = logits.argmax(1)
         rows.append(
