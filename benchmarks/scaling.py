@@ -93,9 +93,7 @@ def measure_rows() -> list[Row]:
     for function, sizes in ((epoch, ROWS), (token_store, TEXTS)):
         for size in sizes:
             seconds, peak = peak_memory(function, size)
-            points += [
-                {"what": what, "rows": size, SECONDS: each, MEMORY: peak / 1e6} for what, each in seconds.items()
-            ]
+            points += _points("rows", size, seconds, peak)
     return points
 
 
