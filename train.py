@@ -21,7 +21,7 @@ def main(config: DictConfig) -> float | None:
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     encoder = instantiate(config.encoder)
-    tokenizer = load_tokenizer(encoder.locate())
+    tokenizer = load_tokenizer(encoder.locate(), encoder.revision)
     data = TextDataModule(
         instantiate(config.data),
         tokenizer,

@@ -250,7 +250,16 @@ class TestBatches:
         assert recorded[0]([]).shape == (0, 2)
 
 
-@pytest.mark.parametrize("target", ["os.mkdir", "counterpoise.predict.json.loads", "counterpoise.model.gone.Gone"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.mkdir",
+        "counterpoise.predict.json.loads",
+        "counterpoise.predict.Path",
+        "counterpoise.evaluate.predictions.write_predictions",
+        "counterpoise.model.gone.Gone",
+    ],
+)
 @pytest.mark.parametrize("nested", [False, True], ids=["itself", "within"])
 def test_what_a_foreign_run_folder_names_is_not_called(finished, tmp_path, target, nested):
     folder = tmp_path / "foreign"
@@ -262,6 +271,27 @@ def test_what_a_foreign_run_folder_names_is_not_called(finished, tmp_path, targe
     with pytest.raises(UserError, match=f"config.yaml: {target} is not"):
         predict.load(folder)
     assert not (tmp_path / "made").exists()
+
+
+def test_what_a_foreign_run_folder_interpolates_is_a_string(finished, tmp_path):
+    folder = tmp_path / "foreign"
+    shutil.copytree(finished, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["encoder"]["name"] = f"${{oc.create:{{_target_: os.mkdir, _args_: ['{tmp_path / 'made'}']}}}}"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        predict.load(folder)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_run_folder_of_another_version_is_one_line(finished, tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(finished, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["encoder"]["colour"] = "blue"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"EncoderSource does not take .* 'colour'"):
+        predict.load(folder)
 
 
 def test_bf16_rounds_and_fp32_does_not(finished):

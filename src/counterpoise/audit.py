@@ -55,7 +55,7 @@ def main() -> None:
     encoder = instantiate(config.encoder)
     data = TextDataModule(
         instantiate(config.data),
-        load_tokenizer(encoder.locate()),
+        load_tokenizer(encoder.locate(), encoder.revision),
         max_length=encoder.max_length,
         seed=config.seed,
         **config.loader,

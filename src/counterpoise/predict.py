@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 import yaml
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 from rich.progress import MofNCompleteColumn, Progress
 from scipy.special import softmax
 from tokenizers import Tokenizer
@@ -174,9 +174,10 @@ def predictor(model: Classifier, config: dict, device: str = "cpu", precision: s
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=halved):
             return model({"input_ids": ids.to(device), "attention_mask": mask.to(device)}).float()
 
-    tokenizer = load_tokenizer(built(config["encoder"]).locate())
+    encoder = built(config["encoder"])
+    tokenizer = load_tokenizer(encoder.locate(), encoder.revision)
     backend, scoring = tokenizer.backend_tokenizer, model.scoring
-    backend.enable_truncation(config["encoder"]["max_length"])
+    backend.enable_truncation(encoder.max_length)
     backend.no_padding()
     found = Predictor(model.labels, backend, tokenizer.pad_token_id or 0, logits, _tokens(kind))
     if isinstance(scoring, MultiLabelScoring):
@@ -184,28 +185,29 @@ def predictor(model: Classifier, config: dict, device: str = "cpu", precision: s
     return found
 
 
-def built(node: dict) -> Any:
+def built(node: Any) -> Any:
     """Returns what a part of a run's configuration describes; raises UserError where it names what is not of here.
 
-    A run folder may come from elsewhere, and what its config.yaml names is called.
+    A run folder may come from elsewhere: nothing but classes of this package is called, and nothing is interpolated.
     """
-    for target in _targets(node):
-        try:
-            home = get_object(target).__module__ if target.startswith(f"{PACKAGE}.") else ""
-        except (ImportError, AttributeError) as error:
-            raise UserError(f"config.yaml: {target} is not there in this version") from error
-        if home.partition(".")[0] != PACKAGE:
-            raise UserError(f"config.yaml: {target} is not of {PACKAGE}, and is not called for a finished run")
-    return instantiate(node)
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """Yields every `_target_` in nested lists and mappings."""
-    if isinstance(node, dict):
-        yield from (str(value) for key, value in node.items() if key == "_target_")
-    if isinstance(node, dict | list):
-        for value in node.values() if isinstance(node, dict) else node:
-            yield from _targets(value)
+    if isinstance(node, list):
+        return [built(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    arguments = {key: built(value) for key, value in node.items() if key != "_target_"}
+    if "_target_" not in node:
+        return arguments
+    target = str(node["_target_"])
+    try:
+        made = get_object(target) if target.startswith(f"{PACKAGE}.") else None
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"config.yaml: {target} is not there in this version") from error
+    if not (isinstance(made, type) and made.__module__.partition(".")[0] == PACKAGE):
+        raise UserError(f"config.yaml: {target} is not a class of {PACKAGE}, and is not called for a finished run")
+    try:
+        return made(**arguments)
+    except TypeError as error:
+        raise UserError(f"config.yaml: {target} does not take what is there in this version: {error}") from error
 
 
 def required(module: str) -> Any:

