@@ -134,7 +134,16 @@ def test_classes_too_small_to_split_are_refused_with_the_way_out(make):
 
 
 @pytest.mark.parametrize(
-    "options", [{"validation_fraction": 0}, {"test_fraction": 1.0}, {"eval_order": "shortest"}], ids=str
+    "options",
+    [
+        {"validation_fraction": 0},
+        {"test_fraction": 1.0},
+        {"eval_order": "shortest"},
+        {"train_limit": -5},
+        {"train_limit": 0},
+        {"split_seed": -1},
+    ],
+    ids=str,
 )
 def test_options_that_make_no_sense_are_refused(make, options):
     assert f"loader.{next(iter(options))}" in refused(make, train=COUNTS, options=options)
@@ -165,6 +174,21 @@ def test_a_train_limit_above_the_data_changes_nothing(make):
 def test_a_train_limit_that_leaves_one_class_says_so(make):
     told = refused(make, train={"alpha": 500, "beta": 5}, options={"train_limit": 20})
     assert "loader.train_limit=20" in told
+
+
+MANY = {f"c{number}": 3 for number in range(100)}
+"""Classes of which each is too small for a share in a sample."""
+
+
+@pytest.mark.parametrize("large", [{}, {"alpha": 30}], ids=["all small", "one large"])
+def test_a_train_limit_of_many_small_classes_takes_a_uniform_sample(make, large):
+    given = {"train": MANY | large, "validation": MANY, "test": MANY}
+    data = make(**given, options={"train_limit": 40})
+    assert len(data.splits["train"]) == 40
+    assert len(data.labels) > 20
+    assert (
+        make(**given, options={"train_limit": 40}).splits["train"].rows.tolist() == data.splits["train"].rows.tolist()
+    )
 
 
 def test_saved_splits_are_the_rows_of_the_source(make, tmp_path):
@@ -246,6 +270,14 @@ def test_a_limited_evaluation_takes_a_stratified_sample(make):
     classes = np.concatenate([batch["targets"] for batch in loader])
     assert np.bincount(classes, minlength=4).tolist() == [20, 8, 0, 3]
     assert len(data.evaluation_dataloader("train", limit=1000).dataset) == 93
+
+
+@pytest.mark.parametrize("large", [{}, {"alpha": 30}], ids=["all small", "one large"])
+def test_a_limited_evaluation_of_many_small_classes_takes_a_uniform_sample(make, large):
+    data = make(train=MANY | large, validation=MANY, test=MANY)
+    rows = [np.concatenate([b["rows"] for b in data.evaluation_dataloader("train", limit=40)]) for _ in range(2)]
+    assert len(set(rows[0])) == 40
+    np.testing.assert_array_equal(*rows)
 
 
 def test_a_loaded_state_skips_what_was_trained_on_once(make):

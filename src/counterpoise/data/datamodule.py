@@ -99,7 +99,8 @@ class TextDataModule(pl.LightningDataModule):
     on one device. validation_fraction and test_fraction: split off the training data, stratified, where the source has
     no such split. group_by_length: sort by length within a few steps to save padding. eval_order: "length" (fastest) or
     "stratified" (each batch has the class proportions of the split). train_limit: train on a stratified sample of
-    about this many examples (classes too small for a share in it go). seed: of the splits and of the order.
+    about this many examples (classes too small for a share in it go; where that is most of the data, the sample is
+    uniform). seed: of the order. split_seed: of the splits.
     """
 
     def __init__(
@@ -127,6 +128,8 @@ class TextDataModule(pl.LightningDataModule):
             "batch_size": (batch_size, 1),
             "eval_batch_size": (eval_batch_size, 1),
             "num_workers": (num_workers, 0),
+            "split_seed": (split_seed, 0),
+            "train_limit": (1 if train_limit is None else train_limit, 1),
         }
         for name, (size, least) in sizes.items():
             if size < least:
@@ -200,8 +203,7 @@ class TextDataModule(pl.LightningDataModule):
                     )
                 kept, held[name] = kept[part], kept[out]
         if self.train_limit is not None and self.train_limit < len(kept):
-            _, sample = split_off(targets[kept], self.train_limit / len(kept), 0)
-            kept = kept[sample]
+            kept = kept[_sample(targets[kept], self.train_limit, 0)]
         present = np.flatnonzero(label_counts(targets[kept], len(everything)))
         self.vocabulary = Vocabulary.of(pa.array([everything.labels[number] for number in present], pa.string()))
         least = 2 if train.task == "single_label" else 1
@@ -259,12 +261,11 @@ class TextDataModule(pl.LightningDataModule):
     def evaluation_dataloader(self, split: str, limit: int | None = None) -> DataLoader[Batch]:
         """Returns batches of a split in its natural distribution, each row once.
 
-        limit: take at most about this many rows, a stratified sample (the training split is evaluated so).
+        limit: take at most about this many rows, a sample as of `train_limit` (the training split is evaluated so).
         """
         dataset = self.splits[split].dataset
         if limit is not None and len(dataset) > limit:
-            _, sample = split_off(dataset.targets, limit / len(dataset), self.split_seed)
-            dataset = dataset.take(sample)
+            dataset = dataset.take(_sample(dataset.targets, limit, self.split_seed))
         shard = {"rank": self._rank, "world_size": self._world_size}
         if self.eval_order == "stratified":
             batches = stratified_batches(dataset.targets, self.eval_batch_size, **shard)
@@ -341,3 +342,15 @@ class TextDataModule(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             generator=torch.Generator(),  # its own: the global one drives dropout, and must resume where it was
         )
+
+
+def _sample(targets: Targets, limit: int, seed: int) -> np.ndarray:
+    """Returns the sorted numbers of about `limit` rows, a stratified sample.
+
+    Where most of the data is classes too small for a share, which would leave it empty or nearly so, it is uniform.
+    """
+    rows = targets.shape[0]
+    _, sample = split_off(targets, limit / rows, seed)
+    if len(sample) < limit / 2:
+        sample = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
+    return sample
