@@ -381,3 +381,27 @@ def test_a_limited_evaluation_of_several_labels_takes_a_stratified_sample(make_t
     assert len(targets) == pytest.approx(40, abs=4)
     train = data.splits["train"].targets
     np.testing.assert_allclose(targets.mean(axis=0), np.asarray(train.mean(axis=0)).ravel(), atol=0.08)
+
+
+@pytest.mark.parametrize("choice", ["drop", "error"])
+def test_a_source_needs_two_methods_and_may_choose_what_becomes_of_bad_rows(tokenizer, tmp_path, choice):
+    train, test = (write_texts(tmp_path / f"{name}.csv", COUNTS) for name in ("train", "test"))
+    test.write_text(test.read_text() + "omega1,omega\n")
+    files = FileSource(str(train), test=str(test))
+
+    class OfTwoMethods:
+        def prepare(self) -> None: ...
+
+        def load(self):
+            return files.load()
+
+    source = OfTwoMethods()
+    if choice == "error":
+        source.on_bad_row = choice
+    data = TextDataModule(source, tokenizer, max_length=16)
+    if choice == "error":
+        with pytest.raises(UserError, match="'omega'"):
+            data.setup()
+    else:
+        data.setup()
+        assert data.splits["test"].unseen == 1

@@ -39,9 +39,10 @@ ORDERS = ("length", "stratified")
 
 
 class Source(Protocol):
-    """Where the texts come from: `FileSource`, `HubSource`, or anything else with these two methods."""
+    """Where the texts come from: `FileSource`, `HubSource`, or anything else with these two methods.
 
-    on_bad_row: str
+    One that also has an `on_bad_row`, "error", has rows refused whose class or label training lacks.
+    """
 
     def prepare(self) -> None:
         """Downloads what is needed; called once per machine."""
@@ -314,7 +315,7 @@ class TextDataModule(pl.LightningDataModule):
             names = ", ".join(f"'{label}' ({count})" for label, count in lacking[:5])
             more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
             message = f"{split.file}: {missing} {name} rows have {split.noun} that training lacks: {names}{more}"
-            if self.source.on_bad_row == "error":
+            if getattr(self.source, "on_bad_row", "drop") == "error":
                 raise UserError(f"{message}; data.on_bad_row=drop leaves them out")
             log.warning("%s; they are left out and counted in metrics.json", message)
         if isinstance(targets, np.ndarray):
