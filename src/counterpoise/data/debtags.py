@@ -81,7 +81,7 @@ class DebtagsSource:
         shown = self.path or APT
         table = pq.read_table(self._folder / "packages.parquet")
         about = json.loads((self._folder / "about.json").read_text())
-        complaints = [f"{listed(np.array(numbers), 'paragraph')} {reason}" for reason, numbers in about["bad"].items()]
+        complaints = _complaints(about["bad"])
         if complaints and self.on_bad_row == "error":
             raise UserError(f"{shown}: {'; '.join(complaints)}; mend them, or set data.on_bad_row=drop")
         for complaint in complaints:
