@@ -19,13 +19,22 @@ FIRST_STAGE = "first_stage.ckpt"
 
 
 class Progress(RichProgressBar):
-    """Lightning's progress bar with the loss of the step, without epoch means and the version of a logger."""
+    """Lightning's progress bar with the loss of the last step that was logged, without the version of a logger.
+
+    A value that is logged with `prog_bar=True` makes the host wait for the device in every step.
+    """
+
+    _loss: float | None = None
+    _looked = 0
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Returns what stands beside the bar."""
         metrics = super().get_metrics(trainer, pl_module)
-        shown = {name: value for name, value in metrics.items() if name != "v_num" and not name.endswith("_epoch")}
-        return {name.removesuffix("_step"): value for name, value in shown.items()}
+        logged = trainer.global_step // max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        if logged != self._looked and "train/loss_step" in trainer.callback_metrics:
+            self._looked, self._loss = logged, trainer.callback_metrics["train/loss_step"].item()
+        shown = {name: value for name, value in metrics.items() if name != "v_num"}
+        return shown if self._loss is None else shown | {"train/loss": self._loss}
 
 
 class FiniteLoss(Callback):

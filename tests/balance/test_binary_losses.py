@@ -293,7 +293,16 @@ class TestBinaryCrossEntropy:
         elements = as_numpy(plain.elements(logits, targets))
         assert loss(logits, targets).item() == pytest.approx(elements.sum() / weights.sum(), rel=1e-12)
         told = loss(logits, targets, 99.0, torch.from_numpy(of_texts)).item()
-        assert told == pytest.approx(of_texts @ elements.sum(1) / (of_texts @ weights.sum(1)), rel=1e-12)
+        assert told == pytest.approx(of_texts @ elements.sum(1) / (of_texts @ weights.sum(1)) * N / 99, rel=1e-12)
+
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    def test_the_initial_logits_are_the_best_constants(self, smoothing):
+        balance = balance_of(beta=0.5)
+        loss, logits = BinaryCrossEntropy(balance, label_smoothing=smoothing), torch.linspace(-14, 8, 22_001).double()
+        share = np.maximum(balance.probabilities, 0.5 / balance.epoch_size)[:, None]
+        yes, no = (as_numpy(loss.unweighted(logits, torch.full((22_001,), side))) for side in (True, False))
+        risks = share * balance.weights[:, None] * yes + (1 - share) * balance.negative_weights[:, None] * no
+        np.testing.assert_allclose(loss.initial_logits(balance), logits[risks.argmin(1)], atol=0.05)
 
     def test_a_weighted_mean_over_nothing_that_counts_is_0(self, logits, targets):
         loss = BinaryCrossEntropy(balance_of(), reduction="weighted_mean")

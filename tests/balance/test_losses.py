@@ -99,6 +99,16 @@ def test_the_weighted_mean_is_that_of_torch(batch):
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-14)
 
 
+def test_weighted_means_of_the_parts_of_a_step_average_by_their_sizes(batch):
+    logits, classes = batch
+    loss = CrossEntropy(BALANCE, reduction="weighted_mean")
+    parts = [slice(0, 20), slice(20, 32)]
+    expected = sum(loss(logits[part], classes[part]) * len(classes[part]) for part in parts) / 32
+    added = sum(loss(logits[part], classes[part], 32) for part in parts)
+    torch.testing.assert_close(added, expected)
+    torch.testing.assert_close(loss(logits, classes, 32), loss(logits, classes))
+
+
 def test_the_weight_of_a_single_example_counts_unlike_in_the_weighted_mean():
     logits, classes = torch.tensor([[1.0, -1, 0, 2]]), torch.tensor([2])
     single = nn.CrossEntropyLoss()(logits, classes).item()
@@ -172,7 +182,7 @@ def test_an_instance_weight_of_2_is_the_example_twice(batch, reduction):
     twice = torch.cat([torch.arange(32), torch.arange(8)])
     weights = torch.ones(32, dtype=torch.float64)
     weights[:8] = 2
-    weighted = loss(logits, classes, denominator=40, weights=weights)
+    weighted = loss(logits, classes, denominator=40 if reduction == "mean" else None, weights=weights)
     assert weighted.item() == pytest.approx(loss(logits[twice], classes[twice]).item(), rel=1e-12)
 
 

@@ -25,6 +25,7 @@ from counterpoise.balance import (
     focal,
     likelihood,
 )
+from counterpoise.callbacks import Progress
 from counterpoise.data.batching import divided
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources import FileSource
@@ -275,6 +276,48 @@ def test_the_gradient_is_clipped_to_its_global_norm_and_logged_before(parts, tmp
     assert fit.callback_metrics["train/grad_norm"].item() == pytest.approx(gradients.steps[0].norm().item(), rel=1e-4)
     clipped = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert clipped.norm().item() == pytest.approx(0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize("limit", [0, 0.0, None])
+def test_a_limit_of_0_is_none(parts, tmp_path, limit):
+    data, model = parts()
+    gradients = Gradients()
+    trainer(tmp_path, callbacks=[gradients], max_steps=1, gradient_clip_val=limit).fit(model, datamodule=data)
+    assert torch.equal(torch.cat([p.grad.flatten() for p in model.parameters()]), gradients.steps[0])
+    assert gradients.steps[0].norm() > 1e-3
+
+
+def test_gradients_are_clipped_by_value_in_mixed_precision_too(parts, tmp_path):
+    data, model = parts()
+    flags = {"gradient_clip_val": 0.001, "gradient_clip_algorithm": "value", "precision": "bf16-mixed"}
+    trainer(tmp_path, max_steps=1, **flags).fit(model, datamodule=data)
+    assert torch.cat([p.grad.flatten() for p in model.parameters()]).abs().max().item() == pytest.approx(0.001)
+
+
+def test_only_steps_that_are_logged_wait_for_the_device(parts, tmp_path, monkeypatch):
+    data, model = parts(Strategy(PowerSampler(1.0, epoch_size=416)))
+    fit = trainer(tmp_path, callbacks=[Progress()], enable_progress_bar=True, log_every_n_steps=5)
+    item, looks = Tensor.item, []
+    monkeypatch.setattr(Tensor, "item", lambda self: looks.append(fit.global_step) or item(self))
+    fit.fit(model, datamodule=data)
+    assert fit.global_step == 13
+    assert set(looks) <= {0, 5, 10, 13}  # and before and after the training
+    assert 5 in looks  # for the loss beside the bar
+
+
+def test_logits_are_not_rounded_in_mixed_precision(parts):
+    data, model = parts()
+    batch = data.splits["train"].dataset[np.arange(60)]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = model.eval()(batch)
+    assert logits.dtype == torch.float32
+    assert (logits.bfloat16().float() != logits).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+def test_a_precision_that_rounds_weights_and_metrics_is_refused(tmp_path, precision):
+    with pytest.raises(UserError, match=f"trainer.precision={precision} .* use {precision[:-5]}-mixed"):
+        trainer(tmp_path, precision=precision)
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])

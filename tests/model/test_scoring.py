@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from counterpoise.balance import Decision
 from counterpoise.evaluate import multilabel
 from counterpoise.evaluate.metrics import Bounds
-from counterpoise.model.scoring import MultiLabelScoring, SingleLabelScoring
+from counterpoise.model.scoring import Mean, MultiLabelScoring, SingleLabelScoring
 
 BOUNDS = Bounds(20, 50)
 COUNTS = np.array([120, 60, 30, 12, 4, 1])
@@ -113,11 +113,33 @@ def test_one_threshold_for_all_leaves_the_others_alone():
 def test_the_names_are_those_of_the_scores(labels):
     made = scoring(labels=labels)
     fill(made, (torch.eye(labels), torch.eye(labels)), labels)
-    assert made.names == list(made.scores())
+    assert made.names(csr_matrix(np.eye(labels, dtype=bool))) == list(made.scores())
     counts = np.arange(labels, 0, -1) * 20
     one = SingleLabelScoring(counts, BOUNDS)
     fill(one, (torch.eye(labels), torch.arange(labels)), labels)
-    assert one.names == list(one.scores())
+    assert one.names(np.arange(labels)) == list(one.scores())
+
+
+def test_a_bucket_that_no_text_is_of_has_no_name():
+    counts = np.array([200, 30, 5])
+    assert "tail_recall" not in SingleLabelScoring(counts, BOUNDS).names(np.array([0, 1, 0]))
+    assert "tail_recall" in SingleLabelScoring(counts, BOUNDS).names(np.array([0, 1, 2]))
+    made = MultiLabelScoring(["a", "b", "c"], counts, BOUNDS, Decision())
+    held = csr_matrix([[True, False, False], [False, True, False]])
+    assert "medium_f1" in made.names(held)
+    assert "tail_f1" not in made.names(held)
+
+
+def test_a_mean_is_over_texts_and_a_batch_without_a_number_leaves_none():
+    mean = Mean()
+    for value, texts in ((1.0, 3), (5.0, 1)):
+        mean.update(torch.tensor(value), texts)
+    assert mean.compute() == 2
+    mean.update(torch.tensor(torch.nan), 2)
+    assert mean.compute().isnan()
+    mean.reset()
+    mean.update(torch.tensor(7.0), 2)
+    assert mean.compute() == 7
 
 
 def test_thousands_of_labels_are_kept_once_and_their_targets_as_numbers():

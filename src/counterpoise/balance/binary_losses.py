@@ -91,8 +91,8 @@ class BinaryCrossEntropy(BinaryLoss):
     label_smoothing: the share s of a target, in [0, 1), that is spread evenly over yes and no: targets are 1 - s/2 and
         s/2, weighted by the true side alone. Rare labels want far less of it than softmax classes: p is held near s/2
         or above.
-    reduction: "mean" as in `BinaryLoss`, or "weighted_mean", the sum divided by the weights of the micro-batch instead
-        (no denominator), for comparison.
+    reduction: "mean" as in `BinaryLoss`, or "weighted_mean", the sum divided by the weights of the micro-batch instead,
+        for comparison.
     """
 
     def __init__(self, balance: Balance, *, label_smoothing: float = 0.0, reduction: str = "mean") -> None:
@@ -112,18 +112,26 @@ class BinaryCrossEntropy(BinaryLoss):
         if weights is not None:
             weights = weights.to(losses)[:, None]
             losses, counted = losses * weights, counted * weights
-        # Where nothing in the micro-batch counts, the sum is 0 as well.
-        return losses.sum() / counted.sum().clamp_min(torch.finfo(counted.dtype).tiny)
+        return weighted_mean(losses, counted, denominator)
 
     def initial_logits(self, balance: Balance) -> np.ndarray:
-        """Returns the log odds of the weighted priors, float64 [C]."""
-        return balance.prior_logits
+        """Returns the log odds of the weighted priors, float64 [C]; with smoothing as `BinaryLoss` finds them."""
+        return super().initial_logits(balance) if self.label_smoothing else balance.prior_logits
 
     def unweighted(self, logits: Tensor, positive: Tensor) -> Tensor:
         """Returns -log p_t, smoothed, [B, C]."""
         margins = torch.where(positive, logits, -logits)
         losses = -F.logsigmoid(margins)
         return losses + self.label_smoothing / 2 * margins if self.label_smoothing else losses
+
+
+def weighted_mean(losses: Tensor, counted: Tensor, denominator: float | None) -> Tensor:
+    """Returns sum losses / sum counted, both [B] or [B, C], times B / denominator where there is one: a part of a
+    step counts as much as it has texts.
+    """
+    # Where nothing in the micro-batch counts, the sum is 0 as well.
+    mean = losses.sum() / counted.sum().clamp_min(torch.finfo(counted.dtype).tiny)
+    return mean if denominator is None else mean * (len(losses) / denominator)
 
 
 class Focal(BinaryLoss):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from counterpoise.balance.balance import Balance
-from counterpoise.balance.binary_losses import BinaryCrossEntropy, Focal
+from counterpoise.balance.binary_losses import BinaryCrossEntropy, Focal, weighted_mean
 from counterpoise.balance.options import at_least_0, check_likelihood, check_scheme
 from counterpoise.balance.weights import WeightScheme, normalise
 
@@ -132,8 +132,7 @@ class CrossEntropy(ClassLoss):
         losses, counted = self.elements(logits, targets), self.class_weights[targets]
         if weights is not None:
             losses, counted = losses * weights.to(losses), counted * weights.to(counted)
-        # Where nothing in the micro-batch counts, the sum is 0 as well.
-        return losses.sum() / counted.sum().clamp_min(torch.finfo(counted.dtype).tiny)
+        return weighted_mean(losses, counted, denominator)
 
     def initial_logits(self, balance: Balance) -> np.ndarray:
         """Returns the log of each class's emphasis, smoothed, float64 [C]: the constant logits of the least loss."""

@@ -9,7 +9,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from counterpoise.balance.decision import Decision
 from counterpoise.data.batching import Batch, divided
@@ -18,7 +17,7 @@ from counterpoise.evaluate.metrics import DEFAULT_BOUNDS, Bounds
 from counterpoise.model.encoder import Encoder
 from counterpoise.model.heads import CosineHead, linear
 from counterpoise.model.optim import Optim
-from counterpoise.model.scoring import MultiLabelScoring, SingleLabelScoring
+from counterpoise.model.scoring import Mean, MultiLabelScoring, SingleLabelScoring
 from counterpoise.model.vectors import Vectors
 from counterpoise.trainer import out_of_memory
 
@@ -78,7 +77,7 @@ class Classifier(pl.LightningModule):
             if decision is None
             else MultiLabelScoring(self.labels, np.asarray(counts), bounds, decision)
         )
-        self.weighted = MeanMetric()
+        self.weighted = Mean()
         self.test_outputs: list[tuple[Tensor, Tensor]] = []
         self._loss_sum, self._loss_count = torch.zeros(()), 0.0
         self._passes, self._size = 1, (0, 0)
@@ -86,7 +85,10 @@ class Classifier(pl.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Returns logits [B, C] of a batch that holds what the encoder takes."""
-        return self.head(self.dropout(self.encoder(*(batch[name] for name in self.encoder.inputs))))
+        vectors = self.dropout(self.encoder(*(batch[name] for name in self.encoder.inputs)))
+        # Of 8 significant bits logits would be too coarse to rank by.
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.head(vectors.to(self.head.weight))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the micro-batch's loss over the nominal micro-batch size.
@@ -110,7 +112,7 @@ class Classifier(pl.LightningModule):
         loss = self._loss_of(last) + done
         if self._logs:
             share = self._share(batch)
-            self.log("train/loss_step", loss.detach() / share, prog_bar=True, batch_size=self._size[0], sync_dist=True)
+            self.log("train/loss_step", loss.detach() / share, batch_size=self._size[0], sync_dist=True)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -164,9 +166,11 @@ class Classifier(pl.LightningModule):
         self._log_scores("test", self.scoring.scores())
 
     def on_train_epoch_end(self) -> None:
-        """Logs the mean loss of the epoch's examples."""
+        """Logs the mean loss of the epoch's examples, and how far the training has come."""
         if self._loss_count:
             self.log("train/loss_epoch", self._loss_sum / self._loss_count, sync_dist=True)
+        done = {"epochs": self.current_epoch + 1.0, "steps": float(self.trainer.global_step)}
+        self.log_dict(done, logger=False, sync_dist=False)
 
     def on_train_start(self) -> None:
         """Does what an epoch starts with in a run that is resumed within one, which does not start anew."""
@@ -198,10 +202,14 @@ class Classifier(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips the global gradient norm and logs it; Lightning 2.6 refuses to clip for a fused optimiser."""
-        if gradient_clip_algorithm == "value" or self.trainer.precision == "16-mixed":
+        if self.trainer.precision == "16-mixed":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
+        # 0 is no limit, as Lightning has it.
+        limit = gradient_clip_val if gradient_clip_val and gradient_clip_val > 0 else math.inf
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(self.parameters(), limit)
+            return
         norm = nn.utils.clip_grad_norm_(self.parameters(), limit)
         if self._logs:
             self.log("train/grad_norm", norm)
@@ -248,7 +256,8 @@ class Classifier(pl.LightningModule):
     @property
     def _logs(self) -> bool:
         """Whether the loggers take this step: `log` costs as much as a small model's step, and DDP a reduction."""
-        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and (self.trainer.global_step + 1) % every == 0
 
     def _evaluate(self, batch: Batch) -> Tensor:
         logits, targets = self._logits(batch), batch["targets"]

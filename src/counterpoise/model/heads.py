@@ -29,8 +29,4 @@ class CosineHead(nn.Linear):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Returns logits [B, C] in [-scale, scale] of vectors [B, size]."""
-        # Half precision is too coarse for what is multiplied by the scale.
-        with torch.autocast(vectors.device.type, enabled=False):
-            vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
-            weight = self.weight.to(vectors)
-            return self.scale * F.linear(F.normalize(vectors, dim=-1), F.normalize(weight, dim=-1))
+        return self.scale * F.linear(F.normalize(vectors, dim=-1), F.normalize(self.weight, dim=-1))

@@ -7,7 +7,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
 from counterpoise.balance.adjust import negative_log_likelihood
 from counterpoise.balance.decision import Decision
@@ -25,7 +25,7 @@ class SingleLabelScoring(nn.Module):
         super().__init__()
         self.counts, self.bounds = counts, bounds
         self.tally = _Tallies(len(counts))
-        self.losses = MeanMetric()
+        self.losses = Mean()
 
     def update(self, logits: Tensor, classes: Tensor) -> None:
         """Adds a batch: logits [B, C], classes int64 [B]."""
@@ -42,11 +42,10 @@ class SingleLabelScoring(nn.Module):
         tally = Tally(*self.tally.compute().cpu().numpy())
         return metrics.scores(tally, self.counts, *self.bounds) | {"loss": float(self.losses.compute())}
 
-    @property
-    def names(self) -> list[str]:
-        """What `scores` returns."""
-        everything = Tally(*np.ones((3, len(self.counts)), int))
-        return [*metrics.scores(everything, self.counts, *self.bounds), "loss"]
+    def names(self, classes: np.ndarray) -> list[str]:
+        """Returns what `scores` names on texts of these classes, int [N]."""
+        right = Tally.of(classes, classes, len(self.counts))
+        return [*metrics.scores(right, self.counts, *self.bounds), "loss"]
 
     def measure(self, logits: np.ndarray, classes: np.ndarray) -> dict[str, float]:
         """Returns the same for given logits [N, C] and classes int [N]."""
@@ -92,12 +91,12 @@ class MultiLabelScoring(nn.Module):
         if self.decision.tunes:
             self.thresholds.copy_(torch.from_numpy(self.decision.fit(logits, targets)))
 
-    @property
-    def names(self) -> list[str]:
-        """What `scores` returns."""
-        # One label of each bucket, and as many as the scores at k ask for, have all that there are of thousands.
-        _, first = np.unique(metrics.buckets(self.counts, *self.bounds), return_index=True)
-        some = np.union1d(first, np.arange(min(len(self.counts), max(multilabel.K))))
+    def names(self, targets: csr_matrix) -> list[str]:
+        """Returns what `scores` names on texts with these labels, bool [N, C]."""
+        # One label of each bucket that they have, and as many as the scores at k ask for, of thousands.
+        held = np.flatnonzero(np.asarray(targets.sum(axis=0)).ravel())
+        _, first = np.unique(metrics.buckets(self.counts, *self.bounds)[held], return_index=True)
+        some = np.union1d(held[first], held[: max(multilabel.K)])
         right = np.eye(len(some), dtype=bool)
         counts = self.counts[some]
         return [*multilabel.scores(right, right.astype(float), csr_matrix(right), counts, *self.bounds), "loss"]
@@ -113,6 +112,29 @@ class MultiLabelScoring(nn.Module):
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """Returns which labels each text gets, bool [N, C], of logits [N, C]."""
         return self.decision.decide(logits, self.thresholds.cpu().numpy())
+
+
+class Mean(Metric):
+    """The mean over texts of values that are means over batches. A batch without a number leaves none: it would go
+    unnoticed in torchmetrics' own.
+    """
+
+    total: Tensor
+    texts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("total", "texts"):
+            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, texts: int) -> None:
+        """Adds the mean over so many texts, a scalar."""
+        self.total += value * texts
+        self.texts += texts
+
+    def compute(self) -> Tensor:
+        """Returns the mean, over all batches and processes."""
+        return self.total / self.texts
 
 
 class _Tallies(Metric):
