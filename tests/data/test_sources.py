@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from conftest import refused
 from counterpoise.data import tables
 from counterpoise.data.sources import FileSource, HubSource
+from counterpoise.errors import UserError
 
 TEXTS = [
     "plain",
@@ -297,6 +298,27 @@ def test_settings_that_cannot_be_are_told(folder):
     told = "data.delimiter is '\\\\t'; it must be one ASCII character"
     assert refused(FileSource(file, delimiter="\\t")) == told
     assert refused(FileSource(file, quote="«»")) == "data.quote is '«»'; it must be one ASCII character"
+    assert refused(FileSource(file, quote=1)) == "data.quote is 1; it must be one ASCII character"
+    assert refused(FileSource(file, separator=1)).startswith("data.separator is 1; it must be what stands between")
+    assert refused(FileSource(["a.csv", "b.csv"])).startswith("there is no file ['a.csv', 'b.csv']")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("text", None), ("text", ["a"]), ("text", 1.5), ("label", None), ("label", ["a", ["b"]]), ("id", True)],
+)
+def test_what_cannot_be_the_name_of_a_column_is_told(key, value):
+    with pytest.raises(UserError, match=f"data.{key} is .*; it must be the name of a column"):
+        FileSource("a.csv", **{key: value})
+
+
+def test_columns_may_have_numbers_for_names(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(as_csv([("a", "1", "0", "k"), ("b", "0", "1", "l")], ("0", "1", "2", "3")))
+    split = train(path, text=0, label=1, id=3)
+    assert (split.texts.to_pylist(), split.labels.to_pylist()) == (["a", "b"], ["1", "0"])
+    assert split.ids.to_pylist() == ["k", "l"]
+    assert train(path, text=0, label=[1, 2]).labels.to_pylist() == [["1"], ["2"]]
 
 
 def test_a_missing_file_is_told_with_the_nearest_there_is(folder):
@@ -329,6 +351,15 @@ def test_a_missing_column_is_told_with_those_there_are(tmp_path, suffix):
         )
     told = f"a.{suffix} has no column 'label'; it has 'Label', 'text'. Did you mean 'Label'?"
     assert refused(FileSource(str(path))) == told
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [("a.csv", "caf\xe9,label\na,x\n"), ("a.jsonl", '{"caf\xe9": "a", "label": "x"}\n')]
+)
+def test_a_missing_column_is_told_where_names_of_others_are_not_utf8(tmp_path, name, data):
+    path = tmp_path / name
+    path.write_bytes(data.encode("latin-1"))
+    assert refused(FileSource(str(path))) == f"{name} has no column 'text'; the names of its columns are not in UTF-8"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from counterpoise.data.columns import (
     BLANK,
     NOT_UTF8,
+    Column,
     blank,
     chunks,
     is_list,
@@ -115,6 +116,15 @@ class Columns:
     min_count: int = 1
     on_bad_row: str = "drop"
 
+    def __post_init__(self) -> None:
+        """Raises UserError for what cannot be the name of a column."""
+        several = isinstance(self.label, Sequence) and not isinstance(self.label, str)
+        self.text = _column("text", self.text)
+        self.label = [_column("label", each) for each in self.label] if several else _column("label", self.label)
+        for key in ("id", "group", "weight"):
+            if getattr(self, key) is not None:
+                setattr(self, key, _column(key, getattr(self, key)))
+
     def needed(self, split: str) -> list[str]:
         """Returns the columns to read of a split, each once, the text first."""
         of_training = [self.group, self.weight] if split == "train" else []
@@ -129,8 +139,9 @@ class Columns:
                 f"data.task is {self.task!r}; it can be {', '.join(TASKS)} or null.{nearest(self.task, TASKS)}"
             )
         check_min_count(self.min_count)
-        if self.separator == "":
-            raise UserError("data.separator is empty; it must be what stands between labels, such as '|', or null")
+        if self.separator == "" or not isinstance(self.separator, str | None):
+            given = self.separator if self.separator != "" else "empty"
+            raise UserError(f"data.separator is {given}; it must be what stands between labels, such as '|', or null")
         several = not isinstance(self.label, str)
         if several and (len(self.label) < 2 or len(set(self.label)) < len(self.label)):
             raise UserError(f"data.label={list(self.label)}: name one column, or several different ones in a list")
@@ -167,11 +178,8 @@ def usable_rows(source: Columns, name: str, shown: str, table: pa.Table, file: s
     leave_out(faults == BLANK, "without a text")
     ids = groups = weights = None
     if source.id:
-        ids, bad = utf8(strings(table[source.id], f"{shown}: column {source.id!r} (data.id)"))
+        ids, bad = row_names(table[source.id], f"{shown}: column {source.id!r} (data.id)")
         leave_out(bad, "with an id that is not UTF-8")
-        nameless = blank(ids)
-        if nameless.any():
-            ids = pc.if_else(pa.array(nameless), _row_numbers(len(table)), ids)
     if source.group and name == "train":
         groups, bad = utf8(strings(table[source.group], f"{shown}: column {source.group!r} (data.group)"))
         leave_out(bad, "with a group that is not UTF-8")
@@ -214,6 +222,16 @@ def usable_rows(source: Columns, name: str, shown: str, table: pa.Table, file: s
         weights=weights,
         digest=digest,
     )
+
+
+def row_names(column: Column, where: str) -> tuple[Column, np.ndarray]:
+    """Returns the ids in a column as large_string [N], the row number where one is blank, and bool [N]: not UTF-8.
+
+    Raises UserError, which begins with `where`, for what is neither text nor whole numbers nor bools.
+    """
+    ids, bad = utf8(strings(column, where))
+    nameless = blank(ids)
+    return (pc.if_else(pa.array(nameless), _row_numbers(len(ids)), ids) if nameless.any() else ids), bad
 
 
 def check_on_bad_row(choice: str) -> None:
@@ -271,6 +289,13 @@ def _weights(column: pa.ChunkedArray, keep: np.ndarray, what: str, shown: str) -
     if not weights[keep].any():
         raise UserError(f"{shown}: {what} is 0 in every row; some row must count")
     return weights[keep]
+
+
+def _column(key: str, name: Any) -> str:
+    """Returns the name of a column, which is a whole number in a configuration where it looks like one."""
+    if not isinstance(name, str) and type(name) is not int:
+        raise UserError(f"data.{key} is {name!r}; it must be the name of a column")
+    return str(name)
 
 
 def _row_numbers(size: int) -> pa.Array:

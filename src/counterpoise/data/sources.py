@@ -45,7 +45,7 @@ class FileSource(Columns):
         splits = {}
         for name, file in (("train", self.train), ("validation", self.validation), ("test", self.test)):
             if file:
-                path = folder / Path(file).expanduser()
+                path = folder / Path(str(file)).expanduser()
                 table = read_columns(
                     path,
                     self.text,

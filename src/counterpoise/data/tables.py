@@ -100,6 +100,15 @@ def require_columns(columns: Sequence[str], names: Sequence[str], file: str) -> 
             raise UserError(f"{file} has no column {column!r}; it has {known}.{nearest(column, names)}")
 
 
+def _require_columns(columns: Sequence[str], schema: pa.Schema, file: str) -> None:
+    try:
+        require_columns(columns, schema.names, file)
+    except UnicodeDecodeError as error:
+        absent = [column for column in columns if schema.get_field_index(column) < 0]
+        if absent:
+            raise UserError(f"{file} has no column {absent[0]!r}; the names of its columns are not in UTF-8") from error
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Returns what the error says as one line of at most `limit` characters."""
     line = " ".join(str(error).split()) or type(error).__name__
@@ -147,7 +156,7 @@ def _for_stage(reader: pa.RecordBatchReader, path: Path, text: str) -> pa.Record
 
 def _read_csv(path: Path, columns: list[str], delimiter: str, quote: str | None, skip: int, keep: Keep) -> pa.Table:
     for key, character in (("delimiter", delimiter), ("quote", quote)):
-        if character is not None and not (len(character) == 1 and character.isascii()):
+        if character is not None and not (isinstance(character, str) and len(character) == 1 and character.isascii()):
             raise UserError(f"data.{key} is {character!r}; it must be one ASCII character")
 
     def read(threads: bool, only: list[str]) -> pa.RecordBatchReader:
@@ -168,7 +177,7 @@ def _read_csv(path: Path, columns: list[str], delimiter: str, quote: str | None,
     try:
         return keep(read(True, columns))
     except pa.ArrowKeyError:
-        require_columns(columns, read(True, []).schema.names, path.name)
+        _require_columns(columns, read(True, []).schema, path.name)
         raise
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
@@ -206,7 +215,7 @@ def _read_json(path: Path, text: str, columns: list[str], keep: Keep) -> pa.Tabl
             continue
         # A column that no row has comes back as nulls. That it is there is seen in the first block.
         if len(table) and any(table[column].null_count == len(table) for column in columns):
-            require_columns(columns, read(None).schema.names, path.name)
+            _require_columns(columns, read(None).schema, path.name)
         return table
     if "Empty JSON" in str(fault):
         raise UserError(f"{path.name} has no rows") from fault
