@@ -34,7 +34,7 @@ from counterpoise.report.facts import RunFacts
 from counterpoise.report.results import draw_pictures, write_tables
 from counterpoise.report.single import write_run_report
 from counterpoise.run import folder, log, seconds
-from counterpoise.trainer import AtomicCheckpointIO, load_checkpoint, single_device
+from counterpoise.trainer import AtomicCheckpointIO, load_checkpoint, progress, single_device
 
 KEPT_LOGITS = 2**26
 """Logits of a split that are written into the run folder at most."""
@@ -48,7 +48,9 @@ class Evaluated(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What training left. loss, balance: those of the best checkpoint's epoch, which its logits stand for."""
+    """What training left. loss, balance: those of the best checkpoint's epoch, which its logits stand for. epochs,
+    steps: of the optimiser.
+    """
 
     trainer: pl.Trainer
     model: Classifier
@@ -57,6 +59,8 @@ class Trained(NamedTuple):
     config: DictConfig
     loss: torch.nn.Module
     balance: Balance
+    epochs: int
+    steps: int
 
     @property
     def emphasis(self) -> np.ndarray:
@@ -68,11 +72,15 @@ def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: P
     """Tests the best checkpoint, writes and shows the results. Returns what `metrics.json` holds."""
     start = time.monotonic()
     best, refined, epoch = best_checkpoint(trainer), None, -1
+    epochs, steps = progress(trainer)
     if best and plan.changes:
         epoch = load_checkpoint(best)["epoch"]
-        _tell_of_schedule(trainer, plan, epoch)
-    trained = Trained(trainer, model, data, plan, config, plan.loss(epoch), plan.balance(epoch))
+        _tell_of_schedule(epochs - 1, plan, epoch)
+    trained = Trained(trainer, model, data, plan, config, plan.loss(epoch), plan.balance(epoch), epochs, steps)
     correction = prior_correction(trained.loss, trained.balance)
+    if correction[0] and data.splits["train"].dataset.weights is not None:
+        # The law knows nothing of the weights of single texts.
+        correction = "approximate", correction[1]
     if best and plan.strategy.second_stage is not None:
         refined, best = refine(trained, best, correction[0])
         correction = refined.correction, np.zeros(len(data.labels)) if refined.shift is None else refined.shift
@@ -86,18 +94,20 @@ def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: P
         "validation": _evaluate(tester, model, data, "validation"),
         "train_sample": _evaluate(tester, model, data, "train", limit=max(500, len(data.splits["validation"]))),
     }
+    scoring = model.scoring
+    decided = scoring.decide(evaluated["test"].logits) if isinstance(scoring, MultiLabelScoring) else None
     calibration = calibrate(
-        data.labels, data.counts, evaluated["validation"], evaluated["test"], correction, model.scoring.bounds
+        data.labels, data.counts, evaluated["validation"], evaluated["test"], correction, scoring.bounds, decided
     )
     metrics = _metrics(trained, evaluated) | {"best_checkpoint": str(best) if best else None}
     if refined:
         metrics["second_stage"] = refined.facts
     if calibration:
         metrics["calibration"] = calibration.summary
-    decided = _least_cost(trained, evaluated["test"], calibration, metrics)
+    cheapest = _least_cost(trained, evaluated["test"], calibration, metrics)
     with replacing(folder() / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2))
-    _write(_facts(trained, evaluated, metrics, calibration), decided)
+    _write(_facts(trained, evaluated, decided, metrics, calibration), cheapest)
     show_results(metrics, model.scoring.bounds)
     show_calibration(metrics)
     console.print(f"[dim]tested and drawn in {time.monotonic() - start:.0f} s; everything is in[/dim] {folder()}")
@@ -123,7 +133,8 @@ def refine(trained: Trained, best: Path, correction: str | None) -> tuple[Refine
             encoded[split] = np.asarray(dataset.vectors[dataset.store_rows])
         elif split not in encoded:
             assert isinstance(model.encoder, Encoder)
-            encoded[split] = encode(model.encoder, dataset, data.eval_batch_size, device)
+            with trainer.precision_plugin.forward_context():
+                encoded[split] = encode(model.encoder, dataset, data.eval_batch_size, device)
         return encoded[split]
 
     first = FirstStage(
@@ -153,9 +164,11 @@ def refine(trained: Trained, best: Path, correction: str | None) -> tuple[Refine
     return refined, target
 
 
-def _tell_of_schedule(trainer: pl.Trainer, plan: Plan, epoch: int) -> None:
-    """Says so where a schedule's correction had not come into force in the best checkpoint, which is of `epoch`."""
-    last = trainer.current_epoch - 1
+def _tell_of_schedule(last: int, plan: Plan, epoch: int) -> None:
+    """Says so where a schedule's correction had not come into force in the best checkpoint, which is of `epoch`.
+
+    last: the epoch in which training ended.
+    """
     if plan.strength(max(last, 0)) < 1:
         log.warning(
             "training ended after epoch %d, before the schedule's correction was in full force: raise "
@@ -195,8 +208,8 @@ def _metrics(trained: Trained, evaluated: dict[str, Evaluated]) -> dict[str, Any
             name: {"examples": len(part), "dropped": part.split.dropped, "unseen": part.unseen}
             for name, part in trained.data.splits.items()
         },
-        "epochs": trained.trainer.current_epoch,
-        "steps": trained.trainer.global_step,
+        "epochs": trained.epochs,
+        "steps": trained.steps,
     }
 
 
@@ -207,6 +220,11 @@ def _least_cost(
     if not trained.config.costs or calibration is None:
         return None
     costs = read_costs(trained.config.costs, trained.data.labels)
+    if calibration.summary["prior_correction"] is None:
+        log.warning(
+            "costs: no shift of its logits leads this model's probabilities back to the natural distribution; they are "
+            "weighed as they are, with a temperature"
+        )
     decided = least_cost(softmax(calibration.chosen(test.logits), axis=1), costs)
     metrics["costs"] = {
         "most_probable": mean_cost(test.targets, test.logits.argmax(axis=1), costs),
@@ -216,7 +234,11 @@ def _least_cost(
 
 
 def _facts(
-    trained: Trained, evaluated: dict[str, Evaluated], metrics: dict[str, Any], calibration: Calibration | None
+    trained: Trained,
+    evaluated: dict[str, Evaluated],
+    decided: np.ndarray | None,
+    metrics: dict[str, Any],
+    calibration: Calibration | None,
 ) -> RunFacts:
     data, scoring = trained.data, trained.model.scoring
     test, train, history = data.splits["test"], data.splits["train"].dataset, folder() / "csv" / "metrics.csv"
@@ -240,7 +262,7 @@ def _facts(
         lengths=train.lengths,
         max_length=data.max_length,
         cut=train.store.truncated / len(train.store),
-        decided=several.decide(evaluated["test"].logits) if several else None,
+        decided=decided,
         thresholds=several.thresholds.cpu().numpy() if several else None,
         calibration=calibration,
         history=pd.read_csv(history) if history.is_file() else None,

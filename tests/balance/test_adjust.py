@@ -30,9 +30,7 @@ from counterpoise.balance import outcomes as outcomes_module
 from counterpoise.balance.adjust import (
     TEMPERATURES,
     adaptive_calibration_error,
-    area_under_risk_coverage,
     brier_score,
-    expected_calibration_error,
     fit_temperature,
     natural_shift,
     negative_log_likelihood,
@@ -47,6 +45,16 @@ from counterpoise.errors import UserError
 
 # Texts that read alike: rows are what they read, columns how many of them are of each class.
 TABLE = np.array([[500, 20, 1], [300, 60, 4], [150, 5, 9], [40, 15, 6]])
+
+
+def expected_calibration_error(*arguments) -> float:
+    return reliability(*arguments).error
+
+
+def area_under_risk_coverage(*arguments) -> float:
+    return risk_coverage(*arguments).area
+
+
 LAWS = [(0, 0), (0, 0.5), (0, 1), (0.5, 0), (0.5, 0.5), (1, 0), (0.3, 0.2)]
 MEASURES = [
     negative_log_likelihood,
@@ -492,12 +500,23 @@ class TestRiskCoverage:
         np.testing.assert_allclose(risks(logits[::-1], np.array([1, 0, 1, 0])), [0, 1 / 2, 1 / 3, 1 / 2])
         assert area_under_risk_coverage(logits, np.array([0, 1, 0, 1])) == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 4)
 
-    def test_pairs_are_as_sure_as_they_are_far_from_their_threshold(self):
+    def test_pairs_are_as_sure_as_the_decision_is_probable(self):
         logits, held = np.array([[3.0, -1.0], [0.5, -4.0]]), np.array([[True, True], [False, False]])
-        # At 1/2: -4 right, 3 right, -1 wrong, 0.5 wrong.
+        # Above 1/2: -4 right, 3 right, -1 wrong, 0.5 wrong.
         np.testing.assert_allclose(risks(logits, held), [0, 0, 1 / 3, 1 / 2])
-        # At logits of 2 and -2: -1 is 1 above, 0.5 is 1.5 below, 3 is 1 above, -4 is 2 below, all right.
-        np.testing.assert_array_equal(risks(logits, csr_matrix(held), expit([2.0, -2.0])), 0)
+        # -1 decided for and 0.5 against, both improbable and right; 3 decided against, the least probable and wrong.
+        decided = np.array([[False, True], [False, False]])
+        np.testing.assert_array_equal(risks(logits, csr_matrix(held), decided), [0, 0, 0, 1 / 4])
+
+    def test_texts_are_as_sure_as_the_class_that_is_decided_for(self):
+        logits, decided = np.log([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]), np.array([0, 1, 0])
+        # 0.9 right, 0.6 wrong, 0.2 right.
+        np.testing.assert_allclose(risks(logits, np.array([0, 1, 1]), decided), [0, 1 / 2, 1 / 3])
+        assert reliability(logits, np.array([0, 1, 1]), 1, False, decided).error == pytest.approx(2 / 3 - 1.7 / 3)
+
+    def test_decisions_of_another_shape_are_an_error(self):
+        with pytest.raises(ValueError, match=r"targets of shape \(3,\) and decisions of shape \(2,\)"):
+            risk_coverage(np.zeros((3, 2)), np.zeros(3, int), np.zeros(2, int))
 
     def test_at_full_coverage_the_risk_is_the_share_of_mistakes(self):
         logits, classes = sample()

@@ -214,14 +214,16 @@ class TestMeasure:
         for split, seed in (("validation", 0), ("test", 1)):
             logits, targets = draw(seed)
             for name, adjustment in found.variants.items():
-                adjusted, told = adjustment(2 * logits + SHIFT), found.summary[split][name]
+                raw, told = 2 * logits + SHIFT, found.summary[split][name]
+                adjusted, decided = adjustment(raw), raw.argmax(1) if draw is sample else None
                 assert told["nll"] == pytest.approx(adjust.negative_log_likelihood(adjusted, targets), rel=1e-9)
                 assert told["brier"] == pytest.approx(adjust.brier_score(adjusted, targets), rel=1e-9)
-                assert told["ece"] == pytest.approx(adjust.expected_calibration_error(adjusted, targets), rel=1e-9)
+                bins = adjust.reliability(adjusted, targets, decided=decided)
+                assert told["ece"] == pytest.approx(bins.error, rel=1e-9)
                 if split == "test":
-                    adaptive = adjust.adaptive_calibration_error(adjusted, targets)
+                    adaptive = adjust.adaptive_calibration_error(adjusted, targets, decided=decided)
                     assert told["adaptive_ece"] == pytest.approx(adaptive, rel=1e-9)
-                    curve = adjust.risk_coverage(adjusted, targets)
+                    curve = adjust.risk_coverage(adjusted, targets, raw > 0 if decided is None else decided)
                     covered = np.arange(1, curve.total + 1)
                     assert told["aurc"] == pytest.approx(curve.risk(covered).mean(), rel=1e-9)
                     for percent in (50, 80, 90):
@@ -273,6 +275,22 @@ class TestMeasure:
         np.testing.assert_array_equal(single, kept)
         twice = single.astype(np.float64)
         assert found.summary == measure(LABELS, COUNTS, (twice, targets), (twice, targets), ("exact", SHIFT)).summary
+
+
+@pytest.mark.parametrize("draw", [sample, label_sample])
+def test_the_risk_is_that_of_the_decisions_of_the_run_whatever_its_probabilities(draw):
+    logits, targets = draw(1)
+    raw = 2 * logits + SHIFT
+    wrong = (raw.argmax(1) != targets).mean() if draw is sample else ((raw > 0) != targets.toarray()).mean()
+    for curve in of(draw).risks.values():
+        assert curve.risk(np.array([curve.total]))[0] == pytest.approx(wrong)
+
+
+def test_the_risk_is_that_of_the_labels_that_the_run_gives():
+    decided = np.random.default_rng(0).random((2000, 5)) < 0.2
+    wrong = (decided != label_sample(1)[1].toarray()).mean()
+    for curve in of(label_sample, decided=decided).risks.values():
+        assert curve.risk(np.array([curve.total]))[0] == pytest.approx(wrong)
 
 
 def test_decisions_are_scored_as_scikit_learn_does():

@@ -205,23 +205,28 @@ class Reliability(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The calibration error: |accuracy - confidence|, averaged over outcomes."""
+        """ECE, the calibration error: |accuracy - confidence|, averaged over outcomes (Naeini et al., AAAI 2015; Guo et
+        al., 2017).
+        """
         return float(self.counts @ np.abs(self.accuracy - self.confidence) / self.counts.sum())
 
 
-def reliability(logits: Logits, targets: Targets, bins: int = 15, equal_mass: bool = False) -> Reliability:
+def reliability(
+    logits: Logits, targets: Targets, bins: int = 15, equal_mass: bool = False, decided: np.ndarray | None = None
+) -> Reliability:
     """Returns how often what the model predicts comes true, by how sure it is.
 
-    Single-label the outcomes are whether the most probable class is the true one (Guo et al., ICML 2017, eq. 3);
-    multi-label whether a text holds a label, for all pairs, most of which are sure negatives. bins: how many; of equal
-    width, including their upper edge, or, `equal_mass`, of an equal number of outcomes, with equal confidences in one.
+    Single-label the outcomes are whether the class that is decided for is the true one (Guo et al., ICML 2017, eq. 3),
+    and the confidence is its probability; multi-label whether a text holds a label, for all pairs, most of which are
+    sure negatives. bins: how many; of equal width, including their upper edge, or, `equal_mass`, of an equal number of
+    outcomes, with equal confidences in one. decided: int [N], the most probable class unless told.
     """
-    outcomes = Outcomes.of(logits, targets)
+    outcomes = Outcomes.of(logits, targets, decided)
     if bins < 1:
         raise ValueError(f"{bins} bins")
     if equal_mass:
         ranks = np.ceil(outcomes.total * np.arange(1, bins) / bins).astype(np.int64) - 1
-        inner = of_ranks(outcomes.sureness, ranks)
+        inner = of_ranks(lambda: (confidence for confidence, _ in outcomes.confidences()), ranks)
     else:
         inner = np.linspace(0, 1, bins + 1)[1:-1]
     counts, sums = np.zeros(bins, np.int64), np.zeros((2, bins))
@@ -233,14 +238,11 @@ def reliability(logits: Logits, targets: Targets, bins: int = 15, equal_mass: bo
     return Reliability(np.concatenate([[0.0], inner, [1.0]]), counts, *(sums / np.maximum(counts, 1)))
 
 
-def expected_calibration_error(logits: Logits, targets: Targets, bins: int = 15) -> float:
-    """Returns ECE, the error of `reliability` in bins of equal width (Naeini et al., AAAI 2015; Guo et al., 2017)."""
-    return reliability(logits, targets, bins).error
-
-
-def adaptive_calibration_error(logits: Logits, targets: Targets, bins: int = 15) -> float:
+def adaptive_calibration_error(
+    logits: Logits, targets: Targets, bins: int = 15, decided: np.ndarray | None = None
+) -> float:
     """Returns the error of `reliability` in bins of equal mass (as in Nguyen & O'Connor, EMNLP 2015)."""
-    return reliability(logits, targets, bins, equal_mass=True).error
+    return reliability(logits, targets, bins, True, decided).error
 
 
 class RiskCurve(NamedTuple):
@@ -273,34 +275,18 @@ class RiskCurve(NamedTuple):
         return float(np.where(steps == 1, self.wrong[1:] / self.covered[1:], sums).sum() / self.total)
 
 
-def risk_coverage(logits: Logits, targets: Targets, thresholds: np.ndarray | float = 0.5) -> RiskCurve:
+def risk_coverage(logits: Logits, targets: Targets, decided: np.ndarray | None = None) -> RiskCurve:
     """Returns the curve of wrong decisions among the surest.
 
-    Geifman & El-Yaniv, NeurIPS 2017. Single-label M = N, and the confidence is the probability of the most probable
-    class. Multi-label M = N C pairs, decided by the thresholds, probabilities ([C] or one), and the confidence is the
-    distance from the threshold in logits. Errors among equal confidences count as spread evenly over them.
+    Geifman & El-Yaniv, NeurIPS 2017. Single-label M = N decisions for a class, multi-label M = N C for or against a
+    label; the confidence in one is its probability. Errors among equal confidences count as spread evenly over them.
+    decided: int [N] or bool [N, C]; the most probable class, and the labels above 1/2, unless told.
     """
-    outcomes, cuts = Outcomes.of(logits, targets), logit(np.asarray(thresholds, np.float64))
-
-    def decided() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields the confidence in decisions, and whether they are wrong."""
-        if not outcomes.pairs:
-            yield from ((confidence, ~came_true) for confidence, came_true in outcomes.confidences())
-            return
-        for scores, truth in outcomes.blocks():
-            margins = scores - cuts
-            yield np.abs(margins).ravel(), ((margins > 0) != truth).ravel()
-
-    def confidences() -> Iterator[np.ndarray]:
-        if outcomes.pairs:
-            yield from (np.abs(scores - cuts).ravel() for scores in outcomes.scores(_SORTED))
-        else:
-            yield from outcomes.sureness()
-
-    mistakes = np.concatenate([confidence[wrong] for confidence, wrong in decided()])
+    outcomes = Outcomes.of(logits, targets, decided)
+    mistakes = np.concatenate([confidence[wrong] for confidence, wrong in outcomes.decisions()])
     levels, wrong = np.unique(mistakes, return_counts=True)
     below, reached = np.zeros((2, len(levels)), np.int64)
-    for confidence in confidences():
+    for confidence, _ in outcomes.decisions(_SORTED):
         confidence.sort()
         below += confidence.searchsorted(levels, "left")
         reached += confidence.searchsorted(levels, "right")
@@ -311,8 +297,3 @@ def risk_coverage(logits: Logits, targets: Targets, thresholds: np.ndarray | flo
     counted = np.concatenate([[0], np.stack([total - wrong[::-1], total], axis=1).ravel(), [len(mistakes)]])
     corners = np.append(True, np.diff(covered) > 0)
     return RiskCurve(covered[corners].astype(np.float64), counted[corners].astype(np.float64))
-
-
-def area_under_risk_coverage(logits: Logits, targets: Targets, thresholds: np.ndarray | float = 0.5) -> float:
-    """Returns AURC, the `RiskCurve.area` of `risk_coverage`."""
-    return risk_coverage(logits, targets, thresholds).area

@@ -43,25 +43,30 @@ Logits: TypeAlias = np.ndarray | Adjusted
 class Outcomes(NamedTuple):
     """Logits [N, C] and targets, int [N] or csr of bool [N, C], that fit each other.
 
-    The outcomes are those of texts, whether the most probable class is the true one, or of pairs of text and label.
+    The outcomes are those of texts, whether the class that is decided for is the true one, or of pairs of text and
+    label. decided: the classes or labels that are decided for, int [N] or bool [N, C], where they are not the most
+    probable class, or the labels above 1/2.
     """
 
     logits: Logits
     targets: Targets
+    decided: np.ndarray | None = None
 
     @classmethod
-    def of(cls, logits: Logits, targets: Targets) -> "Outcomes":
+    def of(cls, logits: Logits, targets: Targets, decided: np.ndarray | None = None) -> "Outcomes":
         """Returns them checked; targets may also be dense, bool [N, C]. Raises ValueError where they do not fit."""
         scores = logits if isinstance(logits, Adjusted) else np.asarray(logits)
         if len(scores.shape) != 2 or 0 in scores.shape:
             raise ValueError(f"logits of shape {scores.shape}: [N, C], neither of them 0, is expected")
         if targets.shape not in (scores.shape, scores.shape[:1]):
             raise ValueError(f"logits of shape {scores.shape} and targets of shape {targets.shape} do not fit")
+        if decided is not None and decided.shape != targets.shape:
+            raise ValueError(f"targets of shape {targets.shape} and decisions of shape {decided.shape} do not fit")
         if len(targets.shape) == 2:
-            return cls(scores, sparse.csr_matrix(targets, dtype=bool))
+            return cls(scores, sparse.csr_matrix(targets, dtype=bool), decided)
         if targets.min() < 0 or targets.max() >= scores.shape[1]:
             raise ValueError(f"classes {targets.min()} to {targets.max()}, and logits of {scores.shape[1]}")
-        return cls(scores, np.asarray(targets, np.int64))
+        return cls(scores, np.asarray(targets, np.int64), decided)
 
     @property
     def pairs(self) -> bool:
@@ -95,18 +100,31 @@ class Outcomes(NamedTuple):
         step = max(1, (cells or _CELLS) // classes)
         return (slice(start, start + step) for start in range(0, texts, step))
 
-    def sureness(self) -> Iterator[np.ndarray]:
-        """Yields how sure the model is of some outcomes, float64 [M]."""
-        for scores in self.scores():
-            yield expit(scores).ravel() if self.pairs else softmax(scores, axis=1).max(axis=1)
-
     def confidences(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields the same, and whether the outcomes came true, bool [M]."""
-        for scores, truth in self.blocks():
+        """Yields how sure the model is of some outcomes, float64 [M], and whether they came true, bool [M]."""
+        for part, (scores, truth) in zip(self._parts(None), self.blocks(), strict=True):
             if self.pairs:
                 yield expit(scores).ravel(), truth.ravel()
             else:
-                yield softmax(scores, axis=1).max(axis=1), scores.argmax(axis=1) == truth
+                decided = self._decided(part, scores)
+                yield at(softmax(scores, axis=1), decided), decided == truth
+
+    def decisions(self, cells: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields how sure the model is of some decisions, float64 [M], and whether they are wrong, bool [M].
+
+        Of texts that is the probability of the class, of pairs of text and label the logit of that of the decision.
+        """
+        for part, (scores, truth) in zip(self._parts(cells), self.blocks(cells), strict=True):
+            decided = self._decided(part, scores)
+            if self.pairs:
+                yield np.where(decided, scores, -scores).ravel(), (decided != truth).ravel()
+            else:
+                yield at(softmax(scores, axis=1), decided), decided != truth
+
+    def _decided(self, part: slice, scores: np.ndarray) -> np.ndarray:
+        if self.decided is not None:
+            return self.decided[part]
+        return scores > 0 if self.pairs else scores.argmax(axis=1)
 
 
 def at(values: np.ndarray, classes: np.ndarray) -> np.ndarray:

@@ -83,9 +83,9 @@ class Calibration:
     summary: what `metrics.json` holds of it:
         prior_correction: "exact", "approximate" or None, as `prior_correction` has it; variant;
         temperatures: by variant, of the two that have one;
-        validation, test: by variant nll, brier and ece; of test also adaptive_ece, the scores of its decisions
-        (accuracy and macro_f1 of the most probable class, multi-label micro_f1 and macro_f1 of the labels above 1/2),
-        aurc and the risk_at_50, _80, _90 percent coverage;
+        validation, test: by variant nll, brier and ece; of test also adaptive_ece, aurc and the risk_at_50, _80, _90
+        percent coverage of the run's decisions, and the scores of those that the variant would take instead (accuracy
+        and macro_f1 of the most probable class, multi-label micro_f1 and macro_f1 of the labels above 1/2);
         shares: by bucket, of the test split: the share of texts that are of its classes, multi-label how many of its
         labels a text has, as "observed" and by variant as predicted.
     reliability, risks: of the test split, by variant, as `adjust.reliability` and `adjust.risk_coverage` have them.
@@ -137,11 +137,16 @@ def measure(
     test: tuple[np.ndarray, Targets],
     correction: tuple[str | None, np.ndarray],
     bounds: Bounds = DEFAULT_BOUNDS,
+    decided: np.ndarray | None = None,
 ) -> Calibration | None:
     """Returns the calibration of a trained model; None where its logits are not all finite, or a split has no text.
 
     labels: C names; counts: int [C], their training examples; validation, test: logits float [N, C] and targets, int
-    [N] or, multi-label, bool [N, C]; correction: as `prior_correction` returns it; bounds: of head, medium and tail.
+    [N] or, multi-label, bool [N, C]; correction: as `prior_correction` returns it; bounds: of head, medium and tail;
+    decided: bool [N, C], the labels that the run gives the texts of the test split, those above 1/2 unless told.
+
+    Whatever is done to the probabilities, decisions remain those of the logits as they are: single-label calibration
+    errors are of the adjusted probability of the class that they are for, and risks of these decisions.
 
     A temperature is 1 where the validation split has no mistake to fit it on: the likelihood would have it 0 then,
     and every probability 0 or 1.
@@ -152,17 +157,21 @@ def measure(
     variants = _variants(*validation, shift)
     logits, targets = test
     multi_label = len(targets.shape) == 2
+    classes = None if multi_label else logits.argmax(axis=1)
+    if multi_label and decided is None:
+        decided = logits > 0
 
     def trust(name: str) -> tuple[dict[str, float], dict[str, float], Reliability, np.ndarray]:
         adjusted = variants[name].of(logits)
-        tested, bins = _trust(adjusted, targets)
-        tested["adaptive_ece"] = adjust.adaptive_calibration_error(adjusted, targets)
-        decided, means = _decisions(adjusted, targets)
-        validated, _ = _trust(variants[name].of(validation[0]), validation[1])
-        return validated, tested | decided, bins, means
+        tested, bins = _trust(adjusted, targets, classes)
+        tested["adaptive_ece"] = adjust.adaptive_calibration_error(adjusted, targets, decided=classes)
+        scores, means = _decisions(adjusted, targets)
+        of_validation = None if multi_label else validation[0].argmax(axis=1)
+        validated, _ = _trust(variants[name].of(validation[0]), validation[1], of_validation)
+        return validated, tested | scores, bins, means
 
     def ranked(name: str) -> RiskCurve:
-        return adjust.risk_coverage(variants[name].of(logits), targets)
+        return adjust.risk_coverage(variants[name].of(logits), targets, decided if multi_label else classes)
 
     # Dividing by a temperature leaves pairs of text and label in order, and so their risks as they are.
     distinct = [name for name in variants if not (multi_label and name in UNSCALED)]
@@ -209,9 +218,9 @@ def _temperature(logits: Adjusted, targets: Targets) -> float:
     return 1.0 if found == TEMPERATURES[0] else found
 
 
-def _trust(logits: Adjusted, targets: Targets) -> tuple[dict[str, float], Reliability]:
+def _trust(logits: Adjusted, targets: Targets, decided: np.ndarray | None) -> tuple[dict[str, float], Reliability]:
     """Returns what both splits are measured by, and the bins of the ECE."""
-    bins = adjust.reliability(logits, targets)
+    bins = adjust.reliability(logits, targets, decided=decided)
     return {
         "nll": adjust.negative_log_likelihood(logits, targets),
         "brier": adjust.brier_score(logits, targets),

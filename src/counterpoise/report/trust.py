@@ -45,7 +45,7 @@ def calibration(facts: RunFacts) -> Panel | None:
         return None
     if facts.calibration is None:
         bins = {"raw": adjust.reliability(facts.test_logits, facts.test_targets)}
-        risks = {"raw": adjust.risk_coverage(facts.test_logits, facts.test_targets)}
+        risks = {"raw": adjust.risk_coverage(facts.test_logits, facts.test_targets, facts.decided)}
         chosen, scores = "raw", {"raw": {"ece": bins["raw"].error}}
     else:
         own = facts.calibration
