@@ -137,6 +137,36 @@ def test_settings_other_than_the_defaults_run(overrides, tiny, tmp_path):
     assert math.isfinite(done.metrics["test"]["macro_f1"])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["train=scout", "trainer.max_epochs=3"], "first validation: set trainer.check_val_every_n_epoch=3"),
+        (["trainer.val_check_interval=1000"], "more than the 6 batches of an epoch"),
+        (["+trainer.limit_train_batches=2", "trainer.val_check_interval=3"], "more than the 2 batches of an epoch"),
+        (["+trainer.max_steps=4"], "trainer.max_steps=4 ends the training before the first validation"),
+        (["trainer.max_epochs=-1"], "set trainer.max_steps"),
+        (["+trainer.limit_val_batches=0"], "trainer.limit_val_batches=0"),
+        (["strategy=crt", "callbacks.best=null"], "leave callbacks.best as it is"),
+        (["monitor=val/loss_weighted", "monitor_mode=min"], "no such metric of this validation split"),
+        (["monitor=val/tail_recall", "buckets.tail_max=2"], "no such metric of this validation split"),
+        (["logger.csv=null"], "callbacks.learning_rate needs a logger"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_would_fail_after_the_training_is_told_before(overrides, says, tiny, tmp_path):
+    done = run(tmp_path / "run", *tiny, *overrides, draws=False)
+    assert done.code == 2, done.err
+    assert says in done.error
+    assert not (done.folder / "checkpoints").exists()
+
+
+def test_weights_alone_are_nothing_to_resume_from(tiny, tmp_path):
+    first = run(tmp_path / "first", *tiny, draws=False)
+    done = run(tmp_path / "run", *tiny, f"ckpt={first.folder}/checkpoints/best.ckpt", draws=False)
+    assert done.code == 2
+    assert "resume from the last.ckpt beside it" in done.error
+
+
 def test_a_sweep_survives_a_job_that_fails_and_ends_with_its_leaderboard(tiny, tmp_path):
     sweep = tmp_path / "sweep"
     done = run(sweep, "-m", *tiny, f"hydra.sweep.dir={sweep}", "strategy=plain,manual,weighted", draws=False)
@@ -340,6 +370,7 @@ def test_spawned_processes_train_to_the_same_weights_as_one(tiny, tmp_path):
     assert two.code == 0, two.err
     assert_near(one, two)
     assert "val/macro_f1" in pd.read_csv(folder / "csv/metrics.csv")
+    assert [two.metrics[name] for name in ("epochs", "steps")] == [one.metrics[name] for name in ("epochs", "steps")]
 
 
 def assert_near(one: Outcome, two: Outcome) -> None:

@@ -32,6 +32,11 @@ def build(
     for flag in ("limit_test_batches", "limit_predict_batches"):
         if flags.get(flag) is not None:
             raise UserError(f"trainer.{flag}: results are of whole splits; for a quick try use debug=fast")
+    if str(precision) in ("16-true", "bf16-true"):
+        raise UserError(
+            f"trainer.precision={precision} rounds weights, metrics and thresholds: use {precision[:-4]}mixed, in "
+            "which matrix products are as fast"
+        )
     try:
         return pl.Trainer(
             accelerator=accelerator,
@@ -93,6 +98,16 @@ def load_checkpoint(path: Any) -> dict[str, Any]:
         if isinstance(error, UnpicklingError):
             reason = "it holds something else than tensors and plain values"
         raise UserError(f"ckpt={path}: not a checkpoint that can be loaded safely ({reason})") from error
+
+
+def progress(trainer: pl.Trainer) -> tuple[int, int]:
+    """Returns the epochs and optimiser steps of a training that has ended.
+
+    Where processes were spawned for it, this one has counted none: it only has what they logged.
+    """
+    logged = trainer.callback_metrics
+    epochs, steps = (int(logged.get(name, 0)) for name in ("epochs", "steps"))
+    return trainer.current_epoch or epochs, trainer.global_step or steps
 
 
 def trained_batches(trainer: pl.Trainer) -> int:

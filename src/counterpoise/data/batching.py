@@ -180,8 +180,7 @@ class BatchOrder(Sampler[np.ndarray]):
                 f"loader.batch_size={batch_size} does not divide into {accumulate} accumulated micro-batches on "
                 f"{world_size} devices: use a multiple of {micro}"
             )
-        full, rest = divmod(size, batch_size)
-        self.steps = full + (rest >= micro)
+        self.steps = steps_of(size, batch_size, micro)
         if not self.steps:
             raise UserError(f"an epoch of {size} examples is too small for {micro} micro-batches")
 
@@ -226,6 +225,12 @@ class BatchOrder(Sampler[np.ndarray]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continues within the epoch of `state`."""
         self.epoch, self.position = state["epoch"], state["position"]
+
+
+def steps_of(size: int, batch_size: int, micro: int) -> int:
+    """Returns the optimiser steps of an epoch of so many rows; the last one has a row for each of the micro-batches."""
+    full, rest = divmod(size, batch_size)
+    return full + (rest >= micro)
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:
