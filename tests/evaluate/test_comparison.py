@@ -244,6 +244,47 @@ def test_what_makes_numbers_less_comparable_is_said(tmp_path):
     assert comparison.counts.tolist() == finished.COUNTS.tolist()
 
 
+def test_counts_and_bounds_are_of_the_run_that_the_words_name(tmp_path):
+    other = {"buckets": {"tail_max": 3}}
+    runs = [
+        finished.run(tmp_path / "0", "a=1", "seed=1"),
+        finished.run(tmp_path / "1", "a=1", "seed=0", counts=finished.COUNTS * 2, config=other),
+    ]
+    for given, counts, bounds in (
+        (runs, finished.COUNTS, Bounds()),
+        (runs[::-1], finished.COUNTS * 2, Bounds(tail_max=3)),
+    ):
+        comparison = collect(given, **FEW)
+        assert comparison.counts.tolist() == counts.tolist()
+        assert comparison.bounds == bounds
+        assert comparison.words[-2].endswith(f", are those of {given[0]}.")
+        assert comparison.words[-1].endswith(f": those of {given[0]} are used.")
+
+
+def test_many_groups_are_told_apart_where_they_differ(tmp_path):
+    # Of 36 groups 595 pairs are adjusted together: with 10,000 permutations no p would come below 0.0595.
+    for n in range(36):
+        finished.run(tmp_path / str(n), f"strategy=s{n}", wrong={0: n, 1: 29} if n else {})
+    comparison = collect([tmp_path], reference="s1", replicates=50)
+    pairs = comparison.pairs.set_index(["a", "b"])
+    assert pairs.loc[("s0", "s35"), "p_holm"] < 0.05
+    assert pairs.loc[("s8", "s9"), "p_holm"] == 1
+    assert "; worse: " in comparison.words[0]
+    assert not any("too many" in sentence for sentence in comparison.words)
+
+
+def test_of_so_many_groups_that_none_can_be_told_apart_the_words_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(significance, "MOST", 100)
+    for n in range(6):
+        finished.run(tmp_path / str(n), f"strategy=s{n}", wrong={0: 6 * n, 1: n})
+    words = collect([tmp_path], reference="s1", replicates=50, permutations=100).words
+    assert (
+        "Of 6 groups there are 10 pairs without s1: too many for the permutation test to tell the groups of any apart, "
+        "however much they differ."
+    ) in words
+    assert not any("too many" in sentence for sentence in collect([tmp_path / "0", tmp_path / "5"], **FEW).words)
+
+
 def test_the_same_runs_give_the_same_comparison(sweep):
     first, again = collect([sweep], **FEW), collect([sweep], **FEW)
     assert first.words == again.words

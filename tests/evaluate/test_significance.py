@@ -231,6 +231,31 @@ def test_the_intervals_of_an_accuracy_are_those_of_scipy():
     np.testing.assert_allclose([low[0, 0], high[0, 0]], [expected.low, expected.high], atol=0.005)
 
 
+def test_small_p_of_many_pairs_are_drawn_finer_and_others_stay(monkeypatch):
+    truth = np.arange(200) % 4
+    groups = [np.where(np.arange(200) < wrong, (truth + 1) % 4, truth) for wrong in (0, 2, 60, 62)]
+    outcomes, metric = s.Outcomes(one_hot(truth), [[one_hot(each)] for each in groups]), s.Metric("recall")
+    pairs, p = s.permutation(outcomes, [metric], 99)
+    assert p[:, 0].min() == 0.01
+    monkeypatch.setattr(s, "RARE", 0.02)
+    found = s.finer(outcomes, metric, pairs, p[:, 0], 99)
+    # Of six pairs 240 permutations; (0, 1) and (2, 3) differ in two texts, and are known exactly.
+    assert pairs[0] == (0, 1)
+    assert pairs[5] == (2, 3)
+    np.testing.assert_allclose(found, [0.5, *[1 / 241] * 4, 0.5])
+    few = [(0, 2), (1, 3)]
+    assert s.finer(outcomes, metric, few, np.array([0.01, 0.01]), 99).tolist() == [0.01, 0.01]
+    monkeypatch.setattr(s, "MOST", 150)
+    assert s.finer(outcomes, metric, pairs, p[:, 0], 99)[1] == 1 / 151
+
+
+@pytest.mark.parametrize("groups", [2, 12, 23])
+def test_up_to_23_groups_p_are_of_as_many_permutations_as_asked_for(groups):
+    pairs = [(a, b) for a in range(1, groups) for b in range(a)]
+    p = np.full(len(pairs[: (groups - 1) * (groups - 2) // 2]), 1 / 10_001)
+    assert s.finer(single_label(5, (1,)), s.Metric("recall"), pairs[: len(p)], p) is p
+
+
 @pytest.mark.parametrize("seeds", [(1, 1), (2, 2), (2, 3)])
 def test_without_a_difference_p_is_below_a_twentieth_one_time_in_twenty(seeds):
     metrics = [s.Metric("f1", np.array([True] * 4 + [False])), s.Metric("recall")]

@@ -3,10 +3,10 @@
 Scores are recomputed from the predictions that the run folders hold.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ import pandas as pd
 from counterpoise.errors import UserError, nearest
 from counterpoise.evaluate import leaderboard, significance
 from counterpoise.evaluate.metrics import Bounds, buckets, precision_recall_f1
-from counterpoise.evaluate.runs import Run, gather
-from counterpoise.evaluate.significance import Metric, Outcomes
+from counterpoise.evaluate.runs import Run, gather, remarks
+from counterpoise.evaluate.significance import ALPHA, Metric, Outcomes
 
-ALPHA = 0.05
 FEWEST = 5
 """Test texts of a class whose recall gets an interval: fewer are too often all alike to say how far it may stray."""
 SPOKEN = 5
@@ -98,8 +97,9 @@ def collect(
     """Returns the comparison of finished runs: sweep folders, run folders, and "NAME=RUN" (see `runs.gather`).
 
     metric: what groups are ranked by. reference: the name of a group; "plain" where there is one, otherwise the best.
-    replicates, permutations, seed: of the bootstrap and of the permutation test. Raises UserError for an unknown metric
-    or reference, and what `gather` raises.
+    replicates, permutations, seed: of the bootstrap and of the permutation test, which draws more where groups are so
+    many that it could tell no two of them apart. Raises UserError for an unknown metric or reference, and what `gather`
+    raises.
     """
     found, notes = gather(runs)
     groups: dict[str, list[Run]] = {}
@@ -118,10 +118,12 @@ def collect(
     if reference not in (None, *groups):
         near = nearest(str(reference), groups)
         raise UserError(f"reference {reference}: there is no such group.{near} There are {', '.join(groups)}")
-    ranked = _ranked(groups, first, list(metrics.values()), list(metrics).index(metric))
+    scores, number = list(metrics.values()), list(metrics).index(metric)
+    ranked = _ranked(groups, first, scores, number)
     outcomes = Outcomes(first.truth, [[run.decided for run in groups[name]] for name in ranked])
-    measured = _measured(ranked, outcomes, metrics, replicates, permutations, seed)
     reference = reference or ("plain" if "plain" in groups else ranked[0])
+    p = _p_values(outcomes, scores, number, ranked.index(reference), permutations, seed)
+    measured = _measured(ranked, outcomes, metrics, p, replicates, seed)
     comparison = Comparison(
         task="multi_label" if first.multi_label else "single_label",
         metric=metric,
@@ -139,7 +141,7 @@ def collect(
         buckets=_buckets(measured, bucket[support > 0], reference),
         words=[],
     )
-    return replace(comparison, words=[*_words(comparison), *_remarks(groups), *notes])
+    return replace(comparison, words=[*_words(comparison), *remarks(groups, first), *notes])
 
 
 def told_apart(differences: pd.DataFrame) -> np.ndarray:
@@ -184,18 +186,29 @@ def _ranked(groups: Mapping[str, list[Run]], first: Run, metrics: list[Metric], 
 
 
 def _measured(
-    names: list[str], outcomes: Outcomes, metrics: Mapping[str, Metric], replicates: int, permutations: int, seed: int
+    names: list[str], outcomes: Outcomes, metrics: Mapping[str, Metric], p: np.ndarray, replicates: int, seed: int
 ) -> _Measured:
     compared = list(metrics.values())
     scores = significance.observed(outcomes, compared)
-    pairs, values = significance.permutation(outcomes, compared, permutations, seed)
-    p = np.ones((len(names), len(names), len(metrics)))
-    for (a, b), row in zip(pairs, values, strict=True):
-        p[a, b] = p[b, a] = row
     means = np.array([each.mean(axis=0) for each in scores])
     return _Measured(
         names, list(metrics), scores, means, significance.bootstrap(outcomes, compared, replicates, seed), p
     )
+
+
+def _p_values(
+    outcomes: Outcomes, metrics: list[Metric], metric: int, reference: int, permutations: int, seed: int
+) -> np.ndarray:
+    """Returns p of the differences of groups, [G, G, M], by `metric` fine enough for as many pairs as there are."""
+    pairs, values = significance.permutation(outcomes, metrics, permutations, seed)
+    # Pairs without the reference are adjusted together, and grow with the square of the groups.
+    others = [number for number, pair in enumerate(pairs) if reference not in pair]
+    among, known = [pairs[number] for number in others], values[others, metric]
+    values[others, metric] = significance.finer(outcomes, metrics[metric], among, known, permutations, seed)
+    p = np.ones((len(outcomes.runs), len(outcomes.runs), len(metrics)))
+    for (a, b), row in zip(pairs, values, strict=True):
+        p[a, b] = p[b, a] = row
+    return p
 
 
 def _group(name: str, runs: list[Run], measured: _Measured) -> Group:
@@ -279,6 +292,12 @@ def _words(comparison: Comparison) -> list[str]:
     words = [_ranking(comparison), *_gains(comparison)]
     if len(comparison.groups) > 1 and all(np.isfinite(group.seconds) for group in comparison.groups):
         words.append(_cost(comparison))
+    others = comb(len(comparison.groups) - 1, 2)
+    if others > ALPHA * significance.MOST:
+        words.append(
+            f"Of {len(comparison.groups)} groups there are {others:,} pairs without {comparison.reference}: too many "
+            "for the permutation test to tell the groups of any apart, however much they differ."
+        )
     single = [group.name for group in comparison.groups if len(group.seeds) == 1]
     if len(single) == len(comparison.groups) > 1:
         words.append("Each group has one seed: the intervals do not say what another training would give.")
@@ -361,24 +380,6 @@ def _cost(comparison: Comparison) -> str:
             times = "as long" if ratio == "1.0" else f"{ratio} times as long"
             parts.append(f"{group.name} {group.seconds:,.0f} for {group.steps:,.0f} ({times})")
     return f"A run took: {'; '.join(parts)}."
-
-
-def _remarks(groups: Mapping[str, list[Run]]) -> list[str]:
-    """Returns what the user should know of the runs before believing the numbers."""
-    words = []
-    for name, runs in groups.items():
-        repeated = [seed for seed, times in Counter(run.seed for run in runs).items() if times > 1 and seed is not None]
-        if repeated:
-            words.append(
-                f"Several runs of {name} have seed {_listed(map(str, repeated))}: they count as seeds of their own."
-            )
-    first, *others = (run for runs in groups.values() for run in runs)
-    if any((run.counts != first.counts).any() for run in others):
-        buckets = "training counts, and with them head, medium and tail, are those of"
-        words.append(f"The runs were trained on different texts: {buckets} {first.folder}.")
-    if any(run.bounds != first.bounds for run in others):
-        words.append(f"The runs have different bounds of head, medium and tail: those of {first.folder} are used.")
-    return words
 
 
 def _listed(names: Iterable[str], conjunction: str = "and") -> str:

@@ -1,7 +1,8 @@
 """Finished runs as their folders hold them: what they decided on the test texts, and what they were started with."""
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,23 @@ def gather(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     for other in runs[1:]:
         _check_alike(runs[0], other)
     return [replace(run, truth=runs[0].truth, ids=runs[0].ids) for run in runs], notes
+
+
+def remarks(groups: Mapping[str, Sequence[Run]], first: Run) -> list[str]:
+    """Returns what the user should know of runs before believing numbers. first: whose counts and bounds are used."""
+    words = []
+    for name, runs in groups.items():
+        repeated = [seed for seed, times in Counter(run.seed for run in runs).items() if times > 1 and seed is not None]
+        if repeated:
+            seeds = ", ".join(map(str, repeated))
+            words.append(f"Several runs of {name} have seed {seeds}: they count as seeds of their own.")
+    everyone = [run for runs in groups.values() for run in runs]
+    if any((run.counts != first.counts).any() for run in everyone):
+        buckets = "training counts, and with them head, medium and tail, are those of"
+        words.append(f"The runs were trained on different texts: {buckets} {first.folder}.")
+    if any(run.bounds != first.bounds for run in everyone):
+        words.append(f"The runs have different bounds of head, medium and tail: those of {first.folder} are used.")
+    return words
 
 
 def _jobs(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:

@@ -18,13 +18,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
-from math import lcm
+from math import ceil, lcm
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
 LEVEL = 0.95
+ALPHA = 0.05
+"""Of an adjusted p: below it two groups may be told apart."""
+RARE = 0.01
+"""Of a p below which `finer` draws more permutations: of any other what is known of it will do."""
+MOST = 100_000
+"""Permutations that `finer` draws at most. They tell a hundred groups apart, and take minutes."""
 # Replicates at a time: what is computed of them stays in the processor's cache, and memory small.
 _CHUNK = 250
 _CELLS = 2**25
@@ -200,9 +206,15 @@ def interval(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def permutation(
-    outcomes: Outcomes, metrics: Sequence[Metric], permutations: int = 10_000, seed: int = 0
+    outcomes: Outcomes,
+    metrics: Sequence[Metric],
+    permutations: int = 10_000,
+    seed: int = 0,
+    pairs: Sequence[tuple[int, int]] | None = None,
 ) -> tuple[list[tuple[int, int]], np.ndarray]:
     """Returns the pairs of groups (a, b), a < b, and the p of the difference of their scores, float64 [P, M].
+
+    pairs: those that are asked for; all of them unless told.
 
     Paired approximate randomisation (Noreen 1989; Yeh 2000): with probability 1/2 each text's decisions are swapped
     between the two groups, for all seeds at once, which are paired in their order. Where one group has more seeds, both
@@ -211,7 +223,7 @@ def permutation(
     p = (1 + #{|d*| >= |d|}) / (1 + R). Where a pair differs on so few texts that 2^k <= R, all swaps are tried, and p
     is the share of those with |d*| >= |d|.
     """
-    pairs = list(combinations(range(len(outcomes.runs)), 2))
+    pairs = list(combinations(range(len(outcomes.runs)), 2)) if pairs is None else list(pairs)
     p = np.ones((len(pairs), len(metrics)))
     few = {}
     for number, (a, b) in enumerate(pairs):
@@ -228,6 +240,28 @@ def permutation(
         pair = outcomes.between(*pairs[number])
         p[number] = _reached(pair, metrics, [(0, 1)], texts, _every_swap(len(texts)))[0] / 2 ** len(texts)
     return pairs, p
+
+
+def finer(
+    outcomes: Outcomes,
+    metric: Metric,
+    pairs: Sequence[tuple[int, int]],
+    p: np.ndarray,
+    permutations: int = 10_000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Returns the p [P] of pairs of groups that are adjusted together, the small ones by more permutations.
+
+    p: as `permutation` returns it for the metric. With R permutations none is below 1 / (1 + R), and the least of P
+    pairs, adjusted, not below P / (1 + R): where that is above half of `ALPHA`, those below `RARE` are of 2 P / ALPHA
+    permutations, up to `MOST`.
+    """
+    wanted, small = min(ceil(2 * len(pairs) / ALPHA), MOST), np.flatnonzero(p < RARE)
+    if wanted <= permutations or not len(small):
+        return p
+    result = p.copy()
+    result[small] = permutation(outcomes, [metric], wanted, seed, [pairs[n] for n in small.tolist()])[1][:, 0]
+    return result
 
 
 def random_swaps(texts: int, permutations: int, seed: int = 0) -> Iterator[np.ndarray]:
