@@ -8,7 +8,7 @@ import pytest
 import finished
 from counterpoise.errors import UserError
 from counterpoise.evaluate.metrics import Bounds
-from counterpoise.evaluate.runs import gather
+from counterpoise.evaluate.runs import gather, remarks
 
 
 def names(runs) -> list[tuple[str, int | None]]:
@@ -21,7 +21,7 @@ def test_a_sweep_is_its_finished_jobs_and_the_others_are_named(tmp_path):
     runs, notes = gather([sweep])
     assert names(runs) == [("plain", 0), ("plain", 1), ("combined", 0), ("combined", 1)]
     assert notes == [
-        f"Left out of {sweep}: 4 (experiment=r8 strategy=[x]: failed, no luck); 5 (strategy=y: still running)."
+        f"Left out of {sweep}: 4 (experiment=r8 strategy=[x]: failed, no luck); 5 (strategy=y: did not finish)."
     ]
 
 
@@ -89,9 +89,35 @@ def test_a_run_given_twice_is_one_and_keeps_its_name(tmp_path):
     assert names(runs) == [("first", 0), ("plain", 1), ("combined", 0), ("combined", 1)]
 
 
+def test_a_name_that_was_given_is_not_given_to_runs_of_other_settings(tmp_path):
+    combined = [finished.run(tmp_path / f"c{seed}", "strategy=combined", f"seed={seed}") for seed in range(2)]
+    plain = [finished.run(tmp_path / f"p{seed}", "strategy=plain", f"seed={seed}") for seed in range(2)]
+    with pytest.raises(UserError) as error:
+        gather([f"plain={combined[0]}", plain[0]])
+    assert str(error.value) == (
+        f"plain is the name given to {combined[0]}, and would be that of {plain[0]}, which has other settings: "
+        f"give that one a name too, as in plain2={plain[0]}"
+    )
+    assert names(gather([f"plain={plain[0]}", plain[1]])[0]) == [("plain", 0), ("plain", 1)]
+    assert names(gather([f"plain={combined[0]}", f"plain2={plain[0]}"])[0]) == [("plain", 0), ("plain2", 0)]
+
+
+def test_runs_of_one_name_that_differ_in_more_than_their_seed_are_said_to(tmp_path):
+    same = [finished.run(tmp_path / str(seed), "b=1", "a=1", f"seed={seed}") for seed in range(2)]
+    other = finished.run(tmp_path / "other", "a=2", "seed=2")
+
+    def said(*folders) -> list[str]:
+        runs, _ = gather([f"mine={folder}" for folder in folders])
+        return remarks({"mine": runs}, runs[0])
+
+    assert said(*same) == []
+    assert said(*same, other) == ["The runs of mine differ in more than their seed: a=1 b=1; a=2."]
+
+
 def broken(tmp_path):
     finished.run(tmp_path / "good")
     finished.run(tmp_path / "failed", state="failed")
+    finished.run(tmp_path / "killed", state="running")
     finished.sweep(tmp_path / "sweep")
     (tmp_path / "empty").mkdir()
     for name in ("metrics.json", "per_class.csv", "predictions.parquet"):
@@ -116,6 +142,7 @@ def broken(tmp_path):
         (["plain=absent"], "there is no folder absent"),
         (["empty"], "empty holds no finished run"),
         (["failed"], "failed is no finished run: failed, no luck"),
+        (["killed"], "killed is no finished run: did not finish"),
         (["no metrics.json"], "no metrics.json is no finished run: failed, unreadable metrics.json"),
         (["no per_class.csv"], "no per_class.csv is no finished run: it has no per_class.csv"),
         (["no predictions.parquet"], "it has no predictions.parquet"),

@@ -24,12 +24,14 @@ from counterpoise.evaluate.metrics import Bounds
 class Run:
     """One finished run of N test texts and C classes.
 
-    group: the name of the runs that differ from this one in their seed. counts: training texts of each class, int [C].
-    ids: of the test texts. truth, decided: csr bool [N, C], one-hot where a text has one class.
+    group: the name of the runs that differ from this one in their seed. settings: overrides but for the seed, sorted.
+    counts: training texts of each class, int [C]. ids: of the test texts. truth, decided: csr bool [N, C], one-hot
+    where a text has one class.
     """
 
     folder: Path
     group: str
+    settings: tuple[str, ...]
     seed: int | None
     multi_label: bool
     labels: list[str]
@@ -48,8 +50,8 @@ def gather(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     """Returns the runs of sweep folders, run folders and "NAME=RUN", and a sentence for each sweep that lacks some.
 
     Runs without a name are grouped by their overrides but for the seed, in any order. Of a name, RUN may be a sweep
-    over seeds. A folder that is named twice is one run. Raises UserError for what is no finished run, and for runs
-    that do not share test texts, true labels and classes.
+    over seeds. A folder that is named twice is one run. Raises UserError for what is no finished run, for runs that do
+    not share test texts, true labels and classes, and where runs of other settings would get a name that was given.
     """
     named: dict[Path, str] = {}
     jobs: dict[Path, dict[str, Any]] = {}
@@ -66,6 +68,7 @@ def gather(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
         named |= {path: name for path in rows if name or path not in named}
         notes += missing
     names = _names([row for path, row in jobs.items() if not named[path]])
+    _check_names(names, named, jobs)
     runs = [_read(path, row, named[path] or names[_parts(row)]) for path, row in jobs.items()]
     for other in runs[1:]:
         _check_alike(runs[0], other)
@@ -80,6 +83,8 @@ def remarks(groups: Mapping[str, Sequence[Run]], first: Run) -> list[str]:
         if repeated:
             seeds = ", ".join(map(str, repeated))
             words.append(f"Several runs of {name} have seed {seeds}: they count as seeds of their own.")
+        if len(settings := dict.fromkeys(" ".join(run.settings) for run in runs)) > 1:
+            words.append(f"The runs of {name} differ in more than their seed: {'; '.join(settings)}.")
     everyone = [run for runs in groups.values() for run in runs]
     if any((run.counts != first.counts).any() for run in everyone):
         buckets = "training counts, and with them head, medium and tail, are those of"
@@ -114,7 +119,7 @@ def _jobs(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:
 
 
 def _state(row: dict[str, Any]) -> str:
-    return f"failed, {' '.join(row['reason'].split())}" if row["state"] == "failed" else "still running"
+    return f"failed, {' '.join(row['reason'].split())}" if row["state"] == "failed" else "did not finish"
 
 
 def _parts(row: dict[str, Any]) -> tuple[str, ...]:
@@ -133,6 +138,18 @@ def _names(rows: list[dict[str, Any]]) -> dict[tuple[str, ...], str]:
         setting: sorted(rest, key=lambda part: not part.startswith("strategy=")) for setting, rest in shown.items()
     }
     return {setting: " ".join(part.removeprefix("strategy=") for part in rest) for setting, rest in first.items()}
+
+
+def _check_names(names: dict[tuple[str, ...], str], named: dict[Path, str], jobs: dict[Path, dict[str, Any]]) -> None:
+    """Raises UserError where runs without a name would be called what runs of other settings are called."""
+    for path in (path for path, given in named.items() if not given):
+        name = names[_parts(jobs[path])]
+        alike = {other: _parts(jobs[other]) == _parts(jobs[path]) for other, given in named.items() if given == name}
+        if alike and not any(alike.values()):
+            raise UserError(
+                f"{name} is the name given to {next(iter(alike))}, and would be that of {path}, which has other "
+                f"settings: give that one a name too, as in {name}2={path}"
+            )
 
 
 def _read(folder: Path, row: dict[str, Any], group: str) -> Run:
@@ -160,6 +177,7 @@ def _read(folder: Path, row: dict[str, Any], group: str) -> Run:
     return Run(
         folder=folder,
         group=group,
+        settings=_parts(row),
         seed=row["seed"] if not pd.isna(row["seed"]) else settings.get("seed"),
         multi_label=multi_label,
         labels=labels,
