@@ -263,7 +263,7 @@ def _facts(
         max_length=data.max_length,
         cut=train.store.truncated / len(train.store),
         decided=decided,
-        thresholds=several.thresholds.cpu().numpy() if several else None,
+        thresholds=several.thresholds.numpy() if several else None,
         calibration=calibration,
         history=pd.read_csv(history) if history.is_file() else None,
         audit=data.remarks,

@@ -130,6 +130,15 @@ def test_a_bucket_that_no_text_is_of_has_no_name():
     assert "tail_f1" not in made.names(held)
 
 
+def test_thresholds_stay_in_double_precision_on_the_cpu():
+    made = scoring()
+    kept = made.thresholds.clone()
+    moved = made.to(torch.float16).to("meta")
+    assert moved.thresholds.device.type == "cpu"
+    assert moved.thresholds.dtype == torch.float64
+    assert torch.equal(moved.state_dict()["thresholds"], kept)
+
+
 def test_a_mean_is_over_texts_and_a_batch_without_a_number_leaves_none():
     mean = Mean()
     for value, texts in ((1.0, 3), (5.0, 1)):

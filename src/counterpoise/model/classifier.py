@@ -77,6 +77,8 @@ class Classifier(pl.LightningModule):
             if decision is None
             else MultiLabelScoring(self.labels, np.asarray(counts), bounds, decision)
         )
+        # DDP broadcasts buffers, and between GPUs none that is on the CPU.
+        self._ddp_params_and_buffers_to_ignore = ["scoring.thresholds"]
         self.weighted = Mean()
         self.test_outputs: list[tuple[Tensor, Tensor]] = []
         self._loss_sum, self._loss_count = torch.zeros(()), 0.0

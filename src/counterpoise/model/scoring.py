@@ -1,6 +1,6 @@
 """What an evaluation gathers over batches and processes, and the scores it comes to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class MultiLabelScoring(nn.Module):
     """All logits and targets, and the thresholds.
 
     labels: C names; counts: int [C], training positives of each; bounds: of head, medium and tail. `thresholds`,
-    float64 [C], are saved with the weights.
+    float64 [C], are saved with the weights. They stay on the CPU: not every device has double precision.
     """
 
     thresholds: Tensor
@@ -68,6 +68,12 @@ class MultiLabelScoring(nn.Module):
         self.counts, self.bounds, self.decision = counts, bounds, decision
         self.register_buffer("thresholds", torch.from_numpy(decision.initial(labels)))
         self.gathered = _Gathered()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MultiLabelScoring":
+        thresholds = self._buffers.pop("thresholds")
+        super()._apply(fn, recurse)
+        self._buffers["thresholds"] = thresholds
+        return self
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Adds a batch: logits [B, C], targets float [B, C]."""
@@ -104,14 +110,14 @@ class MultiLabelScoring(nn.Module):
     def measure(self, logits: np.ndarray, targets: csr_matrix, threshold: float | None = None) -> dict[str, float]:
         """Returns the same for given logits [N, C] and targets bool [N, C]; `threshold`: one for all labels instead."""
         decision = self.decision if threshold is None else Decision(threshold)
-        thresholds = self.thresholds.cpu().numpy() if threshold is None else decision.fit(logits, targets)
+        thresholds = self.thresholds.numpy() if threshold is None else decision.fit(logits, targets)
         decided = decision.decide(logits, thresholds)
         scores = multilabel.scores(decided, logits, targets, self.counts, *self.bounds)
         return scores | {"loss": negative_log_likelihood(logits, targets)}
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """Returns which labels each text gets, bool [N, C], of logits [N, C]."""
-        return self.decision.decide(logits, self.thresholds.cpu().numpy())
+        return self.decision.decide(logits, self.thresholds.numpy())
 
 
 class Mean(Metric):
