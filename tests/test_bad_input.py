@@ -20,6 +20,7 @@ FILES = {
     "null.csv": GOOD + "beta3,\n",
     "unseen.csv": GOOD + "gamma1,gamma\n",
     "broken.csv": GOOD + "one,two,three\n",
+    "latin_1.csv": GOOD.replace("text,", "café,"),
     "not_json.jsonl": '{"text": "alpha1", "label": "alpha"}\n{"text":\n',
     "table.xlsx": "no spreadsheet",
     "not_a_checkpoint.ckpt": "no checkpoint",
@@ -32,6 +33,14 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "missing file": (["data.train={files}/god.csv"], ["god.csv", "Did you mean 'good.csv'?"]),
     "missing folder": (["data.train=nowhere/good.csv"], ["nowhere/good.csv"]),
     "no file": (["data.train=null"], ["data.train is not set"]),
+    "no text column": (["data.text=null"], ["data.text", "the name of a column"]),
+    "several text columns": (["data.text=[a]"], ["data.text", "['a']", "the name of a column"]),
+    "no label column": (["data.label=null"], ["data.label", "the name of a column"]),
+    "delimiter": (["data.delimiter=1"], ["data.delimiter is 1", "one ASCII character"]),
+    "column beside one not in UTF-8": (
+        ["data.train={files}/latin_1.csv"],
+        ["latin_1.csv has no column 'text'", "UTF-8"],
+    ),
     "misspelt text column": (["data.text=txet"], ["no column 'txet'", "'text', 'label'", "Did you mean 'text'?"]),
     "misspelt label column": (["data.label=labels"], ["no column 'labels'", "Did you mean 'label'?"]),
     "misspelt id column": (["data.id=txt"], ["no column 'txt'", "Did you mean 'text'?"]),
@@ -76,7 +85,18 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "seed null": (["seed=null"], ["seed=null", "a whole number"]),
     "max_length of the special tokens": (["encoder.max_length=1"], ["encoder.max_length=1"]),
     "negative workers": (["loader.num_workers=-1"], ["loader.num_workers=-1"]),
+    "seed below 0": (["seed=-1"], ["seed=-1", "from 0 to 4294967295"]),
+    "split_seed below 0": (["loader.split_seed=-1"], ["loader.split_seed=-1", "from 0 on"]),
     "train_limit": (["loader.train_limit=0"], ["loader.train_limit=0"]),
+    "train_limit below 0": (["loader.train_limit=-5"], ["loader.train_limit=-5", "from 1 on"]),
+    "wrong type of train_limit": (["loader.train_limit=abc"], ["loader.train_limit=abc", "a whole number", "or null"]),
+    "wrong type of micro_batch_size": (["micro_batch_size=abc"], ["micro_batch_size=abc", "a whole number", "or null"]),
+    "wrong type of unfreeze_at_epoch": (
+        ["encoder.unfreeze_at_epoch=abc"],
+        ["encoder.unfreeze_at_epoch=abc", "a whole number", "or null"],
+    ),
+    "max_length null": (["encoder.max_length=null"], ["encoder.max_length=null", "a whole number", "such as 128"]),
+    "value for a part": (["loader=3"], ["loader=3", "such as loader.batch_size=16"]),
     "negative learning rate": (["optim.encoder_lr=-1"], ["optim.encoder_lr=-1"]),
     "betas": (["optim.betas=[2, 3]"], ["optim.betas"]),
     "mode": (["monitor_mode=up"], ["callbacks.best: ", "got up"]),
@@ -98,6 +118,31 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "max_length": (["encoder.max_length=65"], ["encoder.max_length=65", "at most 64"]),
     "encoder without config": (["encoder.name={files}/no_encoder"], ["encoder.name", "no config.json"]),
     "encoder without tokenizer": (["encoder.name={files}/no_tokenizer"], ["no_tokenizer", "tokenizer"]),
+    "dot for slash, loss": (["strategy.loss=focal"], ["strategy.loss=focal", "write strategy/loss=focal"]),
+    "dot for slash, sampler": (["strategy.sampler=repeat_factor"], ["write strategy/sampler=repeat_factor"]),
+    "dot for slash, schedule": (["strategy.schedule=deferred"], ["write strategy/schedule=NAME"]),
+    "dot for slash, second stage": (
+        ["strategy=crt", "strategy.second_stage=tau_normalised"],
+        ["write strategy/second_stage=tau_normalised"],
+    ),
+    "no sampler": (["strategy.sampler=null"], ["strategy.sampler=null", "write strategy/sampler=NAME"]),
+    "name of weights": (
+        ["strategy.weights=balanced"],
+        ["strategy.weights=balanced", "such as strategy.weights.beta=0.5"],
+    ),
+    "number for weights": (["strategy.weights=0.5"], ["strategy.weights=0.5", "such as strategy.weights.beta=0.5"]),
+    "name of label weights": (
+        ["strategy=focal", "strategy.loss.label_weights=balanced"],
+        ["strategy.loss.label_weights=balanced", "keys of its own", "or null"],
+    ),
+    "setting of another loss": (
+        ["strategy=balanced_softmax", "strategy/loss=focal"],
+        ["strategy.loss.tau: focal takes no such setting; ~strategy.loss.tau leaves it out"],
+    ),
+    "setting of another sampler": (
+        ["strategy=combined", "strategy/sampler=repeat_factor"],
+        ["strategy.sampler.alpha: RepeatFactorSampler takes no such setting; ~strategy.sampler.alpha leaves it out"],
+    ),
     "by_label missing": (["strategy=manual"], ["strategy.weights.by_label has no value"]),
     "by_label lacks a class": (
         ["strategy=manual", "strategy.weights.by_label={{alpha: 1}}"],
@@ -150,7 +195,7 @@ def files(tmp_path: Path) -> Path:
     for name, content in FILES.items():
         path = tmp_path / "files" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+        path.write_text(content, encoding="latin-1" if "latin" in name else "utf-8")
     return tmp_path / "files"
 
 
@@ -184,8 +229,25 @@ def test_what_a_second_stage_cannot_do_is_told_before_training(stage, good, tmp_
     assert not (done.folder / "checkpoints").exists()
 
 
-def test_a_setting_without_mistakes_runs(good, tmp_path):
-    assert run(tmp_path / "run", *good, draws=False).code == 0
+@pytest.mark.parametrize(
+    "right",
+    [
+        [],
+        ["data.train={files}/numbered.csv", "data.test={files}/numbered.csv", "data.text=0", "data.label=1"],
+        ["strategy=balanced_softmax", "strategy/loss=focal", "~strategy.loss.tau"],
+        [
+            "strategy=deferred_resampling",
+            "strategy.schedule=null",
+            "encoder.hidden_dropout=null",
+            "callbacks.last=null",
+        ],
+    ],
+    ids=["as it is", "columns with numbers for names", "setting left out", "null where it says something"],
+)
+def test_a_setting_without_mistakes_runs(right, good, files, tmp_path):
+    (files / "numbered.csv").write_text(GOOD.replace("text,label", "0,1"))
+    done = run(tmp_path / "run", *good, *(each.format(files=files) for each in right), draws=False)
+    assert done.code == 0, done.err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

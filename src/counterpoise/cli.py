@@ -45,7 +45,8 @@ def stop(line: str) -> NoReturn:
 def check_types(config: Mapping[str, Any]) -> None:
     """Raises UserError for a value of another type than its default's, given the resolved configuration of a Hydra job.
 
-    Numbers, truth values and lists are checked. Keys that were added are left to what is made of them, but in `loader`.
+    Numbers, truth values, lists and parts with keys of their own are checked. Keys that were added are left to what is
+    made of them, but in `loader`.
     """
     job = HydraConfig.get()
     groups = [each for each in job.overrides.task if each.partition("=")[0].lstrip("+~") in job.runtime.choices]
@@ -53,14 +54,21 @@ def check_types(config: Mapping[str, Any]) -> None:
     for key, value in _leaves(config).items():
         if key.startswith("loader.") and key not in defaults:
             raise UserError(f"the configuration has no key '{key}'.{nearest(key, defaults)}")
-        default = defaults.get(key)
-        accepted, expected = _KINDS.get(type(default), (object, ""))
+        if value is None and (key in _OPTIONAL or key.startswith(_NULLABLE)):
+            continue
+        shown, default = "null" if value is None else value, defaults.get(key)
+        if below := [each for each in defaults if each.startswith(f"{key}.")]:
+            if (group := key.replace(".", "/")) in job.runtime.choices:
+                raise UserError(f"{key}={shown}: to choose one write {group}={value or 'NAME'}, with a slash")
+            example = next((each for each in below if not each.rpartition(".")[2].startswith("_")), below[0])
+            raise UserError(f"{key}={shown}: it has keys of its own, such as {example}={defaults[example]}")
+        accepted, expected = _KINDS.get(_OPTIONAL.get(key, type(default)), (object, ""))
         fits = isinstance(value, accepted) and (not isinstance(value, bool) or isinstance(default, bool))
-        if value is None:
-            fits = key.startswith(_NULLABLE)
         if expected and not fits and key not in _SEVERAL_KINDS:
-            shown = "null" if value is None else value
-            raise UserError(f"{key}={shown}: {expected} is expected here, such as {default}, the default")
+            usual = "or null" if default is None else f"such as {default}"
+            raise UserError(f"{key}={shown}: {expected} is expected here, {usual}, the default")
+    if not 0 <= config["seed"] < 2**32:
+        raise UserError(f"seed={config['seed']}: use a whole number from 0 to {2**32 - 1}")
 
 
 _KINDS: dict[type, tuple[Any, str]] = {
@@ -68,8 +76,22 @@ _KINDS: dict[type, tuple[Any, str]] = {
     int: (int, "a whole number"),
     float: (int | float, "a number"),
     list: (list, "a list"),
+    dict: ((), "what has keys of its own"),
 }
-_NULLABLE = ("trainer.", "encoder.", "callbacks.")
+_OPTIONAL: dict[str, type] = {
+    "micro_batch_size": int,
+    "loader.train_limit": int,
+    "encoder.unfreeze_at_epoch": int,
+    "encoder.hidden_dropout": float,
+    "encoder.attention_dropout": float,
+    "encoder.download": dict,
+    "data.download": dict,
+    "strategy.loss.label_weights": dict,
+    "strategy.schedule": dict,
+    "strategy.second_stage": dict,
+}
+"""What keys take that may be null."""
+_NULLABLE = ("trainer.", "callbacks.", "logger.")
 _SEVERAL_KINDS = ("trainer.devices", "trainer.fast_dev_run", "trainer.val_check_interval")
 
 
@@ -122,6 +144,12 @@ def _config_line(message: str) -> str:
         return f"{group}={name}: there is no such {group}.{nearest(name, options)} There are {', '.join(options)}"
     if found := re.search(r"Missing mandatory value: (?P<key>\S+)", message):
         return f"{found['key']} has no value: give it one, {found['key']}=..."
+    unknown = (
+        r"(?P<what>\w+)(\.__\w+__)?\(\) got an unexpected keyword argument '(?P<name>\w+)'.*full_key: (?P<key>\S+)"
+    )
+    if found := re.search(unknown, message, re.DOTALL):
+        key = f"{found['key']}.{found['name']}"
+        return f"{key}: {found['what']} takes no such setting; ~{key} leaves it out"
     call = r"Error in call to target '[^']+':\s+\w+\((?P<text>.*)\)\s+full_key: (?P<key>\S+)"
     if found := re.search(call, message, re.DOTALL):
         return f"{found['key']}: {' '.join(found['text'].strip(chr(34) + chr(39)).split())}"
@@ -129,6 +157,8 @@ def _config_line(message: str) -> str:
     if found := re.search(r"Could not override '(?P<key>[^']+)'", message):
         key = found["key"].split(".")[-1]
         conf = Path(sys.argv[0]).resolve().parent / "conf"
+        if (conf / (group := found["key"].replace(".", "/"))).is_dir():
+            return f"{found['key']}: to choose one write {group}=NAME, with a slash"
         keys = {k for file in conf.rglob("*.yaml") for k in re.findall(r"^\s*(\w+):", file.read_text(), re.M)}
         line = f"the configuration has no key '{found['key']}'.{nearest(key, keys - {key})}"
         takes_more = found["key"].startswith(("trainer.", "callbacks.", "logger."))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from scipy.optimize import minimize, minimize_scalar
 from scipy.sparse import csr_matrix
@@ -25,6 +26,7 @@ from counterpoise.balance import (
     RepeatFactorSampler,
     SoftmaxFocal,
     Strategy,
+    likelihood,
 )
 from counterpoise.errors import UserError
 
@@ -277,6 +279,16 @@ def test_sampler_weights_and_loss_combine_freely():
     assert isinstance(made.loss, partial)
     assert isinstance(made.loss(balanced(made, LABEL_SETS["long_tail"])), Focal)
     assert isinstance(made.loss(balanced(made, R8)), SoftmaxFocal)
+
+
+def test_what_the_settings_of_another_loss_leave_behind_is_refused_with_the_way_out():
+    overrides = ("strategy=class_balanced_focal", "strategy/loss=likelihood")
+    with pytest.raises(
+        InstantiationException, match=r"label_weights: likelihood takes no .*; ~strategy\.loss\.label_weights leaves"
+    ):
+        composed(*overrides)
+    assert composed(*overrides, "~strategy.loss.label_weights").loss.func is likelihood
+    assert Strategy(loss=partial(lambda balance, **settings: None, anything=1)).loss.keywords == {"anything": 1}
 
 
 def test_the_loss_may_correct_more_than_everything_where_the_strategy_may():

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,8 @@ class Strategy:
     allow_overcorrection: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.loss, partial):
+            _check_settings(self.loss)
         if self.max_ratio in ("auto", None):
             return
         if isinstance(self.max_ratio, str) or not self.max_ratio >= 1:
@@ -102,6 +106,16 @@ class Strategy:
                 f"alpha + beta = {alpha + beta:.3g} is above 1 and would turn the imbalance upside down; "
                 "lower one of them, or set strategy.allow_overcorrection=true"
             )
+
+
+def _check_settings(loss: partial[nn.Module]) -> None:
+    """Raises UserError for a setting that the loss does not take, as the settings of another one leave behind."""
+    for name in loss.keywords:
+        try:
+            signature(loss.func).bind_partial(**{name: None})
+        except TypeError as error:
+            key, what = f"strategy.loss.{name}", getattr(loss.func, "__name__", "this loss")
+            raise UserError(f"{key}: {what} takes no such setting; ~{key} leaves it out") from error
 
 
 def exponent(values: np.ndarray, counts: np.ndarray) -> float:
