@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 import counterpoise
+import finished
+from counterpoise.sweep import SHOWN, LeaderboardCallback
 
 APPLICATION = """
 import json, pathlib
@@ -86,6 +89,24 @@ def test_a_sweep_with_a_failed_job_goes_on_and_exits_with_1(tmp_path):
     assert "out of memory" in done.stdout
     assert "killed?" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_of_many_jobs_the_terminal_shows_those_that_failed_and_no_empty_table(tmp_path, capsys):
+    for number in range(SHOWN + 1):
+        texts = [f"{number % 2}-{n}" for n in range(100)]
+        finished.run(tmp_path / str(number), f"data.path={number % 2}", f"seed={number}", ids=texts)
+    config = OmegaConf.create({"hydra": {"runtime": {"cwd": str(tmp_path)}, "sweep": {"dir": "."}}})
+    LeaderboardCallback().on_multirun_end(config)
+    printed = capsys.readouterr().out
+    assert "Leaderboard" not in printed
+    assert "finished jobs were tested on different texts: scores do not compare" in printed
+    finished.run(tmp_path / "failed", "strategy=ldam", state="failed")
+    with pytest.raises(SystemExit):
+        LeaderboardCallback().on_multirun_end(config)
+    printed = capsys.readouterr().out
+    assert "Leaderboard" in printed
+    assert "strategy=ldam" in printed
+    assert "data.path" not in printed
 
 
 def test_the_leaderboard_is_there_even_when_a_job_raises(tmp_path):

@@ -49,7 +49,11 @@ class LeaderboardCallback(Callback):
         sweep_dir = _sweep_dir(config)
         table = _write(sweep_dir, final=True)
         console, failed = Console(), table.state == "failed"
-        leaderboard.show(table if len(table) <= SHOWN else table[failed], console)
+        shown = table if len(table) <= SHOWN else table[failed]
+        if len(shown):
+            leaderboard.show(shown, console)
+        if leaderboard.differ(table) and not leaderboard.differ(shown):
+            console.print(f"finished jobs were {leaderboard.DIFFERENT}")
         console.print(str(sweep_dir / "leaderboard.md"), soft_wrap=True, highlight=False, markup=False)
         if (table.state == "finished").sum() > 1:
             _compare(sweep_dir, console)

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from counterpoise.evaluate import leaderboard
+import finished
+from counterpoise.evaluate import leaderboard, pictures
 
 
 def job(sweep: Path, name: str, *overrides: str, state: str = "finished", reason: str | None = None, **test):
@@ -154,6 +155,55 @@ def test_what_every_job_was_started_with_is_said_once(tmp_path):
     text = (tmp_path / "leaderboard.md").read_text()
     assert "Every job: `data=r52`" in text
     assert text.count("data=r52") == 1
+
+
+@pytest.fixture
+def split_otherwise(tmp_path):
+    """Four jobs on two test sets, and one of which nothing is known."""
+    for number, other in enumerate((False, True, False, True)):
+        ids = [f"{'b' if other else 'a'}{n}" for n in range(100)]
+        settings = ("strategy=plain", f"loader.split_seed={int(other)}", f"seed={number // 2}")
+        finished.run(tmp_path / str(number), *settings, ids=ids)
+        metrics = {"test": {"macro_f1": 0.1 * number, "loss": 1.0 - 0.1 * number}}
+        (tmp_path / str(number) / "metrics.json").write_text(json.dumps(metrics))
+    job(tmp_path, "4", "strategy=plain", macro_f1=0.9)
+    return tmp_path
+
+
+def test_jobs_on_different_texts_are_said_not_to_compare_and_none_is_the_best(split_otherwise, monkeypatch):
+    remarks = []
+    monkeypatch.setattr(pictures, "leaderboard", lambda path, table, remark: remarks.append(remark))
+    table = leaderboard.write(split_otherwise)
+    assert table.test_set.fillna("").tolist() == ["A", "B", "A", "B", ""]
+    assert pd.read_csv(split_otherwise / "leaderboard.csv").test_set.tolist()[:4] == ["A", "B", "A", "B"]
+    said = "ested on different texts: scores do not compare"
+    assert remarks == [f"t{said}"]
+    text = (split_otherwise / "leaderboard.md").read_text()
+    assert f"**T{said}.** Jobs with one test set share theirs." in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "`" in line]
+    assert [row[0] for row in rows[:5]] == ["| 2", "| 0", "| 3", "| 1", "| 4"]
+    assert [row[3] for row in rows[:5]] == ["A", "A", "B", "B", ""]
+    assert not any("**" in cell for row in rows for cell in row)
+    console = Console(width=200, force_terminal=True)
+    with console.capture() as captured:
+        leaderboard.show(table, console)
+    assert f"t{said}" in captured.get()
+    assert "\x1b[1;32m" not in captured.get()
+
+
+def test_jobs_on_the_same_texts_are_ranked_without_a_word(tmp_path):
+    for number in range(2):
+        finished.run(tmp_path / str(number), f"optim.lr={number}")
+    assert leaderboard.write(tmp_path).test_set.tolist() == ["A", "A"]
+    assert "do not compare" not in (tmp_path / "leaderboard.md").read_text()
+    # Row numbers are ids where there are no others: the same ids with other truths are another test set.
+    finished.run(tmp_path / "2", "data=other", truth=finished.TRUTH[::-1])
+    (finished.run(tmp_path / "3", "data=broken") / "predictions.parquet").write_bytes(b"PAR1")
+    assert leaderboard.write(tmp_path).test_set.fillna("").tolist() == ["A", "A", "B", ""]
+
+
+def test_test_sets_have_letters_however_many_they_are():
+    assert [leaderboard._letter(number) for number in (0, 25, 26, 701, 702)] == ["A", "Z", "AA", "ZZ", "AAA"]
 
 
 def test_a_pipe_does_not_break_the_table_and_a_reason_stays_on_its_line(tmp_path):

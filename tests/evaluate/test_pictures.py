@@ -247,6 +247,19 @@ def test_the_leaderboard_puts_the_best_mean_on_top_and_leaves_failed_jobs_out(mo
     assert "0.700" in shown
 
 
+def test_a_leaderboard_that_does_not_compare_says_so_and_marks_no_best(monkeypatch):
+    figures = []
+    monkeypatch.setattr(style, "save", lambda figure, path: figures.append(figure))
+    for remark in ("", "tested on different texts"):
+        pictures.leaderboard("unused.png", jobs({"plain": [0.5], "weighted": [0.6]}), remark)
+    plain, remarked = (
+        [t for t in figure.findobj(matplotlib.text.Text) if t.get_text() == "0.600"] for figure in figures
+    )
+    assert {text.get_fontweight() for text in plain} == {"bold"}
+    assert {text.get_fontweight() for text in remarked} == {"normal"}
+    assert figures[1].get_suptitle() == "Leaderboard, tested on different texts"
+
+
 def test_the_leaderboard_of_multi_label_jobs_shows_their_scores(monkeypatch):
     table = jobs({"plain": [0.5], "weighted": [0.6]}).drop(columns=["balanced_accuracy", "accuracy"])
     shown = texts(monkeypatch, pictures.leaderboard, table.assign(micro_f1=0.81, map=[0.71, np.nan]))

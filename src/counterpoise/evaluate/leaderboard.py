@@ -4,12 +4,16 @@ A run folder holds `status.json` (state, reason, overrides, seconds) and, once f
 the scores of the split `test`. Whatever a folder holds instead, the leaderboard is written all the same.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from filelock import FileLock
 from rich.console import Console
@@ -40,7 +44,8 @@ MEASURED = (
 )
 TWINS = {"micro_f1": "accuracy", "macro_recall": "balanced_accuracy"}
 """The same number under two names where each text has one label: shown once."""
-COLUMNS = ("job", "setting", "seed", "scout", "state", "reason", *MEASURED)
+COLUMNS = ("job", "setting", "seed", "scout", "state", "reason", "test_set", *MEASURED)
+DIFFERENT = "tested on different texts: scores do not compare"
 
 
 def collect(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
@@ -48,7 +53,8 @@ def collect(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
 
     job: the name of the folder; setting: its overrides but for the seed, or "default"; scout: whether only a head was
     trained, on the vectors of an encoder that stayed as it was; state: "finished",
-    "running" or "failed", the last with a reason. A folder is a job's when it holds `status.json` or
+    "running" or "failed", the last with a reason; test_set: the same letter for those that were tested on the same
+    texts with the same truths, NaN where that is not known. A folder is a job's when it holds `status.json` or
     `.hydra/overrides.yaml`. Failed are also those without a status, those whose files cannot be read and,
     with `final`, those that still say they are running.
     """
@@ -56,6 +62,11 @@ def collect(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
     folders = [f for f in sweep_dir.iterdir() if is_job(f)] if sweep_dir.is_dir() else []
     folders.sort(key=lambda f: (not f.name.isdecimal(), int(f.name) if f.name.isdecimal() else 0, f.name))
     table = pd.DataFrame([job(folder, final) for folder in folders], columns=list(COLUMNS))
+    tested = [
+        _tested(folder) if state == "finished" else None for folder, state in zip(folders, table.state, strict=True)
+    ]
+    letters = {digest: _letter(number) for number, digest in enumerate(dict.fromkeys(filter(None, tested)))}
+    table["test_set"] = [letters[digest] if digest else float("nan") for digest in tested]
     return table.astype({"seed": "Int64", **dict.fromkeys(MEASURED, "float64"), "scout": bool})
 
 
@@ -99,6 +110,11 @@ def without_shared(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return table.assign(setting=rest), shared
 
 
+def differ(table: pd.DataFrame) -> bool:
+    """Returns whether finished jobs were tested on different texts, so that none is the best."""
+    return table.test_set.nunique() > 1
+
+
 def write(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
     """Writes `leaderboard.csv`, `.md` and `.png` into the sweep's folder and returns the table of `collect`.
 
@@ -112,7 +128,8 @@ def write(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
             table.to_csv(unfinished, index=False)
         with replacing(sweep_dir / "leaderboard.md") as unfinished:
             unfinished.write_text(_markdown(table), encoding="utf-8")
-        pictures.leaderboard(sweep_dir / "leaderboard.png", without_shared(table)[0])
+        remark = DIFFERENT if differ(table) else ""
+        pictures.leaderboard(sweep_dir / "leaderboard.png", without_shared(table)[0], remark)
     return table
 
 
@@ -122,12 +139,12 @@ def show(table: pd.DataFrame, console: Console) -> None:
     A narrow console shows the foremost columns; the files hold all.
     """
     table, shared = without_shared(table)
-    columns, best = _fitting(table, console.width), _best(table)
-    caption = Text(f"every job: {' '.join(shared)}") if shared else None
-    printed = Table(title=_title(table), caption=caption, header_style="bold")
+    columns, best = _fitting(table, console.width), _best(table) if not differ(table) else {}
+    said = [*([f"every job: {' '.join(shared)}"] if shared else []), *([DIFFERENT] if differ(table) else [])]
+    printed = Table(title=_title(table), caption=Text("\n".join(said)) if said else None, header_style="bold")
     printed.add_column("job", justify="right", no_wrap=True)
     printed.add_column("setting", overflow="fold")
-    for column in ("seed", *columns):
+    for column in (*_known(table), *columns):
         printed.add_column(column.replace("_", "\n"), justify="right", no_wrap=True)
     for row in _ranked(table).to_dict("records"):
         failed = row["state"] == "failed"
@@ -135,7 +152,8 @@ def show(table: pd.DataFrame, console: Console) -> None:
         if row["state"] != "finished":
             setting.append(f"\n{row['reason'] if failed else 'running'}", style="" if failed else "italic")
         cells = [Text(_number(row[c], c), style="bold green" if _is_best(row[c], c, best) else "") for c in columns]
-        printed.add_row(Text(row["job"]), setting, _seed(row["seed"]), *cells, style="red" if failed else None)
+        known = [_cell(row[c]) for c in _known(table)]
+        printed.add_row(Text(row["job"]), setting, *known, *cells, style="red" if failed else None)
     console.print(printed)
 
 
@@ -178,15 +196,48 @@ def _setting(overrides: list[str]) -> dict[str, Any]:
     return {"setting": " ".join(others) or "default", "seed": seed}
 
 
+def _letter(number: int) -> str:
+    """Returns A, B, ... Z, AA, AB, ... for 0, 1, ..."""
+    return (_letter(number // 26 - 1) if number > 25 else "") + chr(ord("A") + number % 26)
+
+
+def _tested(folder: Path) -> str | None:
+    """Returns what is the same of jobs that predicted the same texts with the same truths, None where it is unknown."""
+    path = folder / "predictions.parquet"
+    try:
+        return _digest(path, path.stat().st_mtime_ns)
+    except (OSError, LookupError, pa.ArrowException):
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: Path, changed: int) -> str:
+    truth = "labels" if "labels" in pq.read_schema(path).names else "label"
+    digest = hashlib.blake2b()
+    for column in pq.read_table(path, columns=["id", truth]).columns:
+        for chunk in column.chunks:
+            digest.update("\n".join(map(repr, chunk.to_pylist())).encode() + b"\n")
+    return digest.hexdigest()
+
+
 def _float(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the finished jobs by macro F1, the best first, then the running, then the failed ones."""
-    order = table.assign(rank=table.state.map({"finished": 0, "running": 1, "failed": 2}))
-    order = order.sort_values(["rank", "macro_f1"], ascending=[True, False], kind="stable")
-    return order.drop(columns="rank")
+    """Returns the finished jobs by macro F1, the best first, then the running, then the failed ones.
+
+    Those that were tested on the same texts stand together.
+    """
+    rank = table.state.map({"finished": 0, "running": 1, "failed": 2})
+    order = table.assign(rank=rank, texts=table.test_set if differ(table) else 0)
+    order = order.sort_values(["rank", "texts", "macro_f1"], ascending=[True, True, False], kind="stable")
+    return order.drop(columns=["rank", "texts"])
+
+
+def _known(table: pd.DataFrame) -> list[str]:
+    """Returns the columns that are shown between the setting and the scores."""
+    return ["seed", "test_set"] if differ(table) else ["seed"]
 
 
 def _present(table: pd.DataFrame) -> list[str]:
@@ -198,7 +249,7 @@ def _fitting(table: pd.DataFrame, width: int) -> list[str]:
     present = _present(table)
     longest = {c: max(map(len, [c, *table[c]])) for c in ("job", "setting")}
     # Three characters per column are its padding and border; settings can be folded.
-    room = width - (longest["job"] + 3) - (min(longest["setting"], 40) + 3) - (len("seed") + 3) - 1
+    room = width - (longest["job"] + 3) - (min(longest["setting"], 40) + 3) - 7 * len(_known(table)) - 1
     fitting = []
     for column in present:
         cells = [_number(value, column) for value in table[column]]
@@ -225,14 +276,17 @@ def _markdown(table: pd.DataFrame) -> str:
     done = _ranked(table[table.state == "finished"])
     counts = ", ".join(f"{n} {state}" for state, n in table.state.value_counts().items())
     lines = [f"# {_title(table)}", "", f"{len(table)} jobs: {counts}." if len(table) else "No jobs yet."]
+    if differ(table):
+        lines += ["", f"**{DIFFERENT.capitalize()}.** Jobs with one test set share theirs."]
     if shared:
         lines += ["", f"Every job: {code(' '.join(shared))}"]
     if len(done):
-        columns, best = _present(done), _best(done)
-        lines += ["", *_grid_head(["job", "setting", "seed", *columns])]
+        columns, best = _present(done), _best(done) if not differ(done) else {}
+        lines += ["", *_grid_head(["job", "setting", *_known(done), *columns])]
         for row in done.to_dict("records"):
             cells = [_bold(_number(row[c], c), _is_best(row[c], c, best)) for c in columns]
-            lines.append(grid_row([row["job"], code(row["setting"]), _seed(row["seed"]), *cells]))
+            known = [_cell(row[c]) for c in _known(done)]
+            lines.append(grid_row([row["job"], code(row["setting"]), *known, *cells]))
         lines += _over_seeds(done, columns)
     for state, heading in (("running", "Running"), ("failed", "Failed")):
         jobs = table[table.state == state].to_dict("records")
@@ -248,7 +302,7 @@ def _over_seeds(done: pd.DataFrame, columns: list[str]) -> list[str]:
         return []
     groups = done.groupby("setting")[columns]
     means, deviations, sizes = groups.mean(), groups.std(), groups.count()
-    best = _best(means.assign(state="finished").reindex(columns=["state", *MEASURED]))
+    best = _best(means.assign(state="finished").reindex(columns=["state", *MEASURED])) if not differ(done) else {}
     lines = ["", "## Over seeds", "", *_grid_head(["setting", *columns])]
     for setting in means.sort_values("macro_f1", ascending=False).index:
         cells = []
@@ -267,7 +321,7 @@ def _grid_head(names: list[str]) -> list[str]:
 
 def _item(job: Mapping[Any, Any]) -> str:
     reason = f": {code(job['reason'])}" if job["state"] == "failed" else ""
-    seed = f", seed {job['seed']}" if _seed(job["seed"]) else ""
+    seed = f", seed {job['seed']}" if _cell(job["seed"]) else ""
     return f"- job {job['job']}, {code(job['setting'])}{seed}{reason}"
 
 
@@ -281,5 +335,5 @@ def _number(value: float, column: str) -> str:
     return f"{value:,.0f}" if column == "seconds" else f"{value:.4f}"
 
 
-def _seed(seed: Any) -> str:
-    return "" if pd.isna(seed) else str(seed)
+def _cell(value: Any) -> str:
+    return "" if pd.isna(value) else str(value)

@@ -221,12 +221,13 @@ def loss_and_gradients(path: str | Path, histories: dict[str, pd.DataFrame]) -> 
     style.save(figure, path)
 
 
-def leaderboard(path: str | Path, table: pd.DataFrame) -> None:
+def leaderboard(path: str | Path, table: pd.DataFrame, remark: str = "") -> None:
     """Draws macro F1 and two more scores of each setting: a point per seed, the mean as a bar.
 
     The two are micro F1 and mean average precision where a job has the latter, as multi-label jobs do, otherwise
     balanced accuracy and accuracy. table: as from `leaderboard.collect`; jobs that did not finish are left out. The
-    best macro F1 is on top, and no more than the best 40 settings are drawn.
+    best macro F1 is on top, and no more than the best 40 settings are drawn. remark: why scores do not compare, if they
+    do not; the best of them are bold otherwise.
     """
     done = table[(table.state == "finished") & table.macro_f1.notna()]
     names = _MULTI_LABEL if _holds(done, "map") else _SINGLE_LABEL
@@ -235,6 +236,7 @@ def leaderboard(path: str | Path, table: pd.DataFrame) -> None:
     if len(means) > _SHOWN_SETTINGS:
         title += f": the best {_SHOWN_SETTINGS} of {len(means)} settings"
         means = means.head(_SHOWN_SETTINGS)
+    title += f", {remark}" if remark else ""
     figure = Figure(figsize=(10, 1.5 + 0.36 * max(len(means), 2)), layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True)
     for axes, colour, (metric, name) in zip(panels, COLOURS, names.items(), strict=False):
@@ -244,7 +246,7 @@ def leaderboard(path: str | Path, table: pd.DataFrame) -> None:
             values = done.loc[done.setting == setting, metric]
             axes.scatter(values, [row] * len(values), s=22, color=colour, linewidth=0, alpha=0.85, zorder=3)
             mean = means.loc[setting, metric]
-            bold = "bold" if mean == means[metric].max() else "normal"
+            bold = "bold" if mean == means[metric].max() and not remark else "normal"
             shown = "" if np.isnan(mean) else f"{mean:.3f}"
             axes.text(1.03, row, shown, va="center_baseline", fontsize=9.5, color=INK, fontweight=bold)
         axes.set_xlim(0, 1.22)
