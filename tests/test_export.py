@@ -135,6 +135,18 @@ def test_thresholds_of_ones_own_hold_for_an_exported_model_too(exported, tagged,
     assert {len(each) for each in pd.read_parquet(output).predictions} == {4}
 
 
+def test_a_file_is_read_as_that_of_the_run_was(exported, tmp_path, monkeypatch):
+    folder = shutil.copytree(exported["one class"], tmp_path / "model")
+    content = json.loads((folder / "export.json").read_text())
+    assert content.pop("reading") == {"suffix": ".csv", "delimiter": None, "quote": '"', "skip_rows_after_header": 0}
+    file, output = tmp_path / "new.tsv", tmp_path / "out.parquet"
+    file.write_text('text\n"alpha1\nbeta1"\n')
+    for added, rows in (({}, 1), ({"reading": {"suffix": ".tsv", "quote": None}}, 2)):
+        (folder / "export.json").write_text(json.dumps(content | added))
+        assert call(predict.main, monkeypatch, folder, file, "--output", output) == 0
+        assert pq.read_table(output).num_rows == rows
+
+
 def test_an_earlier_export_is_replaced_and_nothing_else_is(runs, exported, quick, tmp_path):
     folder = shutil.copytree(exported["any labels"], tmp_path / "model")
     export.export(runs["one class"], folder)

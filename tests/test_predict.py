@@ -77,6 +77,58 @@ def test_a_missing_text_gets_a_prediction_all_the_same(finished, tmp_path, monke
     assert pq.read_table(output)["id"].to_pylist() == ["a", "b"]
 
 
+@pytest.mark.parametrize("ids", [["a", None, " "], [7.0, None, float("nan")]], ids=["text", "numbers"])
+def test_a_row_without_an_id_has_its_row_number_for_one_as_in_training(finished, tmp_path, monkeypatch, ids):
+    pq.write_table(pa.table({"text": ["alpha1"] * 3, "name": ids}), tmp_path / "new.parquet")
+    output = tmp_path / "out.parquet"
+    arguments = (finished, tmp_path / "new.parquet", "--id", "name", "--output", output)
+    assert call(predict.main, monkeypatch, *arguments) == 0
+    assert pq.read_table(output)["id"].to_pylist() == [str(ids[0]).removesuffix(".0"), "2", "3"]
+
+
+class TestReading:
+    TEXT = 'text\tname\nkind\tkind\n"alpha1\ta\nbeta1"\tb\n'
+    """Of three rows, the first of which says what the columns are, and a quotation of a line's end if it is one."""
+
+    @pytest.fixture
+    def trained(self, finished, tmp_path) -> Path:
+        """A run as if it were trained on a file like this one."""
+        folder = tmp_path / "run"
+        shutil.copytree(finished, folder)
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["data"] |= {"train": "train.tab.gz", "quote": None, "skip_rows_after_header": 1}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        return folder
+
+    def predicted(self, monkeypatch, *arguments: object) -> int:
+        """How many texts are predicted."""
+        output = Path(arguments[0]) / "out.parquet"
+        assert call(predict.main, monkeypatch, *arguments, "--output", output) == 0
+        return pq.read_table(output).num_rows
+
+    def test_a_file_of_the_format_that_was_trained_on_is_read_as_that_was(self, trained, tmp_path, monkeypatch, caplog):
+        (tmp_path / "new.tab").write_text(self.TEXT)
+        with caplog.at_level("INFO"):
+            assert self.predicted(monkeypatch, trained, tmp_path / "new.tab") == 2
+        assert "is read as the texts of the run were: quote=None, skip_rows_after_header=1" in caplog.text
+        assert self.predicted(monkeypatch, trained, tmp_path / "new.tab", "--skip-rows", 0) == 3
+        assert self.predicted(monkeypatch, trained, tmp_path / "new.tab", "--quote", '"', "--skip-rows", 0) == 2
+
+    def test_any_other_file_is_read_as_it_is_usual_unless_told(self, trained, tmp_path, monkeypatch):
+        (tmp_path / "new.tsv").write_text(self.TEXT)
+        assert self.predicted(monkeypatch, trained, tmp_path / "new.tsv") == 2
+        assert self.predicted(monkeypatch, trained, tmp_path / "new.tsv", "--quote", "") == 3
+        (tmp_path / "new.csv").write_text(self.TEXT)
+        told = ("--delimiter", "\\t", "--quote", "", "--skip-rows", 1)
+        assert self.predicted(monkeypatch, trained, tmp_path / "new.csv", *told) == 2
+
+    def test_what_is_no_delimiter_is_one_line(self, trained, tmp_path, monkeypatch, capsys):
+        assert call(predict.main, monkeypatch, trained, tmp_path / "new.csv", "--delimiter", "||") == 2
+        error = capsys.readouterr().err
+        assert "'||' is no delimiter or quote" in error
+        assert error.count("\n") == 1
+
+
 class TestCalibrated:
     def test_probabilities_are_calibrated_and_predictions_stay(self, finished, texts, tmp_path, monkeypatch):
         folder = with_calibration(finished, tmp_path / "run")
@@ -160,6 +212,11 @@ class TestCosts:
         (["{tmp}", "{test}"], "is no run folder"),
         (["{run}", "{tmp}/nothing.csv"], "nothing.csv"),
         (["{run}", "{test}", "--text", "txt"], "Did you mean 'text'?"),
+        (["{run}", "{test}", "--output", "{tmp}"], "is a folder"),
+        (
+            ["{run}", "{test}", "--output", "{test.parent}/../{test.parent.name}/{test.name}"],
+            "is the file of the texts",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(finished, texts, tmp_path, monkeypatch, capsys, arguments, line):
@@ -313,6 +370,10 @@ def test_what_is_no_text_is_one_line_before_anything_is_predicted(finished, tmp_
     file.write_bytes(b"text\n" + b"alpha1\n" * 10 + b"\xff\xfe\n")
     assert call(predict.main, monkeypatch, finished, file, "--output", tmp_path / "out.parquet") == 2
     assert "is not text in UTF-8" in capsys.readouterr().err
-    pq.write_table(pa.table({"text": [["a"], ["b"]]}), tmp_path / "lists.parquet")
-    assert call(predict.main, monkeypatch, finished, tmp_path / "lists.parquet") == 2
-    assert "is not text in UTF-8" in capsys.readouterr().err
+    for values, kind in (([["a"], ["b"]], "list<"), ([0.5, 2.0], "double"), ([True, False], "bool")):
+        pq.write_table(pa.table({"text": values}), tmp_path / "new.parquet")
+        assert call(predict.main, monkeypatch, finished, tmp_path / "new.parquet") == 2
+        assert f"column 'text' (--text) holds {kind}" in capsys.readouterr().err
+    file.write_bytes(b"text,name\nalpha1,a\nalpha1,\xff\n")
+    assert call(predict.main, monkeypatch, finished, file, "--id", "name") == 2
+    assert "column 'name' (--id) is not in UTF-8 in row 2" in capsys.readouterr().err

@@ -6,7 +6,7 @@ The folder that it writes is all that a server needs, with `onnxruntime` and `to
     model.onnx        logits, float32 [B, C], of input_ids and attention_mask, int64 [B, T], for any B and T
     tokenizer.json    cuts texts at the length of the run and pads the texts of a batch
     export.json       labels: the C names; decision: what `balance.Decision` takes, null where a text has one class;
-                      what was checked and measured
+                      reading: how the training file was read; what was checked and measured
     thresholds.json   where a text has any number of labels, label to probability
     calibration.json  where the run has one: probabilities are those of (logits - shift) / temperature
 
@@ -43,7 +43,7 @@ from counterpoise.errors import UserError
 from counterpoise.evaluate.metrics import DEFAULT_BOUNDS, Bounds
 from counterpoise.model.classifier import Classifier
 from counterpoise.model.scoring import MultiLabelScoring
-from counterpoise.predict import Predictor, built, load, load_run, predictor, required
+from counterpoise.predict import Predictor, built, load, load_run, predictor, reading, required
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +194,7 @@ def _content(run: Path, ours: Predictor, config: dict) -> dict[str, Any]:
         "labels": ours.labels,
         "max_length": config["encoder"]["max_length"],
         "pad_token_id": ours.pad,
+        "reading": reading(config),
         "decision": None if ours.decision is None else asdict(ours.decision),
         "versions": {name: required(name).__version__ for name in ("torch", "onnx", "onnxruntime", "tokenizers")},
         "largest_difference": {},

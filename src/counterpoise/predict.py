@@ -31,7 +31,9 @@ from counterpoise.balance.costs import least_cost, read_costs
 from counterpoise.balance.decision import Decision, read_thresholds
 from counterpoise.cli import command_line
 from counterpoise.data.batching import padded
-from counterpoise.data.tables import read_columns
+from counterpoise.data.columns import Column, is_text, listed
+from counterpoise.data.rows import row_names
+from counterpoise.data.tables import read_columns, suffix_of
 from counterpoise.data.tokens import CHUNK, load_tokenizer
 from counterpoise.errors import UserError
 from counterpoise.evaluate.calibration import Adjustment, read_adjustment
@@ -52,6 +54,8 @@ TOKENS = {"cpu": 1024, "cuda": 65_536}
 """Tokens of a batch at most, padding included. On a CPU larger batches leave its caches."""
 PACKAGE = str(__package__)
 PRECISIONS = ("auto", "fp32", "bf16")
+READING = {"delimiter": None, "quote": '"', "skip_rows_after_header": 0}
+"""How a CSV is read unless told."""
 
 
 @dataclass
@@ -140,9 +144,7 @@ def load(folder: Path, device: str = "cpu", precision: str = "auto") -> Predicto
 
 def load_run(run: Path) -> tuple[Classifier, dict]:
     """Returns the trained classifier of a run folder, in evaluation mode, and the run's configuration."""
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run} is no run folder: it has no config.yaml (an exported one has an export.json)")
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    config = _config(run)
     checkpoint = load_checkpoint(run / "checkpoints" / "best.ckpt")
     labels = checkpoint["labels"]
     config["encoder"].pop("compile", None)  # takes longer than most files, and ONNX takes none that is compiled
@@ -183,6 +185,13 @@ def predictor(model: Classifier, config: dict, device: str = "cpu", precision: s
     if isinstance(scoring, MultiLabelScoring):
         found.decision, found.thresholds = scoring.decision, scoring.thresholds.cpu().numpy()
     return found
+
+
+def reading(config: dict) -> dict[str, Any]:
+    """Returns how the training file of a run was read, and the suffix that names its format."""
+    data = config["data"]
+    how = {key: data.get(key, default) for key, default in READING.items()}
+    return how | {"suffix": suffix_of(Path(str(data.get("train") or "")))}
 
 
 def built(node: Any) -> Any:
@@ -229,6 +238,13 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="texts: .csv .tsv .jsonl (plain or .gz) or .parquet")
     parser.add_argument("--text", default="text", help="column of the text (default: text)")
     parser.add_argument("--id", help="column that names the rows (default: their number)")
+    for key, option, kind, what in (
+        ("delimiter", "--delimiter", _character, "between fields"),
+        ("quote", "--quote", _character, "around fields, or '' where there is none"),
+        ("skip_rows_after_header", "--skip-rows", int, "rows after the header that are no texts"),
+    ):
+        as_trained = "of a CSV (default: as in the run's training file, for a file with the same suffix)"
+        parser.add_argument(option, dest=key, type=kind, default=argparse.SUPPRESS, help=f"{what}, {as_trained}")
     parser.add_argument("--thresholds", type=Path, help="JSON, label to threshold, instead of those of the run")
     parser.add_argument("--calibrated", action="store_true", help="write the run's calibrated probabilities")
     parser.add_argument("--costs", type=Path, help="CSV, what mistakes cost: adds the decision of the least cost")
@@ -240,9 +256,14 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
 
-    table = read_columns(arguments.file, arguments.text, [arguments.id] if arguments.id else [])
-    for name in filter(None, (arguments.text, arguments.id)):
-        _require_text(table[name], f"{arguments.file}: column '{name}'")
+    if arguments.output.is_dir():
+        raise UserError(f"--output {arguments.output} is a folder; it must be the file to write")
+    if arguments.output.resolve() == arguments.file.resolve():
+        raise UserError(f"--output {arguments.output} is the file of the texts: name another one to write")
+    how = _reading(arguments.run, arguments.file, {key: vars(arguments)[key] for key in READING if key in arguments})
+    table = read_columns(arguments.file, arguments.text, [arguments.id] if arguments.id else [], **how)
+    _require_text(table[arguments.text], f"{arguments.file}: column {arguments.text!r} (--text)")
+    given = _names(table[arguments.id], f"{arguments.file}: column {arguments.id!r} (--id)") if arguments.id else None
     model = load(arguments.run, arguments.device, arguments.precision)
     if arguments.thresholds:
         if model.decision is None:
@@ -262,8 +283,7 @@ def main() -> None:
     with writer as write:
         for logits in model.in_parts(table[arguments.text]):
             rows = range(written, written + len(logits))
-            ids = _strings(table[arguments.id][rows.start : rows.stop]).to_pylist() if arguments.id else None
-            names = ids or [str(row + 1) for row in rows]
+            names = [str(row + 1) for row in rows] if given is None else given[rows.start : rows.stop].to_pylist()
             # Decisions are those of the raw logits: the strategy trained them, and thresholds were tuned on them.
             adjusted = logits if adjustment is None else adjustment(logits)
             shown = adjusted if arguments.calibrated else logits
@@ -315,13 +335,52 @@ def _adjustment(run: Path, labels: list[str], calibrated: bool, costs: bool) -> 
     return read_adjustment(path, labels) if (calibrated or costs) and path.is_file() else None
 
 
+def _config(run: Path) -> dict:
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run} is no run folder: it has no config.yaml (an exported one has an export.json)")
+    return yaml.safe_load((run / "config.yaml").read_text())
+
+
+def _character(option: str) -> str | None:
+    character = option.replace("\\t", "\t")
+    if len(character) > 1 or not character.isascii():
+        raise UserError(f"{option!r} is no delimiter or quote: it must be one ASCII character")
+    return character or None
+
+
+def _reading(folder: Path, file: Path, told: dict[str, Any]) -> dict[str, Any]:
+    """Returns how to read a CSV: as told, and else as the run's training file, where that has the same suffix."""
+    exported = folder / "export.json"
+    if exported.is_file():
+        before = json.loads(exported.read_text(encoding="utf-8")).get("reading", {})
+    else:
+        before = reading(_config(folder))
+    if before.get("suffix") != suffix_of(file):
+        return told
+    differs = {key: before[key] for key, usual in READING.items() if before.get(key, usual) != usual}
+    alike = {key: value for key, value in differs.items() if key not in told}
+    if alike:
+        log.info("%s is read as the texts of the run were: %s", file, ", ".join(f"{k}={v!r}" for k, v in alike.items()))
+    return told | alike
+
+
 def _require_text(column: pa.ChunkedArray, what: str) -> None:
     """Raises UserError before the first prediction where a value, also of the last rows, is no text."""
+    if not is_text(column.type):
+        raise UserError(f"{what} holds {column.type}, not text")
     try:
         for chunk in column.chunks:
             chunk.cast(pa.large_string())
     except pa.ArrowException as error:
         raise UserError(f"{what} is not text in UTF-8") from error
+
+
+def _names(column: pa.ChunkedArray, what: str) -> Column:
+    """Returns the ids of the rows, as in training; raises UserError."""
+    names, bad = row_names(column, what)
+    if bad.any():
+        raise UserError(f"{what} is not in UTF-8 in {listed(np.flatnonzero(bad) + 1)}")
+    return names
 
 
 def _strings(column: pa.ChunkedArray) -> pa.ChunkedArray:

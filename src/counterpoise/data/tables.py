@@ -52,9 +52,7 @@ def read_columns(
     texts are large_binary and it has a column `FAULTS` more.
     """
     require_file(path)
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    gz = suffixes[-1:] == [".gz"]
-    suffix = suffixes[-1 - gz] if len(suffixes) > gz else ""
+    gz, suffix = path.suffix.lower() == ".gz", suffix_of(path)
     columns = list(dict.fromkeys([text, *others]))
 
     def read(keep: Keep) -> pa.Table:
@@ -81,6 +79,11 @@ def read_columns(
 
     # The texts are the same whatever else is read, so that they need not be tokenised again.
     return staged(_digest([*how, columns]), read_unchanged, digest=_digest(how))
+
+
+def suffix_of(path: Path) -> str:
+    """Returns the suffix that names the format of a file, in lower case and without .gz."""
+    return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
 
 
 def require_file(path: Path) -> None:
