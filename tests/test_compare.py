@@ -148,7 +148,7 @@ def drawn(monkeypatch):
     """What pictures were asked to draw: names with recalls, bounds and unit."""
     calls = []
 
-    def draw(path, runs, test_counts, tail_max, head_min, unit):
+    def draw(path, runs, tail_max, head_min, unit):
         calls.append(({name: recall.tolist() for name, (_, recall) in runs.items()}, (tail_max, head_min), unit))
 
     monkeypatch.setattr(pictures, "recall_vs_count", draw)

@@ -23,6 +23,7 @@ from counterpoise.errors import UserError, nearest
 from counterpoise.evaluate import leaderboard, pictures
 from counterpoise.evaluate.comparison import Comparison, Group, collect, metric_name, told_apart
 from counterpoise.report.comparison import write_comparison_report
+from counterpoise.report.comparison_names import p_value, shown_name, unit
 
 
 def main() -> None:
@@ -140,8 +141,7 @@ def write(folder: Path, comparison: Comparison, drawn: Sequence[str]) -> None:
             table.to_csv(path, index=False)
     by_class = {name: comparison.classes[comparison.classes["group"] == name] for name in drawn}
     runs = {name: (comparison.counts, table["recall"].to_numpy()) for name, table in by_class.items()}
-    unit = "label" if comparison.task == "multi_label" else "class"
-    pictures.recall_vs_count(folder / "recall_vs_count.png", runs, None, *comparison.bounds, unit=unit)
+    pictures.recall_vs_count(folder / "recall_vs_count.png", runs, *comparison.bounds, unit=unit(comparison))
 
 
 def _columns(comparison: Comparison) -> dict[str, list[str]]:
@@ -149,7 +149,7 @@ def _columns(comparison: Comparison) -> dict[str, list[str]]:
     groups, metric = comparison.groups, comparison.metric
     intervals = [group.intervals[metric] for group in groups]
     columns = {
-        "group": [_name(comparison, group) for group in groups],
+        "group": [shown_name(comparison, number) for number in range(len(groups))],
         metric_name(metric): [_mean(group, metric) for group in groups],
         "95 %": [f"{low:.3f} to {high:.3f}" for low, high in intervals],
     }
@@ -164,11 +164,6 @@ def _columns(comparison: Comparison) -> dict[str, list[str]]:
     }
 
 
-def _name(comparison: Comparison, group: Group) -> str:
-    """Returns a group's name; among fine-tuned ones a scout is called one."""
-    return f"{group.name} (scout)" if group.scout and not all(each.scout for each in comparison.groups) else group.name
-
-
 def _number(value: float) -> str:
     return f"{value:,.0f}" if np.isfinite(value) else ""
 
@@ -179,8 +174,7 @@ def _mean(group: Group, metric: str) -> str:
 
 
 def _difference(effect: Mapping[Any, Any]) -> str:
-    p = "p < 0.001" if effect["p_holm"] < 0.001 else f"p {effect['p_holm']:.3f}"
-    return f"{effect['difference']:+.3f} ({p})"
+    return f"{effect['difference']:+.3f} (p {p_value(effect['p_holm'])})"
 
 
 def _scores(comparison: Comparison) -> pd.DataFrame:
@@ -207,8 +201,8 @@ def _scores(comparison: Comparison) -> pd.DataFrame:
 
 
 def _markdown(comparison: Comparison) -> str:
-    noun = "labels" if comparison.task == "multi_label" else "classes"
-    lines = [f"# {title(comparison)}", "", f"{comparison.texts:,} test texts, {len(comparison.labels):,} {noun}.", ""]
+    classes = f"{len(comparison.labels):,} {unit(comparison, len(comparison.labels))}"
+    lines = [f"# {title(comparison)}", "", f"{comparison.texts:,} test texts, {classes}.", ""]
     lines += ["- " + sentence.replace("<", r"\<") for sentence in comparison.words]
     columns = _columns(comparison)
     columns["group"] = list(map(leaderboard.code, columns["group"]))

@@ -77,7 +77,7 @@ def test_one_or_several_runs_are_compared_by_recall(tmp_path, names):
     counts = np.array([0, 1, 5, 20, 100, 101, 2840])
     recall = np.array([0, np.nan, 0.5, 0.6, 0.7, 0.9, 1.0])
     runs = dict.fromkeys(names, (counts, recall))
-    pictures.recall_vs_count(tmp_path / "r.png", runs, test_counts=counts, tail_max=5, head_min=50)
+    pictures.recall_vs_count(tmp_path / "r.png", runs, tail_max=5, head_min=50)
     size(tmp_path / "r.png")
 
 
@@ -115,10 +115,25 @@ def test_many_labels_are_drawn_as_such_and_those_at_one_place_as_one_point(monke
     assert "a point is a label, larger where several coincide; a line is their mean" in shown
 
 
-def test_many_labels_of_a_run_with_test_counts_are_drawn(tmp_path):
-    recall = RNG.random(600)
-    pictures.recall_vs_count(tmp_path / "r.png", {"a": (CROWD, recall), "b": (CROWD, recall)}, test_counts=CROWD)
-    size(tmp_path / "r.png")
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ((0.5, 300), ["0", "1", "3", "10", "30", "100", "300"]),
+        ((1, 8), ["1", "3", "10"]),
+        ((140, 200), ["140", "200"]),
+        ((4200, 4210), ["4,200"]),
+        ((7, 7), ["7"]),
+    ],
+)
+def test_an_axis_of_counts_is_labelled_however_little_they_differ(ends, expected):
+    marks, names = pictures.count_marks(*ends, 1.25)
+    assert names == expected
+    assert all(ends[0] / 1.25 <= mark <= ends[1] * 1.25 for mark in marks)
+
+
+def test_the_recall_picture_of_a_mild_imbalance_has_counts_on_its_axis(monkeypatch):
+    runs = {"plain": (np.array([140, 170, 200]), np.array([0.5, 0.6, 0.9]))}
+    assert {"140", "200"} <= set(texts(monkeypatch, pictures.recall_vs_count, runs))
 
 
 def history(validations: int) -> pd.DataFrame:

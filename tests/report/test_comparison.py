@@ -212,6 +212,11 @@ def test_classes_of_one_count_stand_side_by_side_and_counts_keep_their_order(see
     assert (np.diff(places[order]) > 0).all()
 
 
+def test_counts_that_hardly_differ_still_label_the_axis() -> None:
+    comparison = replace(compared(), counts=np.linspace(200, 140, 14).astype(int))
+    assert comparison_classes.recall(comparison).layout.xaxis.ticktext == ("140", "200")
+
+
 def test_the_page_holds_each_number_of_classes_once_and_by_training_count() -> None:
     comparison = compared(groups=3)
     held = comparison_classes.page_data(comparison)

@@ -163,6 +163,10 @@ def test_the_interval_of_a_share_holds_it() -> None:
     assert high == pytest.approx([0.2775, 0.7634, 1], abs=1e-3)
 
 
+def test_counts_that_hardly_differ_still_label_the_axis() -> None:
+    assert classes._log_axis(140, 200, 1.3)["ticktext"] == ["140", "200"]
+
+
 # What is written
 
 

@@ -83,18 +83,16 @@ def confusion(path: str | Path, confusion: np.ndarray, labels: Sequence[str]) ->
 def recall_vs_count(
     path: str | Path,
     runs: dict[str, tuple[np.ndarray, np.ndarray]],
-    test_counts: np.ndarray | None = None,
     tail_max: int = 20,
     head_min: int = 101,
     unit: str = "class",
 ) -> None:
     """Draws the recall of each class over its training count, and the mean over classes of similar count.
 
-    runs: for each name the training counts int [C] and the recall float [C], NaN where a class is absent;
-    test_counts: int [C], shown as the size of the points. The means are over geometric bins, two per decade.
-    The bounds are those of `metrics.buckets`. unit: what the picture calls a class: "class" or "label". With more
-    than 150 of them points are smaller, those at one place become one larger point (unless sizes are test counts),
-    and runs stand side by side.
+    runs: for each name the training counts int [C] and the recall float [C], NaN where a class is absent. The means
+    are over geometric bins, two per decade. The bounds are those of `metrics.buckets`. unit: what the picture calls a
+    class: "class" or "label". With more than 150 of them points are smaller, those at one place become one larger
+    point, and runs stand side by side.
     """
     figure = Figure(figsize=(9, 4.9), layout="constrained")
     axes = figure.add_subplot()
@@ -105,14 +103,11 @@ def recall_vs_count(
     high = max((float(x.max()) for x in places.values()), default=1.0)
     edges = np.geomspace(low, high * 1.001, max(3, round(2 * np.log10(high / low))) + 1)
     crowd = max((len(x) for x in places.values()), default=0) > _CROWD
-    area = (12.0 if crowd else 34.0) if test_counts is None else (14 + 6 * np.sqrt(np.minimum(test_counts, 400)))
-    merged = crowd and test_counts is None
     for number, ((name, (_, recall)), colour) in enumerate(zip(runs.items(), cycle(COLOURS), strict=False)):
         x, recall = places[name], np.asarray(recall)
-        points = pd.DataFrame({"x": x, "y": recall, "area": area * (0.4 if crowd and not merged else 1)})
-        if merged:
-            points = points.groupby(["x", "y"], as_index=False).sum()
+        points = pd.DataFrame({"x": x, "y": recall, "area": 12.0 if crowd else 34.0})
         if crowd:
+            points = points.groupby(["x", "y"], as_index=False).sum()
             points["x"] *= 1.035 ** (2 * number - len(runs) + 1)
         axes.scatter(points.x, points.y, s=points.area, color=colour, alpha=0.38, linewidth=0, zorder=2)
         known = ~np.isnan(recall)
@@ -124,19 +119,28 @@ def recall_vs_count(
     axes.set_xscale("log")
     axes.set_xlim(low / 1.25, high * 1.25)
     axes.set_ylim(-0.03, 1.03)
-    marks = [0.5, *(digit * 10.0**power for power in range(8) for digit in (1, 3))]
-    marks = [x for x in marks if low / 1.25 <= x <= high * 1.25 and (x > 0.5 or low < 1)]
-    axes.set_xticks(marks, [f"{x:,.0f}" if x > 0.5 else "0" for x in marks])
+    axes.set_xticks(*count_marks(low, high, 1.25))
     axes.xaxis.minorticks_off()
     _mark_buckets(axes, tail_max, head_min)
     axes.set_xlabel(f"training examples of the {unit} (log scale)")
     axes.set_ylabel("recall")
     if len(runs) > 1:
         style.legend(axes, loc="lower right", bbox_to_anchor=(1, 1.12), borderaxespad=0, ncols=min(len(runs), 4))
-    sized = ", larger where several coincide" if merged else ""
-    sized = sized if test_counts is None else ", larger with more test examples"
+    sized = ", larger where several coincide" if crowd else ""
     style.title(axes, "Recall by training count", f"a point is a {unit}{sized}; a line is their mean", above=22)
     style.save(figure, path)
+
+
+def count_marks(low: float, high: float, room: float) -> tuple[list[float], list[str]]:
+    """Returns where an axis of counts on a log scale is labelled, and how.
+
+    low, high: the smallest and the largest count on it, which it goes beyond by a factor `room`. Labelled are 1, 3, 10,
+    30 and so on; where it holds none of them, the two counts. What has no examples stands at 1/2 and is labelled 0.
+    """
+    marks = [0.5, *(digit * 10.0**power for power in range(9) for digit in (1, 3))]
+    ends = [low, high] if high > 1.05 * low else [low]
+    marks = [mark for mark in marks if low / room <= mark <= high * room] or ends
+    return marks, [f"{mark:,.0f}" if mark > 0.5 else "0" for mark in marks]
 
 
 def curves(path: str | Path, history: pd.DataFrame) -> None:

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from scipy.sparse import csr_matrix
 from scipy.special import expit, logit
 
+from counterpoise.evaluate.pictures import count_marks
 from counterpoise.report.facts import CELLS, RunFacts, one_hot
 from counterpoise.report.page import Panel, data, figure, render, table
 
@@ -25,6 +26,7 @@ def recall(facts: RunFacts) -> Panel:
     crowd = len(rows) > 150
     # Classes of a few examples share a count: they stand side by side, in an order that says nothing else.
     place = np.maximum(rows.train_count.to_numpy(float), 0.5)
+    least, most = (float(place.min()), float(place.max())) if len(place) else (1.0, 1.0)
     if crowd:
         place *= 1.09 ** (np.random.default_rng(0).random(len(rows)) - 0.5)
     hover = rows[[facts.noun, "train_count", "test_count", "recall", "precision", "f1"]].to_numpy(object)
@@ -46,7 +48,7 @@ def recall(facts: RunFacts) -> Panel:
         x=[], y=[], mode="markers+text", showlegend=False, hoverinfo="skip", textposition="top center",
         marker={"size": 16, "color": "rgba(0,0,0,0)", "line": {"color": "var(--ink)", "width": 2}},
     )  # fmt: skip
-    low, high = (float(place.min()) / 1.3, float(place.max()) * 1.3) if len(place) else (0.5, 2.0)
+    low, high = least / 1.3, most * 1.3
     for edge in (facts.bounds.tail_max - 0.5, facts.bounds.head_min - 0.5):
         if low < edge < high:
             plot.add_vline(edge, line={"color": "var(--faint)", "width": 1, "dash": "dot"})
@@ -56,7 +58,7 @@ def recall(facts: RunFacts) -> Panel:
         if left < right:
             middle = (np.log10(left) + np.log10(right)) / 2
             plot.add_annotation(x=middle, y=1.07, text=name, showarrow=False, font={"color": "var(--muted)"})
-    plot.update_xaxes(title=f"training examples of the {facts.noun}, log scale", **_log_axis(low, high))
+    plot.update_xaxes(title=f"training examples of the {facts.noun}, log scale", **_log_axis(least, most, 1.3))
     plot.update_yaxes(range=[-0.03, 1.12], title="recall", tickvals=[0, 0.2, 0.4, 0.6, 0.8, 1])
     plot.update_layout(height=430)
     means = {name: facts.metrics["test"].get(f"{name}_recall") for name in ("head", "medium", "tail")}
@@ -147,7 +149,7 @@ def thresholds(facts: RunFacts) -> Panel | None:
     plot.update_xaxes(range=[0, 1], title="threshold for all labels", showgrid=False)
     plot.update_yaxes(range=[0, 1.02], rangemode="tozero")
     plot.update_layout(height=330)
-    least = max(0.5, facts.counts.min())
+    least, most = max(0.5, facts.counts.min()), max(0.5, facts.counts.max())
     scatter = go.Figure(
         go.Scatter(
             x=np.maximum(facts.counts, 0.5), y=facts.thresholds, mode="markers",
@@ -156,7 +158,7 @@ def thresholds(facts: RunFacts) -> Panel | None:
             hovertemplate="%{customdata[0]}<br>%{x:,} training examples<br>threshold %{y:.3f}<extra></extra>",
         )
     )  # fmt: skip
-    scatter.update_xaxes(title="training examples, log scale", **_log_axis(0.8 * least, 1.25 * facts.counts.max()))
+    scatter.update_xaxes(title="training examples, log scale", **_log_axis(least, most, 1.25))
     scatter.update_yaxes(range=[0, 1.02], title="threshold of the label")
     scatter.update_layout(height=300)
     body = render(
@@ -208,11 +210,8 @@ def _interesting(facts: RunFacts) -> list[int]:
     return [largest, *worst[:2]]
 
 
-def _log_axis(low: float, high: float) -> dict[str, Any]:
-    """Returns a logarithmic axis of counts; those without any stand at 1/2, and are labelled 0."""
-    marks = [0.5, *(digit * 10.0**power for power in range(9) for digit in (1, 3))]
-    marks = [mark for mark in marks if low <= mark <= high]
-    return {
-        "type": "log", "range": [np.log10(low), np.log10(high)], "tickvals": marks, "showgrid": False,
-        "ticktext": [f"{mark:,.0f}" if mark > 0.5 else "0" for mark in marks],
-    }  # fmt: skip
+def _log_axis(least: float, most: float, room: float) -> dict[str, Any]:
+    """Returns an axis of counts on a log scale, which goes beyond the least and the most by a factor."""
+    marks, names = count_marks(least, most, room)
+    ends = np.log10([least / room, most * room]).tolist()
+    return {"type": "log", "range": ends, "tickvals": marks, "ticktext": names, "showgrid": False}

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from counterpoise.evaluate.comparison import ALPHA, FEWEST, Comparison, metric_name, told_apart
+from counterpoise.evaluate.comparison import ALPHA, BUCKETS, FEWEST, Comparison, metric_name, told_apart
 from counterpoise.report import comparison_classes as classes
 from counterpoise.report import comparison_groups as groups
 from counterpoise.report.comparison_names import (
@@ -245,7 +245,7 @@ def _buckets(comparison: Comparison) -> Panel:
     said = [f"{row['group']}, {row['bucket']}: {row['difference']:+.3f}" for row in records(rows)]
     chart = figure("buckets", classes.bucket_effects(comparison), "Change in mean recall. " + "; ".join(said))
     body = render("comparison_wide.html", width=classes.bucket_width(comparison), chart=chart, label="Effect by bucket")
-    *first, last = [bucket for bucket in classes.BUCKETS if (rows.bucket == bucket).any()]
+    *first, last = [bucket for bucket in BUCKETS if (rows.bucket == bucket).any()]
     return Panel("buckets", f"Effect on {', '.join(first)}{' and ' * bool(first)}{last}", note, body)
 
 

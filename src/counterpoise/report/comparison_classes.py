@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from counterpoise.evaluate.comparison import Comparison
+from counterpoise.evaluate.comparison import BUCKETS, Comparison
 from counterpoise.evaluate.metrics import buckets
+from counterpoise.evaluate.pictures import count_marks
 from counterpoise.report.comparison_names import (
     GAIN,
     LOSS,
@@ -20,8 +21,6 @@ from counterpoise.report.comparison_names import (
     shown_name,
     unit,
 )
-
-BUCKETS = ("head", "medium", "tail")
 
 
 def page_data(comparison: Comparison) -> dict[str, Any]:
@@ -81,6 +80,7 @@ def recall(comparison: Comparison) -> go.Figure:
     Traces, without points: lines of gain, of loss; the group one comes from; the other's gains, losses, and equals.
     """
     drawn = np.maximum(np.asarray(comparison.counts, float), 0.5)
+    marks = count_marks(float(drawn.min()), float(drawn.max()), 1.3)
     low, high = float(drawn.min()) / 1.3, float(drawn.max()) * 1.3
     one = unit(comparison)
     hover = (
@@ -97,15 +97,13 @@ def recall(comparison: Comparison) -> go.Figure:
     for name, colour in (("gained", GAIN), ("lost", LOSS), ("as before", "var(--muted)")):
         marker = {"size": size, "color": colour, "line": {"color": "var(--card)", "width": 1}}
         plot.add_scatter(mode="markers", marker=marker, hovertemplate=hover, name=name)
-    ticks = [0.5] if low < 0.5 else []
-    ticks += [float(digit * 10**power) for power in range(8) for digit in (1, 3) if low <= digit * 10**power <= high]
     plot.update_layout(
         height=460,
         xaxis={
             "type": "log",
             "range": [np.log10(low), np.log10(high)],
-            "tickvals": ticks,
-            "ticktext": [f"{tick:,.0f}" if tick >= 1 else "0" for tick in ticks],
+            "tickvals": marks[0],
+            "ticktext": marks[1],
             "title": {"text": f"training examples of the {one} (log scale)"},
         },
         yaxis={"range": [-0.04, 1.12], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1], "title": {"text": "recall"}},

@@ -48,7 +48,7 @@ def draw_pictures(run: Path, facts: RunFacts) -> None:
             f"{facts.strategy}, threshold 0.5": (facts.counts, precision_recall_f1(*at_half)[1]),
             f"{facts.strategy}, as decided": recalls[facts.strategy],
         }
-    pictures.recall_vs_count(run / "recall_vs_count.png", recalls, None, *facts.bounds, unit=facts.noun)
+    pictures.recall_vs_count(run / "recall_vs_count.png", recalls, *facts.bounds, unit=facts.noun)
     if facts.history is not None:
         pictures.curves(run / "curves.png", facts.history)
     if facts.calibration:
