@@ -106,8 +106,9 @@ def test_a_scout_of_several_labels_has_a_schedule_a_second_stage_and_thresholds(
 def test_scouts_of_a_sweep_run_side_by_side_draw_nothing_and_survive_one_that_fails(scout, tmp_path):
     sweep = tmp_path / "sweep"
     jobs = ["strategy=weighted,manual,crt", "hydra.launcher.n_jobs=2"]
+    epochs = ["trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2"]
     try:
-        done = run(sweep, "-m", *scout, *jobs, "trainer.max_epochs=4", f"hydra.sweep.dir={sweep}")
+        done = run(sweep, "-m", *scout, *jobs, *epochs, f"hydra.sweep.dir={sweep}")
     finally:
         get_reusable_executor().shutdown()
     assert done.code == 1, done.err
