@@ -1,3 +1,6 @@
+import base64
+import gzip
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,11 +13,11 @@ import pandas as pd
 import pytest
 
 from browser import Opened
-from counterpoise.evaluate.comparison import Comparison, Group
+from counterpoise.evaluate.comparison import BUCKETS, Comparison, Group
 from counterpoise.evaluate.metrics import Bounds, buckets
 from counterpoise.report import comparison_classes, comparison_groups
 from counterpoise.report.comparison import panels, subtitle, write_comparison_report
-from counterpoise.report.comparison_names import behind_best, folded, short
+from counterpoise.report.comparison_names import GAIN, LOSS, UNDECIDED, behind_best, folded, short
 
 METRICS = ["macro_f1", "accuracy", "head_f1"]
 HOSTILE = "<script>window.hacked=1</script>"
@@ -62,6 +65,17 @@ def compared(
         for metric in METRICS
         if name != reference
     ]
+    # By the recall of the medium classes p is large, although the interval may leave out 0.
+    effects += [
+        {
+            **{"group": name, "metric": f"{bucket}_recall", "difference": 0.1 * number - 0.1},
+            **{"low": 0.1 * number - 0.15, "high": 0.1 * number - 0.05},
+            **{"p": 0.001, "p_holm": 0.2 if bucket == "medium" else 0.004},
+        }
+        for number, name in enumerate(names)
+        for bucket in BUCKETS
+        if name != reference
+    ]
     recall = np.where(support > 0, rng.integers(0, 11, (groups, classes)) / 10, np.nan)
     change = recall - recall[names.index(reference)]
     change[names.index(reference)] = np.nan
@@ -95,7 +109,7 @@ def compared(
             "high": 0.1 * number - 0.05 if name != reference else np.nan,
         }
         for number, name in enumerate(names)
-        for each in ("head", "medium", "tail")
+        for each in BUCKETS
         if ((bucket == each) & (support > 0)).any()
     ]
     differences = ["difference", "low", "high", "p", "p_holm"]
@@ -212,6 +226,20 @@ def test_classes_of_one_count_stand_side_by_side_and_counts_keep_their_order(see
     assert (np.diff(places[order]) > 0).all()
 
 
+def test_buckets_have_the_colour_of_what_is_more_than_chance_by_interval_and_p() -> None:
+    plot = comparison_classes.bucket_effects(compared(groups=4))
+    edges = {trace.name: trace.marker.line.color for trace in plot.data}
+    # Behind by 0.1, ahead by 0.1 and by 0.2, and all intervals leave out 0.
+    assert edges == {
+        "head": (LOSS, GAIN, GAIN),
+        "medium": (UNDECIDED, UNDECIDED, UNDECIDED),
+        "tail": (LOSS, GAIN, GAIN),
+    }
+    assert plot.data[0].customdata[0][4] == "0.004"
+    body = panels(compared(groups=4))[5].body
+    assert "group 0, head: -0.100, more than chance; group 0, medium: -0.100; group 0, tail" in body
+
+
 def test_counts_that_hardly_differ_still_label_the_axis() -> None:
     comparison = replace(compared(), counts=np.linspace(200, 140, 14).astype(int))
     assert comparison_classes.recall(comparison).layout.xaxis.ticktext == ("140", "200")
@@ -233,8 +261,20 @@ def test_groups_of_unknown_cost_are_left_out_of_its_figure() -> None:
     comparison = replace(comparison, groups=[replace(comparison.groups[0], seconds=np.nan), *comparison.groups[1:]])
     _, *points = comparison_groups.cost(comparison, "seconds").data
     assert sorted(x for trace in points for x in trace.x) == [200, 300]
+    front, others = comparison_groups.cost_in_words(comparison, "seconds")
+    assert "group 0" not in front + others
+    assert "nan" not in front + others
     lost = [replace(group, seconds=np.nan, steps=np.nan) for group in comparison.groups]
     assert "cost" not in [panel.id for panel in panels(replace(comparison, groups=lost))]
+
+
+def test_the_page_holds_nothing_of_plotlys_own_template() -> None:
+    body = panels(compared(groups=3))[-2].body
+    packed = re.search(r'id="comparison-costs">([^<]*)<', body)
+    assert packed
+    held = json.loads(gzip.decompress(base64.b64decode(packed[1])))
+    assert {"seconds", "steps"} == held.keys()
+    assert not any("template" in each["plot"]["layout"] for each in held.values())
 
 
 def test_a_single_group_has_a_report_without_comparisons() -> None:
@@ -354,6 +394,12 @@ def test_cost_is_shown_in_seconds_or_steps(opened: Opened) -> None:
         choose(opened, "cost-by", by)
         _, *points = traces(opened, "cost")
         assert sorted(x for trace in points for x in trace["x"]) == sorted(costs)
+        said = opened.page.text_content("#cost-by-said")
+        assert said.startswith(f"By {by}, not beaten at their cost or less: ")
+        assert f"group 0 ({costs[0]}, 0.900)" in said
+        described = opened.page.get_attribute("#cost .canvas", "aria-label")
+        assert described.startswith(said)
+        assert all(f"group {number} ({cost}, " in described for number, cost in enumerate(costs))
 
 
 def test_a_class_is_looked_up_by_part_of_its_name(opened: Opened) -> None:

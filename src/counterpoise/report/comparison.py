@@ -26,7 +26,7 @@ from counterpoise.report.comparison_names import (
     shown_name,
     unit,
 )
-from counterpoise.report.page import Panel, data, figure, render, table, template_text, write
+from counterpoise.report.page import Panel, data, figure, plain, render, table, template_text, write
 
 _SPENT: tuple[Literal["seconds", "steps"], ...] = ("seconds", "steps")
 _COSTS = {"seconds": "seconds", "epochs": "epochs", "steps": "optimiser steps"}
@@ -238,11 +238,17 @@ def _effects(comparison: Comparison) -> Panel:
 def _buckets(comparison: Comparison) -> Panel:
     tail, head = comparison.bounds
     note = (
-        f"Change in mean recall against {comparison.reference}, with 95 % intervals. Head: {head:,} training examples "
-        f"or more; tail: fewer than {tail:,}."
+        f"Change in mean recall against {comparison.reference}, with 95 % intervals, in colour where it is more than "
+        f"chance: the interval leaves out 0, and p, Holm-adjusted for the groups, is below {ALPHA}. "
+        f"Head: {head:,} training examples or more; tail: fewer than {tail:,}."
     )
     rows = comparison.buckets[comparison.buckets.group != comparison.reference]
-    said = [f"{row['group']}, {row['bucket']}: {row['difference']:+.3f}" for row in records(rows)]
+    told = classes.told_buckets(comparison)
+    said = [
+        f"{row['group']}, {row['bucket']}: {row['difference']:+.3f}"
+        + ", more than chance" * ((row["group"], row["bucket"]) in told)
+        for row in records(rows)
+    ]
     chart = figure("buckets", classes.bucket_effects(comparison), "Change in mean recall. " + "; ".join(said))
     body = render("comparison_wide.html", width=classes.bucket_width(comparison), chart=chart, label="Effect by bucket")
     *first, last = [bucket for bucket in BUCKETS if (rows.bucket == bucket).any()]
@@ -253,13 +259,10 @@ def _costs(comparison: Comparison, known: Sequence[Literal["seconds", "steps"]])
     options = [(cost, _COSTS[cost]) for cost in known]
     chosen = [{"id": "cost-by", "label": "cost in", "options": options, "selected": known[0]}]
     note = "Mean of a group's runs. On the line: those that no other group beats at the same cost or less."
-    said = [
-        f"{shown_name(comparison, number)}: {getattr(group, known[0]):,.0f} {known[0]}, "
-        f"{group.scores[comparison.metric].mean():.3f}"
-        for number, group in enumerate(comparison.groups)
-    ]
-    chart = figure("cost", groups.cost(comparison, known[0]), "Cost and quality. " + "; ".join(said))
-    each = {cost: groups.cost(comparison, cost).to_plotly_json() for cost in known}
+    plots = {cost: groups.cost(comparison, cost) for cost in known}
+    said = {cost: groups.cost_in_words(comparison, cost) for cost in known}
+    each = {cost: {"plot": plain(plots[cost]), "said": said[cost][0], "more": said[cost][1]} for cost in known}
+    chart = figure("cost", plots[known[0]], "".join(said[known[0]]))
     return Panel("cost", "Cost and quality", note, _with_choices(chosen, chart + data("comparison-costs", each)))
 
 

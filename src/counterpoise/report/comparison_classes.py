@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from counterpoise.evaluate.comparison import BUCKETS, Comparison
+from counterpoise.evaluate.comparison import BUCKETS, Comparison, told_apart
 from counterpoise.evaluate.metrics import buckets
 from counterpoise.evaluate.pictures import count_marks
 from counterpoise.report.comparison_names import (
@@ -16,6 +16,7 @@ from counterpoise.report.comparison_names import (
     LOSS,
     UNDECIDED,
     folded,
+    p_value,
     records,
     reference_number,
     shown_name,
@@ -180,9 +181,13 @@ def effect_axis(comparison: Comparison) -> go.Figure:
 
 
 def bucket_effects(comparison: Comparison) -> go.Figure:
-    """Returns a column for head, medium and tail: the change in mean recall of each group against the reference."""
+    """Returns a column for head, medium and tail: the change in mean recall of each group against the reference, in
+    colour where the two can be told apart by it.
+    """
     present = [bucket for bucket in BUCKETS if (comparison.buckets.bucket == bucket).any()]
     rows = {(row["group"], row["bucket"]): row for row in records(comparison.buckets)}
+    told = told_buckets(comparison)
+    p = {(row["group"], row["metric"]): row["p_holm"] for row in records(comparison.effects)}
     others = [number for number, group in enumerate(comparison.groups) if group.name != comparison.reference]
     names = [shown_name(comparison, number) for number in others]
     known = [rows[comparison.groups[number].name, bucket] for number in others for bucket in present]
@@ -194,8 +199,8 @@ def bucket_effects(comparison: Comparison) -> go.Figure:
         suffix = str(column + 1) if column else ""
         found = [rows[comparison.groups[number].name, bucket] for number in others]
         values = np.round([row["difference"] for row in found], 4)
-        over = np.array([row["low"] for row in found]) > 0
-        under = np.array([row["high"] for row in found]) < 0
+        apart = np.array([(row["group"], bucket) in told for row in found])
+        over, under = apart & (values > 0), apart & (values < 0)
         plot.add_bar(
             orientation="h",
             x=values,
@@ -217,11 +222,14 @@ def bucket_effects(comparison: Comparison) -> go.Figure:
                 "width": 3,
             },
             customdata=[
-                [name, round(row["recall"], 4), round(row["low"], 4), round(row["high"], 4)]
+                [
+                    *(name, round(row["recall"], 4), round(row["low"], 4), round(row["high"], 4)),
+                    p_value(p[row["group"], f"{bucket}_recall"]),
+                ]
                 for name, row in zip(names, found, strict=True)
             ],
             hovertemplate="%{customdata[0]}<br>%{x:+.4f} (%{customdata[2]:+.4f} to %{customdata[3]:+.4f})"
-            "<br>mean recall %{customdata[1]:.4f}<extra></extra>",
+            "<br>mean recall %{customdata[1]:.4f}<br>adjusted p %{customdata[4]}<extra></extra>",
         )
         width = 1 / len(present)
         count = int(found[0]["classes"])
@@ -260,6 +268,13 @@ def bucket_effects(comparison: Comparison) -> go.Figure:
         },
     )
     return plot
+
+
+def told_buckets(comparison: Comparison) -> set[tuple[str, str]]:
+    """Returns the groups and buckets whose mean recall differs from the reference's by more than chance."""
+    rows = records(comparison.effects[told_apart(comparison.effects)])
+    found = {(row["group"], row["metric"]) for row in rows}
+    return {(group, bucket) for group, metric in found for bucket in BUCKETS if metric == f"{bucket}_recall"}
 
 
 def bucket_width(comparison: Comparison) -> int:

@@ -161,12 +161,8 @@ def cost(comparison: Comparison, by: Literal["seconds", "steps"]) -> go.Figure:
 
     Groups of unknown cost are left out.
     """
-    numbers = [number for number, group in enumerate(comparison.groups) if np.isfinite(getattr(group, by))]
-    x = np.round([getattr(comparison.groups[number], by) for number in numbers], 1)
-    y = np.round([comparison.groups[number].scores[comparison.metric].mean() for number in numbers], 4)
+    numbers, x, y, front = _costs(comparison, by)
     names = [shown_name(comparison, number) for number in numbers]
-    order = np.lexsort((-y, x))
-    front = [int(n) for place, n in enumerate(order) if place == 0 or y[n] > y[order[:place]].max()]
     rest = [number for number in range(len(numbers)) if number not in front]
     plot = go.Figure()
     hover = "%{customdata}<br>%{x:,} " + by + "<br>" + metric_name(comparison.metric) + " %{y:.4f}<extra></extra>"
@@ -213,3 +209,23 @@ def cost(comparison: Comparison, by: Literal["seconds", "steps"]) -> go.Figure:
         },
     )
     return plot
+
+
+def cost_in_words(comparison: Comparison, by: Literal["seconds", "steps"]) -> tuple[str, str]:
+    """Returns what `cost` shows: who is on the line, and what the others cost and reach, nothing without others."""
+    numbers, x, y, front = _costs(comparison, by)
+    said = [f"{shown_name(comparison, n)} ({a:,.0f}, {b:.3f})" for n, a, b in zip(numbers, x, y, strict=True)]
+    beaten = [each for place, each in enumerate(said) if place not in front]
+    words = f"By {by}, not beaten at their cost or less: {', '.join(said[place] for place in front)}."
+    return words, f" Beaten: {', '.join(beaten)}." if beaten else ""
+
+
+def _costs(
+    comparison: Comparison, by: Literal["seconds", "steps"]
+) -> tuple[list[int], np.ndarray, np.ndarray, list[int]]:
+    """Returns the groups of known cost, their costs and scores, and which of them none beats, by cost."""
+    numbers = [number for number, group in enumerate(comparison.groups) if np.isfinite(getattr(group, by))]
+    x = np.round([getattr(comparison.groups[number], by) for number in numbers], 1)
+    y = np.round([comparison.groups[number].scores[comparison.metric].mean() for number in numbers], 4)
+    order = np.lexsort((-y, x))
+    return numbers, x, y, [int(n) for place, n in enumerate(order) if place == 0 or y[n] > y[order[:place]].max()]

@@ -48,10 +48,15 @@ def figure(id: str, plot: go.Figure, description: str) -> Markup:  # noqa: A002
     them is a line break, "<b>" is not bold. Only hover and text templates are plotly's own little HTML: they must be
     constants, with names of classes in customdata.
     """
+    height = plot.layout.height or HEIGHT
+    return render("figure.html", id=id, height=height, description=description, json=_json(plain(plot)))
+
+
+def plain(plot: go.Figure) -> dict[str, Any]:
+    """Returns what a page's script needs of a figure: its data and layout, without plotly's own template."""
     content = plot.to_plotly_json()
     content["layout"].pop("template", None)
-    height = plot.layout.height or HEIGHT
-    return render("figure.html", id=id, height=height, description=description, json=_json(content))
+    return content
 
 
 def table(

@@ -116,13 +116,15 @@ report.add(async () => {
   }
 
   function cost() {
-    Object.assign(report.plots.cost, costs[by("cost-by").value]);
+    const { plot, said, more } = costs[by("cost-by").value];
+    Object.assign(report.plots.cost, plot);
+    say("cost", "cost-by-said", said, more);
     return report.draw("cost");
   }
 
-  function say(plot, id, text) {
+  function say(plot, id, text, more = "") {
     by(id).textContent = text;
-    report.plots[plot].canvas.setAttribute("aria-label", text);
+    report.plots[plot].canvas.setAttribute("aria-label", text + more);
   }
 
   function cell(tag, text, numeric) {
@@ -195,6 +197,7 @@ report.add(async () => {
     by("cost-by")?.addEventListener("change", cost);
     await recall();
     await effects();
+    if (costs) await cost();
     for (const id of ["recall", "effect"]) report.plots[id].canvas.on("plotly_click", open);
     let width = by("effect").clientWidth;
     new ResizeObserver(() => {
