@@ -13,11 +13,14 @@ from scipy.sparse import csr_matrix
 from scipy.special import expit, softmax
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
+import counterpoise.balance
 from browser import Opened
-from counterpoise.balance import Strategy
+from counterpoise.balance import ClassIndex, Strategy
 from counterpoise.evaluate import metrics, multilabel
-from counterpoise.report import classes, headline, mistakes, training, trust
+from counterpoise.model import second_stage
+from counterpoise.report import classes, headline, mistakes, strategy, training, trust
 from counterpoise.report.facts import RunFacts, one_hot
+from counterpoise.report.page import factor
 from counterpoise.report.single import write_run_report
 from report.runs import HOSTILE, LABELS, TEXTS, multi_label, single_label
 
@@ -37,7 +40,7 @@ def block(body: str, name: str) -> Any:
 def test_a_strategy_that_does_nothing_is_not_drawn_as_a_mountain_of_rounding_errors() -> None:
     facts = single_label()
     plain = replace(facts, balance=Strategy().balance(facts.labels, facts.balance.index))
-    drawn = re.search(r'<script type="application/json">(.*?)</script>', training.balance(plain).body, re.DOTALL)
+    drawn = re.search(r'<script type="application/json">(.*?)</script>', strategy.balance(plain).body, re.DOTALL)
     assert drawn
     low, high = json.loads(drawn[1])["layout"]["yaxis2"]["range"]
     assert 10**low <= 0.5
@@ -155,6 +158,120 @@ def test_the_verdict_names_memory_the_worst_bucket_and_a_rising_loss() -> None:
     assert "risen by 50% since step 100" in text
     close = facts.metrics | {"train_sample": facts.metrics["test"]}
     assert "close" in training.verdict(replace(facts, metrics=close, history=None))
+
+
+def test_the_loss_is_at_its_lowest_at_the_end_only_where_it_is_and_longer_may_help_while_f1_rises() -> None:
+    facts = single_label()
+    assert facts.history is not None
+
+    def said(losses: list[float], scores: list[float]) -> str:
+        history = facts.history.loc[:4].assign(**{"val/loss": np.nan, "val/macro_f1": np.nan})  # type: ignore[union-attr]
+        history.loc[range(len(losses)), "val/loss"] = losses
+        history.loc[range(len(scores)), "val/macro_f1"] = scores
+        words = training.verdict(replace(facts, history=history))
+        return words[words.index("The validation loss") :] if "The validation loss" in words else ""
+
+    assert said([0.5, 0.4], [0.5, 0.6]) == "The validation loss was still at its lowest at the end."
+    flat = "The validation loss was lowest at step 20, and hardly higher at the end."
+    assert said([0.5, 0.400, 0.404], [0.5, 0.6, 0.6]) == flat
+    assert said([0.5, 0.4, 0.6], [0.5, 0.6, 0.6]) == (
+        "The validation loss has risen by 50% since step 20: longer would not help."
+    )
+    assert said([0.5, 0.4, 0.6, 0.8], [0.5, 0.6, 0.7, 0.65]) == (
+        "The validation loss has risen by 100% since step 20. Macro F1 rose on, from 0.600 to 0.700."
+    )
+    assert said([0.5, 0.4, 0.6], []) == "The validation loss has risen by 50% since step 20."
+    assert said([0.5, 0.0, 0.1], [0.5, 1, 1]) == "The validation loss has risen since step 20: longer would not help."
+    assert said([0.5], [0.5]) == ""
+
+
+COUNTS = np.array([120, 60, 30, 12, 4, 1])
+
+
+@pytest.mark.parametrize(
+    ("emphasis", "words"),
+    [
+        (COUNTS, "Nothing: the largest class counts 120 times the smallest, as in the data."),
+        (
+            COUNTS**0.5,
+            "The largest class has 120 times the examples of the smallest; in training it counts 11 times as ",
+        ),
+        (COUNTS**0.0, "in training each counts the same."),
+        (1 / COUNTS, "in training the smallest counts 120 times as much as the largest, the wrong way round."),
+        (COUNTS ** (-1.5), "the smallest counts 1,315 times as much as the largest"),
+        (COUNTS * [1, 1, 1, 5, 1, 1], "in training it counts 120 times as much."),
+        (np.array([1, 5, 1, 1, 1, 1]), "in training the two count the same, and others do not."),
+        (np.array([1, 1, 1, 1, 1, 0]), "in training the smallest does not count."),
+        (np.array([0, 1, 1, 1, 1, 1]), "in training it does not count."),
+    ],
+)
+def test_the_strategy_is_told_by_the_largest_and_the_smallest_class(emphasis: np.ndarray, words: str) -> None:
+    assert words in strategy.effect(single_label(emphasis=emphasis / emphasis.sum()))
+
+
+def test_of_classes_of_one_size_the_strategy_is_told_by_all() -> None:
+    facts = single_label()
+    index = ClassIndex.of(np.arange(60) % 6, 6)
+    even = replace(facts, balance=Strategy().balance(LABELS, index), emphasis=np.full(6, 1 / 6))
+    assert strategy.effect(even) == "Nothing: every class has as many examples as any other, and counts as much."
+    uneven = replace(even, emphasis=np.array([1, 2, 3, 1, 1, 1]) / 9)
+    assert "All classes have as many examples; in training one counts up to 3 times as much" in strategy.effect(uneven)
+
+
+def test_what_a_strategy_does_in_its_loss_or_in_a_second_stage_is_told() -> None:
+    plain = single_label()
+    plain = replace(plain, emphasis=plain.counts / plain.counts.sum())
+
+    def told(settings: dict[str, Any], **metrics: Any) -> str:
+        return strategy.effect(replace(plain, config={"strategy": settings}, metrics=plain.metrics | metrics))
+
+    unchanged = "Sampler and class weights leave the data as it is: the largest class counts 120 times the smallest"
+    loss = {"_target_": "counterpoise.balance.LDAM", "_partial_": True, "max_margin": 0.5}
+    assert told({"loss": loss}).startswith(unchanged)
+    assert told({"loss": loss}).endswith("It trained with margins that are the wider the rarer a class is (LDAM).")
+    focal = {"_target_": "counterpoise.balance.focal", "label_weights": {"_target_": "x"}}
+    assert told({"loss": focal}).endswith("counts less, with weights of its own.")
+    assert told({"loss": {"_target_": "mine.Own"}}).endswith("It trained with the loss Own.")
+    likelihood = {"_target_": "counterpoise.balance.likelihood"}
+    stage = {"_target_": "counterpoise.model.second_stage.TauNormalised", "tau": "auto"}
+    text = told({"loss": likelihood, "second_stage": stage}, second_stage={"tau": 0.7})
+    assert text.startswith(unchanged)
+    assert text.endswith("in the data. A second stage brought the weights of the head to similar norms (tau 0.7).")
+    stage = {"_target_": "counterpoise.model.second_stage.Retrained"}
+    text = told({"loss": likelihood, "second_stage": stage}, second_stage={"epochs": 10, "steps": 1200})
+    assert text.endswith("with a sampler of its own (epochs 10, steps 1,200).")
+    assert told({"loss": likelihood, "second_stage": stage}).startswith("Nothing: ")
+    assert told({"loss": likelihood, "schedule": {"_target_": "x"}}).startswith("Nothing in the epoch of the best ")
+
+
+@pytest.mark.parametrize("target", sorted(strategy.LOSSES | strategy.STAGES))
+def test_losses_and_second_stages_are_called_what_they_are(target: str) -> None:
+    assert hasattr(counterpoise.balance, target) or hasattr(second_stage, target)
+
+
+def test_rows_that_a_file_lost_are_counted_once_for_the_splits_cut_off_it() -> None:
+    facts = single_label()
+    lost = {"without text": 3}
+    parts = {name: {"examples": 10, "dropped": lost} for name in ("train", "validation", "test")}
+
+    def dropped(**data: Any) -> list[str]:
+        changed = replace(facts, metrics=facts.metrics | {"data": parts}, config={"data": data})
+        return training._splits(changed)["dropped"].tolist()
+
+    cut = "counted with train, from whose file it was cut off"
+    assert dropped(train="a.csv", test=None) == ["3 without text", cut, cut]
+    assert dropped(train="a.csv", test="b.csv") == ["3 without text", cut, "3 without text"]
+    parts["test"] = {"examples": 10, "dropped": {}}
+    assert dropped(train="a.csv", test="b.csv") == ["3 without text", cut, "–"]
+
+
+def test_factors_are_no_powers_of_ten() -> None:
+    assert [factor(value) for value in (1.0, 2.345, 99.4, 99.6, 1060, 2_345_678)] == [
+        *("1", "2.35", "99.4", "100", "1,060", "2,345,678"),
+    ]
+    facts = single_label()
+    ratio = facts.metrics | {"strategy": {"weight_ratio": 1060.0}}
+    assert "weights up to 1,060 : 1" in headline.headline(replace(facts, metrics=ratio)).body
 
 
 def test_the_interval_of_a_share_holds_it() -> None:

@@ -57,6 +57,13 @@ class RunFacts:
     history: pd.DataFrame | None = None
     audit: Sequence[str] = ()
 
+    def setting(self, *keys: str) -> Any:
+        """Returns what the configuration holds under these keys, None where it has none of them."""
+        found: Any = self.config
+        for key in keys:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return found
+
     @property
     def labels(self) -> list[str]:
         """The C names of classes or labels."""

@@ -1,6 +1,5 @@
 """The first panel: the scores with their uncertainty beside a baseline, and what the run was."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +7,7 @@ from scipy.sparse import csr_matrix
 
 from counterpoise.evaluate.significance import Outcomes, bootstrap, count_metrics, interval, observed
 from counterpoise.report.facts import RunFacts, one_hot
-from counterpoise.report.page import Panel, render
+from counterpoise.report.page import Panel, factor, render
 
 REPLICATES = 1000
 NAMES = {
@@ -70,15 +69,15 @@ def estimates(facts: RunFacts, baseline: csr_matrix) -> dict[str, Estimate]:
 
 def _about(facts: RunFacts) -> list[tuple[str, str]]:
     """Returns what the run was, as terms and descriptions."""
-    config, run = facts.config, facts.metrics
-    encoder, source = _section(config, "encoder"), _section(config, "data")
-    name = str(encoder.get("name") or encoder.get("path") or "")
-    frozen = encoder.get("freeze")
-    data = source.get("path") or source.get("train") or str(source.get("_target_", "")).rsplit(".", 1)[-1]
+    run = facts.metrics
+    name = str(facts.setting("encoder", "name") or facts.setting("encoder", "path") or "")
+    frozen = facts.setting("encoder", "freeze")
+    data = facts.setting("data", "path") or facts.setting("data", "train")
+    data = data or str(facts.setting("data", "_target_") or "").rsplit(".", 1)[-1]
     parts = run.get("data", {})
     sizes = ", ".join(f"{part['examples']:,} {split}" for split, part in parts.items())
     strategy = run.get("strategy", {})
-    law = [f"weights up to {strategy['weight_ratio']:,.3g} : 1"] if strategy.get("weight_ratio", 1) > 1 else []
+    law = [f"weights up to {factor(strategy['weight_ratio'])} : 1"] if strategy.get("weight_ratio", 1) > 1 else []
     if "effective_sample_fraction" in strategy:
         law.append(f"effective sample fraction {strategy['effective_sample_fraction']:.2f}")
     length = f", up to {facts.max_length} tokens"
@@ -89,14 +88,9 @@ def _about(facts: RunFacts) -> list[tuple[str, str]]:
         ("data", f"{str(data).rsplit('/', 1)[-1]}: {sizes}; {len(facts.labels):,} {facts.nouns}"),
         ("encoder", f"{name}{length}" + ("; frozen (scout)" if facts.scout else _frozen(frozen))),
         ("strategy", facts.strategy + "".join(f"; {each}" for each in law)),
-        ("training", f"{trained}; seed {config.get('seed', '?')}"),
+        ("training", f"{trained}; seed {facts.config.get('seed', '?')}"),
     ]
     return [(term, text) for term, text in pairs if text]
-
-
-def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = config.get(name)
-    return section if isinstance(section, Mapping) else {}
 
 
 def _frozen(setting: Any) -> str:

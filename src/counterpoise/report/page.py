@@ -145,6 +145,11 @@ def _packed_plotly() -> str:
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
 
 
+def factor(value: float) -> str:
+    """Returns a factor as one reads it: three digits, or all before the point, and never a power of ten."""
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
+
+
 def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from counterpoise.report import classes, headline, mistakes, training, trust
+from counterpoise.report import classes, headline, mistakes, strategy, training, trust
 from counterpoise.report.facts import RunFacts
 from counterpoise.report.page import template_text, write
 
@@ -13,7 +13,7 @@ def write_run_report(path: str | Path, facts: RunFacts) -> None:
     """Writes the page of a tested run to `path`, one HTML file; replaces it as a whole."""
     panels = [
         headline.headline(facts),
-        training.balance(facts),
+        strategy.balance(facts),
         classes.recall(facts),
         mistakes.confusion(facts),
         classes.curves(facts),

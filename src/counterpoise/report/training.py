@@ -1,4 +1,6 @@
-"""What went into the run and how it learned: the strategy by class, the curves and gaps, the data."""
+"""How the run learned and what it learned from: the curves and gaps, the data."""
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,59 +18,8 @@ SINGLE = ("macro_f1", "balanced_accuracy", "accuracy", "head_recall", "medium_re
 MULTI = ("macro_f1", "micro_f1", "map", "head_recall", "medium_recall", "tail_recall", "loss")
 GAP = 0.03
 """A difference of macro F1 between splits from which on it is worth a word."""
-
-
-def balance(facts: RunFacts) -> Panel:
-    """Returns the panel of what the strategy did to each class."""
-    own, order = facts.balance, np.argsort(-facts.counts, kind="stable")
-    ranks = np.arange(1, len(order) + 1)
-    rows = pd.DataFrame(
-        {
-            facts.noun: np.array(facts.labels, object),
-            "examples": facts.counts,
-            "drawn an epoch": own.drawn_counts,
-            "draws of one": own.expected_draws,
-            "weight": own.weights,
-            **({"weight of a negative": own.negative_weights} if facts.multi_label else {}),
-            "share of examples": facts.counts / max(facts.counts.sum(), 1),
-            "emphasis": facts.emphasis / facts.emphasis.sum(),
-        }
-    ).iloc[order]
-    plot = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.07, row_heights=[0.6, 0.4])
-    hover = np.column_stack([rows[facts.noun].to_numpy(object), rows.examples.to_numpy(object)])
-    tip = "%{customdata[0]}<br>%{customdata[1]:,} training examples<br>"
-    series = [
-        ("share of examples", "share of the examples", "var(--faint)", "circle", 1),
-        ("emphasis", "share of the training (emphasis)", "var(--c2)", "circle", 1),
-        ("draws of one", "draws of one example an epoch", "var(--c1)", "circle", 2),
-        ("weight", "weight of one drawn example", "var(--c3)", "diamond", 2),
-    ]
-    crowd = len(order) > 150
-    for column, name, colour, symbol, row in series:
-        values = rows[column].to_numpy(float)
-        text = "%{y:.3%}" if row == 1 else "%{y:,.3g}"
-        trace = go.Scatter(
-            x=ranks, y=np.where(values > 0, values, np.nan), name=name, mode="markers" if crowd else "lines+markers",
-            customdata=hover, hovertemplate=f"{tip}{name}: {text}<extra></extra>",
-            marker={"color": colour, "size": 4 if crowd else 7, "symbol": symbol}, line={"color": colour, "width": 1.5},
-        )  # fmt: skip
-        plot.add_trace(trace, row=row, col=1)
-    plot.add_hline(1, row=2, col=1, line={"color": "var(--muted)", "width": 1, "dash": "dot"})
-    plot.update_yaxes(type="log", dtick=1)
-    plot.update_yaxes(title="share, log scale", exponentformat="none", tickformat="~%", row=1, col=1)
-    # At least from half to double: an axis that fits what is 1 throughout shows rounding errors as a mountain.
-    times = rows[["draws of one", "weight"]].to_numpy(float)
-    low, high = min(times[times > 0].min(), 0.5) / 1.2, max(times.max(), 2) * 1.2
-    plot.update_yaxes(title="times, log scale", tickformat="~g", range=np.log10([low, high]).tolist(), row=2, col=1)
-    plot.update_xaxes(showgrid=False, dtick=1 if len(order) <= 12 else None)
-    plot.update_xaxes(range=[1 - 0.02 * len(order), 1.02 * len(order) + 0.5])
-    plot.update_xaxes(title=f"{facts.nouns}, from the most frequent to the rarest", row=2, col=1)
-    plot.update_layout(height=460)
-    formats = {"examples": ",d", "drawn an epoch": ",.1f", "draws of one": ",.2f", "weight": ",.3f"}
-    formats |= {"weight of a negative": ",.3f", "share of examples": ".3%", "emphasis": ".3%"}
-    note = f"{_effect(facts)} Where the two lines of the upper part meet, training follows the data."
-    body = figure("balance-plot", plot, "Share of the examples and of the training, draws and weight of each class")
-    return Panel("strategy", "What the strategy did", note, body + _behind(rows, formats, facts))
+FLAT = 0.02
+"""A rise of the validation loss, as a share of it, up to which it is none."""
 
 
 def learning(facts: RunFacts) -> Panel:
@@ -106,16 +57,25 @@ def verdict(facts: RunFacts) -> str:
                 words.append(f"Recall falls most in the {max(parts)[1]}, by {max(parts)[0]:.2f}.")
         else:
             words.append(f"Training and test are close: macro F1 {scores['train']:.2f} and {scores['test']:.2f}.")
-    losses = _series(facts.history, "val/loss")
-    if len(losses) > 1:
-        best = int(losses.y.to_numpy().argmin())
-        risen = losses.y.iloc[-1] / losses.y.iloc[best] - 1
-        if risen > 0.02:
-            step = losses.x.iloc[best]
-            words.append(f"The validation loss has risen by {risen:.0%} since step {step:,.0f}: longer would not help.")
-        else:
-            words.append("The validation loss was still at its lowest at the end.")
-    return " ".join(words) or "The scores of the best checkpoint."
+    words.append(_lowest(_series(facts.history, "val/loss"), _series(facts.history, "val/macro_f1")))
+    return " ".join(filter(None, words)) or "The scores of the best checkpoint."
+
+
+def _lowest(losses: pd.DataFrame, scores: pd.DataFrame) -> str:
+    """Returns where the validation loss was lowest, and whether macro F1 has risen since; nothing of a single one."""
+    if len(losses) < 2:
+        return ""
+    best, last = losses.iloc[int(losses.y.to_numpy().argmin())], losses.y.iloc[-1]
+    if last <= best.y:
+        return "The validation loss was still at its lowest at the end."
+    after = scores.x > best.x
+    highest, then = scores.y[after].max(), scores.y[~after].max()  # NaN where there are none
+    risen = "" if not highest > then else f" Macro F1 rose on, from {then:.3f} to {highest:.3f}."
+    if last <= (1 + FLAT) * best.y:
+        return f"The validation loss was lowest at step {best.x:,.0f}, and hardly higher at the end.{risen}"
+    by = f" by {last / best.y - 1:.0%}" if 0 < last < 100 * best.y else ""
+    useless = ": longer would not help" if highest <= then else ""
+    return f"The validation loss has risen{by} since step {best.x:,.0f}{useless}.{risen}"
 
 
 def data(facts: RunFacts) -> Panel:
@@ -170,26 +130,6 @@ def data(facts: RunFacts) -> Panel:
         summary=f"{len(rare):,} of {len(test):,} {facts.nouns} have fewer than {RARE} test texts",
     )
     return Panel("data", "Data", note, body)
-
-
-def _effect(facts: RunFacts) -> str:
-    """Returns what the strategy did to the distance between the largest and the smallest class."""
-    known = facts.counts > 0
-    counts, emphasis = facts.counts[known], facts.emphasis[known]
-    before, after = counts.max() / counts.min(), emphasis.max() / max(emphasis.min(), 1e-300)
-    if abs(after / before - 1) < 0.01:
-        return f"Nothing: the largest {facts.noun} counts {before:,.0f} times the smallest, as in the data."
-    words = f"The largest {facts.noun} has {before:,.0f} times the examples of the smallest; in training "
-    if abs(after - 1) < 0.01:
-        return f"{words}each counts the same."
-    return f"{words}it counts {after:,.3g} times as much."
-
-
-def _behind(rows: pd.DataFrame, formats: dict[str, str], facts: RunFacts) -> Markup:
-    return render(
-        "behind.html", summary=f"The numbers of all {len(rows):,} {facts.nouns}",
-        body=table(rows, formats, f"{facts.nouns.capitalize()} by training examples"),
-    )  # fmt: skip
 
 
 def _curves(history: pd.DataFrame) -> go.Figure:
@@ -253,9 +193,16 @@ def _series(history: pd.DataFrame | None, column: str) -> pd.DataFrame:
 
 
 def _splits(facts: RunFacts) -> pd.DataFrame:
-    rows = []
+    rows: list[dict[str, Any]] = []
+    seen: list[tuple[str, Any]] = []
     for name, part in facts.metrics.get("data", {}).items():
-        dropped = ", ".join(f"{count:,} {why}" for why, count in part.get("dropped", {}).items())
+        found = part.get("dropped", {})
+        dropped = ", ".join(f"{count:,} {why}" for why, count in found.items())
+        # Splits cut off one file have its count each: it is shown once.
+        whole = next((other for other, counted in seen if counted == found and not facts.setting("data", name)), "")
+        if dropped and whole:
+            dropped = f"counted with {whole}, from whose file it was cut off"
+        seen.append((name, found))
         rows.append(
             {"split": name, "texts": part["examples"], "unseen": part.get("unseen", 0), "dropped": dropped or "–"}
         )
