@@ -1,5 +1,6 @@
 import base64
 import gzip
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
-from scipy.special import expit, softmax
+from scipy.special import expit, logit, softmax
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
 import counterpoise.balance
@@ -148,6 +149,91 @@ def test_mistakes_of_labels_are_wrongly_given_or_missed() -> None:
     kinds = [each["kind"] for each in content["errors"]]
     assert kinds[:4] == ["given", "missed", "given", "missed"]
     assert content["texts"].keys() == {str(each["row"]) for each in content["errors"]}
+
+
+def distances(facts: RunFacts, kind: str) -> list[float]:
+    """Returns how far beyond their thresholds the mistakes of a kind are, in their order."""
+    found = [each for each in block(mistakes.errors(facts).body, "errors-data")["errors"] if each["kind"] == kind]
+    assert facts.thresholds is not None
+    beyond = [facts.test_logits[each["row"], each["label"]] - logit(facts.thresholds[each["label"]]) for each in found]
+    return [value if kind == "given" else -value for value in beyond]
+
+
+def test_the_worst_label_is_the_furthest_on_the_wrong_side_of_its_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mistakes, "WORST", 10_000)
+    facts = multi_label()
+    assert facts.decided is not None
+    assert facts.thresholds is not None
+    # As at_least_one gives them: some labels far below their thresholds.
+    forced = replace(facts, decided=facts.decided | (facts.test_logits < -1))
+    for kind in ("given", "missed"):
+        for each in (facts, forced):
+            found = distances(each, kind)
+            assert found == sorted(found, reverse=True)
+    assert min(distances(forced, "given")) < 0 < max(distances(forced, "given"))
+
+
+@pytest.fixture(scope="module")
+def most_probable() -> RunFacts:
+    """A run that gives each text its two most probable labels."""
+    facts = multi_label()
+    ranks = np.argsort(np.argsort(-facts.test_logits, axis=1), axis=1)
+    return replace(facts, decided=ranks < 2, thresholds=np.full(6, 0.5), config={"decision": {"top_k": 2}})
+
+
+def test_where_the_most_probable_labels_are_given_nothing_is_said_of_thresholds(most_probable: RunFacts) -> None:
+    panel = mistakes.errors(most_probable)
+    assert panel.note.startswith("Each text got its 2 most probable labels.")
+    listed = block(panel.body, "errors-data")["errors"]
+    assert not any("threshold" in each for each in listed)
+    given, missed = ([each["p"] for each in listed if each["kind"] == kind] for kind in ("given", "missed"))
+    assert given == sorted(given, reverse=True)
+    assert missed == sorted(missed)
+    panel = classes.thresholds(most_probable)
+    assert panel is not None
+    assert panel.note.endswith("The run itself used none: each text got its 2 most probable labels.")
+    assert block(panel.body, "thresholds-data")["tuned"] is None
+    assert "tuned-plot" not in panel.body
+    assert "thresholds of the run" not in panel.body
+
+
+def options(body: str, role: str) -> dict[str, int]:
+    """Returns the classes that the page offers to filter by, with their numbers of mistakes."""
+    select = re.search(rf'data-role="{role}">(.*?)</select>', body, re.DOTALL)
+    assert select
+    found = re.findall(r">(.*) \((\d+)\)</option>", select[1])
+    return {html.unescape(name): int(count) for name, count in found}
+
+
+def test_filters_count_all_mistakes_and_the_note_says_how_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mistakes, "WORST", 5)
+    facts = single_label()
+    predicted, truth = facts.test_logits.argmax(1), np.asarray(facts.test_targets)
+    wrong = predicted != truth
+    panel = mistakes.errors(facts)
+    for role, classes_ in (("true", truth), ("predicted", predicted)):
+        expected = np.bincount(classes_[wrong], minlength=6)
+        assert options(panel.body, role) == {LABELS[c]: expected[c] for c in np.flatnonzero(expected)}
+    content = block(panel.body, "errors-data")
+    kept = len(content["errors"])
+    assert 5 < kept < wrong.sum()
+    assert not content["whole"]
+    assert panel.note.endswith(f" Kept are {kept} of {wrong.sum()}: the first, and the first few of each class.")
+    several = multi_label()
+    panel = mistakes.errors(several)
+    missed_or_given = (several.truth != several.given).toarray().sum(axis=0)
+    assert options(panel.body, "label") == {LABELS[c]: missed_or_given[c] for c in np.flatnonzero(missed_or_given)}
+    assert f"of {missed_or_given.sum()}: the first" in panel.note
+    monkeypatch.undo()
+    assert "Kept" not in mistakes.errors(facts).note
+
+
+def test_a_text_that_is_cut_ends_with_an_ellipsis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mistakes, "CHARACTERS", 5)
+    facts = replace(single_label(), texts=lambda rows: ["12345" if row % 2 else "123456" for row in rows])
+    texts = block(mistakes.errors(facts).body, "errors-data")["texts"]
+    assert {text for row, text in texts.items() if int(row) % 2} == {"12345"}
+    assert {text for row, text in texts.items() if not int(row) % 2} == {"12345…"}
 
 
 def test_the_verdict_names_memory_the_worst_bucket_and_a_rising_loss() -> None:
@@ -431,7 +517,42 @@ def test_one_label_starts_at_its_own_threshold(multi: Opened) -> None:
     shown = numbers(multi, "micro")
     assert [shown[name] for name in ("Precision", "Recall", "F1")] == pytest.approx(found[:3], abs=6e-4)
     assert not page.locator("[data-head=macro]").is_visible()
+    described = "Precision, recall and F1 of ordinary against its threshold, on the test split"
+    assert page.get_attribute("#thresholds-plot .canvas", "aria-label") == described
+    page.locator("#thresholds-plot .infolayer", has_text="threshold of ordinary").wait_for()
     page.locator("#thresholds-label").select_option("")
+    described = page.get_attribute("#thresholds-plot .canvas", "aria-label")
+    assert described == "Precision, recall and F1 against one threshold for all labels, on the test split"
+    page.locator("#thresholds-plot .infolayer", has_text="threshold for all labels").wait_for()
+
+
+def test_a_run_that_uses_no_thresholds_has_none_in_its_page(
+    open_page: Any, most_probable: RunFacts, tmp_path: Path
+) -> None:
+    write_run_report(tmp_path / "report.html", most_probable)
+    opened = open_page(tmp_path / "report.html")
+    page = opened.page
+    page.locator("#thresholds-label").select_option(label="ordinary")
+    assert page.text_content("#thresholds-note") == "ordinary on the test split; the run used no thresholds"
+    assert page.evaluate("report.plots['thresholds-plot'].layout.shapes.length") == 1
+    assert "threshold" not in page.text_content("#errors-list")
+    assert opened.complaints == []
+
+
+def test_of_many_classes_and_no_mistake_some_confusions_are_drawn(open_page: Any, tmp_path: Path) -> None:
+    facts = single_label(calibration=None)
+    index = ClassIndex.of(np.repeat(np.arange(40), 4), 40)
+    balance = Strategy().balance([f"class {c}" for c in range(40)], index)
+    targets = np.arange(TEXTS) % 40
+    logits = np.where(targets[:, None] == np.arange(40), 9.0, -9.0)
+    scores = metrics.scores(metrics.confusion_matrix(targets, targets, 40), balance.counts)
+    perfect = {name: logits if name.endswith("logits") else targets for name in ("test_logits", "test_targets")}
+    perfect |= {"validation_logits": logits, "validation_targets": targets}
+    changes = {"balance": balance, "emphasis": balance.emphasis, "metrics": facts.metrics | {"test": scores}}
+    write_run_report(tmp_path / "report.html", replace(facts, **perfect, **changes))  # type: ignore[arg-type]
+    opened = open_page(tmp_path / "report.html")
+    assert opened.page.locator("#confusion-plot .ytick").count() == 20
+    assert opened.complaints == []
 
 
 def test_a_curve_is_added_by_name_and_removed(single: Opened) -> None:
@@ -502,6 +623,8 @@ def test_another_score_and_one_class_are_found(multi: Opened) -> None:
     page.locator("#recall-measure").select_option("precision")
     drawn = page.evaluate("Array.from(report.plots['recall-plot'].data[0].y)")
     assert drawn == pytest.approx(table.precision[table.test_count > 0].tolist())
+    described = page.get_attribute("#recall-plot .canvas", "aria-label")
+    assert described.startswith("Precision of each label against its training examples. Each point is a label")
     page.locator("#recall-find").fill("ordinary")
     assert "ordinary" in page.locator("#recall-plot svg").first.text_content()
 

@@ -139,7 +139,9 @@ def thresholds(facts: RunFacts) -> Panel | None:
         "validation": binned(facts.validation_logits, one_hot(facts.validation_targets, size)),
     }
     order = np.argsort(-facts.counts, kind="stable").tolist()
-    content = {"labels": facts.labels, "grid": GRID, "tuned": facts.thresholds, "splits": splits}
+    top_k = facts.setting("decision", "top_k")
+    own = facts.thresholds if top_k is None else None
+    content = {"labels": facts.labels, "grid": GRID, "tuned": own, "splits": splits}
     tuned = facts.metrics["test"]
     rows = [
         (name, [tuned.get(f"{average}_{name.lower()}") for average in ("micro", "macro")])
@@ -172,13 +174,16 @@ def thresholds(facts: RunFacts) -> Panel | None:
         given=tuned.get("predicted_per_text"),
         own=tuned.get("labels_per_text"),
         plot=figure("thresholds-plot", plot, "Precision, recall and F1 against one threshold for all labels"),
-        tuned=figure("tuned-plot", scatter, "The threshold of each label against its training examples"),
+        tuned=figure("tuned-plot", scatter, "The threshold of each label against its training examples")
+        if top_k is None
+        else "",
     )
     low, high = np.quantile(facts.thresholds, [0.05, 0.95])
-    note = (
-        "Move the threshold and see what is given and missed; choose on validation, judge on test. The run's own "
-        f"thresholds, nine in ten of them from {low:.2f} to {high:.2f}, are below."
-    )
+    note = "Move the threshold and see what is given and missed; choose on validation, judge on test. "
+    if top_k is None:
+        note += f"The run's own thresholds, nine in ten of them from {low:.2f} to {high:.2f}, are below."
+    else:
+        note += f"The run itself used none: each text got its {top_k} most probable labels."
     return Panel("thresholds", "Thresholds", note, body)
 
 

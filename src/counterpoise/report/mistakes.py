@@ -93,80 +93,91 @@ def confusion(facts: RunFacts) -> Panel:
 
 def errors(facts: RunFacts) -> Panel:
     """Returns the panel of the surest mistakes with their texts."""
-    kept = _multi_label(facts) if facts.multi_label else _single_label(facts)
+    kept, counts = _multi_label(facts) if facts.multi_label else _single_label(facts)
     rows = np.unique([each["row"] for each in kept]).astype(np.int64)
-    texts = (
-        {int(row): text[:CHARACTERS] for row, text in zip(rows, facts.texts(rows), strict=True)} if len(rows) else {}
-    )
+    texts = dict(zip(rows.tolist(), map(_cut, facts.texts(rows)), strict=True)) if len(rows) else {}
+    total = int(next(iter(counts.values())).sum())
     content = {
         "labels": facts.labels,
         "multi": facts.multi_label,
         "errors": kept,
+        "whole": len(kept) == total,
         "texts": texts,
         "ids": {int(row): str(facts.ids[row]) for row in rows},
     }
     if facts.multi_label:
         content["truth"] = {int(row): facts.truth[row].indices for row in rows}
         content["given"] = {int(row): facts.given[row].indices for row in rows}
-    involved: dict[str, dict[int, int]] = {"label": {}, "true": {}, "predicted": {}}
-    for each in kept:
-        for role, found in involved.items():
-            if role in each:
-                found[each[role]] = found.get(each[role], 0) + 1
-    choices = {
-        role: sorted(((facts.labels[c], c, n) for c, n in found.items()), key=lambda choice: (-choice[2], choice[0]))
-        for role, found in involved.items()
-    }
-    if facts.multi_label:
+    choices: dict[str, list[tuple[str, int, int]]] = {"label": [], "true": [], "predicted": []}
+    for role, found in counts.items():
+        named = [(facts.labels[c], c, int(found[c])) for c in np.flatnonzero(found).tolist()]
+        choices[role] = sorted(named, key=lambda choice: (-choice[2], choice[0]))
+    top_k = facts.setting("decision", "top_k")
+    if top_k is not None:
+        note = (
+            f"Each text got its {top_k} most probable labels. Those given although wrong, the most probable first, and "
+        )
+        note += "those missed, the least probable first."
+    elif facts.multi_label:
         note = "Labels given although wrong and labels missed, each the furthest beyond their thresholds first."
     else:
-        wrong = int((facts.test_logits.argmax(axis=1) != facts.test_targets).sum())
         note = (
-            f"{wrong:,} of {len(facts.ids):,} test texts are wrong, the surest first. Some labels may be the mistake."
+            f"{total:,} of {len(facts.ids):,} test texts are wrong, the surest first. Some labels may be the mistake."
         )
+    if len(kept) < total:
+        note += f" Kept are {len(kept):,} of {total:,}: the first, and the first few of each {facts.noun}."
     body = render("errors.html", multi=facts.multi_label, data=data("errors-data", content), choices=choices)
     return Panel("errors", "Worst mistakes", note, body)
 
 
-def _single_label(facts: RunFacts) -> list[dict[str, Any]]:
+def _cut(text: str) -> str:
+    return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}…"
+
+
+def _single_label(facts: RunFacts) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Returns the mistakes that are kept, the surest first, and how many there are of each class, int [C], by role."""
     predicted, truth = facts.test_logits.argmax(axis=1), np.asarray(facts.test_targets)
     rows = np.arange(len(truth))
     sure, right = (np.exp(facts.test_logits[rows, each] - facts.normalisers) for each in (predicted, truth))
     wrong = np.flatnonzero(predicted != truth)
     wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
-    kept = _worst(truth[wrong], predicted[wrong])
-    return [
+    roles = {"true": truth[wrong], "predicted": predicted[wrong]}
+    kept = [
         {
             "row": int(row), "true": int(truth[row]), "predicted": int(predicted[row]),
             "p": round(float(sure[row]), 4), "q": round(float(right[row]), 4),
         }
-        for row in wrong[kept]
+        for row in wrong[_worst(*roles.values())]
     ]  # fmt: skip
+    return kept, {role: np.bincount(found, minlength=len(facts.labels)) for role, found in roles.items()}
 
 
-def _multi_label(facts: RunFacts) -> list[dict[str, Any]]:
+def _multi_label(facts: RunFacts) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Returns the same of labels: how far above its threshold one was given, or below it missed. Where the most
+    probable labels are given thresholds mean nothing, and the probability alone counts.
+    """
     assert facts.thresholds is not None
     given, truth = facts.given, facts.truth
     right = truth.multiply(given).astype(np.int8)
-    cuts = logit(facts.thresholds)
+    used = facts.setting("decision", "top_k") is None
+    cuts = logit(facts.thresholds) if used else np.zeros(len(facts.labels))
     result: list[tuple[int, dict[str, Any]]] = []
-    for kind, cells in (("given", given), ("missed", truth)):
+    counts = np.zeros(len(facts.labels), np.int64)
+    for kind, cells, sign in (("given", given, 1), ("missed", truth, -1)):
         rows, columns = (cells.astype(np.int8) - right).nonzero()
-        beyond = facts.test_logits[rows, columns].astype(np.float64) - cuts[columns]
-        order = np.argsort(-np.abs(beyond), kind="stable")
+        counts += np.bincount(columns, minlength=len(counts))
+        beyond = sign * (facts.test_logits[rows, columns].astype(np.float64) - cuts[columns])
+        order = np.argsort(-beyond, kind="stable")
         rows, columns = rows[order], columns[order]
         for rank, place in enumerate(_worst(columns)):
             row, column = int(rows[place]), int(columns[place])
-            error = (
-                {
-                    "kind": kind, "row": row, "label": column,
-                    "p": round(float(expit(facts.test_logits[row, column])), 4),
-                    "threshold": round(float(facts.thresholds[column]), 4),
-                }
-            )  # fmt: skip
+            error = {"kind": kind, "row": row, "label": column}
+            error["p"] = round(float(expit(facts.test_logits[row, column])), 4)
+            if used:
+                error["threshold"] = round(float(facts.thresholds[column]), 4)
             result.append((rank, error))
     # The surest of both kinds in turn: their distances from a threshold do not compare.
-    return [error for _, error in sorted(result, key=lambda each: each[0])]
+    return [error for _, error in sorted(result, key=lambda each: each[0])], {"label": counts}
 
 
 def _worst(*classes: np.ndarray) -> np.ndarray:

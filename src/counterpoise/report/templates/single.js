@@ -18,13 +18,16 @@
   // Scores against training counts: which score, the mean of similar counts, one class marked.
   panel("recall-plot", async () => {
     const scores = await report.data("recall-data");
-    const { data: [points, means, mark], layout } = report.plots["recall-plot"];
+    const { data: [points, means, mark], layout, canvas } = report.plots["recall-plot"];
+    const described = canvas.getAttribute("aria-label");
     const decoded = points.x.bdata ? null : points.x;
     const xs = decoded ?? floats(points.x.bdata);
     function show() {
       const measure = element("recall-measure").value, values = scores[measure];
       points.y = values;
-      layout.yaxis.title = { text: element("recall-measure").selectedOptions[0].text };
+      const name = element("recall-measure").selectedOptions[0].text;
+      layout.yaxis.title = { text: name };
+      canvas.setAttribute("aria-label", described.replace("Recall", () => name[0].toUpperCase() + name.slice(1)));
       const logs = xs.map(Math.log10), low = Math.min(...logs), high = Math.max(...logs) + 1e-9;
       const count = Math.max(3, Math.round(2.5 * (high - low))), bins = Array.from({ length: count }, () => []);
       logs.forEach((x, i) => {
@@ -74,7 +77,7 @@
       const limit = Number(select.size?.value ?? size), everyone = all.labels.map((_, c) => c);
       if (select.centre.value === "") {
         const busy = limit < size ? everyone.filter((c) => errors[c]) : everyone;
-        return busy.sort(by.errors).slice(0, limit);
+        return (busy.length ? busy : everyone).sort(by.errors).slice(0, limit);
       }
       const centre = Number(select.centre.value), tie = (c) => cell(centre, c) + cell(c, centre);
       return [centre, ...everyone.filter((c) => c !== centre && tie(c)).sort((a, b) => tie(b) - tie(a))].slice(0, limit);
@@ -255,8 +258,9 @@
       const k = Number(slider.value) - 1, c = select.label.value, one = c !== "", { rows, series } = lines();
       element("thresholds-shown").value = grid[k].toFixed(3);
       slider.setAttribute("aria-valuetext", grid[k].toFixed(3));
+      const own = one && all.tuned ? all.tuned[c] : null, on = `on the ${select.split.value} split`;
       element("thresholds-note").textContent = one
-        ? `${all.labels[c]} on the ${select.split.value} split; the threshold of the run is ${fixed(all.tuned[c])}`
+        ? `${all.labels[c]} ${on}; ${own === null ? "the run used no thresholds" : `the threshold of the run is ${fixed(own)}`}`
         : `All labels on the ${select.split.value} split; the columns on the right are the run's own decisions on test`;
       table.classList.toggle("one", one);
       table.querySelector("[data-head=micro]").textContent = one ? "at this threshold" : "micro";
@@ -267,14 +271,17 @@
         }
       }
       const plot = report.plots["thresholds-plot"];
+      plot.layout.xaxis.title = { text: one ? `threshold of ${clip(all.labels[c], 40)}` : "threshold for all labels" };
+      plot.canvas.setAttribute("aria-label", one ? `Precision, recall and F1 of ${all.labels[c]} against its threshold, ${on}`
+        : `Precision, recall and F1 against one threshold for all labels, ${on}`);
       plot.data = series.map(([name, colour, y, dash]) => ({
         x: grid, y, name, mode: "lines", line: { color: `var(--${colour})`, width: 2, dash },
         hovertemplate: `threshold %{x:.3f}<br>${name} %{y:.3f}<extra></extra>`,
       }));
       const line = (x, colour, dash) => ({ type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "paper",
         line: { color: `var(--${colour})`, width: 1.5, dash } });
-      plot.layout.shapes = [line(grid[k], "ink", "solid"), ...(one ? [line(all.tuned[c], "c4", "dash")] : [])];
-      plot.layout.annotations = one ? [{ x: all.tuned[c], y: 0.03, yref: "paper", text: "of the run", showarrow: false,
+      plot.layout.shapes = [line(grid[k], "ink", "solid"), ...(own === null ? [] : [line(own, "c4", "dash")])];
+      plot.layout.annotations = own !== null ? [{ x: own, y: 0.03, yref: "paper", text: "of the run", showarrow: false,
         xanchor: "left", xshift: 5, font: { color: "var(--c4)" } }] : [];
       cancelAnimationFrame(frame);
       return new Promise((resolve) => { frame = requestAnimationFrame(() => resolve(report.draw("thresholds-plot"))); });
@@ -283,7 +290,7 @@
     select.split.addEventListener("change", show);
     select.label.addEventListener("change", () => {
       const c = select.label.value;
-      if (c !== "") slider.value = Math.max(1, Math.min(grid.length, Math.round(all.tuned[c] * (grid.length + 1))));
+      if (c !== "" && all.tuned) slider.value = Math.max(1, Math.min(grid.length, Math.round(all.tuned[c] * (grid.length + 1))));
       show();
     });
     await show();
@@ -306,7 +313,8 @@
       if (all.multi) {
         const given = error.kind === "given";
         head.append(tag(all.labels[error.label], given ? "wrong" : "right"), given ? " given although wrong" : " missed",
-          made("span", `probability ${error.p < 0.0005 ? "below 0.001" : fixed(error.p)}, threshold ${fixed(error.threshold)}`, "sure"));
+          made("span", `probability ${error.p < 0.0005 ? "below 0.001" : fixed(error.p)}`
+            + (error.threshold === undefined ? "" : `, threshold ${fixed(error.threshold)}`), "sure"));
       } else {
         head.append(tag(all.labels[error.predicted], "wrong"), " for ", tag(all.labels[error.true], "right"),
           made("span", `${percent(error.p)} sure, ${percent(error.q)} of the truth`, "sure"));
@@ -338,7 +346,8 @@
     function show() {
       const errors = wanted();
       list.replaceChildren(...errors.slice(0, shown).map(item));
-      element("errors-count").textContent = `${Math.min(shown, errors.length)} of ${errors.length} shown`;
+      const kept = all.whole ? "" : " that are kept";
+      element("errors-count").textContent = `${Math.min(shown, errors.length)} of ${errors.length}${kept} shown`;
       element("errors-more").hidden = errors.length <= shown;
     }
     for (const each of [kind, ...roles]) each?.addEventListener("change", () => { shown = page; show(); });
