@@ -314,10 +314,12 @@ def test_what_a_strategy_does_in_its_loss_or_in_a_second_stage_is_told() -> None
     unchanged = "Sampler and class weights leave the data as it is: the largest class counts 120 times the smallest"
     loss = {"_target_": "counterpoise.balance.LDAM", "_partial_": True, "max_margin": 0.5}
     assert told({"loss": loss}).startswith(unchanged)
-    assert told({"loss": loss}).endswith("It trained with margins that are the wider the rarer a class is (LDAM).")
+    assert told({"loss": loss}).endswith(
+        "The strategy trained with margins that are the wider the rarer a class is (LDAM)."
+    )
     focal = {"_target_": "counterpoise.balance.focal", "label_weights": {"_target_": "x"}}
     assert told({"loss": focal}).endswith("counts less, with weights of its own.")
-    assert told({"loss": {"_target_": "mine.Own"}}).endswith("It trained with the loss Own.")
+    assert told({"loss": {"_target_": "mine.Own"}}).endswith("The strategy trained with the loss Own.")
     likelihood = {"_target_": "counterpoise.balance.likelihood"}
     stage = {"_target_": "counterpoise.model.second_stage.TauNormalised", "tau": "auto"}
     text = told({"loss": likelihood, "second_stage": stage}, second_stage={"tau": 0.7})
@@ -344,7 +346,7 @@ def test_rows_that_a_file_lost_are_counted_once_for_the_splits_cut_off_it() -> N
         changed = replace(facts, metrics=facts.metrics | {"data": parts}, config={"data": data})
         return training._splits(changed)["dropped"].tolist()
 
-    cut = "counted with train, from whose file it was cut off"
+    cut = "counted with train"
     assert dropped(train="a.csv", test=None) == ["3 without text", cut, cut]
     assert dropped(train="a.csv", test="b.csv") == ["3 without text", cut, "3 without text"]
     parts["test"] = {"examples": 10, "dropped": {}}
@@ -536,6 +538,7 @@ def test_a_run_that_uses_no_thresholds_has_none_in_its_page(
     assert page.text_content("#thresholds-note") == "ordinary on the test split; the run used no thresholds"
     assert page.evaluate("report.plots['thresholds-plot'].layout.shapes.length") == 1
     assert "threshold" not in page.text_content("#errors-list")
+    assert re.fullmatch(r"15 of the \d+ kept are shown", page.text_content("#errors-count"))
     assert opened.complaints == []
 
 

@@ -123,7 +123,7 @@ def _loss(facts: RunFacts) -> str:
     if name in ("", "likelihood"):
         return ""
     own = ", with weights of its own" if facts.setting("strategy", "loss", "label_weights") else ""
-    return f"It trained with {LOSSES.get(name, f'the loss {name}')}{own}."
+    return f"The strategy trained with {LOSSES.get(name, f'the loss {name}')}{own}."
 
 
 def _second_stage(facts: RunFacts) -> str:

@@ -201,7 +201,7 @@ def _splits(facts: RunFacts) -> pd.DataFrame:
         # Splits cut off one file have its count each: it is shown once.
         whole = next((other for other, counted in seen if counted == found and not facts.setting("data", name)), "")
         if dropped and whole:
-            dropped = f"counted with {whole}, from whose file it was cut off"
+            dropped = f"counted with {whole}"
         seen.append((name, found))
         rows.append(
             {"split": name, "texts": part["examples"], "unseen": part.get("unseen", 0), "dropped": dropped or "–"}

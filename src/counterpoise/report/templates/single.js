@@ -346,8 +346,9 @@
     function show() {
       const errors = wanted();
       list.replaceChildren(...errors.slice(0, shown).map(item));
-      const kept = all.whole ? "" : " that are kept";
-      element("errors-count").textContent = `${Math.min(shown, errors.length)} of ${errors.length}${kept} shown`;
+      const many = Math.min(shown, errors.length);
+      element("errors-count").textContent = all.whole ? `${many} of ${errors.length} shown`
+        : `${many} of the ${errors.length} kept are shown`;
       element("errors-more").hidden = errors.length <= shown;
     }
     for (const each of [kind, ...roles]) each?.addEventListener("change", () => { shown = page; show(); });
