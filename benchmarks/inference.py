@@ -52,7 +52,7 @@ def untrained(folder: Path, classes: int = 52) -> None:
     labels = [f"class {i}" for i in range(classes)]
     model = Classifier(instantiate(encoder).load(), torch.nn.Identity(), Optim(), labels, np.zeros(classes), 1)
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"encoder": encoder, "data": None}))
+    (folder / "config.yaml").write_text(yaml.safe_dump({"encoder": encoder, "data": {}}))
     torch.save({"labels": labels, "state_dict": model.state_dict()}, folder / "checkpoints" / "best.ckpt")
 
 
