@@ -140,7 +140,8 @@ def test_settings_other_than_the_defaults_run(overrides, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["train=scout", "trainer.max_epochs=3"], "first validation: set trainer.check_val_every_n_epoch=3"),
+        (["train=scout", "trainer.max_epochs=3"], "is after 5 batches: set trainer.check_val_every_n_epoch=3"),
+        (["trainer.max_epochs=0"], "ends the training before the first validation, which is after 6 batches"),
         (["trainer.val_check_interval=1000"], "more than the 6 batches of an epoch"),
         (["+trainer.limit_train_batches=2", "trainer.val_check_interval=3"], "more than the 2 batches of an epoch"),
         (["+trainer.max_steps=4"], "trainer.max_steps=4 ends the training before the first validation"),

@@ -153,6 +153,8 @@ def _check_length(trainer: pl.Trainer, data: TextDataModule) -> None:
         return
     accumulate = trainer.accumulate_grad_batches
     steps = steps_of(data.sampler(0).size(data.index), data.batch_size, accumulate * trainer.world_size)
+    if not steps:
+        return  # `BatchOrder` says so
     limit, interval, every = trainer.limit_train_batches, trainer.val_check_interval, trainer.check_val_every_n_epoch
     epoch = int(limit * steps * accumulate) if isinstance(limit, float) else min(limit, steps * accumulate)
     first = interval if isinstance(interval, int) else max(1, int(epoch * interval))
@@ -165,7 +167,7 @@ def _check_length(trainer: pl.Trainer, data: TextDataModule) -> None:
         first += (every - 1) * epoch
     ends = {
         "trainer.max_steps": (trainer.max_steps, trainer.max_steps * accumulate),
-        "trainer.max_epochs": (trainer.max_epochs, (trainer.max_epochs or -1) * epoch),
+        "trainer.max_epochs": (trainer.max_epochs, (-1 if trainer.max_epochs is None else trainer.max_epochs) * epoch),
     }
     ends = {name: end for name, end in ends.items() if end[1] >= 0}
     if not ends:
@@ -174,12 +176,14 @@ def _check_length(trainer: pl.Trainer, data: TextDataModule) -> None:
         )
     for name, (value, last) in ends.items():
         if last < first:
-            raise UserError(
-                f"{name}={value} ends the training before the first validation, which is after {first} batches: set "
+            instead = (
                 f"trainer.val_check_interval={last} too"
                 if every in (None, 1)
-                else f"{name}={value} ends the training before the first validation: set "
-                f"trainer.check_val_every_n_epoch={max(1, last // epoch)}"
+                else f"trainer.check_val_every_n_epoch={max(1, last // epoch)}"
+            )
+            raise UserError(
+                f"{name}={value} ends the training before the first validation, which is after {first} batches"
+                + (f": set {instead}" if last else "")
             )
     if trainer.limit_val_batches == 0:
         raise UserError("trainer.limit_val_batches=0: without a validation no checkpoint is the best")
