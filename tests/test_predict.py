@@ -307,6 +307,20 @@ class TestBatches:
         assert recorded[0]([]).shape == (0, 2)
 
 
+def foreign(finished: Path, folder: Path, encoder: dict) -> Path:
+    """A copy of a run folder whose configuration names another encoder."""
+    shutil.copytree(finished, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"encoder": encoder}))
+    return folder
+
+
+@pytest.fixture
+def encoder(finished) -> dict:
+    """The encoder in the configuration of a finished run."""
+    return yaml.safe_load((finished / "config.yaml").read_text())["encoder"]
+
+
 @pytest.mark.parametrize(
     "target",
     [
@@ -318,35 +332,24 @@ class TestBatches:
     ],
 )
 @pytest.mark.parametrize("nested", [False, True], ids=["itself", "within"])
-def test_what_a_foreign_run_folder_names_is_not_called(finished, tmp_path, target, nested):
-    folder = tmp_path / "foreign"
-    shutil.copytree(finished, folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+def test_what_a_foreign_run_folder_names_is_not_called(finished, encoder, tmp_path, target, nested):
     call = {"_target_": target, "_args_": [str(tmp_path / "made")]}
-    config["encoder"] = config["encoder"] | {"download": [call]} if nested else call
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    folder = foreign(finished, tmp_path / "foreign", encoder | {"download": [call]} if nested else call)
     with pytest.raises(UserError, match=f"config.yaml: {target} is not"):
         predict.load(folder)
     assert not (tmp_path / "made").exists()
 
 
-def test_what_a_foreign_run_folder_interpolates_is_a_string(finished, tmp_path):
-    folder = tmp_path / "foreign"
-    shutil.copytree(finished, folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["encoder"]["name"] = f"${{oc.create:{{_target_: os.mkdir, _args_: ['{tmp_path / 'made'}']}}}}"
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+def test_what_a_foreign_run_folder_interpolates_is_a_string(finished, encoder, tmp_path):
+    call = f"${{oc.create:{{_target_: os.mkdir, _args_: ['{tmp_path / 'made'}']}}}}"
+    folder = foreign(finished, tmp_path / "foreign", encoder | {"name": call})
     with pytest.raises(UserError, match="cannot be loaded"):
         predict.load(folder)
     assert not (tmp_path / "made").exists()
 
 
-def test_a_run_folder_of_another_version_is_one_line(finished, tmp_path):
-    folder = tmp_path / "other"
-    shutil.copytree(finished, folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["encoder"]["colour"] = "blue"
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+def test_a_run_folder_of_another_version_is_one_line(finished, encoder, tmp_path):
+    folder = foreign(finished, tmp_path / "other", encoder | {"colour": "blue"})
     with pytest.raises(UserError, match=r"EncoderSource does not take .* 'colour'"):
         predict.load(folder)
 

@@ -114,12 +114,12 @@ class Outcomes(NamedTuple):
 
         Of texts that is the probability of the class, of pairs of text and label the logit of that of the decision.
         """
+        if not self.pairs:
+            yield from ((confidence, ~came_true) for confidence, came_true in self.confidences())
+            return
         for part, (scores, truth) in zip(self._parts(cells), self.blocks(cells), strict=True):
             decided = self._decided(part, scores)
-            if self.pairs:
-                yield np.where(decided, scores, -scores).ravel(), (decided != truth).ravel()
-            else:
-                yield at(softmax(scores, axis=1), decided), decided != truth
+            yield np.where(decided, scores, -scores).ravel(), (decided != truth).ravel()
 
     def _decided(self, part: slice, scores: np.ndarray) -> np.ndarray:
         if self.decided is not None:

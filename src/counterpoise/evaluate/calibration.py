@@ -157,21 +157,20 @@ def measure(
     variants = _variants(*validation, shift)
     logits, targets = test
     multi_label = len(targets.shape) == 2
-    classes = None if multi_label else logits.argmax(axis=1)
-    if multi_label and decided is None:
-        decided = logits > 0
+    classes, of_validation = (None if multi_label else each.argmax(axis=1) for each in (logits, validation[0]))
+    if decided is None:
+        decided = logits > 0 if multi_label else classes
 
     def trust(name: str) -> tuple[dict[str, float], dict[str, float], Reliability, np.ndarray]:
         adjusted = variants[name].of(logits)
         tested, bins = _trust(adjusted, targets, classes)
         tested["adaptive_ece"] = adjust.adaptive_calibration_error(adjusted, targets, decided=classes)
         scores, means = _decisions(adjusted, targets)
-        of_validation = None if multi_label else validation[0].argmax(axis=1)
         validated, _ = _trust(variants[name].of(validation[0]), validation[1], of_validation)
         return validated, tested | scores, bins, means
 
     def ranked(name: str) -> RiskCurve:
-        return adjust.risk_coverage(variants[name].of(logits), targets, decided if multi_label else classes)
+        return adjust.risk_coverage(variants[name].of(logits), targets, decided)
 
     # Dividing by a temperature leaves pairs of text and label in order, and so their risks as they are.
     distinct = [name for name in variants if not (multi_label and name in UNSCALED)]
