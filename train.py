@@ -5,12 +5,13 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from counterpoise import run
-from counterpoise.cli import command_line
 from counterpoise.data.datamodule import TextDataModule
-from counterpoise.data.tokens import load_tokenizer
-from counterpoise.finish import finish
-from counterpoise.model.classifier import Classifier
+from counterpoise.data.token_store import load_tokenizer
+from counterpoise.model.module import Classifier
+from counterpoise.terminal import command_line
+from counterpoise.training import run
+from counterpoise.training.checks import check
+from counterpoise.training.evaluation import finish
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -55,7 +56,7 @@ def main(config: DictConfig) -> float | None:
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger]
     trainer: pl.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
-    run.check(trainer, model, data, plan, config)
+    check(trainer, model, data, plan, config)
 
     trainer.fit(model, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
     if not run.continues_alone(trainer):

@@ -37,14 +37,14 @@ from omegaconf import OmegaConf
 from transformers import BertConfig, BertModel
 
 from counterpoise.balance import Strategy
-from counterpoise.cli import command_line
 from counterpoise.data.cache import cache_root
 from counterpoise.data.datamodule import TextDataModule
-from counterpoise.data.sources import FileSource
-from counterpoise.data.tokens import load_tokenizer, tokenise
-from counterpoise.model.classifier import Classifier
+from counterpoise.data.sources.files import FileSource
+from counterpoise.data.token_store import load_tokenizer, tokenise
 from counterpoise.model.encoder import EncoderSource
+from counterpoise.model.module import Classifier
 from counterpoise.model.optim import Optim
+from counterpoise.terminal import command_line
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 CLASSES, STEPS, MAX_LENGTH = 50, 20, 64

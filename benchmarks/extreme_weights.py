@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from counterpoise.cli import command_line
+from counterpoise.analysis import plots as pictures
 from counterpoise.errors import UserError
-from counterpoise.evaluate import pictures
+from counterpoise.terminal import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = (

@@ -34,14 +34,14 @@ from training_candidates import quieten
 from transformers import BertConfig, BertModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from counterpoise.balance import ClassIndex, Strategy
-from counterpoise.cli import command_line
 from counterpoise.data.batching import BatchOrder, TokenDataset
-from counterpoise.data.tokens import TokenStore
+from counterpoise.data.token_store import TokenStore
 from counterpoise.errors import UserError
-from counterpoise.model.classifier import Classifier
 from counterpoise.model.encoder import EncoderSource
+from counterpoise.model.module import Classifier
 from counterpoise.model.optim import Optim
-from counterpoise.trainer import build
+from counterpoise.terminal import command_line
+from counterpoise.training.trainer import build
 
 # Tokens of R52's training texts (WordPiece, not cut): every fortieth of the way from the shortest to the longest.
 # fmt: off

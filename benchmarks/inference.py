@@ -30,12 +30,12 @@ from measure import interleaved, ratio, report, timed
 from omegaconf import OmegaConf
 from transformers import AutoModelForSequenceClassification
 
-from counterpoise.cli import command_line
-from counterpoise.data.tokens import load_tokenizer
-from counterpoise.export import export
-from counterpoise.model.classifier import Classifier
+from counterpoise.commands.export import export
+from counterpoise.commands.predict import load, load_run
+from counterpoise.data.token_store import load_tokenizer
+from counterpoise.model.module import Classifier
 from counterpoise.model.optim import Optim
-from counterpoise.predict import load, load_run
+from counterpoise.terminal import command_line
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PIPELINE, BEST = "pipeline", "pipeline, best batch size"

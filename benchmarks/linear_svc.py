@@ -25,13 +25,13 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.svm import LinearSVC
 
-from counterpoise.cli import command_line
 from counterpoise.data.datamodule import TextDataModule
-from counterpoise.data.rows import Split
 from counterpoise.data.splits import Vocabulary
-from counterpoise.data.tokens import load_tokenizer
+from counterpoise.data.table import Split
+from counterpoise.data.token_store import load_tokenizer
 from counterpoise.errors import UserError
-from counterpoise.evaluate.multilabel import scores
+from counterpoise.metrics.multi_label import scores
+from counterpoise.terminal import command_line
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SHOWN = (

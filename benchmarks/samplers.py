@@ -26,7 +26,7 @@ from scipy.sparse import csr_matrix
 from torch.utils.data import BatchSampler, WeightedRandomSampler
 
 from counterpoise.balance import Blend, ClassIndex, PowerSampler, RepeatFactorSampler, Sampler
-from counterpoise.balance.samplers import Targets
+from counterpoise.balance.counts import Targets
 from counterpoise.data.batching import BatchOrder, evaluation_batches, stratified_batches
 from counterpoise.data.splits import split_off
 

@@ -37,13 +37,15 @@ from scipy.sparse import csr_matrix
 from torch.nn import functional as F
 
 from counterpoise import balance
-from counterpoise.balance import ClassIndex, Decision, Power, PowerSampler, Strategy
+from counterpoise.analysis import plot_style as style
+from counterpoise.analysis.plot_style import COLOURS, FAINT, MUTED, PAPER
+from counterpoise.balance import ClassIndex, Power, PowerSampler, Strategy
 from counterpoise.data.batching import BatchOrder
-from counterpoise.data.tokens import load_tokenizer, tokenise
-from counterpoise.evaluate import calibration, style
-from counterpoise.evaluate.metrics import DEFAULT_BOUNDS
-from counterpoise.evaluate.style import COLOURS, FAINT, MUTED, PAPER
-from counterpoise.model.scoring import MultiLabelScoring, SingleLabelScoring
+from counterpoise.data.token_store import load_tokenizer, tokenise
+from counterpoise.metrics import calibration
+from counterpoise.metrics.buckets import DEFAULT_BOUNDS
+from counterpoise.metrics.scoring import MultiLabelScoring, SingleLabelScoring
+from counterpoise.metrics.thresholds import Decision
 
 ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
 TEXTS = (10_000, 30_000, 100_000, 300_000)

@@ -11,9 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
-from counterpoise.cli import command_line
+from counterpoise.analysis import leaderboard
+from counterpoise.analysis import plot_style as style
 from counterpoise.errors import UserError
-from counterpoise.evaluate import leaderboard, style
+from counterpoise.terminal import command_line
 
 
 def ranking(sweep: Path, metric: str) -> pd.DataFrame:

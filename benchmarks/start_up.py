@@ -19,8 +19,8 @@ from typing import Any
 
 from measure import report
 
-from counterpoise.cli import command_line
 from counterpoise.errors import UserError
+from counterpoise.terminal import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 

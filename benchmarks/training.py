@@ -35,8 +35,8 @@ from measure import interleaved, peak_memory, ratio, report
 from sklearn.metrics import accuracy_score, f1_score
 from training_candidates import CANDIDATES, Batches, dealt, prepare
 
-from counterpoise.cli import command_line
 from counterpoise.data.batching import BatchOrder
+from counterpoise.terminal import command_line
 
 SAMPLERS = ("plain", "oversampled", "undersampled", "combined", "repeat_factor", "progressive")
 WARM_UP = 3

@@ -34,9 +34,9 @@ from transformers import (
 
 from counterpoise.balance import Plan
 from counterpoise.data.datamodule import TextDataModule
-from counterpoise.data.tokens import load_tokenizer
-from counterpoise.model.classifier import Classifier
+from counterpoise.data.token_store import load_tokenizer
 from counterpoise.model.encoder import Encoder, EncoderSource
+from counterpoise.model.module import Classifier
 
 ROOT = Path(__file__).resolve().parent.parent
 

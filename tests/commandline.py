@@ -20,7 +20,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from counterpoise.cli import command_line
+from counterpoise.terminal import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 LOSS_OF_ONE_TASK = {
@@ -94,7 +94,7 @@ def run(folder: Path, *overrides: str, draws: bool = True) -> Outcome:
             contextlib.ExitStack() as stack,
         ):
             for name in () if draws else ("draw_pictures", "write_run_report"):
-                stack.enter_context(patch(f"counterpoise.finish.{name}"))
+                stack.enter_context(patch(f"counterpoise.training.evaluation.{name}"))
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     except SystemExit as stop:
         code = stop.code or 0

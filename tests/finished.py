@@ -7,9 +7,9 @@ import numpy as np
 import yaml
 from scipy import sparse
 
-from counterpoise.evaluate.metrics import confusion_matrix, per_class
-from counterpoise.evaluate.multilabel import per_label
-from counterpoise.evaluate.predictions import write_multilabel_predictions, write_predictions
+from counterpoise.metrics.multi_label import per_label
+from counterpoise.metrics.single_label import confusion_matrix, per_class
+from counterpoise.training.predictions import write_multilabel_predictions, write_predictions
 
 LABELS = ["NA", "1", "c", "d", "e"]
 COUNTS = np.array([300, 150, 60, 12, 4])

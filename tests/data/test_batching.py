@@ -11,14 +11,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from counterpoise.balance import ClassIndex, PowerSampler
-from counterpoise.data.batching import (
-    BatchOrder,
-    TokenDataset,
-    VectorDataset,
-    evaluation_batches,
-    stratified_batches,
-)
-from counterpoise.data.tokens import TokenStore
+from counterpoise.data.batching import BatchOrder, TokenDataset, VectorDataset, evaluation_batches, stratified_batches
+from counterpoise.data.token_store import TokenStore
 from counterpoise.errors import UserError
 
 N = 1000

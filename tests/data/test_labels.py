@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import refused
-from counterpoise.data import tables
-from counterpoise.data.sources import FileSource, HubSource
+from counterpoise.data import readers as tables
+from counterpoise.data.sources.files import FileSource
+from counterpoise.data.sources.hub import HubSource
 
 LISTS = [["rain", "cold"], [], ["新闻"], None, ["cold", "😀", "a b"]]
 SETS = [["rain", "cold"], [], ["新闻"], [], ["cold", "😀", "a b"]]

@@ -18,7 +18,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from counterpoise.data.tokens import load_tokenizer
+from counterpoise.data.token_store import load_tokenizer
 from counterpoise.errors import UserError
 from counterpoise.model.encoder import Encoder, EncoderSource
 

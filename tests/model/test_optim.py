@@ -7,9 +7,9 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from counterpoise.errors import UserError
+from counterpoise.model.embeddings import Vectors
 from counterpoise.model.encoder import Encoder
 from counterpoise.model.optim import Optim
-from counterpoise.model.vectors import Vectors
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss, recall_score
 from torch import nn
 
 from counterpoise.balance import LDAM, BinaryCrossEntropy, ClassIndex, CrossEntropy, Power, PowerSampler, Strategy
-from counterpoise.balance.adjust import natural_shift, post_hoc
+from counterpoise.balance.prior_correction import natural_shift, post_hoc
 from counterpoise.errors import UserError
 from counterpoise.model.heads import CosineHead
 from counterpoise.model.second_stage import FirstStage, PostHoc, Refined, Retrained, TauNormalised

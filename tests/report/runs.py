@@ -8,9 +8,11 @@ from scipy.sparse import csr_matrix
 from scipy.special import logit
 
 from counterpoise.balance import ClassIndex, PowerSampler, Strategy
-from counterpoise.evaluate import calibration, metrics, multilabel
-from counterpoise.evaluate.metrics import Bounds
-from counterpoise.report.facts import RunFacts
+from counterpoise.metrics import calibration
+from counterpoise.metrics import multi_label as multilabel
+from counterpoise.metrics import single_label as metrics
+from counterpoise.metrics.buckets import Bounds
+from counterpoise.training.results import RunFacts
 
 HOSTILE = [
     "<script>window.hacked=1</script>",

@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 
 from browser import Opened
-from counterpoise.evaluate.comparison import BUCKETS, Comparison, Group
-from counterpoise.evaluate.metrics import Bounds, buckets
-from counterpoise.report import comparison_classes, comparison_groups
-from counterpoise.report.comparison import panels, subtitle, write_comparison_report
-from counterpoise.report.comparison_names import GAIN, LOSS, UNDECIDED, behind_best, folded, short
+from counterpoise.analysis.comparison import BUCKETS, Comparison, Group
+from counterpoise.metrics.buckets import Bounds, buckets
+from counterpoise.report.comparison.names import GAIN, LOSS, UNDECIDED, behind_best, folded, short
+from counterpoise.report.comparison.page import classes as comparison_classes
+from counterpoise.report.comparison.page import groups as comparison_groups
+from counterpoise.report.comparison.page import panels, subtitle, write_comparison_report
 
 METRICS = ["macro_f1", "accuracy", "head_f1"]
 HOSTILE = "<script>window.hacked=1</script>"

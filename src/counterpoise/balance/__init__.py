@@ -6,12 +6,12 @@ e_c = q_c w_c ~ n_c^(1 - alpha - beta). In multi-label data each label is a prob
 Nothing in here knows of Lightning or Hydra.
 """
 
-from counterpoise.balance.balance import Balance
-from counterpoise.balance.binary_losses import Asymmetric, BinaryCrossEntropy, DistributionBalanced, Focal
-from counterpoise.balance.decision import Decision
-from counterpoise.balance.losses import CrossEntropy, SoftmaxFocal, focal, likelihood
-from counterpoise.balance.margin_losses import LDAM, LogitAdjusted
-from counterpoise.balance.samplers import Blend, ClassIndex, PowerSampler, RepeatFactorSampler, Sampler
+from counterpoise.balance.correction import Balance
+from counterpoise.balance.counts import ClassIndex
+from counterpoise.balance.losses.margin import LDAM, LogitAdjusted
+from counterpoise.balance.losses.multi_label import Asymmetric, BinaryCrossEntropy, DistributionBalanced, Focal
+from counterpoise.balance.losses.single_label import CrossEntropy, SoftmaxFocal, focal, likelihood
+from counterpoise.balance.samplers import Blend, PowerSampler, RepeatFactorSampler, Sampler
 from counterpoise.balance.schedule import Deferred, Plan, Progressive
 from counterpoise.balance.strategy import Strategy
 from counterpoise.balance.weights import EffectiveNumber, Manual, Power
@@ -24,7 +24,6 @@ __all__ = [
     "Blend",
     "ClassIndex",
     "CrossEntropy",
-    "Decision",
     "Deferred",
     "DistributionBalanced",
     "EffectiveNumber",

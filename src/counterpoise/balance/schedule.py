@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
 
-from counterpoise.balance.balance import Balance
-from counterpoise.balance.options import is_number
-from counterpoise.balance.samplers import ClassIndex, Sampler
+from counterpoise.balance.correction import Balance
+from counterpoise.balance.counts import ClassIndex
+from counterpoise.balance.samplers import Sampler
+from counterpoise.balance.validation import is_number
 from counterpoise.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from counterpoise.balance.balance import Balance
-from counterpoise.balance.losses import likelihood
-from counterpoise.balance.samplers import Blend, ClassIndex, PowerSampler, Sampler
+from counterpoise.balance.correction import Balance
+from counterpoise.balance.counts import ClassIndex
+from counterpoise.balance.losses.single_label import likelihood
+from counterpoise.balance.samplers import Blend, PowerSampler, Sampler
 from counterpoise.balance.schedule import Plan, Schedule
 from counterpoise.balance.weights import (
     Manual,

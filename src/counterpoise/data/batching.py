@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from counterpoise.balance.samplers import ClassIndex, Targets
-from counterpoise.data.tokens import TokenStore
+from counterpoise.balance.counts import ClassIndex, Targets
+from counterpoise.data.token_store import TokenStore
 from counterpoise.errors import UserError
 
 Batch = dict[str, Tensor]
@@ -278,3 +279,10 @@ def _deal(order: np.ndarray, batch_size: int, rank: int, world_size: int) -> lis
     batches = -(-len(order) // (batch_size * world_size)) * world_size
     batches = min(batches, len(order) // world_size * world_size)
     return np.array_split(order, batches)[rank::world_size]
+
+
+def trained_batches(trainer: pl.Trainer) -> int:
+    """Returns the micro-batches of the epoch, or of the last one, that have become optimiser steps."""
+    epoch = trainer.fit_loop.epoch_loop
+    steps = epoch.automatic_optimization.optim_progress.optimizer.step.current.completed
+    return min(steps * trainer.accumulate_grad_batches, int(trainer.num_training_batches))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from counterpoise.balance import ClassIndex, PowerSampler, Sampler
-from counterpoise.balance.samplers import Targets
-from counterpoise.data.audit import label_counts, remarkable
+from counterpoise.balance.counts import Targets
+from counterpoise.data.arrow_cache import let_go
+from counterpoise.data.arrow_columns import take
 from counterpoise.data.batching import (
     Batch,
     BatchOrder,
@@ -24,31 +25,18 @@ from counterpoise.data.batching import (
     VectorDataset,
     evaluation_batches,
     stratified_batches,
+    trained_batches,
 )
-from counterpoise.data.columns import take
-from counterpoise.data.sources import Split
-from counterpoise.data.splits import Vocabulary, split_off, unseen
-from counterpoise.data.staged import let_go
-from counterpoise.data.tokens import TokenStore, tokenise
+from counterpoise.data.quality import remarkable
+from counterpoise.data.sources import Source
+from counterpoise.data.splits import Vocabulary, label_counts, split_off, unseen
+from counterpoise.data.table import Split
+from counterpoise.data.token_store import TokenStore, tokenise
 from counterpoise.errors import UserError
-from counterpoise.trainer import trained_batches
 
 log = logging.getLogger(__name__)
 
 ORDERS = ("length", "stratified")
-
-
-class Source(Protocol):
-    """Where the texts come from: `FileSource`, `HubSource`, or anything else with these two methods.
-
-    One that also has an `on_bad_row`, "error", has rows refused whose class or label training lacks.
-    """
-
-    def prepare(self) -> None:
-        """Downloads what is needed; called once per machine."""
-
-    def load(self) -> dict[str, Split]:
-        """Returns the splits that exist: "train", and "validation" and "test" where given."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from counterpoise.data.columns import blank, chunks, flattened, is_list, listed, nested, strings, utf8
+from counterpoise.data.arrow_columns import blank, chunks, flattened, is_list, listed, nested, strings, utf8
 from counterpoise.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
-from counterpoise.balance.samplers import ClassIndex, Targets
-from counterpoise.data.columns import Column, flattened, is_list
-from counterpoise.data.iterative import iterative_split
+from counterpoise.balance.counts import ClassIndex, Targets
+from counterpoise.data.arrow_columns import Column, flattened, is_list
+from counterpoise.data.iterative_stratification import iterative_split
+
+if TYPE_CHECKING:
+    pass
 
 
 def split_off(
@@ -91,3 +95,8 @@ def unseen(labels: Column, vocabulary: Vocabulary) -> Sequence[tuple[str, int]]:
 def _each(labels: Column) -> tuple[np.ndarray, Column]:
     """Returns the row of each label, int64 [M], and the labels, [M]."""
     return flattened(labels) if is_list(labels.type) else (np.arange(len(labels)), labels)
+
+
+def label_counts(targets: Targets, size: int) -> np.ndarray:
+    """Returns how many rows have each of `size` classes or labels, int64 [C]."""
+    return np.bincount(targets, minlength=size) if isinstance(targets, np.ndarray) else targets.getnnz(axis=0)

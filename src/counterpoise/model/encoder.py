@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel
 
 from counterpoise.data.download import Wheel
 from counterpoise.errors import UserError
-from counterpoise.model.packed import IMPLEMENTATION, check, first_position, last_hidden
+from counterpoise.model.packed_attention import IMPLEMENTATION, check, first_position, last_hidden
 
 log = logging.getLogger(__name__)
 

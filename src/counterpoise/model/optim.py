@@ -9,8 +9,8 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from counterpoise.errors import UserError
+from counterpoise.model.embeddings import Vectors
 from counterpoise.model.encoder import Encoder
-from counterpoise.model.vectors import Vectors
 
 
 @dataclass

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from counterpoise.balance import Balance, Plan, PowerSampler, Sampler, Strategy
-from counterpoise.balance.adjust import natural_shift, post_hoc, prior_shift
-from counterpoise.balance.options import is_number
-from counterpoise.balance.samplers import Targets
+from counterpoise.balance.counts import Targets
+from counterpoise.balance.prior_correction import natural_shift, post_hoc, prior_shift
+from counterpoise.balance.validation import is_number
 from counterpoise.errors import UserError
 from counterpoise.model.heads import linear
 

@@ -26,7 +26,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from counterpoise.atomic import replacing
+from counterpoise.io import replacing
 
 HEIGHT = 380
 """Of a figure that says nothing of its own, in pixels."""

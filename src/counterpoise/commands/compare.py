@@ -1,0 +1,228 @@
+"""Compares strategies: `python -m counterpoise.compare SWEEP`, or several runs of the same test texts.
+
+RUNS are sweep folders, run folders, and NAME=RUN, of which several with one name are seeds. Prints the groups, best
+first, with 95 % intervals and what can be told from chance, and writes comparison.html, .md and .csv, pairs.csv,
+classes.csv and recall_vs_count.png. With `--losses`, draws training loss and gradient norm by step, one run a name.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from counterpoise.analysis import leaderboard, plots
+from counterpoise.analysis.comparison import Comparison, Group, collect, metric_name, told_apart
+from counterpoise.errors import UserError, nearest
+from counterpoise.io import replacing
+from counterpoise.report.comparison.names import p_value, shown_name, unit
+from counterpoise.report.comparison.page import write_comparison_report
+
+
+def main() -> None:
+    """Reads the command line, compares or draws, prints and writes."""
+    parser = argparse.ArgumentParser(prog="counterpoise.compare", description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a sweep, a finished run, or NAME=RUN")
+    parser.add_argument(
+        "--reference", metavar="NAME", help="group to measure others against (default: plain, or the best)"
+    )
+    parser.add_argument("--metric", default="macro_f1", help="what groups are ranked by (default: macro_f1)")
+    parser.add_argument("--picture", metavar="A,B", help="groups to draw (default: the reference and the best other)")
+    parser.add_argument("--output", type=Path, help="folder to write to (default: the sweep, or comparison)")
+    parser.add_argument(
+        "--losses", action="store_true", help="draw losses and gradient norms of NAME=RUN, to --output FILE"
+    )
+    arguments = parser.parse_intermixed_args()
+    if arguments.losses:
+        output = arguments.output or Path("losses.png")
+        plots.loss_and_gradients(output, histories(arguments.runs))
+        print(output)
+        return
+    output = arguments.output or output_folder(arguments.runs)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file; it must be a folder")
+    console = Console()
+    with console.status("comparing the runs"):
+        comparison = collect(arguments.runs, arguments.metric, arguments.reference)
+    drawn = drawn_groups(comparison, arguments.picture)
+    show(comparison, console)
+    write(output, comparison, drawn)
+    console.print(f"{output / 'comparison.html'}", soft_wrap=True, highlight=False, markup=False)
+
+
+def histories(arguments: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Returns what the run of each NAME=RUN logged by step."""
+    found: dict[str, pd.DataFrame] = {}
+    for argument in arguments:
+        name, equals, run = argument.partition("=")
+        if not equals:
+            raise UserError(f"{argument}: --losses needs a name for each run, as in plain={argument}")
+        if name in found:
+            raise UserError(f"--losses draws one run under each name: {name} has several")
+        path = Path(run) / "csv" / "metrics.csv"
+        if not path.is_file():
+            raise UserError(f"{run} has no csv/metrics.csv: train with logger=csv or the default logger")
+        found[name] = pd.read_csv(path)
+    return found
+
+
+def output_folder(arguments: Sequence[str]) -> Path:
+    """Returns the sweep's folder where a single sweep is compared, otherwise comparison/ here."""
+    only = Path(arguments[0])
+    return only if len(arguments) == 1 and only.is_dir() and not leaderboard.is_job(only) else Path("comparison")
+
+
+def drawn_groups(comparison: Comparison, chosen: str | None) -> list[str]:
+    """Returns the names of the groups to draw: those of "A,B", or the reference and the best of the others."""
+    names = [group.name for group in comparison.groups]
+    if chosen is None:
+        return [comparison.reference, *(name for name in names if name != comparison.reference)][:2]
+    # A name may hold commas itself: any of them may be the one between the two.
+    places = [place for place, character in enumerate(chosen) if character == ","]
+    pairs = [[chosen[:place].strip(), chosen[place + 1 :].strip()] for place in places]
+    fitting = [pair for pair in pairs if set(pair) <= set(names)]
+    if not fitting:
+        meant = "".join(nearest(name, names) for name in pairs[0] if name not in names) if pairs else ""
+        raise UserError(f"--picture {chosen}: name two groups, as in A,B.{meant} There are {', '.join(names)}")
+    return fitting[0]
+
+
+def title(comparison: Comparison) -> str:
+    """Returns the title, which says what is compared, and whether by scouts."""
+    scouts = {group.scout for group in comparison.groups}
+    what = {True: "Scout comparison", False: "Comparison"}[scouts == {True}]
+    mixed = " of scouts and fine-tuned runs" if len(scouts) > 1 else ""
+    return f"{what}{mixed} by {metric_name(comparison.metric)}"
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Prints the groups, best first, and the words. A narrow console shows the foremost columns; the files hold all."""
+    columns = _columns(comparison)
+    names = columns.pop("group")
+    room = console.width - min(max(map(len, [*names, "group"])), max(12, console.width // 3)) - 4
+    table = Table(title=title(comparison), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    table.add_column("group", overflow="fold")
+    shown: list[list[str]] = []
+    for heading, cells in columns.items():
+        room -= max(map(len, [heading, *cells])) + 3
+        if room < 0 and shown:
+            break
+        table.add_column(heading, justify="right", no_wrap=True)
+        shown.append(cells)
+    for number, name in enumerate(names):
+        table.add_row(Text(name), *[Text(cells[number]) for cells in shown], style="bold" if number == 0 else None)
+    if "difference" in list(columns)[: len(shown)]:
+        table.caption = Text(
+            f"difference: to {comparison.reference}; its p is adjusted for {len(names) - 1} comparisons"
+        )
+    console.print(table)
+    for sentence in comparison.words:
+        console.print(Text(f"- {sentence}"))
+
+
+def write(folder: Path, comparison: Comparison, drawn: Sequence[str]) -> None:
+    """Writes the report, the tables, and the picture of the groups `drawn` into the folder."""
+    write_comparison_report(folder / "comparison.html", comparison)
+    with replacing(folder / "comparison.md") as path:
+        path.write_text(_markdown(comparison), encoding="utf-8")
+    for name, table in (
+        ("comparison", _scores(comparison)),
+        ("pairs", comparison.pairs),
+        ("classes", comparison.classes),
+    ):
+        with replacing(folder / f"{name}.csv") as path:
+            table.to_csv(path, index=False)
+    by_class = {name: comparison.classes[comparison.classes["group"] == name] for name in drawn}
+    runs = {name: (comparison.counts, table["recall"].to_numpy()) for name, table in by_class.items()}
+    plots.recall_vs_count(folder / "recall_vs_count.png", runs, *comparison.bounds, unit=unit(comparison))
+
+
+def _columns(comparison: Comparison) -> dict[str, list[str]]:
+    """Returns the cells of the table by heading, the foremost first."""
+    groups, metric = comparison.groups, comparison.metric
+    intervals = [group.intervals[metric] for group in groups]
+    columns = {
+        "group": [shown_name(comparison, number) for number in range(len(groups))],
+        metric_name(metric): [_mean(group, metric) for group in groups],
+        "95 %": [f"{low:.3f} to {high:.3f}" for low, high in intervals],
+    }
+    if len(groups) > 1:
+        effects = comparison.effects[comparison.effects["metric"] == metric].set_index("group")
+        rows = {str(name): row for name, row in effects.to_dict("index").items()}
+        columns["difference"] = [_difference(rows[g.name]) if g.name in rows else "" for g in groups]
+    return columns | {
+        "seconds": [_number(group.seconds) for group in groups],
+        "steps": [_number(group.steps) for group in groups],
+        "seeds": [str(len(group.seeds)) for group in groups],
+    }
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if np.isfinite(value) else ""
+
+
+def _mean(group: Group, metric: str) -> str:
+    values = group.scores[metric]
+    return f"{values.mean():.3f} ± {values.std():.3f}" if len(values) > 1 else f"{values.mean():.3f}"
+
+
+def _difference(effect: Mapping[Any, Any]) -> str:
+    return f"{effect['difference']:+.3f} (p {p_value(effect['p_holm'])})"
+
+
+def _scores(comparison: Comparison) -> pd.DataFrame:
+    """Returns a row for each group and metric: mean, sd, interval, difference to the reference, and what runs took."""
+    rows = [
+        {
+            "group": group.name,
+            "metric": metric,
+            "mean": group.scores[metric].mean(),
+            "sd": group.scores[metric].std(),
+            "low": group.intervals[metric][0],
+            "high": group.intervals[metric][1],
+            "seeds": len(group.seeds),
+            "scout": group.scout,
+            "seconds": group.seconds,
+            "epochs": group.epochs,
+            "steps": group.steps,
+        }
+        for group in comparison.groups
+        for metric in comparison.metrics
+    ]
+    effects = comparison.effects.rename(columns={"low": "difference_low", "high": "difference_high"})
+    return pd.DataFrame(rows).merge(effects, "left", ["group", "metric"])
+
+
+def _markdown(comparison: Comparison) -> str:
+    classes = f"{len(comparison.labels):,} {unit(comparison, len(comparison.labels))}"
+    lines = [f"# {title(comparison)}", "", f"{comparison.texts:,} test texts, {classes}.", ""]
+    lines += ["- " + sentence.replace("<", r"\<") for sentence in comparison.words]
+    columns = _columns(comparison)
+    columns["group"] = list(map(leaderboard.code, columns["group"]))
+    lines += ["", *_grid(columns)]
+    effects = comparison.effects[told_apart(comparison.effects)]
+    apart = set(zip(effects["group"], effects["metric"], strict=True))
+    scores = {
+        metric_name(metric): [
+            f"**{_mean(group, metric)}**" if (group.name, metric) in apart else _mean(group, metric)
+            for group in comparison.groups
+        ]
+        for metric in comparison.metrics
+    }
+    lines += ["", "## All scores", "", *_grid({"group": columns["group"], **scores}), ""]
+    bold = f" Bold: differs from {comparison.reference} by more than chance." if apart else ""
+    lines.append(f"Mean ± standard deviation over seeds.{bold}")
+    return "\n".join([*lines, ""])
+
+
+def _grid(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns the lines of a Markdown table; numbers stand on the right."""
+    marks = ["---" if heading == "group" else "---:" for heading in columns]
+    rows = [list(columns), marks, *map(list, zip(*columns.values(), strict=True))]
+    return [leaderboard.grid_row(row) for row in rows]

@@ -1,0 +1,272 @@
+"""The figures of classes and buckets in a comparison's report, and the data they are drawn from.
+
+`recall`, `effect` and `effect_axis` come without points: the page's script draws what the reader chooses.
+"""
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from counterpoise.analysis.comparison import BUCKETS, Comparison, told_apart
+from counterpoise.metrics.buckets import buckets
+from counterpoise.analysis.plots import count_marks
+from counterpoise.report.comparison.names import GAIN, LOSS, UNDECIDED, folded, p_value, records, reference_number, shown_name, unit
+
+
+def page_data(comparison: Comparison) -> dict[str, Any]:
+    """Returns what the page's script draws from; arrays of classes are in the order of `classes`, by training count.
+
+    groups: names, best first; reference: its number; recall, f1, difference, low, high: [G, C] to four digits, NaN
+    as in `Comparison.classes`; place: where a class stands over the training counts.
+    """
+    names = [group.name for group in comparison.groups]
+    order = np.lexsort((np.array(comparison.labels), -np.asarray(comparison.counts)))
+    labels = [comparison.labels[number] for number in order]
+    counts = np.asarray(comparison.counts)[order]
+    columns = {"recall": "recall", "f1": "f1", "difference": "recall_difference", "low": "low", "high": "high"}
+    by_class = {
+        key: np.round(
+            comparison.classes.pivot(index="group", columns="class", values=column)
+            .reindex(index=names, columns=labels)
+            .to_numpy(float),
+            4,
+        )
+        for key, column in columns.items()
+    }
+    return {
+        "unit": unit(comparison),
+        "units": unit(comparison, 2),
+        "groups": [shown_name(comparison, number) for number in range(len(names))],
+        "reference": reference_number(comparison),
+        "classes": labels,
+        "train": counts,
+        "test": np.asarray(comparison.test_counts)[order],
+        "bucket": buckets(counts, *comparison.bounds).tolist(),
+        "place": np.round(places(counts), 3),
+        **by_class,
+    }
+
+
+def places(counts: np.ndarray) -> np.ndarray:
+    """Returns where classes stand on a logarithmic axis of training counts, float [C] of the same order of size.
+
+    Classes of one count stand side by side, in a strip no wider than a third of the way to the next count. A
+    logarithm has no place for 0, which stands at 1/2.
+    """
+    counts = np.asarray(counts)
+    logs = np.log10(np.maximum(counts, 0.5))
+    levels, level, sizes = np.unique(logs, return_inverse=True, return_counts=True)
+    gaps = np.diff(levels, prepend=levels[0] - 1, append=levels[-1] + 1)
+    reach = np.minimum(np.minimum(gaps[:-1], gaps[1:]) / 3, 0.012 * (sizes - 1))[level]
+    rank = np.empty(len(counts))
+    for number in range(len(levels)):
+        rank[level == number] = np.linspace(-1, 1, sizes[number]) if sizes[number] > 1 else 0
+    return 10 ** (logs + rank * reach)
+
+
+def recall(comparison: Comparison) -> go.Figure:
+    """Returns recall over training counts on a log scale, with the bounds of the buckets.
+
+    Traces, without points: lines of gain, of loss; the group one comes from; the other's gains, losses, and equals.
+    """
+    drawn = np.maximum(np.asarray(comparison.counts, float), 0.5)
+    marks = count_marks(float(drawn.min()), float(drawn.max()), 1.3)
+    low, high = float(drawn.min()) / 1.3, float(drawn.max()) * 1.3
+    one = unit(comparison)
+    hover = (
+        "%{customdata[0]}<br>%{customdata[1]:,} training, %{customdata[2]:,} test examples"
+        "<br>recall %{customdata[3]:.3f} to %{customdata[4]:.3f}: %{customdata[5]:+.3f}<extra></extra>"
+    )
+    size = 6 if len(comparison.labels) > 150 else 9
+    plot = go.Figure()
+    for name, colour in (("gain", GAIN), ("loss", LOSS)):
+        line = {"color": colour, "width": 1.2 if size == 6 else 1.8}
+        plot.add_scatter(mode="lines", line=line, opacity=0.55, hoverinfo="skip", showlegend=False, meta=name)
+    hollow = {"size": size - 1, "color": "var(--card)", "line": {"color": "var(--muted)", "width": 1.3}}
+    plot.add_scatter(mode="markers", marker=hollow, hovertemplate=hover, name="from")
+    for name, colour in (("gained", GAIN), ("lost", LOSS), ("as before", "var(--muted)")):
+        marker = {"size": size, "color": colour, "line": {"color": "var(--card)", "width": 1}}
+        plot.add_scatter(mode="markers", marker=marker, hovertemplate=hover, name=name)
+    plot.update_layout(
+        height=460,
+        xaxis={
+            "type": "log",
+            "range": [np.log10(low), np.log10(high)],
+            "tickvals": marks[0],
+            "ticktext": marks[1],
+            "title": {"text": f"training examples of the {one} (log scale)"},
+        },
+        yaxis={"range": [-0.04, 1.12], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1], "title": {"text": "recall"}},
+    )
+    tail, head = comparison.bounds
+    borders = [low, tail - 0.5, head - 0.5, high]
+    for border in borders[1:3]:
+        if low < border < high:
+            plot.add_vline(border, line={"color": "var(--faint)", "width": 1, "dash": "dot"}, layer="below")
+    for name, left, right in zip(("tail", "medium", "head"), borders, borders[1:], strict=False):
+        left, right = max(left, low), min(right, high)
+        if right > left * 1.15:
+            middle = float(np.log10(left * right) / 2)
+            plot.add_annotation(x=middle, y=1, yref="paper", yanchor="top", text=name, showarrow=False)
+    return plot
+
+
+def effect(comparison: Comparison) -> go.Figure:
+    """Returns a row for each class of the test split: the change in its recall with its interval.
+
+    Traces, without points: gains, losses, changes whose interval holds 0, and the training counts on the right.
+    """
+    hover = (
+        "%{customdata[0]}<br>%{customdata[1]:,} training, %{customdata[2]:,} test examples"
+        "<br>%{x:+.3f} (%{customdata[3]})<extra></extra>"
+    )
+    plot = go.Figure()
+    for name, colour in (("gain", GAIN), ("loss", LOSS), ("may be chance", "var(--muted)")):
+        bars = {"type": "data", "symmetric": False, "array": [], "arrayminus": [], "thickness": 1.5, "width": 0}
+        marker = {"color": colour, "size": 8}
+        bars["color"] = UNDECIDED if name == "may be chance" else colour
+        plot.add_scatter(
+            mode="markers", marker=marker, error_x=bars, hovertemplate=hover, name=name, showlegend=False, meta=name
+        )
+    text = {"color": "var(--muted)", "size": 11.5}
+    plot.add_scatter(
+        mode="text", textfont=text, textposition="middle right", cliponaxis=False, hoverinfo="skip", showlegend=False
+    )
+    plot.update_layout(
+        xaxis={"showticklabels": False, "fixedrange": True, "zeroline": True, "zerolinecolor": "var(--faint)"},
+        yaxis={
+            "automargin": False,
+            "fixedrange": True,
+            "ticklabelstandoff": 6,
+            "tickfont": {"color": "var(--ink)", "size": 12},
+        },
+        dragmode=False,
+        height=600,
+    )
+    return plot
+
+
+def effect_axis(comparison: Comparison) -> go.Figure:
+    """Returns the scale of `effect`, which stays in sight while the rows scroll."""
+    plot = go.Figure(go.Scatter(x=[None], y=[None], mode="markers", showlegend=False))
+    plot.add_annotation(
+        x=1,
+        y=0,
+        xref="paper",
+        yref="paper",
+        text="count",
+        showarrow=False,
+        xanchor="right",
+        yanchor="bottom",
+        xshift=46,
+    )
+    plot.update_layout(
+        height=34,
+        xaxis={"showgrid": False, "side": "top", "fixedrange": True},
+        yaxis={"visible": False, "range": [0, 1], "fixedrange": True},
+        dragmode=False,
+    )
+    return plot
+
+
+def bucket_effects(comparison: Comparison) -> go.Figure:
+    """Returns a column for head, medium and tail: the change in mean recall of each group against the reference, in
+    colour where the two can be told apart by it.
+    """
+    present = [bucket for bucket in BUCKETS if (comparison.buckets.bucket == bucket).any()]
+    rows = {(row["group"], row["bucket"]): row for row in records(comparison.buckets)}
+    told = told_buckets(comparison)
+    p = {(row["group"], row["metric"]): row["p_holm"] for row in records(comparison.effects)}
+    others = [number for number, group in enumerate(comparison.groups) if group.name != comparison.reference]
+    names = [shown_name(comparison, number) for number in others]
+    known = [rows[comparison.groups[number].name, bucket] for number in others for bucket in present]
+    ends = np.array([[row["low"], row["high"], row["difference"], 0] for row in known], float).ravel()
+    low, high = (float(end) for end in (np.nanmin(ends), np.nanmax(ends)))
+    room = 0.06 * max(high - low, 0.01)
+    plot = go.Figure()
+    for column, bucket in enumerate(present):
+        suffix = str(column + 1) if column else ""
+        found = [rows[comparison.groups[number].name, bucket] for number in others]
+        values = np.round([row["difference"] for row in found], 4)
+        apart = np.array([(row["group"], bucket) in told for row in found])
+        over, under = apart & (values > 0), apart & (values < 0)
+        plot.add_bar(
+            orientation="h",
+            x=values,
+            y=list(range(len(found))),
+            xaxis=f"x{suffix}",
+            name=bucket,
+            showlegend=False,
+            marker={
+                "color": np.select([over, under], ["var(--c1-faint)", "var(--c2-faint)"], "var(--grid)").tolist(),
+                "line": {"color": np.select([over, under], [GAIN, LOSS], UNDECIDED).tolist(), "width": 1},
+            },
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": np.round([row["high"] - row["difference"] for row in found], 4),
+                "arrayminus": np.round([row["difference"] - row["low"] for row in found], 4),
+                "color": "var(--ink)",
+                "thickness": 1.3,
+                "width": 3,
+            },
+            customdata=[
+                [
+                    *(name, round(row["recall"], 4), round(row["low"], 4), round(row["high"], 4)),
+                    p_value(p[row["group"], f"{bucket}_recall"]),
+                ]
+                for name, row in zip(names, found, strict=True)
+            ],
+            hovertemplate="%{customdata[0]}<br>%{x:+.4f} (%{customdata[2]:+.4f} to %{customdata[3]:+.4f})"
+            "<br>mean recall %{customdata[1]:.4f}<br>adjusted p %{customdata[4]}<extra></extra>",
+        )
+        width = 1 / len(present)
+        count = int(found[0]["classes"])
+        plot.layout[f"xaxis{suffix}"] = {
+            "domain": [column * width + 0.02 * (column > 0), (column + 1) * width - 0.02 * (column < len(present) - 1)],
+            "range": [low - room, high + room],
+            "zeroline": True,
+            "zerolinecolor": "var(--muted)",
+            "nticks": 5,
+            "anchor": "y",
+            "fixedrange": True,
+        }
+        plot.add_annotation(
+            x=column * width + 0.02 * (column > 0),
+            xref="paper",
+            y=1,
+            yref="paper",
+            xanchor="left",
+            yanchor="bottom",
+            text=f"{bucket}, {count:,} {unit(comparison, count)}",
+            showarrow=False,
+            font={"color": "var(--ink)", "size": 13},
+        )
+    plot.update_layout(
+        height=90 + 34 * max(len(others), 2),
+        margin={"l": 8, "r": 12, "t": 30, "b": 8},
+        bargap=0.45,
+        yaxis={
+            "range": [len(others) - 0.4, -0.6],
+            "tickvals": list(range(len(others))),
+            "ticktext": [folded(name) for name in names],
+            "tickfont": {"color": "var(--ink)"},
+            "ticklabelstandoff": 6,
+            "showgrid": False,
+            "fixedrange": True,
+        },
+    )
+    return plot
+
+
+def told_buckets(comparison: Comparison) -> set[tuple[str, str]]:
+    """Returns the groups and buckets whose mean recall differs from the reference's by more than chance."""
+    rows = records(comparison.effects[told_apart(comparison.effects)])
+    found = {(row["group"], row["metric"]) for row in rows}
+    return {(group, bucket) for group, metric in found for bucket in BUCKETS if metric == f"{bucket}_recall"}
+
+
+def bucket_width(comparison: Comparison) -> int:
+    """Returns the least width of `bucket_effects` in pixels; a narrower page scrolls it."""
+    return 170 + 130 * comparison.buckets.bucket.nunique()

@@ -1,0 +1,222 @@
+"""The figures of groups in a comparison's report: their ranking, all pairs, and what they cost."""
+
+from typing import Literal
+
+import numpy as np
+import plotly.graph_objects as go
+
+from counterpoise.analysis.comparison import Comparison, metric_name
+from counterpoise.report.comparison.names import GAIN, behind_best, differences, folded, p_value, reference_number, short, shown_name
+from counterpoise.report.page import HEIGHT
+
+# Between the page's blue and its card; a name of the page that it lacks falls back on what follows.
+_HALF = "var(--half, color-mix(in srgb, var(--c1) 50%, var(--card)))"
+
+
+def ranking(comparison: Comparison) -> go.Figure:
+    """Returns groups from the best down: mean, 95 % interval, a dot for each seed, and the mean of the reference."""
+    groups, metric = comparison.groups, comparison.metric
+    told = behind_best(comparison)
+    means = np.array([group.scores[metric].mean() for group in groups])
+    names = [shown_name(comparison, number) for number in range(len(groups))]
+    plot = go.Figure()
+    kinds = [(~told, GAIN, GAIN, "var(--c1-faint)"), (told, "var(--card)", "var(--muted)", "var(--rule)")]
+    for chosen, colour, edge, faint in kinds:
+        rows = np.flatnonzero(chosen)
+        ends = [group.intervals[metric] for group in (groups[row] for row in rows)]
+        x = [value for low, high in ends for value in (round(low, 4), round(high, 4), None)]
+        y = [value for row in rows.tolist() for value in (row, row, None)]
+        line = {"color": faint, "width": 8}
+        plot.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip")
+        plot.add_scatter(
+            x=np.round(means[rows], 4),
+            y=rows,
+            mode="markers",
+            marker={"color": colour, "size": 12, "line": {"color": edge, "width": 2}},
+            customdata=[
+                [names[row], round(low, 4), round(high, 4)] for row, (low, high) in zip(rows, ends, strict=True)
+            ],
+            hovertemplate="%{customdata[0]}<br>mean %{x:.4f}, 95 %: %{customdata[1]:.4f} to %{customdata[2]:.4f}"
+            "<extra></extra>",
+        )
+    seeds = [
+        (float(score), row + 0.27, names[row], "?" if seed is None else seed)
+        for row, group in enumerate(groups)
+        for score, seed in zip(group.scores[metric], group.seeds, strict=True)
+    ]
+    plot.add_scatter(
+        x=[round(seed[0], 4) for seed in seeds],
+        y=[seed[1] for seed in seeds],
+        yaxis="y2",
+        mode="markers",
+        marker={"color": "var(--ink)", "size": 5},
+        customdata=[seed[2:] for seed in seeds],
+        hovertemplate="%{customdata[0]}, seed %{customdata[1]}<br>%{x:.4f}<extra></extra>",
+    )
+    if len(groups) > 1:
+        at = round(float(means[reference_number(comparison)]), 4)
+        plot.add_scatter(
+            x=[at, at],
+            y=[-0.5, len(groups) - 0.5],
+            mode="lines",
+            line={"color": "var(--muted)", "width": 1, "dash": "dot"},
+            hoverinfo="skip",
+        )
+    drawn = [seed[0] for seed in seeds] + [end for group in groups for end in group.intervals[metric]]
+    room = 0.04 * max(max(drawn) - min(drawn), 0.005)
+    plot.update_xaxes(title_text=metric_name(metric), range=[min(drawn) - room, max(drawn) + room])
+    rows_axis = {"range": [len(groups) - 0.45, -0.55], "tickvals": list(range(len(groups))), "showgrid": False}
+    rows_axis |= {"ticklabelstandoff": 6, "fixedrange": True, "tickfont": {"color": "var(--ink)"}}
+    plot.update_layout(
+        height=60 + 40 * len(groups),
+        showlegend=False,
+        yaxis={**rows_axis, "ticktext": [folded(name) for name in names]},
+        yaxis2={**rows_axis, "ticktext": [f"{mean:.3f}" for mean in means], "overlaying": "y", "side": "right"},
+    )
+    return plot
+
+
+def matrix(comparison: Comparison) -> go.Figure:
+    """Returns all pairs, rows and columns from the best down: below the diagonal the lead of the column's group over
+    the row's, above it the adjusted p.
+    """
+    names = [group.name for group in comparison.groups]
+    shown = [shown_name(comparison, number) for number in range(len(names))]
+    found, size = differences(comparison), len(names)
+    lead = np.full((size, size), np.nan)
+    texts: dict[bool, list[tuple[int, int, str]]] = {True: [], False: []}
+    hovers = [[""] * size for _ in names]
+    for row in range(size):
+        for column in range(size):
+            if row == column:
+                continue
+            ahead, behind = (column, row) if column < row else (row, column)
+            pair = found[names[ahead], names[behind]]
+            if column < row:
+                lead[row, column] = round(max(pair.difference, 0.0), 4) if pair.told else 0
+                text = f"{pair.difference:z.3f}"
+            else:
+                text = p_value(pair.p_holm).replace("0.", ".").replace(" ", "")
+            texts[pair.told].append((column, row, text))
+            hovers[row][column] = (
+                f"{shown[ahead]}\nahead of {shown[behind]}\n"
+                f"by {pair.difference:.4f} ({pair.low:.4f} to {pair.high:.4f})\n"
+                f"adjusted p {p_value(pair.p_holm)}: {'told apart' if pair.told else 'not told apart'}"
+            )
+    plot = go.Figure(
+        go.Heatmap(
+            z=lead,
+            colorscale=[[0, "var(--grid)"], [0.001, "var(--c1-faint)"], [1, _HALF]],
+            zmin=0,
+            zmax=max(float(np.nan_to_num(lead).max()), 1e-4),
+            showscale=False,
+            hoverongaps=False,
+            xgap=2,
+            ygap=2,
+            hoverinfo="skip",
+        )
+    )
+    for told, colour in ((True, "var(--ink)"), (False, "var(--muted)")):
+        cells = texts[told]
+        plot.add_scatter(
+            x=[column for column, _, _ in cells],
+            y=[row for _, row, _ in cells],
+            text=[text for _, _, text in cells],
+            mode="text",
+            textfont={"color": colour, "size": 12 if size <= 10 else 10.5},
+            customdata=[hovers[row][column] for column, row, _ in cells],
+            hovertemplate="%{customdata}<extra></extra>",
+            showlegend=False,
+        )
+    numbered = size > 8
+    axis = {"tickvals": list(range(size)), "showgrid": False, "fixedrange": True}
+    axis |= {"tickfont": {"color": "var(--ink)"}, "ticklabelstandoff": 4}
+    row_names = [f"{number + 1}  " * numbered + folded(name) for number, name in enumerate(shown)]
+    column_names = [str(number + 1) if numbered else folded(name, 13) for number, name in enumerate(shown)]
+    plot.update_layout(
+        height=90 + (32 if numbered else 46) * size,
+        xaxis={**axis, "ticktext": column_names, "range": [-0.5, size - 0.5], "side": "top", "tickangle": 0},
+        yaxis={**axis, "ticktext": row_names, "range": [size - 0.5, -0.5]},
+    )
+    return plot
+
+
+def matrix_width(comparison: Comparison) -> int:
+    """Returns the least width of `matrix` in pixels; a narrower page scrolls it."""
+    size = len(comparison.groups)
+    return 170 + (40 if size > 8 else 84) * size
+
+
+def cost(comparison: Comparison, by: Literal["seconds", "steps"]) -> go.Figure:
+    """Returns the metric over what a run costs, and the line of groups that none beats at their cost or less.
+
+    Groups of unknown cost are left out.
+    """
+    numbers, x, y, front = _costs(comparison, by)
+    names = [shown_name(comparison, number) for number in numbers]
+    rest = [number for number in range(len(numbers)) if number not in front]
+    plot = go.Figure()
+    hover = "%{customdata}<br>%{x:,} " + by + "<br>" + metric_name(comparison.metric) + " %{y:.4f}<extra></extra>"
+    line = {"color": "var(--c1-faint)", "width": 3, "shape": "hv"}
+    plot.add_scatter(
+        x=x[front].tolist(), y=y[front].tolist(), mode="lines", line=line, hoverinfo="skip", showlegend=False
+    )
+    reference = reference_number(comparison)
+    for chosen, colour, place, meaning in (
+        (front, GAIN, "top center", "not beaten"),
+        (rest, "var(--muted)", "bottom center", "beaten at its cost or less"),
+    ):
+        labelled = [number for number in chosen if len(chosen) <= 8 or numbers[number] == reference]
+        if chosen:
+            plot.add_scatter(
+                x=x[chosen].tolist(),
+                y=y[chosen].tolist(),
+                mode="markers+text",
+                text=[short(names[number], 24) if number in labelled else "" for number in chosen],
+                textposition=place,
+                textfont={"color": "var(--ink)" if chosen is front else "var(--muted)"},
+                marker={"color": colour, "size": 11, "line": {"color": "var(--card)", "width": 1.5}},
+                customdata=[names[number] for number in chosen],
+                hovertemplate=hover,
+                cliponaxis=False,
+                name=meaning,
+            )
+    wide = bool(x.max() > 20 * x.min() > 0)
+    scale = np.log10(x) if wide else x
+    margin = 0.25 * max(float(np.ptp(scale)), 0.04 * float(np.abs(scale).max()), 1e-3)
+    left = float(scale.min()) - margin
+    room = 0.12 * max(float(np.ptp(y)), 0.01)
+    plot.update_layout(
+        height=HEIGHT + 20,
+        xaxis={
+            "type": "log" if wide else "linear",
+            "range": [left if wide else max(left, 0), float(scale.max()) + margin],
+            "tickformat": ",",
+            "title": {"text": {"seconds": "seconds a run", "steps": "optimiser steps a run"}[by]},
+        },
+        yaxis={
+            "range": [float(y.min()) - room, float(y.max()) + room],
+            "title": {"text": metric_name(comparison.metric)},
+        },
+    )
+    return plot
+
+
+def cost_in_words(comparison: Comparison, by: Literal["seconds", "steps"]) -> tuple[str, str]:
+    """Returns what `cost` shows: who is on the line, and what the others cost and reach, nothing without others."""
+    numbers, x, y, front = _costs(comparison, by)
+    said = [f"{shown_name(comparison, n)} ({a:,.0f}, {b:.3f})" for n, a, b in zip(numbers, x, y, strict=True)]
+    beaten = [each for place, each in enumerate(said) if place not in front]
+    words = f"By {by}, not beaten at their cost or less: {', '.join(said[place] for place in front)}."
+    return words, f" Beaten: {', '.join(beaten)}." if beaten else ""
+
+
+def _costs(
+    comparison: Comparison, by: Literal["seconds", "steps"]
+) -> tuple[list[int], np.ndarray, np.ndarray, list[int]]:
+    """Returns the groups of known cost, their costs and scores, and which of them none beats, by cost."""
+    numbers = [number for number, group in enumerate(comparison.groups) if np.isfinite(getattr(group, by))]
+    x = np.round([getattr(comparison.groups[number], by) for number in numbers], 1)
+    y = np.round([comparison.groups[number].scores[comparison.metric].mean() for number in numbers], 4)
+    order = np.lexsort((-y, x))
+    return numbers, x, y, [int(n) for place, n in enumerate(order) if place == 0 or y[n] > y[order[:place]].max()]

@@ -1,0 +1,172 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import finished
+from counterpoise.analysis.runs import gather, remarks
+from counterpoise.errors import UserError
+from counterpoise.metrics.buckets import Bounds
+
+
+def names(runs) -> list[tuple[str, int | None]]:
+    return [(run.group, run.seed) for run in runs]
+
+
+def test_a_sweep_is_its_finished_jobs_and_the_others_are_named(tmp_path):
+    sweep = finished.sweep(tmp_path / "sweep")
+    finished.run(sweep / "5", "strategy=y", state="running")
+    runs, notes = gather([sweep])
+    assert names(runs) == [("plain", 0), ("plain", 1), ("combined", 0), ("combined", 1)]
+    assert notes == [
+        f"Left out of {sweep}: 4 (experiment=r8 strategy=[x]: failed, no luck); 5 (strategy=y: did not finish)."
+    ]
+
+
+def test_a_run_holds_what_its_files_say(tmp_path):
+    config = {"seed": 7, "buckets": {"_target_": "x", "head_min": 61, "tail_max": 5}}
+    (run,), notes = gather([finished.run(tmp_path / "0", wrong={1: 3}, config=config, scout=True, seconds=12)])
+    assert notes == []
+    assert (run.seed, run.bounds, run.scout) == (7, Bounds(tail_max=5, head_min=61), True)
+    assert (run.seconds, run.epochs, run.steps) == (12, 2, 100)
+    assert run.labels == finished.LABELS
+    assert run.counts.tolist() == finished.COUNTS.tolist()
+    truth, decided = run.truth.toarray(), run.decided.toarray()
+    np.testing.assert_array_equal(truth, np.eye(5, dtype=bool)[finished.TRUTH])
+    assert (truth != decided).any(axis=1).sum() == 3
+    assert run.ids.to_pylist() == [str(n) for n in range(100)]
+
+
+def test_an_old_run_without_configuration_has_the_usual_bounds_and_is_no_scout(tmp_path):
+    (finished.run(tmp_path / "0") / "config.yaml").unlink()
+    (run,), _ = gather([tmp_path / "0"])
+    assert (run.seed, run.bounds, run.scout) == (None, Bounds(), False)
+
+
+def test_texts_may_have_any_number_of_labels(tmp_path):
+    (run,), _ = gather([finished.multi_label_run(tmp_path / "0")])
+    assert run.multi_label
+    assert set(np.diff(run.truth.indptr)) > {0, 1, 2}
+    table = pq.read_table(tmp_path / "0" / "predictions.parquet").to_pydict()
+    for cells, lists in ((run.truth, table["labels"]), (run.decided, table["predictions"])):
+        found = [{finished.LABELS[c] for c in row} for row in np.split(cells.indices, cells.indptr[1:-1])]
+        assert found == list(map(set, lists))
+        assert cells.has_sorted_indices
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["data=r8 strategy=plain", "data=r8 strategy=ldam"], ["plain", "ldam"]),
+        (["strategy=plain", "strategy=plain optim.lr=1"], ["default", "optim.lr=1"]),
+        (["strategy=plain", "optim.lr=1 strategy=ldam"], ["plain", "ldam optim.lr=1"]),
+        (["a=1 strategy=ldam", "a=2 strategy=ldam"], ["a=1", "a=2"]),
+        (["a=1 b=1", "b=1 a=1 seed=3"], ["a=1 b=1", "a=1 b=1"]),
+        (["data=r8 strategy=ldam"], ["ldam"]),
+        (["data=r8"], ["data=r8"]),
+        ([""], ["default"]),
+    ],
+)
+def test_a_group_is_called_what_distinguishes_it(tmp_path, settings, expected):
+    folders = [finished.run(tmp_path / str(n), *setting.split()) for n, setting in enumerate(settings)]
+    assert [run.group for run in gather(folders)[0]] == expected
+
+
+def test_a_name_makes_a_group_of_runs_or_of_a_sweep_over_seeds(tmp_path):
+    for seed in range(2):
+        finished.run(tmp_path / "seeds" / str(seed), "strategy=ldam", f"seed={seed}")
+    other = finished.run(tmp_path / "a=b", "strategy=plain", "seed=4")
+    runs, _ = gather([f"mine={tmp_path / 'seeds'}", f"mine={other}"])
+    assert names(runs) == [("mine", 0), ("mine", 1), ("mine", 4)]
+    assert names(gather([other])[0]) == [("plain", 4)]
+
+
+def test_a_run_given_twice_is_one_and_keeps_its_name(tmp_path):
+    sweep = finished.sweep(tmp_path / "sweep")
+    runs, _ = gather([f"first={sweep / '0'}", sweep, sweep / "2", f"first={sweep}/../sweep/0"])
+    assert names(runs) == [("first", 0), ("plain", 1), ("combined", 0), ("combined", 1)]
+
+
+def test_a_name_that_was_given_is_not_given_to_runs_of_other_settings(tmp_path):
+    combined = [finished.run(tmp_path / f"c{seed}", "strategy=combined", f"seed={seed}") for seed in range(2)]
+    plain = [finished.run(tmp_path / f"p{seed}", "strategy=plain", f"seed={seed}") for seed in range(2)]
+    with pytest.raises(UserError) as error:
+        gather([f"plain={combined[0]}", plain[0]])
+    assert str(error.value) == (
+        f"plain is the name given to {combined[0]}, and would be that of {plain[0]}, which has other settings: "
+        f"give that one a name too, as in plain2={plain[0]}"
+    )
+    assert names(gather([f"plain={plain[0]}", plain[1]])[0]) == [("plain", 0), ("plain", 1)]
+    assert names(gather([f"plain={combined[0]}", f"plain2={plain[0]}"])[0]) == [("plain", 0), ("plain2", 0)]
+
+
+def test_runs_of_one_name_that_differ_in_more_than_their_seed_are_said_to(tmp_path):
+    same = [finished.run(tmp_path / str(seed), "b=1", "a=1", f"seed={seed}") for seed in range(2)]
+    other = finished.run(tmp_path / "other", "a=2", "seed=2")
+
+    def said(*folders) -> list[str]:
+        runs, _ = gather([f"mine={folder}" for folder in folders])
+        return remarks({"mine": runs}, runs[0])
+
+    assert said(*same) == []
+    assert said(*same, other) == ["The runs of mine differ in more than their seed: a=1 b=1; a=2."]
+
+
+def broken(tmp_path):
+    finished.run(tmp_path / "good")
+    finished.run(tmp_path / "failed", state="failed")
+    finished.run(tmp_path / "killed", state="running")
+    finished.sweep(tmp_path / "sweep")
+    (tmp_path / "empty").mkdir()
+    for name in ("metrics.json", "per_class.csv", "predictions.parquet"):
+        (finished.run(tmp_path / f"no {name}") / name).unlink()
+    (finished.run(tmp_path / "damaged") / "predictions.parquet").write_bytes(b"PAR1")
+    finished.multi_label_run(tmp_path / "labels")
+    finished.run(tmp_path / "fewer", truth=finished.TRUTH[:90])
+    finished.run(tmp_path / "ids", ids=[f"x{n}" for n in range(100)])
+    finished.run(tmp_path / "truth", truth=np.where(np.arange(100) == 7, 2, finished.TRUTH))
+    finished.run(tmp_path / "classes", labels=["NA", "1", "c", "d", "f"])
+    path = finished.run(tmp_path / "unknown") / "predictions.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(1, "label", pa.array([None] * 100, pa.string())), path)
+    path = finished.run(tmp_path / "foreign") / "predictions.parquet"
+    pq.write_table(table.set_column(2, "prediction", pa.array(["z"] * 100)), path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent"], "there is no folder absent: give the folder of a run or a sweep, or NAME=FOLDER"),
+        (["plain=absent"], "there is no folder absent"),
+        (["empty"], "empty holds no finished run"),
+        (["failed"], "failed is no finished run: failed, no luck"),
+        (["killed"], "killed is no finished run: did not finish"),
+        (["no metrics.json"], "no metrics.json is no finished run: failed, unreadable metrics.json"),
+        (["no per_class.csv"], "no per_class.csv is no finished run: it has no per_class.csv"),
+        (["no predictions.parquet"], "it has no predictions.parquet"),
+        (["damaged"], "damaged cannot be read: "),
+        (["name=sweep"], "sweep is a sweep of several settings: give it without a name, or name its runs"),
+        (["good", "labels"], "good and .*labels do not compare: a text has one class in one, any number of labels"),
+        (["good", "fewer"], "good and .*fewer differ in their test texts: 100 and 90: compare runs on the same data"),
+        (["good", "ids"], "good and .*ids differ in their test texts, by the ids"),
+        (["good", "truth"], "good and .*truth differ in the true labels of 1 test texts, first of '7'"),
+        (["good", "classes"], "good and .*classes differ in their classes: 5 and 5, 'e' is in one alone"),
+        (["unknown"], "unknown: predictions.parquet, label: 100 texts have none"),
+        (["foreign"], "foreign: predictions.parquet, prediction: holds a name that per_class.csv lacks"),
+    ],
+)
+def test_what_does_not_compare_is_one_line_that_names_the_folders(tmp_path, monkeypatch, arguments, message):
+    broken(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message) as error:
+        gather(arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_only_hydra_wrote_to_is_no_finished_run(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text(json.dumps(["seed=1"]))
+    with pytest.raises(UserError, match="is no finished run: failed, ended without a result"):
+        gather([tmp_path])

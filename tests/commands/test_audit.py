@@ -1,0 +1,137 @@
+"""`python -m counterpoise.audit` as a user calls it: its page, its files, its one line for a mistake."""
+
+import csv
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import commandline
+from counterpoise.commands import audit
+from counterpoise.terminal import console
+
+ROWS = {
+    "train": [("word1 word2 word3", "a")] * 30
+    + [("Word4 word5", "a"), ("word4  word5", "b"), ("word6", "b"), ("12 + 3", "[c]")]
+    + [(" ".join(f"word{i}" for i in range(1, 20)), "a")],
+    "validation": [("word6", "b"), ("word7 word8 \ufffd", "a")],
+    "test": [("WORD4\nWORD5", "a"), ("\x1b[2J" + " ".join(f"word{i}" for i in range(1, 21)), "a"), ("alpha1", "new")],
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    for name, rows in ROWS.items():
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *rows])
+    return ["data=files", *(f"data.{name}={tmp_path / name}.csv" for name in ROWS)]
+
+
+@pytest.fixture
+def call(tiny_encoder, monkeypatch, capsys):
+    """Calls the command line; returns exit code, standard output and standard error."""
+    monkeypatch.setattr(console, "_width", 80)
+
+    def calling(*arguments: object) -> tuple[int, str, str]:
+        encoder = ["encoder=local", f"encoder.name={tiny_encoder}", "encoder.max_length=16"]
+        return commandline.call(audit.main, monkeypatch, *encoder, *arguments), *capsys.readouterr()
+
+    return calling
+
+
+def test_the_page_fits_80_columns_and_nothing_is_written_unless_asked_for(call, files, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, out, _ = call(*files)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert "imbalance 32 : 1" in out
+    assert "strategy=combined" in out
+    assert "validation in train" in out
+    assert "[c] 1" in out
+    assert "- 1, 31, 1.00: WORD4 WORD5" in out
+    assert "\x1b" not in out
+    assert list(Path().iterdir()) == []
+
+
+def test_options_stand_before_among_or_after_overrides(call, files, tmp_path):
+    for place in (0, 2, len(files)):
+        output = tmp_path / f"out{place}"
+        code, _, err = call(*files[:place], "--output", output, *files[place:])
+        assert code == 0, err
+        assert (output / "audit.json").is_file()
+
+
+def test_the_facts_and_the_rows_concerned_are_files(call, files, tmp_path):
+    output = tmp_path / "out"
+    code, _, err = call(*files, "--output", output)
+    assert code == 0, err
+    facts = json.loads((output / "audit.json").read_text())
+    assert facts["counts"] == {"a": 32, "b": 2, "[c]": 1}
+    assert facts["buckets"]["tail"] == {"number": 2, "examples": 3}
+    train, test = facts["splits"]["train"], facts["splits"]["test"]
+    assert (train["rows"], train["repeats"], train["tokens"]["longest"]) == (35, 30, 21)
+    assert train["truncated"] == pytest.approx(1 / 35)
+    assert (train["odd"]["no letter"], train["odd"]["one word"]) == (1, 1)
+    assert facts["splits"]["validation"]["odd"]["damaged characters"] == 1
+    assert (test["rows"], test["unseen"], test["absent"], test["rare"]) == (2, 1, ["[c]", "b"], ["a"])
+    validation, testing, _ = facts["leaks"]
+    assert (validation["equal"], validation["near"], validation["of"]) == (1, 0, 2)
+    assert (testing["equal"], testing["near"], testing["of"]) == (1, 1, 2)
+    assert [(each["id"], each["of_id"]) for each in testing["examples"]] == [("1", "31"), ("2", "35")]
+    assert (facts["conflicts"]["texts"], facts["conflicts"]["rows"]) == (1, 3)
+
+    equal = pd.read_csv(output / "equal_texts.csv")
+    assert equal[equal.conflict][["split", "id", "labels"]].values.tolist() == [
+        ["train", 31, "a"],
+        ["train", 32, "b"],
+        ["test", 1, "a"],
+    ]
+    leaks = pd.read_csv(output / "leaks.csv")
+    assert leaks[["split", "id", "of_split", "of_id"]].values.tolist() == [
+        ["validation", 1, "train", 33],
+        ["test", 1, "train", 31],
+        ["test", 2, "train", 35],
+    ]
+    pairs = pd.read_csv(output / "near_texts.csv")
+    assert pairs[["split", "id", "other_split", "other_id"]].values.tolist() == [["train", 35, "test", 2]]
+    assert set(pd.read_csv(output / "odd_texts.csv").odd) == {"one word", "no letter", "damaged characters"}
+
+
+def test_texts_with_several_labels_are_audited_as_the_same_splits_as_in_a_run(call, tagged, tmp_path):
+    arguments = ["data=files", f"data.train={tagged['train']}", "data.label=labels", "loader.test_fraction=0.3"]
+    code, out, err = call(*arguments, "--output", tmp_path)
+    assert code == 0, err
+    assert "labels per text" in out
+    facts = json.loads((tmp_path / "audit.json").read_text())
+    rows = {name: split["rows"] for name, split in facts["splits"].items()}
+    assert sum(rows.values()) == 240
+    assert rows["test"] == 72
+    assert facts["splits"]["train"]["unlabelled"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "cannot read 'nonsense'"),
+        (["data=reuters"], "data=reuters: there is no such data"),
+        (["data.nonsense=1"], "the configuration has no key 'data.nonsense'"),
+        (["data=files", "data.train=absent.csv"], "there is no file absent.csv"),
+        (["loader.split_seed=one"], "loader.split_seed=one: a whole number is expected here"),
+        (["encoder.max_length=1000"], "encoder.max_length=1000: this encoder takes at most 64 tokens"),
+        (["--output", __file__], "is a file; it must be a folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(call, files, arguments, message):
+    code, out, err = call(*files, *arguments)
+    assert (code, out) == (2, "")
+    lines = [line for line in err.splitlines() if not line.startswith("WARNING")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+
+
+def test_it_finds_the_configuration_from_any_folder(call, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call(*files)[0] == 0

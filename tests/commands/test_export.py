@@ -1,0 +1,201 @@
+"""A finished run as ONNX: what a server needs, as exact as it says."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import Tokenizer
+
+from commandline import call, run, setting
+from counterpoise.commands import export, predict
+from counterpoise.errors import UserError
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+pytestmark = pytest.mark.e2e
+
+TEXTS = ["alpha1", "beta2 word3 word7 beta1", " ".join(f"word{i % 40}" for i in range(200)), "", "unheard of"]
+KINDS = ["one class", "any labels", "cosine head", "scout"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, texts, tagged, tiny_encoder) -> dict[str, Path]:
+    """A finished run of each kind."""
+    given = {
+        "one class": (setting(texts, tiny_encoder), "strategy=combined"),
+        "any labels": (setting(tagged, tiny_encoder), "data.label=labels", "strategy=weighted"),
+        "cosine head": (setting(texts, tiny_encoder), "strategy=ldam"),
+        "scout": (setting(texts, tiny_encoder), "strategy=plain", "train=scout"),
+    }
+    folders = {}
+    for kind, (shared, *overrides) in given.items():
+        folders[kind] = tmp_path_factory.mktemp("run") / "run"
+        outcome = run(folders[kind], *shared, *overrides, draws=False)
+        assert outcome.code == 0, outcome.err
+    return folders
+
+
+@pytest.fixture(scope="module")
+def exported(runs, tmp_path_factory) -> dict[str, Path]:
+    """Each of them exported."""
+    folder = tmp_path_factory.mktemp("exported")
+    for kind, finished in runs.items():
+        export.export(finished, folder / kind)
+    return {kind: folder / kind for kind in runs}
+
+
+@pytest.fixture
+def quick(exported, monkeypatch):
+    """Export copies the model of one class, which it has written before, as writing it takes seconds."""
+    model = exported["one class"] / "model.onnx"
+    monkeypatch.setattr(export, "_write_model", lambda path, _: shutil.copy(model, path))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_gets_the_logits_of_the_run_from_the_folder_alone(runs, exported, kind, tmp_path):
+    folder = shutil.copytree(exported[kind], tmp_path / "elsewhere")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    reference = predict.load(runs[kind])
+    for texts in (TEXTS, TEXTS[:1], TEXTS[2:3]):
+        encodings = tokenizer.encode_batch(texts)
+        inputs = {
+            "input_ids": np.array([each.ids for each in encodings]),
+            "attention_mask": np.array([each.attention_mask for each in encodings]),
+        }
+        np.testing.assert_allclose(session.run(None, inputs)[0], reference(texts), atol=1e-5)
+    assert json.loads((folder / "export.json").read_text())["labels"] == reference.labels
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_are_those_of_the_run(runs, exported, kind, texts, tagged, tmp_path, monkeypatch):
+    file = tagged["test"] if kind == "any labels" else texts["test"]
+    tables = []
+    for name, folder in (("run", runs[kind]), ("exported", exported[kind])):
+        output = tmp_path / f"{name}.parquet"
+        assert call(predict.main, monkeypatch, folder, file, "--calibrated", "--output", output) == 0
+        tables.append(pq.read_table(output))
+    ours, theirs = tables
+    assert ours.schema == theirs.schema
+    for name in ours.schema.names:
+        columns = [table[name].combine_chunks() for table in tables]
+        if pa.types.is_list(columns[0].type):
+            assert columns[0].offsets.equals(columns[1].offsets)
+            columns = [column.flatten() for column in columns]
+        one, other = (column.to_pylist() for column in columns)
+        assert one == (pytest.approx(other, abs=1e-5) if pa.types.is_floating(columns[0].type) else other), name
+
+
+def test_scores_are_those_that_the_run_was_tested_with(runs, exported):
+    for kind, folder in exported.items():
+        content = json.loads((folder / "export.json").read_text())
+        tested = json.loads((runs[kind] / "metrics.json").read_text())["test"]
+        scores = content["test"]["fp32"]
+        names = {"macro_f1", "micro_f1" if kind == "any labels" else "accuracy", "texts"}
+        assert names <= scores.keys()
+        for name in scores.keys() - {"texts"}:
+            assert scores[name] == pytest.approx(tested[name], abs=1e-6), (kind, name)
+        assert content["largest_difference"]["fp32"] < 1e-4
+
+
+def test_what_int8_costs_is_told(runs, exported, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(runs["any labels"], tmp_path / "run")
+    assert call(export.main, monkeypatch, folder, "--int8") == 0
+    out, small = capsys.readouterr().out, folder / "onnx-int8"
+    assert str(small) in out.replace("\n", "")
+    assert "cost of int8" in out
+    assert "macro f1" in out
+    content = json.loads((small / "export.json").read_text())
+    assert content["precision"] == "int8"
+    assert content["test"]["int8"].keys() == content["test"]["fp32"].keys()
+    assert 0 < content["largest_difference"]["int8"] < 0.5
+    rounded, exact = predict.load(small), predict.load(folder)
+    assert 0 < np.abs(rounded(TEXTS) - exact(TEXTS)).max() < 0.5
+    weights = {each.data_type for each in onnx.load(small / "model.onnx").graph.initializer if len(each.dims) == 2}
+    assert onnx.TensorProto.INT8 in weights
+    assert onnx.TensorProto.FLOAT not in weights
+    of_fp32 = sorted(path.name for path in exported["any labels"].iterdir())
+    assert sorted(path.name for path in small.iterdir()) == of_fp32
+
+
+def test_thresholds_of_ones_own_hold_for_an_exported_model_too(exported, tagged, tmp_path, monkeypatch):
+    own = tmp_path / "thresholds.json"
+    own.write_text(json.dumps(dict.fromkeys(predict.load(exported["any labels"]).labels, 1e-6)))
+    output = tmp_path / "out.parquet"
+    given = (exported["any labels"], tagged["test"], "--thresholds", own, "--output", output)
+    assert call(predict.main, monkeypatch, *given) == 0
+    assert {len(each) for each in pd.read_parquet(output).predictions} == {4}
+
+
+def test_a_file_is_read_as_that_of_the_run_was(exported, tmp_path, monkeypatch):
+    folder = shutil.copytree(exported["one class"], tmp_path / "model")
+    content = json.loads((folder / "export.json").read_text())
+    assert content.pop("reading") == {"suffix": ".csv", "delimiter": None, "quote": '"', "skip_rows_after_header": 0}
+    file, output = tmp_path / "new.tsv", tmp_path / "out.parquet"
+    file.write_text('text\n"alpha1\nbeta1"\n')
+    for added, rows in (({}, 1), ({"reading": {"suffix": ".tsv", "quote": None}}, 2)):
+        (folder / "export.json").write_text(json.dumps(content | added))
+        assert call(predict.main, monkeypatch, folder, file, "--output", output) == 0
+        assert pq.read_table(output).num_rows == rows
+
+
+def test_an_earlier_export_is_replaced_and_nothing_else_is(runs, exported, quick, tmp_path):
+    folder = shutil.copytree(exported["any labels"], tmp_path / "model")
+    export.export(runs["one class"], folder)
+    assert not (folder / "thresholds.json").exists()
+    assert predict.load(folder).decision is None
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").touch()
+    with pytest.raises(UserError, match="is no exported model"):
+        export.export(runs["one class"], other)
+    assert (other / "thesis.txt").exists()
+
+
+def test_a_model_that_computes_something_else_is_not_written(runs, quick, tmp_path):
+    with pytest.raises(UserError, match=r"differs from the run's by .*: nothing was written"):
+        export.export(runs["scout"], tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_without_the_texts_of_the_run_no_scores_are_made_up(runs, quick, texts, tmp_path, caplog, gone):
+    folder = shutil.copytree(runs["one class"], tmp_path / "run")
+    header, *rows = texts["test"].read_text().splitlines()
+    file = tmp_path / "test.csv"
+    if not gone:
+        file.write_text("\n".join([header, *rows[::-1]]) + "\n")
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace(str(texts["test"]), str(file)))
+    written = export.export(folder, tmp_path / "model")
+    assert written["test"] == {}
+    assert written["largest_difference"]["fp32"] < 1e-4
+    assert "scores are not measured" in caplog.text
+    assert ("there is no file" if gone else "no longer what") in caplog.text
+
+
+def test_a_library_that_is_not_installed_is_one_line(runs, exported, texts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for command, arguments in ((export.main, (runs["scout"],)), (predict.main, (exported["scout"], texts["test"]))):
+        assert call(command, monkeypatch, *arguments) == 2
+        error = capsys.readouterr().err
+        assert "pip install onnx onnxruntime onnxscript" in error
+        assert error.count("\n") == 1
+
+
+def test_the_precision_of_an_exported_model_is_given(exported, texts, monkeypatch, capsys):
+    assert call(predict.main, monkeypatch, exported["scout"], texts["test"], "--precision", "bf16") == 2
+    assert "is as it was exported" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run_is_one_line(tmp_path, monkeypatch, capsys):
+    assert call(export.main, monkeypatch, tmp_path) == 2
+    assert "is no run folder" in capsys.readouterr().err

@@ -1,0 +1,123 @@
+"""Scouting: heads on the vectors of an encoder that stays as it is, from the command line to predictions."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from joblib.externals.loky import get_reusable_executor
+from scipy.special import expit, log_softmax
+
+from commandline import call, load, run, setting
+from counterpoise.commands import predict
+from counterpoise.model import embeddings as vectors
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def scout(texts: dict[str, Path], tiny_encoder: Path) -> list[str]:
+    return [*setting(texts, tiny_encoder), "train=scout", "optim.head_lr=0.1"]
+
+
+@pytest.fixture
+def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts were encoded, each time that any were."""
+    counted: list[int] = []
+    real = vectors.encode
+
+    def counting(encoder, dataset, *others):
+        counted.append(len(dataset))
+        return real(encoder, dataset, *others)
+
+    monkeypatch.setattr(vectors, "encode", counting)
+    return counted
+
+
+def logits(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "logits.npz") as stored:
+        return dict(stored)
+
+
+def test_a_scout_says_so_leaves_a_head_alone_and_predicts_like_any_run(scout, texts, tmp_path, monkeypatch):
+    done = run(tmp_path / "run", *scout, "strategy=weighted")
+    assert done.code == 0, done.err
+    assert done.metrics["scout"] is True
+    assert done.metrics["epochs"] == 20
+    assert set(load(done.folder / "checkpoints/best.ckpt")["state_dict"]) == {"head.weight", "head.bias"}
+    assert (done.folder / "confusion.png").is_file()
+    output = tmp_path / "out.parquet"
+    assert call(predict.main, monkeypatch, done.folder, texts["test"], "--output", output) == 0
+    ours, theirs = pd.read_parquet(output), pd.read_parquet(done.folder / "predictions.parquet")
+    assert ours.prediction.tolist() == theirs.prediction.tolist()
+    expected = log_softmax(logits(done.folder)["test"].astype(np.float64), axis=1)
+    np.testing.assert_allclose(np.log(ours.filter(like="p:")), expected, atol=1e-4)
+
+
+def test_a_scout_is_a_training_whose_encoder_is_frozen_and_encodes_once(
+    scout, texts, tiny_encoder, tmp_path, encodings
+):
+    same = ["strategy=combined", "dropout=0", "trainer.max_epochs=3", "optim.head_lr=0.1"]
+    # What train=scout sets otherwise.
+    like_scout = ["loader.batch_size=32", "loader.group_by_length=false", "callbacks.early_stopping=null"]
+    frozen = [*setting(texts, tiny_encoder), *same, *like_scout, "encoder.freeze=encoder"]
+    fine_tuned = run(tmp_path / "frozen", *frozen, draws=False)
+    assert fine_tuned.code == 0, fine_tuned.err
+    assert not encodings
+    settings = [*scout, *same, "loader.batch_size=32", "trainer.check_val_every_n_epoch=1"]
+    scouted = run(tmp_path / "scout", *settings, draws=False)
+    assert scouted.code == 0, scouted.err
+    assert sorted(encodings) == [25, 93]  # test, and training with what is split off it
+    for split, expected in logits(fine_tuned.folder).items():
+        np.testing.assert_allclose(logits(scouted.folder)[split], expected, atol=1e-5)
+    for name in ("steps", "epochs", "test", "validation"):
+        assert scouted.metrics[name] == pytest.approx(fine_tuned.metrics[name], abs=1e-5)
+    heads = [load(done.folder / "checkpoints/best.ckpt")["state_dict"]["head.weight"] for done in (scouted, fine_tuned)]
+    np.testing.assert_allclose(*heads, atol=1e-5)
+
+    encodings.clear()
+    again = run(tmp_path / "again", *settings, "strategy=plain", "seed=1", draws=False)
+    assert again.code == 0, again.err
+    assert not encodings
+    pooled = run(tmp_path / "pooled", *settings, "encoder.pooling=cls", draws=False)
+    assert pooled.code == 0, pooled.err
+    assert sorted(encodings) == [25, 93]
+
+
+def test_a_scout_of_several_labels_has_a_schedule_a_second_stage_and_thresholds(
+    tagged, tiny_encoder, tmp_path, monkeypatch
+):
+    settings = [*setting(tagged, tiny_encoder), "data.label=labels", "train=scout", "strategy=deferred_resampling"]
+    done = run(tmp_path / "run", *settings, "strategy/second_stage=retrained", draws=False)
+    assert done.code == 0, done.err
+    assert done.metrics["scout"] is True
+    assert done.metrics["second_stage"]["epochs"] == 10
+    state = load(done.folder / "checkpoints/best.ckpt")["state_dict"]
+    assert set(state) == {"head.weight", "head.bias", "scoring.thresholds"}
+    output = tmp_path / "out.parquet"
+    assert call(predict.main, monkeypatch, done.folder, tagged["test"], "--output", output) == 0
+    ours, theirs = pq.read_table(output), pq.read_table(done.folder / "predictions.parquet")
+    assert ours["predictions"].to_pylist() == theirs["predictions"].to_pylist()
+    decided = expit(logits(done.folder)["test"]) > state["scoring.thresholds"].numpy()
+    assert [len(row) for row in ours["predictions"].to_pylist()] == decided.sum(1).tolist()
+
+
+def test_scouts_of_a_sweep_run_side_by_side_draw_nothing_and_survive_one_that_fails(scout, tmp_path):
+    sweep = tmp_path / "sweep"
+    jobs = ["strategy=weighted,manual,crt", "hydra.launcher.n_jobs=2"]
+    epochs = ["trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2"]
+    try:
+        done = run(sweep, "-m", *scout, *jobs, *epochs, f"hydra.sweep.dir={sweep}")
+    finally:
+        get_reusable_executor().shutdown()
+    assert done.code == 1, done.err
+    assert "Traceback" not in done.err
+    table = pd.read_csv(sweep / "leaderboard.csv").sort_values("job")
+    assert table.state.tolist() == ["finished", "failed", "finished"]
+    assert "by_label" in table.reason[1]
+    assert (sweep / "leaderboard.md").is_file()
+    for job in (0, 2):
+        assert (sweep / str(job) / "predictions.parquet").is_file()
+        assert not list((sweep / str(job)).glob("*.png"))
+        assert not (sweep / str(job) / "report.html").exists()

@@ -1,0 +1,129 @@
+"""A real Hydra application, run as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+import counterpoise
+import finished
+from counterpoise.report.sweep import SHOWN, LeaderboardCallback
+
+APPLICATION = """
+import json, pathlib
+import hydra
+from hydra.core.hydra_config import HydraConfig
+
+@hydra.main(version_base="1.3", config_path=None, config_name="config")
+def main(config):
+    settings = HydraConfig.get()
+    folder = pathlib.Path(settings.runtime.output_dir)
+    board = folder.parent / "leaderboard.csv"
+    (folder / "found").write_text(str(len(board.read_text().splitlines()) - 1 if board.is_file() else 0))
+    failed = config.strategy == "ldam"
+    status = {"state": "failed" if failed else "finished", "reason": "out of memory" if failed else None,
+              "overrides": list(settings.overrides.task), "seconds": 1.0}
+    if config.strategy == "killed":
+        status["state"] = "running"
+    (folder / "status.json").write_text(json.dumps(status))
+    if status["state"] == "finished":
+        (folder / "metrics.json").write_text(json.dumps({"test": {"macro_f1": 0.5, "loss": 1.0}}))
+    if config.strategy == "raising":
+        raise ValueError("a bug")
+
+main()
+"""
+CONFIG = """
+strategy: plain
+seed: 1
+hydra:
+  job: {chdir: %s}
+  sweep: {dir: "sweeps/${now:%%H-%%M-%%S-%%f}"}
+  callbacks:
+    leaderboard: {_target_: counterpoise.report.sweep.LeaderboardCallback}
+"""
+
+
+def run(folder: Path, *arguments: str, chdir: bool = False) -> subprocess.CompletedProcess:
+    (folder / "app.py").write_text(APPLICATION.replace("config_path=None", 'config_path="."'))
+    (folder / "config.yaml").write_text(CONFIG % str(chdir).lower())
+    source = str(Path(counterpoise.__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, "app.py", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": source, "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def table(folder: Path) -> pd.DataFrame:
+    (path,) = folder.glob("sweeps/*/leaderboard.csv")
+    return pd.read_csv(path)
+
+
+@pytest.mark.parametrize("chdir", [False, True])
+def test_a_sweep_without_failures_shows_its_leaderboard_and_exits_with_0(tmp_path, chdir):
+    done = run(tmp_path, "-m", "strategy=plain,weighted", "seed=1,2", chdir=chdir)
+    assert done.returncode == 0, done.stderr
+    assert table(tmp_path).state.tolist() == ["finished"] * 4
+    # Rows of the leaderboard that each job found: jobs as fast as these do not wait for a new one each time.
+    found = [path.read_text() for path in sorted(tmp_path.glob("sweeps/*/*/found"))]
+    assert found == ["0", "1", "1", "1"]
+    (markdown,) = tmp_path.glob("sweeps/*/leaderboard.md")
+    assert str(markdown) in done.stdout
+    assert "strategy=weighted" in done.stdout
+    assert len(list(tmp_path.rglob("leaderboard.csv"))) == 1
+
+
+def test_a_sweep_with_a_failed_job_goes_on_and_exits_with_1(tmp_path):
+    done = run(tmp_path, "-m", "strategy=ldam,killed,plain")
+    assert done.returncode == 1, done.stderr
+    assert table(tmp_path).state.tolist() == ["failed", "failed", "finished"]
+    assert "out of memory" in done.stdout
+    assert "killed?" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_of_many_jobs_the_terminal_shows_those_that_failed_and_no_empty_table(tmp_path, capsys):
+    for number in range(SHOWN + 1):
+        texts = [f"{number % 2}-{n}" for n in range(100)]
+        finished.run(tmp_path / str(number), f"data.path={number % 2}", f"seed={number}", ids=texts)
+    config = OmegaConf.create({"hydra": {"runtime": {"cwd": str(tmp_path)}, "sweep": {"dir": "."}}})
+    LeaderboardCallback().on_multirun_end(config)
+    printed = capsys.readouterr().out
+    assert "Leaderboard" not in printed
+    assert "finished jobs were tested on different texts: scores do not compare" in printed
+    finished.run(tmp_path / "failed", "strategy=ldam", state="failed")
+    with pytest.raises(SystemExit):
+        LeaderboardCallback().on_multirun_end(config)
+    printed = capsys.readouterr().out
+    assert "Leaderboard" in printed
+    assert "strategy=ldam" in printed
+    assert "data.path" not in printed
+
+
+def test_the_leaderboard_is_there_even_when_a_job_raises(tmp_path):
+    done = run(tmp_path, "-m", "strategy=plain,raising")
+    assert done.returncode == 1
+    assert len(table(tmp_path)) == 2
+
+
+def test_a_single_run_has_no_leaderboard(tmp_path):
+    done = run(tmp_path, "strategy=plain")
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("leaderboard*"))
+
+
+def test_a_leaderboard_that_cannot_be_written_does_not_end_the_sweep(tmp_path):
+    (tmp_path / "taken" / "leaderboard.csv" / "x").mkdir(parents=True)
+    done = run(tmp_path, "-m", "strategy=plain,weighted", "hydra.sweep.dir=taken")
+    assert done.returncode == 0, done.stderr
+    assert "not up to date" in done.stdout
+    assert (tmp_path / "taken" / "1" / "metrics.json").is_file()

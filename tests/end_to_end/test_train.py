@@ -1,0 +1,406 @@
+"""Training from the command line to the run folder, in this process where the process does not matter."""
+
+import math
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from pytorch_lightning.callbacks import Callback
+from safetensors.torch import load_file
+
+from commandline import Outcome, call, finish, load, run, same_weights, setting, start, strategies
+from conftest import COUNTS, write_texts
+from counterpoise.commands import predict
+
+pytestmark = pytest.mark.e2e
+
+BY_HAND = "strategy.weights.by_label={alpha: 1, beta: 2, gamma: 4, delta: 8}"
+NO_DROPOUT = ["dropout=0", "encoder.hidden_dropout=0"]
+SNAPSHOTS = (
+    "+callbacks.each={_target_: pytorch_lightning.callbacks.ModelCheckpoint, dirpath: '%s', filename: '{step}', "
+    "auto_insert_metric_name: false, save_top_k: -1, every_n_train_steps: 6}"
+)
+
+
+class StopAt(Callback):
+    """Ends the run like a signal, the n-th time that a hook is called."""
+
+    def __init__(self, hook: str, n: int) -> None:
+        self.left = n
+        setattr(self, hook, self.count)
+
+    def count(self, *hooked: Any, **named: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise SystemExit(3)
+
+
+def stop_at(hook: str, n: int) -> str:
+    return f"+callbacks.stop={{_target_: test_train.StopAt, hook: {hook}, n: {n}}}"
+
+
+@pytest.fixture
+def tiny(texts: dict[str, Path], tiny_encoder: Path) -> list[str]:
+    """The tiny encoder on the smallest data: six steps an epoch."""
+    return setting(texts, tiny_encoder)
+
+
+@pytest.fixture
+def learnable(tmp_path: Path, tiny_encoder: Path) -> list[str]:
+    """The tiny encoder on enough data to learn from in five epochs."""
+    counts = {"alpha": 120, "beta": 60, "gamma": 30, "delta": 12}
+    files = {
+        "train": write_texts(tmp_path / "train.csv", counts),
+        "test": write_texts(tmp_path / "test.csv", {label: n // 2 for label, n in counts.items()}, seed=1),
+    }
+    overrides = setting(files, tiny_encoder)
+    return [*overrides, *NO_DROPOUT, "optim.encoder_lr=1e-2", "trainer.max_epochs=5"]
+
+
+@pytest.mark.parametrize("strategy", strategies("single_label"))
+def test_every_strategy_learns_and_leaves_a_full_run_folder(strategy, learnable, tmp_path):
+    given = [BY_HAND] if strategy == "manual" else []
+    done = run(tmp_path / "run", *learnable, f"strategy={strategy}", *given, draws=False)
+    assert done.code == 0, done.err
+    test = done.metrics["test"]
+    assert all(math.isfinite(value) for value in test.values())
+    assert test["macro_f1"] > test["majority_macro_f1"] + 0.3
+    assert done.metrics["strategy"]["name"] == strategy
+    assert done.metrics["scout"] is False
+    for name in ("best.ckpt", "last.ckpt"):
+        assert load(done.folder / "checkpoints" / name)["labels"] == ["alpha", "beta", "delta", "gamma"]
+    assert done.status["state"] == "finished"
+    assert f"strategy={strategy}" in done.status["overrides"]
+    config = yaml.safe_load((done.folder / "config.yaml").read_text())
+    assert config["encoder"]["max_length"] == 32
+
+    per_class = pd.read_csv(done.folder / "per_class.csv")
+    assert per_class.recall.mean() == pytest.approx(test["macro_recall"])
+    balance = pd.read_csv(done.folder / "balance.csv")
+    assert balance.emphasis.sum() == pytest.approx(1)
+    assert balance["count"].tolist() == per_class.train_count.tolist()
+    splits = np.load(done.folder / "splits.npz")
+    assert {name: len(rows) for name, rows in splits.items()} == {
+        name: part["examples"] for name, part in done.metrics["data"].items()
+    }
+    assert not set(splits["train"]) & set(splits["validation"])
+    predictions = pd.read_parquet(done.folder / "predictions.parquet")
+    probabilities = predictions.filter(like="p:")
+    assert predictions.id.tolist() == [str(row) for row in splits["test"]]
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    assert (probabilities.idxmax(axis=1).str.removeprefix("p:") == predictions.prediction).all()
+    assert (predictions.prediction == predictions.label).mean() == pytest.approx(test["accuracy"])
+
+
+def test_the_terminal_shows_counts_emphasis_and_results_once_and_the_folder_pictures(tiny, tmp_path):
+    done = run(tmp_path / "run", *tiny, "strategy=combined")
+    for name in ("confusion.png", "recall_vs_count.png", "curves.png"):
+        assert (done.folder / name).read_bytes().startswith(b"\x89PNG")
+    assert done.out.count("strategy: combined") == done.out.count("results with the best checkpoint") == 1
+    assert "effective sample fraction" in done.out
+    assert "error" not in done.err
+    assert "Traceback" not in done.err
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_another_order(tiny, tmp_path):
+    runs = [run(tmp_path / str(i), *tiny, f"seed={seed}", draws=False) for i, seed in enumerate((5, 5, 6))]
+    assert runs[0].metrics["test"] == runs[1].metrics["test"]
+    assert same_weights(runs[0].last, runs[1].last)
+    assert not same_weights(runs[0].last, runs[2].last)
+    splits = [np.load(done.folder / "splits.npz") for done in runs]
+    assert all((splits[0][name] == splits[2][name]).all() for name in splits[0])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["encoder.pooling=cls", "loader.eval_order=stratified", "strategy.loss.reduction=weighted_mean"],
+        ["encoder.pooling=pooler", "loader.group_by_length=false", "strategy.loss.label_smoothing=0.1"],
+        ["data.test=null", "data.id=text", "logger=default", "optim.layer_decay=0.9", "optim.schedule=cosine"],
+        ["loader.num_workers=1", "loader.train_limit=40", "monitor=val/loss", "monitor_mode=min"],
+        ["encoder.packed=true", "micro_batch_size=3", "strategy.sampler.epoch_size=30"],
+        ["encoder.freeze=1", "callbacks.early_stopping=null", "callbacks.progress=null", "strategy.max_ratio=2"],
+        ["trainer.precision=bf16-mixed", "trainer.val_check_interval=0.5", "trainer.gradient_clip_val=null"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_settings_other_than_the_defaults_run(overrides, tiny, tmp_path):
+    done = run(tmp_path / "run", *tiny, *overrides)
+    assert done.code == 0, done.err
+    assert done.status["state"] == "finished"
+    assert math.isfinite(done.metrics["test"]["macro_f1"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["train=scout", "trainer.max_epochs=3"], "is after 5 batches: set trainer.check_val_every_n_epoch=3"),
+        (["trainer.max_epochs=0"], "ends the training before the first validation, which is after 6 batches"),
+        (["trainer.val_check_interval=1000"], "more than the 6 batches of an epoch"),
+        (["+trainer.limit_train_batches=2", "trainer.val_check_interval=3"], "more than the 2 batches of an epoch"),
+        (["+trainer.max_steps=4"], "trainer.max_steps=4 ends the training before the first validation"),
+        (["trainer.max_epochs=-1"], "set trainer.max_steps"),
+        (["+trainer.limit_val_batches=0"], "trainer.limit_val_batches=0"),
+        (["strategy=crt", "callbacks.best=null"], "leave callbacks.best as it is"),
+        (["monitor=val/loss_weighted", "monitor_mode=min"], "no such metric of this validation split"),
+        (["monitor=val/tail_recall", "buckets.tail_max=2"], "no such metric of this validation split"),
+        (["logger.csv=null"], "callbacks.learning_rate needs a logger"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_would_fail_after_the_training_is_told_before(overrides, says, tiny, tmp_path):
+    done = run(tmp_path / "run", *tiny, *overrides, draws=False)
+    assert done.code == 2, done.err
+    assert says in done.error
+    assert not (done.folder / "checkpoints").exists()
+
+
+def test_weights_alone_are_nothing_to_resume_from(tiny, tmp_path):
+    first = run(tmp_path / "first", *tiny, draws=False)
+    done = run(tmp_path / "run", *tiny, f"ckpt={first.folder}/checkpoints/best.ckpt", draws=False)
+    assert done.code == 2
+    assert "resume from the last.ckpt beside it" in done.error
+
+
+def test_a_sweep_survives_a_job_that_fails_and_ends_with_its_leaderboard(tiny, tmp_path):
+    sweep = tmp_path / "sweep"
+    done = run(sweep, "-m", *tiny, f"hydra.sweep.dir={sweep}", "strategy=plain,manual,weighted", draws=False)
+    assert done.code == 1, done.err
+    table = pd.read_csv(sweep / "leaderboard.csv")
+    assert table.state.tolist() == ["finished", "failed", "finished"]
+    assert table.macro_f1.notna().tolist() == [True, False, True]
+    assert "by_label" in table.reason[1]
+    assert "by_label" in (sweep / "leaderboard.md").read_text()
+    assert (sweep / "leaderboard.png").is_file()
+    assert "Traceback" not in done.err
+
+
+def test_several_processes_in_a_sweep_are_refused_in_one_line(tiny, tmp_path):
+    sweep = tmp_path / "sweep"
+    done = run(sweep, "-m", *tiny, f"hydra.sweep.dir={sweep}", "trainer=ddp_cpu", "seed=0")
+    assert done.code == 1
+    (line,) = [line for line in done.err.splitlines() if "failed" in line]
+    assert "trainer.strategy=ddp_spawn" in line
+
+
+STOPS = {
+    "after an epoch": ("on_train_epoch_start", 3),
+    "within a step": ("on_before_backward", 10),
+    "after a micro-batch": ("on_train_batch_end", 9),
+    "within a validation": ("on_validation_batch_end", 5),
+}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "accumulate", "workers", "stops"),
+    [
+        ([], 1, 0, ["after an epoch", "within a step"]),
+        (["strategy/schedule=progressive"], 1, 1, ["after an epoch"]),
+        (["strategy/schedule=progressive"], 2, 0, list(STOPS)),
+    ],
+)
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(schedule, accumulate, workers, stops, tiny, tmp_path):
+    settings = [
+        *tiny,
+        "strategy=combined",
+        *schedule,
+        "trainer.max_epochs=3",
+        "loader.eval_batch_size=4",
+        f"trainer.accumulate_grad_batches={accumulate}",
+        f"loader.num_workers={workers}",
+    ]
+    whole = run(tmp_path / "whole", *settings, draws=False)
+    assert whole.code == 0, whole.err
+    for when in stops:
+        stopped = run(tmp_path / f"stopped {when}", *settings, stop_at(*STOPS[when]), draws=False)
+        assert stopped.code == 3, stopped.err
+        assert stopped.last["global_step"] < whole.last["global_step"]
+        resumed = run(
+            tmp_path / f"resumed {when}", *settings, f"ckpt={stopped.folder}/checkpoints/last.ckpt", draws=False
+        )
+        assert resumed.code == 0, resumed.err
+        assert resumed.last["global_step"] == whole.last["global_step"]
+        assert same_weights(resumed.last, whole.last), when
+        assert resumed.metrics["test"] == whole.metrics["test"], when
+
+
+def test_a_resumed_run_takes_the_best_checkpoint_so_far_along(tiny, tmp_path):
+    # A constant never improves: the first epoch is the best.
+    settings = [*tiny, "trainer.max_epochs=3", "monitor=val/classes"]
+    whole = run(tmp_path / "whole", *settings, draws=False)
+    stopped = run(tmp_path / "stopped", *settings, stop_at("on_before_backward", 9), draws=False)
+    resumed = run(tmp_path / "resumed", *settings, f"ckpt={stopped.folder}/checkpoints/last.ckpt", draws=False)
+    best = [load(done.folder / "checkpoints/best.ckpt") for done in (whole, stopped, resumed)]
+    assert same_weights(best[0], best[1])
+    assert same_weights(best[0], best[2])
+    assert resumed.metrics["test"] == whole.metrics["test"]
+
+
+def test_a_frozen_encoder_is_trained_from_its_epoch_on_also_when_resumed(tiny, tiny_encoder, tmp_path):
+    settings = [*tiny, "encoder.freeze=encoder", "encoder.unfreeze_at_epoch=1", "trainer.max_epochs=2"]
+    whole = run(tmp_path / "whole", *settings, SNAPSHOTS % (tmp_path / "each"), draws=False)
+    first, second = (load(tmp_path / f"each/{step}.ckpt")["state_dict"] for step in (6, 12))
+    original = load_file(tiny_encoder / "model.safetensors")
+    name = "encoder.layer.0.attention.self.query.weight"
+    assert torch.equal(first[f"encoder.backbone.{name}"], original[name])
+    assert not torch.equal(second[f"encoder.backbone.{name}"], original[name])
+    assert not torch.equal(first["head.weight"], second["head.weight"])
+
+    stopped = run(tmp_path / "stopped", *settings, stop_at("on_train_batch_end", 8), draws=False)
+    resumed = run(tmp_path / "resumed", *settings, f"ckpt={stopped.folder}/checkpoints/last.ckpt", draws=False)
+    assert same_weights(resumed.last, whole.last)
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, Path], tiny_encoder: Path):
+    """Returns a finished run of a strategy, made once: the same training, with another second stage or none."""
+    runs: dict[str, Outcome] = {}
+
+    def of(strategy: str) -> Outcome:
+        if strategy not in runs:
+            tau = ["strategy.second_stage.tau=0.7"] if strategy == "tau_normalised" else []
+            settings = [*setting(texts, tiny_encoder), f"strategy={strategy}", *tau]
+            runs[strategy] = run(tmp_path_factory.mktemp(strategy), *settings, draws=False)
+            assert runs[strategy].code == 0, runs[strategy].err
+        return runs[strategy]
+
+    return of
+
+
+STAGES = ["crt", "post_hoc", "tau_normalised"]
+
+
+def head(checkpoint: dict[str, Any]) -> list[np.ndarray]:
+    """Weights and bias of the head of a checkpoint."""
+    return [checkpoint["state_dict"][f"head.{name}"].double().numpy() for name in ("weight", "bias")]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_second_stage_changes_the_head_alone_and_keeps_the_checkpoint_of_the_first(stage, staged):
+    done, plain = staged(stage), staged("plain")
+    first, best = (load(done.folder / "checkpoints" / name) for name in ("first_stage.ckpt", "best.ckpt"))
+    assert same_weights(first, load(plain.folder / "checkpoints/best.ckpt"))
+    assert not (plain.folder / "checkpoints/first_stage.ckpt").exists()
+    assert first["labels"] == best["labels"]
+    changed = {name for name, value in best["state_dict"].items() if not torch.equal(value, first["state_dict"][name])}
+    assert changed == {"post_hoc": {"head.bias"}}.get(stage, {"head.weight", "head.bias"})
+    facts = done.metrics["second_stage"]
+    (weight, bias), (made, made_bias) = head(first), head(best)
+    if stage == "post_hoc":
+        counts = pd.read_csv(done.folder / "balance.csv")["count"]
+        np.testing.assert_allclose(made_bias, bias - np.log(counts / counts.sum()), atol=1e-5)
+        assert facts == {"tau": 1.0}
+    elif stage == "tau_normalised":
+        norms = np.linalg.norm(weight, axis=1, keepdims=True)
+        np.testing.assert_allclose(made, weight / norms**0.7, rtol=1e-5)
+        assert not made_bias.any()
+        assert facts == {"tau": 0.7}
+    else:
+        assert facts == {"epochs": 10, "steps": 10}  # 81 texts in one step an epoch
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_second_stage_made_is_what_is_tested_and_predicts(stage, staged, texts, tmp_path, monkeypatch):
+    done = staged(stage)
+    output = tmp_path / "out.parquet"
+    assert call(predict.main, monkeypatch, done.folder, texts["test"], "--output", output) == 0
+    ours, theirs = pd.read_parquet(output), pd.read_parquet(done.folder / "predictions.parquet")
+    assert ours.prediction.tolist() == theirs.prediction.tolist()
+    np.testing.assert_allclose(ours.filter(like="p:"), theirs.filter(like="p:"), atol=1e-5)
+    assert (theirs.prediction == theirs.label).mean() == pytest.approx(done.metrics["test"]["accuracy"])
+    before = pd.read_parquet(staged("plain").folder / "predictions.parquet")
+    assert abs(theirs.filter(like="p:") - before.filter(like="p:")).to_numpy().max() > 0.01
+
+
+def test_a_run_that_goes_on_after_its_second_stage_goes_on_from_the_first(staged, tiny, tmp_path):
+    # A constant never improves: the best checkpoint stays that of the first epoch, without the prior taken off.
+    settings = [*tiny, "strategy=post_hoc", "monitor=val/classes"]
+    first = run(tmp_path / "first", *settings, "trainer.max_epochs=1", draws=False)
+    for name in ("second", "first"):
+        again = [f"ckpt={first.folder}/checkpoints/last.ckpt", "trainer.max_epochs=2"]
+        done = run(tmp_path / name, *settings, *again, draws=False)
+        assert done.code == 0, done.err
+        heads = [head(load(done.folder / "checkpoints" / each)) for each in ("first_stage.ckpt", "best.ckpt")]
+        counts = pd.read_csv(done.folder / "balance.csv")["count"]
+        np.testing.assert_allclose(heads[1][1], heads[0][1] - np.log(counts / counts.sum()), atol=1e-5)
+        assert abs(heads[0][1]).max() < 0.5
+
+
+@pytest.mark.parametrize(("sent", "code", "by"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
+def test_a_stopped_run_says_so_and_leaves_a_checkpoint(sent, code, by, tiny, tmp_path):
+    folder = tmp_path / "run"
+    process = start(*tiny, f"hydra.run.dir={folder}", "trainer.max_epochs=10000", "callbacks.early_stopping=null")
+    deadline = time.monotonic() + 300
+    while not (folder / "checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(sent)
+    done = finish(process, folder)
+    assert done.code == code, done.err
+    assert done.status["state"] == "failed"
+    assert done.status["reason"] == f"stopped by {by}"
+    assert done.last["global_step"] > 0
+    assert "Traceback" not in done.err
+
+
+def test_two_processes_train_to_the_same_weights_as_one_and_test_each_example_once(tiny, tmp_path):
+    settings = [*tiny, *NO_DROPOUT, "strategy=combined", "trainer.max_epochs=2"]
+    folder = tmp_path / "two"
+    # One of them in passes, whose gradients the processes must not exchange before the last.
+    process = start(*settings, "trainer=ddp_cpu", "micro_batch_size=1", f"hydra.run.dir={folder}")
+    one = run(tmp_path / "one", *settings, draws=False)
+    two = finish(process, folder)
+    assert two.code == 0, two.err
+    assert two.out.count("results with the best checkpoint") == 1
+    assert_near(one, two)
+    assert two.metrics["steps"] == one.metrics["steps"]
+    assert len(pd.read_parquet(folder / "predictions.parquet")) == sum(max(2, n // 4) for n in COUNTS.values())
+
+
+def test_spawned_processes_train_to_the_same_weights_as_one(tiny, tmp_path):
+    settings = [*tiny, *NO_DROPOUT]
+    folder = tmp_path / "two"
+    process = start(*settings, "trainer=ddp_cpu", "trainer.strategy=ddp_spawn", f"hydra.run.dir={folder}")
+    one = run(tmp_path / "one", *settings, draws=False)
+    two = finish(process, folder)
+    assert two.code == 0, two.err
+    assert_near(one, two)
+    assert "val/macro_f1" in pd.read_csv(folder / "csv/metrics.csv")
+    assert [two.metrics[name] for name in ("epochs", "steps")] == [one.metrics[name] for name in ("epochs", "steps")]
+
+
+def assert_near(one: Outcome, two: Outcome) -> None:
+    weights, others = one.last["state_dict"], two.last["state_dict"]
+    assert weights.keys() == others.keys()
+    for name in weights:
+        torch.testing.assert_close(weights[name], others[name], rtol=0, atol=1e-5)
+    for key, value in one.metrics["test"].items():
+        assert two.metrics["test"][key] == pytest.approx(value, abs=1e-5), key
+
+
+def test_debug_fast_runs_one_batch_of_everything_and_measures_nothing(tiny, tmp_path):
+    done = run(tmp_path / "run", *tiny, "debug=fast")
+    assert done.code == 0, done.err
+    assert "nothing is measured" in done.out
+    assert not (done.folder / "metrics.json").exists()
+    assert done.status["state"] == "finished"
+
+
+def test_debug_overfit_learns_its_examples_by_heart(tiny, tmp_path):
+    done = run(
+        tmp_path / "run", *tiny, "debug=overfit", "encoder.hidden_dropout=0", "optim.encoder_lr=1e-2", draws=False
+    )
+    assert done.code == 0, done.err
+    history = pd.read_csv(done.folder / "csv/metrics.csv")
+    assert history["train/loss_epoch"].dropna().iloc[-1] < 0.1
+
+
+def test_debug_profile_leaves_its_table(tiny, tmp_path):
+    done = run(tmp_path / "run", *tiny, "debug=profile")
+    assert done.code == 0, done.err
+    assert "run_training_batch" in (done.folder / "fit-profile.txt").read_text()

@@ -1,0 +1,365 @@
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from scipy.sparse import csr_matrix
+from scipy.special import expit, softmax
+from sklearn.metrics import accuracy_score, f1_score
+
+from counterpoise.balance import (
+    LDAM,
+    Asymmetric,
+    Balance,
+    BinaryCrossEntropy,
+    ClassIndex,
+    CrossEntropy,
+    DistributionBalanced,
+    EffectiveNumber,
+    Focal,
+    LogitAdjusted,
+    Power,
+    PowerSampler,
+    SoftmaxFocal,
+    Strategy,
+)
+from counterpoise.balance.prior_correction import natural_shift
+from counterpoise.errors import UserError
+from counterpoise.metrics import probabilities as adjust
+from counterpoise.metrics.buckets import Bounds
+from counterpoise.metrics.calibration import Adjustment, Calibration, measure, prior_correction, read_adjustment
+
+# Texts that read alike: rows are what they read, columns how many of them are of each class.
+TABLE = np.array([[500, 20, 1], [300, 60, 4], [150, 5, 9], [40, 15, 6]])
+# For each reading how many texts hold no label, the first, the second, both.
+PAIRS = np.array([[400, 60, 9, 3], [200, 90, 5, 8], [150, 10, 12, 2]])
+HOLDS = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], bool)
+
+CLASS_LOSSES = {
+    "exact": [
+        CrossEntropy,
+        LogitAdjusted,
+        lambda b: LogitAdjusted(b, tau=0.4),
+        lambda b: SoftmaxFocal(b, gamma=0),
+        lambda b: SoftmaxFocal(b, gamma=0, label_weights=EffectiveNumber(0.9)),
+    ],
+    "approximate": [lambda b: CrossEntropy(b, 0.1), SoftmaxFocal],
+    None: [LDAM],
+}
+LABEL_LOSSES = {
+    "exact": [
+        BinaryCrossEntropy,
+        lambda b: Focal(b, gamma=0),
+        lambda b: Focal(b, gamma=0, label_weights=EffectiveNumber(0.9)),
+        lambda b: Asymmetric(b, gamma_negative=0, gamma_positive=0, margin=0),
+        lambda b: DistributionBalanced(b, rebalance=False, negative_tolerant=False, gamma=0),
+    ],
+    "approximate": [
+        lambda b: BinaryCrossEntropy(b, label_smoothing=0.1),
+        Focal,
+        lambda b: Asymmetric(b, gamma_negative=2, gamma_positive=2, margin=0),
+        lambda b: DistributionBalanced(b, rebalance=False, negative_tolerant=False),
+    ],
+    None: [
+        Asymmetric,
+        lambda b: Asymmetric(b, gamma_negative=0, gamma_positive=0),
+        lambda b: Asymmetric(b, gamma_negative=1, gamma_positive=0, margin=0),
+        DistributionBalanced,
+        lambda b: DistributionBalanced(b, rebalance=False, gamma=0),
+        lambda b: DistributionBalanced(b, negative_tolerant=False, gamma=0),
+    ],
+}
+
+
+def cases(losses: dict) -> list[tuple[str | None, Callable]]:
+    return [(kind, make) for kind, makes in losses.items() for make in makes]
+
+
+def class_balance(alpha: float = 0.5, beta: float = 0.5) -> Balance:
+    index = ClassIndex.of(np.repeat(np.arange(3), TABLE.sum(0)), 3)
+    return Strategy(PowerSampler(alpha), Power(beta)).balance(["a", "b", "c"], index)
+
+
+def label_balance(alpha: float = 0.0, beta: float = 1.0) -> Balance:
+    index = ClassIndex.of(csr_matrix(np.repeat(HOLDS, PAIRS.sum(0), axis=0)), 2)
+    return Strategy(PowerSampler(alpha), Power(beta)).balance(["often", "seldom"], index)
+
+
+def trained(loss: torch.nn.Module, targets: torch.Tensor, drawn: np.ndarray, classes: int) -> np.ndarray:
+    """The logits of the least loss for each reading, float64; drawn: how often each reading and target is, [R, T]."""
+    readings = torch.arange(len(drawn)).repeat_interleave(drawn.shape[1])
+    truth, weights = targets.repeat(len(drawn), *[1] * (targets.ndim - 1)), torch.from_numpy(drawn.ravel())
+
+    def risk(z: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = torch.from_numpy(z.reshape(len(drawn), classes)).requires_grad_()
+        value = loss(logits[readings], truth, denominator=1.0, weights=weights)
+        (slopes,) = torch.autograd.grad(value, logits)
+        return value.item(), slopes.numpy().ravel()
+
+    start = np.zeros(len(drawn) * classes)
+    return minimize(risk, start, jac=True, method="BFGS", options={"gtol": 1e-10}).x.reshape(len(drawn), classes)
+
+
+class TestPriorCorrection:
+    @pytest.mark.parametrize(("kind", "make"), cases(CLASS_LOSSES))
+    def test_what_is_called_exact_and_nothing_else_gives_the_natural_posterior_of_classes(self, kind, make):
+        balance = class_balance()
+        loss = make(balance).double()
+        said, shift = prior_correction(loss, balance)
+        assert said == kind
+        natural = TABLE / TABLE.sum(1, keepdims=True)
+        logits = trained(loss, torch.arange(3), TABLE * balance.probabilities / balance.counts, 3)
+        before, after = (np.abs(softmax(z, axis=1) - natural).max() for z in (logits, logits - shift))
+        assert (after < 1e-5) == (kind == "exact")
+        if kind == "approximate":
+            assert after < before / 2
+
+    @pytest.mark.parametrize(("kind", "make"), cases(LABEL_LOSSES))
+    def test_the_same_of_labels_that_are_weighted(self, kind, make):
+        balance = label_balance()
+        loss = make(balance).double()
+        said, shift = prior_correction(loss, balance)
+        assert said == kind
+        natural = PAIRS @ HOLDS / PAIRS.sum(1, keepdims=True)
+        logits = trained(loss, torch.from_numpy(HOLDS), PAIRS / PAIRS.sum(), 2)
+        before, after = (np.abs(expit(z) - natural).max() for z in (logits, logits - shift))
+        assert (after < 1e-5) == (kind == "exact")
+        if kind == "approximate":
+            assert after < before / 2
+
+    @pytest.mark.parametrize("make", [*CLASS_LOSSES[None], lambda b: torch.nn.Identity()])
+    def test_a_loss_that_no_shift_fits_or_that_does_not_say_has_none(self, make):
+        kind, shift = prior_correction(make(class_balance()), class_balance())
+        assert kind is None
+        np.testing.assert_array_equal(shift, np.zeros(3))
+
+    def test_dividing_by_the_weights_of_a_batch_is_no_exact_score(self):
+        balance, labels = class_balance(), label_balance()
+        assert CrossEntropy(balance, reduction="weighted_mean").prior_correction == "approximate"
+        assert BinaryCrossEntropy(labels, reduction="weighted_mean").prior_correction == "approximate"
+
+    def test_labels_that_ride_along_with_what_is_drawn_make_it_approximate(self):
+        balance = label_balance(0.5, 0.5)
+        kind, shift = prior_correction(BinaryCrossEntropy(balance), balance)
+        assert kind == "approximate"
+        np.testing.assert_array_equal(shift, natural_shift(balance))
+        index = ClassIndex.of(csr_matrix(HOLDS[:, :1]), 1)
+        alone = Strategy(PowerSampler(0.5), Power(0.5)).balance(["label"], index)
+        assert prior_correction(BinaryCrossEntropy(alone), alone)[0] == "exact"
+
+    def test_the_shift_is_of_the_emphasis_of_the_loss(self):
+        balance = class_balance(0, 0)
+        shift = prior_correction(LogitAdjusted(balance), balance)[1]
+        shares = balance.counts / balance.counts.sum()
+        np.testing.assert_allclose(shift - shift[0], -np.log(shares / shares[0]), atol=1e-6)
+        np.testing.assert_allclose(prior_correction(CrossEntropy(balance), balance)[1], 0, atol=1e-6)
+
+
+# Counts of five classes or labels, two of the head, one medium, two of the tail.
+COUNTS = np.array([4000, 900, 80, 15, 10])
+SHIFT = np.array([-1.0, 0.0, 1.0, 2.0, 2.5])
+LABELS = ["a", "b", "c", "d", "é"]
+
+
+def sample(seed: int, n: int = 3000) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and classes drawn from their softmax, float64 [N, 5] and int [N]."""
+    rng = np.random.default_rng(seed)
+    logits = 1.5 * rng.normal(size=(n, 5)) + np.log(COUNTS / COUNTS.sum()) / 2
+    classes = (softmax(logits, axis=1).cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)
+    return logits, np.minimum(classes, 4)
+
+
+def label_sample(seed: int, n: int = 2000) -> tuple[np.ndarray, csr_matrix]:
+    """The same for labels."""
+    rng = np.random.default_rng(seed)
+    logits = 1.5 * rng.normal(size=(n, 5)) - np.arange(5)
+    return logits, csr_matrix(rng.random((n, 5)) < expit(logits))
+
+
+def of(draw: Callable, temperature: float = 2.0, correction=("exact", SHIFT), **options) -> Calibration:
+    """The calibration of logits that are off by the shift and a temperature: T z + shift."""
+    validation, test = draw(0), draw(1)
+    shift = SHIFT if correction[0] else 0
+    given = [(temperature * logits + shift, targets) for logits, targets in (validation, test)]
+    return measure(LABELS, COUNTS, *given, correction, **options)
+
+
+@pytest.mark.parametrize("draw", [sample, label_sample])
+class TestMeasure:
+    def test_shift_and_temperature_are_undone(self, draw):
+        found = of(draw)
+        assert found.variant == "prior_corrected_temperature"
+        assert found.chosen.temperature == pytest.approx(2, rel=0.1)
+        np.testing.assert_array_equal(found.chosen.shift, SHIFT)
+        logits, _ = draw(1)
+        np.testing.assert_allclose(found.chosen(2 * logits + SHIFT) * found.chosen.temperature / 2, logits)
+        test = found.summary["test"]
+        assert test["prior_corrected_temperature"]["ece"] < 0.03 < test["raw"]["ece"]
+        assert test["prior_corrected_temperature"]["nll"] < test["raw"]["nll"]
+        assert test["prior_corrected_temperature"]["aurc"] < test["raw"]["aurc"]
+
+    def test_the_variant_is_the_best_on_validation(self, draw):
+        assert of(draw, 2.0, (None, np.zeros(5))).variant == "temperature"
+        # A shift that was never there.
+        wrong = of(draw, 2.0, ("approximate", np.zeros(5)))
+        assert list(wrong.variants) == ["raw", "temperature"]
+        worse = measure(LABELS, COUNTS, draw(0), draw(1), ("approximate", SHIFT))
+        assert worse.variant == "temperature"
+        nll = {name: scores["nll"] for name, scores in worse.summary["validation"].items()}
+        assert min(nll, key=nll.get) == worse.variant
+
+    def test_the_numbers_are_those_of_the_adjusted_logits(self, draw):
+        found = of(draw)
+        for split, seed in (("validation", 0), ("test", 1)):
+            logits, targets = draw(seed)
+            for name, adjustment in found.variants.items():
+                raw, told = 2 * logits + SHIFT, found.summary[split][name]
+                adjusted, decided = adjustment(raw), raw.argmax(1) if draw is sample else None
+                assert told["nll"] == pytest.approx(adjust.negative_log_likelihood(adjusted, targets), rel=1e-9)
+                assert told["brier"] == pytest.approx(adjust.brier_score(adjusted, targets), rel=1e-9)
+                bins = adjust.reliability(adjusted, targets, decided=decided)
+                assert told["ece"] == pytest.approx(bins.error, rel=1e-9)
+                if split == "test":
+                    adaptive = adjust.adaptive_calibration_error(adjusted, targets, decided=decided)
+                    assert told["adaptive_ece"] == pytest.approx(adaptive, rel=1e-9)
+                    curve = adjust.risk_coverage(adjusted, targets, raw > 0 if decided is None else decided)
+                    covered = np.arange(1, curve.total + 1)
+                    assert told["aurc"] == pytest.approx(curve.risk(covered).mean(), rel=1e-9)
+                    for percent in (50, 80, 90):
+                        first = np.flatnonzero(covered / curve.total >= percent / 100 - 1e-12)[0]
+                        assert told[f"risk_at_{percent}"] == pytest.approx(curve.risk(covered[first]), rel=1e-9)
+                    assert found.reliability[name].error == told["ece"]
+                    np.testing.assert_allclose(found.risks[name].risk(covered), curve.risk(covered), rtol=1e-9)
+
+    def test_shares_tell_how_often_the_classes_of_a_bucket_are_predicted(self, draw):
+        shares = of(draw, 1.0).summary["shares"]
+        logits, targets = draw(1)
+        raw = softmax(logits + SHIFT, axis=1) if draw is sample else expit(logits + SHIFT)
+        truth = np.eye(5)[targets] if draw is sample else targets.toarray()
+        for bucket, columns in (("head", [0, 1]), ("medium", [2]), ("tail", [3, 4])):
+            assert shares[bucket]["observed"] == pytest.approx(truth[:, columns].sum(1).mean())
+            assert shares[bucket]["raw"] == pytest.approx(raw[:, columns].sum(1).mean())
+        tail = shares["tail"]
+        assert tail["raw"] > 2 * tail["observed"]
+        assert tail["prior_corrected"] == pytest.approx(tail["observed"], rel=0.2)
+        assert set(of(draw, bounds=Bounds(0, 1)).summary["shares"]) == {"head"}
+
+    def test_the_summary_is_plain(self, draw):
+        summary = of(draw).summary
+        assert json.loads(json.dumps(summary)) == summary
+        assert summary["prior_correction"] == "exact"
+        assert set(summary["temperatures"]) == {"temperature", "prior_corrected_temperature"}
+
+    def test_without_a_mistake_in_validation_the_temperature_is_1(self, draw):
+        logits = draw(0)[0]
+        truth = logits.argmax(1) if draw is sample else logits > 0
+        found = measure(LABELS, COUNTS, (logits, truth), draw(1), (None, np.zeros(5)))
+        assert found.summary["temperatures"] == {"temperature": 1}
+        assert found.variant == "raw"
+
+    def test_a_model_that_diverged_and_a_split_without_texts_have_no_calibration(self, draw):
+        logits, targets = draw(0, 50)
+        for bad in (np.nan, np.inf):
+            broken = logits.copy()
+            broken[3, 2] = bad
+            assert measure(LABELS, COUNTS, (logits, targets), (broken, targets), ("exact", SHIFT)) is None
+            assert measure(LABELS, COUNTS, (broken, targets), (logits, targets), ("exact", SHIFT)) is None
+        assert measure(LABELS, COUNTS, (logits[:0], targets[:0]), (logits, targets), ("exact", SHIFT)) is None
+
+    def test_single_precision_and_nothing_changed_in_place(self, draw):
+        logits, targets = draw(0, 200)
+        single = logits.astype(np.float32)
+        kept = single.copy()
+        found = measure(LABELS, COUNTS, (single, targets), (single, targets), ("exact", SHIFT))
+        np.testing.assert_array_equal(single, kept)
+        twice = single.astype(np.float64)
+        assert found.summary == measure(LABELS, COUNTS, (twice, targets), (twice, targets), ("exact", SHIFT)).summary
+
+
+@pytest.mark.parametrize("draw", [sample, label_sample])
+def test_the_risk_is_that_of_the_decisions_of_the_run_whatever_its_probabilities(draw):
+    logits, targets = draw(1)
+    raw = 2 * logits + SHIFT
+    wrong = (raw.argmax(1) != targets).mean() if draw is sample else ((raw > 0) != targets.toarray()).mean()
+    for curve in of(draw).risks.values():
+        assert curve.risk(np.array([curve.total]))[0] == pytest.approx(wrong)
+
+
+def test_the_risk_is_that_of_the_labels_that_the_run_gives():
+    decided = np.random.default_rng(0).random((2000, 5)) < 0.2
+    wrong = (decided != label_sample(1)[1].toarray()).mean()
+    for curve in of(label_sample, decided=decided).risks.values():
+        assert curve.risk(np.array([curve.total]))[0] == pytest.approx(wrong)
+
+
+def test_decisions_are_scored_as_scikit_learn_does():
+    found, (logits, classes) = of(sample), sample(1)
+    for name in ("raw", "prior_corrected"):
+        decided = found.variants[name](2 * logits + SHIFT).argmax(1)
+        told = found.summary["test"][name]
+        assert told["accuracy"] == pytest.approx(accuracy_score(classes, decided))
+        expected = f1_score(classes, decided, average="macro", labels=np.unique(classes))
+        assert told["macro_f1"] == pytest.approx(expected)
+    found, (logits, held) = of(label_sample), label_sample(1)
+    for name in ("raw", "prior_corrected"):
+        decided = found.variants[name](2 * logits + SHIFT) > 0
+        for average in ("micro", "macro"):
+            expected = f1_score(held.toarray(), decided, average=average)
+            assert found.summary["test"][name][f"{average}_f1"] == pytest.approx(expected)
+
+
+def test_a_constant_on_all_classes_is_nothing_to_correct_but_one_on_all_labels_is():
+    constant = ("exact", np.full(5, 0.7))
+    assert "prior_corrected" not in of(sample, 1.0, constant).variants
+    assert "prior_corrected" in of(label_sample, 1.0, constant).variants
+
+
+class TestAdjustment:
+    def test_it_subtracts_and_then_divides(self):
+        np.testing.assert_array_equal(Adjustment(np.array([1.0, -1.0]), 2.0)([[3, 3]]), [[1, 2]])
+
+    def test_what_is_saved_is_read_in_the_order_of_the_labels(self, tmp_path):
+        found, path = of(sample), tmp_path / "calibration.json"
+        found.save(path)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        assert content == {
+            "variant": "prior_corrected_temperature",
+            "temperature": found.chosen.temperature,
+            "shift": dict(zip(LABELS, SHIFT.tolist(), strict=True)),
+        }
+        order = [3, 0, 4, 2, 1]
+        read = read_adjustment(path, [LABELS[i] for i in order])
+        np.testing.assert_array_equal(read.shift, SHIFT[order])
+        assert read.temperature == found.chosen.temperature
+
+    def test_what_the_chosen_variant_does_not_use_is_saved_as_nothing(self, tmp_path):
+        of(sample, 2.0, (None, np.zeros(5))).save(tmp_path / "c.json")
+        assert set(json.loads((tmp_path / "c.json").read_text())["shift"].values()) == {0}
+
+    @pytest.mark.parametrize(
+        ("content", "line"),
+        [
+            ("{", "no calibration"),
+            ("[1]", "no calibration"),
+            ('{"temperature": 1, "shift": [1, 2]}', "no calibration"),
+            ('{"temperature": 1}', "not of this run's labels, or not complete: 'shift'"),
+            ('{"temperature": 1, "shift": {"a": 0}}', "'b'"),
+            ('{"temperature": 1, "shift": {"a": 0, "b": 0, "c": 0}}', "'c'"),
+            ('{"temperature": 0, "shift": {"a": 0, "b": 0}}', "above 0"),
+            ('{"temperature": "1", "shift": {"a": 0, "b": 0}}', "above 0"),
+            ('{"temperature": 1, "shift": {"a": NaN, "b": 0}}', "finite"),
+        ],
+    )
+    def test_another_file_is_one_line(self, tmp_path, content, line):
+        path = tmp_path / "calibration.json"
+        path.write_text(content)
+        with pytest.raises(UserError) as told:
+            read_adjustment(path, ["a", "b"])
+        assert line in str(told.value)
+        assert "\n" not in str(told.value)
+
+    def test_a_missing_file_is_one_line(self, tmp_path):
+        with pytest.raises(UserError, match="not calibrated"):
+            read_adjustment(tmp_path / "calibration.json", ["a"])

@@ -1,0 +1,603 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize, minimize_scalar
+from scipy.sparse import csr_matrix
+from scipy.special import expit, log_softmax, logit, softmax
+from scipy.stats import norm
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss
+
+from counterpoise.balance import (
+    LDAM,
+    Balance,
+    BinaryCrossEntropy,
+    ClassIndex,
+    CrossEntropy,
+    EffectiveNumber,
+    LogitAdjusted,
+    Manual,
+    Power,
+    PowerSampler,
+    RepeatFactorSampler,
+    SoftmaxFocal,
+    Strategy,
+)
+from counterpoise.balance.prior_correction import natural_shift, odds_shift, post_hoc, prior_shift
+from counterpoise.errors import UserError
+from counterpoise.metrics import outcomes as outcomes_module
+from counterpoise.metrics import probabilities as adjust
+from counterpoise.metrics.outcomes import Adjusted
+from counterpoise.metrics.probabilities import (
+    TEMPERATURES,
+    adaptive_calibration_error,
+    brier_score,
+    fit_temperature,
+    negative_log_likelihood,
+    reliability,
+    risk_coverage,
+)
+
+# Texts that read alike: rows are what they read, columns how many of them are of each class.
+TABLE = np.array([[500, 20, 1], [300, 60, 4], [150, 5, 9], [40, 15, 6]])
+
+
+def expected_calibration_error(*arguments) -> float:
+    return reliability(*arguments).error
+
+
+def area_under_risk_coverage(*arguments) -> float:
+    return risk_coverage(*arguments).area
+
+
+LAWS = [(0, 0), (0, 0.5), (0, 1), (0.5, 0), (0.5, 0.5), (1, 0), (0.3, 0.2)]
+MEASURES = [
+    negative_log_likelihood,
+    brier_score,
+    expected_calibration_error,
+    adaptive_calibration_error,
+    area_under_risk_coverage,
+    fit_temperature,
+]
+
+
+def strategy(alpha: float = 0.0, beta: float = 0.0, **options) -> Strategy:
+    return Strategy(PowerSampler(alpha), Power(beta), **options)
+
+
+def counting(counts: list[int], made: Strategy) -> Balance:
+    index = ClassIndex.of(np.repeat(np.arange(len(counts)), counts), len(counts))
+    return made.balance([f"class {c}" for c in range(len(counts))], index)
+
+
+def trained(loss: torch.nn.Module, balance: Balance, table: np.ndarray) -> np.ndarray:
+    """The logits of the least loss for each row of a table of texts, float64: the model can tell the rows apart."""
+    readings, classes = (torch.from_numpy(each) for each in np.indices(table.shape).reshape(2, -1))
+    # How often a text of each cell is drawn: as often as its class, whatever it reads.
+    drawn = torch.from_numpy((table * balance.probabilities / balance.counts).ravel())
+
+    def risk(z: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = torch.from_numpy(z.reshape(table.shape)).requires_grad_()
+        value = loss(logits[readings], classes, denominator=1.0, weights=drawn)
+        (slopes,) = torch.autograd.grad(value, logits)
+        return value.item(), slopes.numpy().ravel()
+
+    return minimize(risk, np.zeros(table.size), jac=True, method="BFGS", options={"gtol": 1e-11}).x.reshape(table.shape)
+
+
+def sample(n: int = 4000, classes: int = 5, seed: int = 0, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and classes drawn from their softmax; the logits are then multiplied by the temperature."""
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(n, classes)) - np.linspace(0, 3, classes)
+    targets = (softmax(logits, axis=1).cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)
+    return temperature * logits, np.minimum(targets, classes - 1)
+
+
+def label_sample(n: int = 1000, seed: int = 0, temperature: float = 1.0) -> tuple[np.ndarray, csr_matrix]:
+    """The same for 4 labels a text."""
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(n, 4)) - np.arange(4)
+    return temperature * logits, csr_matrix(rng.random((n, 4)) < expit(logits))
+
+
+class TestPriorShift:
+    def test_by_hand(self):
+        # Shares of 0.9 and 0.1 trained as halves: the odds of the rare class were 9 times too high.
+        shift = prior_shift([0.5, 0.5], [90, 10])
+        np.testing.assert_allclose(shift, np.log([0.5 / 0.9, 0.5 / 0.1]), rtol=1e-14)
+        np.testing.assert_allclose(softmax(np.zeros(2) - shift), [0.9, 0.1], rtol=1e-14)
+        np.testing.assert_allclose(prior_shift([5, 5], [90, 10]), shift, rtol=1e-14)
+
+    @pytest.mark.parametrize("law", LAWS)
+    def test_it_is_alpha_plus_beta_times_the_log_of_the_counts(self, law):
+        counts = np.array([2840, 206, 41, 1])
+        shift = natural_shift(counting([2840, 206, 41, 1], strategy(*law)))
+        expected = -sum(law) * np.log(counts)
+        np.testing.assert_allclose(shift - shift[0], expected - expected[0], atol=1e-10)
+
+    def test_nothing_is_shifted_where_nothing_was_corrected(self):
+        np.testing.assert_allclose(natural_shift(counting([90, 9, 1], strategy())), 0, atol=1e-14)
+
+    @pytest.mark.parametrize(
+        "made",
+        [
+            *[strategy(*law) for law in LAWS],
+            strategy(1, 1, allow_overcorrection=True),
+            strategy(0, 1, max_ratio=3),
+            Strategy(PowerSampler(0.5, 40), EffectiveNumber(0.9)),
+            Strategy(RepeatFactorSampler(0.4)),
+            Strategy(weights=Manual([1, 30, 7])),
+        ],
+        ids=lambda strategy: f"{strategy.sampler}, {strategy.weights}",
+    )
+    @pytest.mark.parametrize("make", [CrossEntropy, LogitAdjusted, lambda b: LogitAdjusted(b, tau=0.4)])
+    def test_it_takes_a_trained_model_back_to_the_natural_posterior(self, made, make):
+        balance = counting(TABLE.sum(0).tolist(), made)
+        loss = make(balance).double()
+        logits = trained(loss, balance, TABLE)
+        natural = logits - natural_shift(balance, loss.emphasis(balance))
+        np.testing.assert_allclose(softmax(natural, axis=1), TABLE / TABLE.sum(1, keepdims=True), atol=2e-6)
+
+    def test_without_it_a_balanced_model_says_rare_classes_too_often(self):
+        balance = counting(TABLE.sum(0).tolist(), strategy(0.5, 0.5))
+        said = softmax(trained(CrossEntropy(balance).double(), balance, TABLE), axis=1)
+        rows = TABLE.sum(1) / TABLE.sum()
+        assert rows @ said[:, 2] > 5 * TABLE[:, 2].sum() / TABLE.sum()
+
+    def test_it_is_exact_for_two_gaussians(self):
+        # x ~ N(-1, 1) in 99% and N(1, 1) in 1%: the balanced posterior is sigma(2 x), the natural sigma(2 x - log 99).
+        x = np.linspace(-6, 6, 41)
+        balanced = log_softmax(np.stack([norm(-1).logpdf(x), norm(1).logpdf(x)], 1), axis=1)
+        np.testing.assert_allclose(softmax(balanced, axis=1)[:, 1], expit(2 * x), rtol=1e-10)
+        shift = natural_shift(counting([9900, 100], strategy(0.25, 0.75)))
+        natural = 0.99 * norm(-1).pdf(x), 0.01 * norm(1).pdf(x)
+        found = softmax(balanced - shift, axis=1)[:, 1]
+        np.testing.assert_allclose(found, natural[1] / (natural[0] + natural[1]), rtol=1e-9)
+
+    def test_for_focal_loss_it_goes_most_of_the_way(self):
+        balance = counting(TABLE.sum(0).tolist(), strategy(0.5, 0.5))
+        logits = trained(SoftmaxFocal(balance).double(), balance, TABLE)
+        rows, natural = TABLE.sum(1) / TABLE.sum(), TABLE.sum(0) / TABLE.sum()
+        before = np.abs(rows @ softmax(logits, axis=1) - natural).sum()
+        after = np.abs(rows @ softmax(logits - natural_shift(balance), axis=1) - natural).sum()
+        assert after < before / 2
+
+    def test_from_the_margins_of_ldam_nothing_leads_back(self):
+        # It decides for the more frequent class by its whole margin, however narrow the majority.
+        balance = counting([505, 495], strategy())
+        logits = trained(LDAM(balance).double(), balance, np.array([[505, 495]]))
+        assert logits[0, 0] - logits[0, 1] > 10
+
+    def test_classes_that_were_never_trained_on_are_left_alone(self):
+        shift = prior_shift([0.5, 0, 0.5, 0], [90, 0, 10, 5])
+        np.testing.assert_allclose(shift, [np.log(0.5 / (90 / 105)), 0, np.log(0.5 / (10 / 105)), 0])
+        np.testing.assert_array_equal(prior_shift([1, 1], [0, 0]), 0)
+        np.testing.assert_array_equal(prior_shift([1], [7]), 0)
+
+    def test_what_does_not_fit_is_an_error(self):
+        for emphasis, counts in [
+            ([1, 2], [1, 2, 3]),
+            ([], []),
+            ([[1]], [[1]]),
+            ([-1, 2], [1, 1]),
+            ([1, np.nan], [1, 1]),
+        ]:
+            with pytest.raises(ValueError, match="emphasis"):
+                prior_shift(emphasis, counts)
+
+
+class TestOddsShift:
+    @staticmethod
+    def balance(made: Strategy, texts: np.ndarray) -> Balance:
+        index = ClassIndex.of(csr_matrix(texts.astype(bool)), texts.shape[1])
+        return made.balance([f"label {c}" for c in range(texts.shape[1])], index)
+
+    def test_by_hand(self):
+        # 10 of 100 texts, drawn as a quarter, a positive weighing 6 times a negative: odds 1/9, 1/3, 2.
+        shift = odds_shift([0.25], [3.0], [0.5], [10], 100)
+        np.testing.assert_allclose(shift, np.log(18), rtol=1e-14)
+        np.testing.assert_allclose(expit(np.log(2) - shift), 0.1, rtol=1e-12)
+
+    def test_weights_alone_are_taken_back_exactly(self):
+        # One label over 4 readings: 1, 5, 30 and 2 of so many texts hold it; any ratio of weights.
+        holds, texts = np.array([1, 5, 30, 2]), np.array([400, 100, 60, 3])
+        y = np.concatenate([np.arange(n) < h for h, n in zip(holds, texts, strict=True)])[:, None]
+        for max_ratio in (10.0, None):
+            balance = self.balance(strategy(0, 1, max_ratio=max_ratio), y)
+            # The optimum of weighted binary cross-entropy: the log of the ratio of the weighted sides.
+            logits = np.log(holds * balance.weights[0] / ((texts - holds) * balance.negative_weights[0]))
+            np.testing.assert_allclose(expit(logits - natural_shift(balance)), holds / texts, rtol=1e-12)
+
+    def test_the_sampler_of_a_single_label_is_taken_back_exactly(self):
+        holds, texts = np.array([1, 5, 30, 2]), np.array([400, 100, 60, 3])
+        readings = np.repeat(np.arange(4), texts)
+        y = np.concatenate([np.arange(n) < h for h, n in zip(holds, texts, strict=True)])[:, None]
+        for made in (strategy(1), strategy(0.5, 0.5), Strategy(RepeatFactorSampler(0.5), Power(0.3))):
+            balance = self.balance(made, y)
+            weights = balance.rates * np.where(y, balance.weights, balance.negative_weights)[:, 0]
+            mass = np.bincount(readings, weights * y[:, 0]), np.bincount(readings, weights * ~y[:, 0])
+            logits = np.log(mass[0] / mass[1])
+            np.testing.assert_allclose(expit(logits - natural_shift(balance)), holds / texts, rtol=1e-9)
+
+    def test_the_best_constant_is_taken_back_to_the_share_of_the_label(self):
+        rng = np.random.default_rng(0)
+        texts = rng.random((500, 4)) < [0.5, 0.2, 0.05, 0.01]
+        for law in LAWS:
+            balance = self.balance(strategy(*law), texts)
+            best = BinaryCrossEntropy(balance).initial_logits(balance)
+            np.testing.assert_allclose(expit(best - natural_shift(balance)), texts.mean(0), rtol=1e-9)
+
+    def test_labels_of_no_text_or_of_all_are_left_to_their_weights(self):
+        texts = np.stack([np.zeros(6), np.ones(6), np.arange(6) < 2], 1)
+        balance = self.balance(strategy(0.5, 0.5), texts)
+        shift = natural_shift(balance)
+        assert np.isfinite(shift).all()
+        np.testing.assert_allclose(shift[:2], np.log(balance.weights / balance.negative_weights)[:2])
+
+    def test_what_does_not_fit_is_an_error(self):
+        with pytest.raises(ValueError, match="do not fit"):
+            odds_shift([0.5], [1, 1], [1, 1], [1, 1], 2)
+        with pytest.raises(ValueError, match="multi-label"):
+            natural_shift(self.balance(strategy(), np.eye(2)), np.ones(2))
+
+
+class TestPostHoc:
+    def test_by_hand(self):
+        adjusted = post_hoc(np.log([[0.8, 0.2], [0.95, 0.05]]), [0.9, 0.1])
+        np.testing.assert_allclose(np.exp(adjusted), [[0.8 / 0.9, 2], [0.95 / 0.9, 0.5]])
+        np.testing.assert_array_equal(adjusted.argmax(1), [1, 0])
+        np.testing.assert_allclose(np.exp(post_hoc(np.zeros((1, 2)), [4, 1], 0.5))[0, 1], 5**0.5)
+
+    def test_tau_0_changes_nothing_and_nothing_is_changed_in_place(self):
+        logits = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+        kept = logits.copy()
+        np.testing.assert_array_equal(post_hoc(logits, [0.7, 0.2, 0.1], 0), logits)
+        assert post_hoc(logits, [0.7, 0.2, 0.1]).dtype == np.float64
+        np.testing.assert_array_equal(logits, kept)
+
+    def test_of_a_plain_model_it_equals_training_with_the_adjusted_loss(self):
+        plain, counts = counting(TABLE.sum(0).tolist(), strategy()), TABLE.sum(0)
+        after = post_hoc(trained(CrossEntropy(plain).double(), plain, TABLE), plain.emphasis)
+        within = trained(LogitAdjusted(plain).double(), plain, TABLE)
+        np.testing.assert_allclose(softmax(after, axis=1), softmax(within, axis=1), atol=2e-6)
+        balanced = TABLE / counts
+        np.testing.assert_allclose(softmax(after, axis=1), balanced / balanced.sum(1, keepdims=True), atol=2e-6)
+
+    @pytest.mark.parametrize("law", LAWS)
+    def test_of_any_strategy_it_gives_the_balanced_posterior_with_the_emphasis_for_a_prior(self, law):
+        balance, counts = counting(TABLE.sum(0).tolist(), strategy(*law)), TABLE.sum(0)
+        after = post_hoc(trained(CrossEntropy(balance).double(), balance, TABLE), balance.emphasis)
+        balanced = TABLE / counts
+        np.testing.assert_allclose(softmax(after, axis=1), balanced / balanced.sum(1, keepdims=True), atol=2e-6)
+
+    def test_it_decides_best_for_balanced_accuracy(self):
+        logits = np.log(TABLE / TABLE.sum(1, keepdims=True))
+        classes = np.repeat(np.tile(np.arange(3), 4), TABLE.ravel())
+
+        def score(adjusted: np.ndarray) -> float:
+            return balanced_accuracy_score(classes, np.repeat(adjusted.argmax(1), TABLE.sum(1)))
+
+        best = 0.0
+        for rule in np.ndindex(3, 3, 3, 3):
+            best = max(best, score(np.eye(3)[list(rule)]))
+        assert score(post_hoc(logits, TABLE.sum(0))) == best > score(logits)
+
+    def test_a_class_of_no_share_is_adjusted_as_the_rarest(self):
+        adjusted = post_hoc(np.zeros((1, 3)), [0.9, 0.1, 0])
+        assert np.isfinite(adjusted).all()
+        assert adjusted[0, 2] == adjusted[0, 1]
+
+    def test_a_tau_above_1_is_a_choice(self):
+        with pytest.raises(UserError, match="upside down") as told:
+            post_hoc(np.zeros((1, 2)), [0.9, 0.1], 1.5)
+        assert "\n" not in str(told.value)
+        post_hoc(np.zeros((1, 2)), [0.9, 0.1], 1.5, allow_overcorrection=True)
+        for tau in (-1, np.nan, np.inf):
+            with pytest.raises(UserError, match="tau="):
+                post_hoc(np.zeros((1, 2)), [0.9, 0.1], tau, allow_overcorrection=True)
+
+    def test_what_does_not_fit_is_an_error(self):
+        for prior in ([1, 1, 1], [0, 0], [-1, 2], [np.nan, 1]):
+            with pytest.raises(ValueError, match="prior"):
+                post_hoc(np.zeros((1, 2)), prior)
+
+
+class TestTemperature:
+    def test_by_hand(self):
+        # Three of four are right at logits 4 and 0: T makes their probability 3/4.
+        logits, classes = np.array([[4.0, 0]] * 4), np.array([0, 0, 0, 1])
+        assert fit_temperature(logits, classes) == pytest.approx(4 / np.log(3), rel=1e-9)
+        assert fit_temperature(logits[:, :1], classes[:, None] == 0) == pytest.approx(4 / np.log(3), rel=1e-9)
+
+    @pytest.mark.parametrize("draw", [sample, label_sample])
+    @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+    def test_it_is_where_the_likelihood_is_best(self, draw, temperature):
+        logits, targets = draw(temperature=temperature)
+        found = fit_temperature(logits, targets)
+        searched = minimize_scalar(
+            lambda t: negative_log_likelihood(logits / np.exp(t), targets),
+            bounds=np.log(TEMPERATURES),
+            method="bounded",
+        )
+        assert np.log(found) == pytest.approx(searched.x, abs=1e-4)
+        assert found == pytest.approx(temperature, rel=0.1)
+        assert fit_temperature(7 * logits, targets) == pytest.approx(7 * found, rel=1e-9)
+
+    @pytest.mark.parametrize("draw", [sample, label_sample])
+    def test_it_never_worsens_the_likelihood_and_leaves_the_decisions(self, draw):
+        logits, targets = draw(temperature=3)
+        scaled = logits / fit_temperature(logits, targets)
+        assert negative_log_likelihood(scaled, targets) < negative_log_likelihood(logits, targets)
+        assert expected_calibration_error(scaled, targets) < expected_calibration_error(logits, targets) / 2
+        np.testing.assert_array_equal(scaled.argmax(1), logits.argmax(1))
+
+    def test_a_constant_on_the_logits_of_a_text_changes_nothing(self):
+        logits, classes = sample()
+        shifted = logits + np.random.default_rng(1).normal(size=(len(logits), 1)) * 50
+        assert fit_temperature(shifted, classes) == pytest.approx(fit_temperature(logits, classes), rel=1e-9)
+
+    def test_the_limits_are_for_logits_that_are_always_right_or_no_better_than_chance(self):
+        logits, _ = sample(200)
+        assert fit_temperature(logits, logits.argmax(1)) == TEMPERATURES[0]
+        assert fit_temperature(logits, logits.argmin(1)) == TEMPERATURES[1]
+        assert fit_temperature(logits, logits > 0) == TEMPERATURES[0]
+        assert fit_temperature(logits, logits < 0) == TEMPERATURES[1]
+        assert fit_temperature(np.full((9, 3), 2.0), np.zeros(9, int)) == 1
+        assert fit_temperature(np.zeros((9, 3)), np.zeros((9, 3), bool)) == 1
+
+    def test_logits_that_are_no_numbers_are_an_error(self):
+        for bad in (np.nan, np.inf):
+            with pytest.raises(ValueError, match="infinite or no numbers"):
+                fit_temperature(np.array([[0, bad]]), np.array([0]))
+
+
+class TestScores:
+    def test_by_hand(self):
+        logits = np.log([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3]])
+        classes = np.array([0, 2])
+        assert negative_log_likelihood(logits, classes) == pytest.approx(-np.log(0.7 * 0.3) / 2)
+        assert brier_score(logits, classes) == pytest.approx((0.09 + 0.04 + 0.01 + 0.04 + 0.25 + 0.49) / 2)
+        pairs, held = logit([[0.9, 0.2]]), np.array([[True, True]])
+        assert negative_log_likelihood(pairs, held) == pytest.approx(-np.log(0.9 * 0.2) / 2)
+        assert brier_score(pairs, held) == pytest.approx((0.01 + 0.64) / 2)
+
+    def test_they_are_those_of_scikit_learn(self):
+        logits, classes = sample()
+        p = softmax(logits, axis=1)
+        assert negative_log_likelihood(logits, classes) == pytest.approx(log_loss(classes, p), rel=1e-10)
+        assert brier_score(logits, classes) == pytest.approx(brier_score_loss(classes, p), rel=1e-10)
+        logits, held = label_sample()
+        truth, p = held.toarray().ravel(), expit(logits).ravel()
+        assert negative_log_likelihood(logits, held) == pytest.approx(log_loss(truth, p), rel=1e-10)
+        assert brier_score(logits, held) == pytest.approx(brier_score_loss(truth, p), rel=1e-10)
+
+    def test_of_two_classes_brier_is_twice_that_of_the_label(self):
+        logits, held = label_sample()
+        two = np.stack([np.zeros(1000), logits[:, 0]], 1)
+        y = held.toarray()[:, :1]
+        assert brier_score(two, y[:, 0].astype(int)) == pytest.approx(2 * brier_score(logits[:, :1], y))
+        assert negative_log_likelihood(two, y[:, 0].astype(int)) == pytest.approx(
+            negative_log_likelihood(logits[:, :1], y)
+        )
+
+    def test_a_sure_mistake_has_a_finite_likelihood(self):
+        assert negative_log_likelihood(np.array([[1e4, 0.0]]), np.array([1])) == 1e4
+        assert negative_log_likelihood(np.array([[1e4]]), np.array([[False]])) == 1e4
+
+
+def calibration_error(confidence: np.ndarray, came_true: np.ndarray, edges: list[float]) -> float:
+    """The calibration error bin by bin, as the papers write it: bins (low, high]."""
+    total, low = 0.0, -1.0
+    for high in edges:
+        inside = [i for i, p in enumerate(confidence) if low < p <= high]
+        if inside:
+            gap = np.mean([came_true[i] for i in inside]) - np.mean([confidence[i] for i in inside])
+            total += len(inside) / len(confidence) * abs(gap)
+        low = high
+    return total
+
+
+def outcomes(logits: np.ndarray, targets: np.ndarray | csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(targets, csr_matrix):
+        return expit(logits).ravel(), targets.toarray().ravel()
+    p = softmax(logits, axis=1)
+    return p.max(1), p.argmax(1) == targets
+
+
+@pytest.mark.parametrize("draw", [sample, label_sample])
+class TestCalibration:
+    def test_equal_widths_agree_with_the_definition(self, draw):
+        logits, targets = draw(temperature=2)
+        expected = calibration_error(*outcomes(logits, targets), np.linspace(0, 1, 16)[1:].tolist())
+        assert expected_calibration_error(logits, targets) == pytest.approx(expected, rel=1e-10)
+
+    def test_equal_masses_agree_with_sorting_and_cutting(self, draw):
+        logits, targets = draw(1500 if draw is sample else 375, temperature=2)
+        confidence, came_true = outcomes(logits, targets)
+        order = np.argsort(confidence)
+        parts = np.split(order, 15)
+        expected = np.mean([abs(came_true[part].mean() - confidence[part].mean()) for part in parts])
+        assert adaptive_calibration_error(logits, targets) == pytest.approx(expected, rel=1e-10)
+        assert set(reliability(logits, targets, equal_mass=True).counts) == {100}
+
+    def test_the_bins_are_those_of_scikit_learn(self, draw):
+        logits, targets = draw(temperature=2)
+        confidence, came_true = outcomes(logits, targets)
+        bins = reliability(logits, targets, 10)
+        accuracy, mean = calibration_curve(came_true, confidence, n_bins=10)
+        held = bins.counts > 0
+        np.testing.assert_allclose(bins.accuracy[held], accuracy, rtol=1e-12)
+        np.testing.assert_allclose(bins.confidence[held], mean, rtol=1e-12)
+        np.testing.assert_allclose(bins.edges, np.linspace(0, 1, 11))
+        assert bins.counts.sum() == len(confidence)
+        assert (bins.accuracy[~held] == 0).all()
+
+    @pytest.mark.parametrize("error", [expected_calibration_error, adaptive_calibration_error])
+    def test_it_is_small_for_true_probabilities_and_large_for_sure_ones(self, draw, error):
+        assert error(*draw()) < 0.03
+        assert error(*draw(temperature=5)) > 0.05
+
+    @pytest.mark.parametrize("error", [expected_calibration_error, adaptive_calibration_error])
+    def test_in_one_bin_it_is_the_mean_gap_and_bins_only_add_to_it(self, draw, error):
+        logits, targets = draw(temperature=2)
+        confidence, came_true = outcomes(logits, targets)
+        assert error(logits, targets, 1) == pytest.approx(abs(confidence.mean() - came_true.mean()), rel=1e-9)
+        assert error(logits, targets) >= error(logits, targets, 1)
+
+    @pytest.mark.parametrize("measure", MEASURES)
+    def test_the_order_of_the_texts_does_not_matter(self, draw, measure):
+        logits, targets = draw(300)
+        logits = logits.round(1)
+        order = np.random.default_rng(1).permutation(len(logits))
+        assert measure(logits[order], targets[order]) == pytest.approx(measure(logits, targets), rel=1e-9)
+
+
+def test_calibration_errors_by_hand():
+    # 0.8, 0.8 and 0.55; right, wrong, right: bins (0.733, 0.8] and (0.533, 0.6].
+    logits, classes = np.log([[0.8, 0.2], [0.8, 0.2], [0.45, 0.55]]), np.array([0, 1, 1])
+    expected = (2 * abs(0.5 - 0.8) + abs(1 - 0.55)) / 3
+    assert expected_calibration_error(logits, classes) == pytest.approx(expected)
+    assert adaptive_calibration_error(logits, classes) == pytest.approx(expected)
+    assert expected_calibration_error(logits, classes, 1) == pytest.approx(abs(2 / 3 - 2.15 / 3))
+
+
+def test_equal_confidences_share_a_bin():
+    bins = reliability(np.zeros((10, 2)), np.arange(10) % 2, 4, equal_mass=True)
+    assert sorted(bins.counts) == [0, 0, 0, 10]
+    assert bins.error == 0
+
+
+def risks(*arguments) -> np.ndarray:
+    """The risk of each coverage, from the surest decision alone to all."""
+    curve = risk_coverage(*arguments)
+    return curve.risk(np.arange(1, curve.total + 1))
+
+
+class TestRiskCoverage:
+    @pytest.mark.parametrize("draw", [sample, label_sample])
+    @pytest.mark.parametrize("decimals", [0, 1, 9])
+    def test_it_agrees_with_sorting_all_decisions(self, draw, decimals):
+        logits, targets = draw(200)
+        logits = logits.round(decimals)
+        confidence, came_true = outcomes(logits, targets)
+        if draw is label_sample:  # ties in logits, which rounding of probabilities may divide
+            confidence, came_true = np.abs(logits).ravel(), ((logits > 0) == targets.toarray()).ravel()
+        order = np.argsort(-confidence)
+        _, starts, sizes = np.unique(-confidence[order], return_index=True, return_counts=True)
+        wrong = np.repeat(np.add.reduceat(~came_true[order], starts, dtype=float) / sizes, sizes)
+        expected = np.cumsum(wrong) / np.arange(1, len(wrong) + 1)
+        np.testing.assert_allclose(risks(logits, targets), expected, atol=1e-12)
+        assert area_under_risk_coverage(logits, targets) == pytest.approx(expected.mean(), rel=1e-10)
+
+    def test_by_hand(self):
+        # Right, wrong, right, wrong, from sure to unsure.
+        logits = np.log([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+        np.testing.assert_allclose(risks(logits[::-1], np.array([1, 0, 1, 0])), [0, 1 / 2, 1 / 3, 1 / 2])
+        assert area_under_risk_coverage(logits, np.array([0, 1, 0, 1])) == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 4)
+
+    def test_pairs_are_as_sure_as_the_decision_is_probable(self):
+        logits, held = np.array([[3.0, -1.0], [0.5, -4.0]]), np.array([[True, True], [False, False]])
+        # Above 1/2: -4 right, 3 right, -1 wrong, 0.5 wrong.
+        np.testing.assert_allclose(risks(logits, held), [0, 0, 1 / 3, 1 / 2])
+        # -1 decided for and 0.5 against, both improbable and right; 3 decided against, the least probable and wrong.
+        decided = np.array([[False, True], [False, False]])
+        np.testing.assert_array_equal(risks(logits, csr_matrix(held), decided), [0, 0, 0, 1 / 4])
+
+    def test_texts_are_as_sure_as_the_class_that_is_decided_for(self):
+        logits, decided = np.log([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]), np.array([0, 1, 0])
+        # 0.9 right, 0.6 wrong, 0.2 right.
+        np.testing.assert_allclose(risks(logits, np.array([0, 1, 1]), decided), [0, 1 / 2, 1 / 3])
+        assert reliability(logits, np.array([0, 1, 1]), 1, False, decided).error == pytest.approx(2 / 3 - 1.7 / 3)
+
+    def test_decisions_of_another_shape_are_an_error(self):
+        with pytest.raises(ValueError, match=r"targets of shape \(3,\) and decisions of shape \(2,\)"):
+            risk_coverage(np.zeros((3, 2)), np.zeros(3, int), np.zeros(2, int))
+
+    def test_at_full_coverage_the_risk_is_the_share_of_mistakes(self):
+        logits, classes = sample()
+        assert risks(logits, classes)[-1] == pytest.approx((logits.argmax(1) != classes).mean())
+        logits, held = label_sample()
+        assert risks(logits, held)[-1] == pytest.approx(((logits > 0) != held.toarray()).mean())
+
+    def test_confidence_that_knows_its_mistakes_is_better_than_one_that_does_not(self):
+        rng = np.random.default_rng(0)
+        right = rng.random(2000) < 0.8
+        knows = np.stack([np.where(right, 3, 1) + rng.random(2000), np.zeros(2000)], 1)
+        blind = np.stack([1 + rng.random(2000), np.zeros(2000)], 1)
+        classes = (~right).astype(int)
+        mistakes = 1 - right.mean()
+        # The best there is: no mistake before the last ones (Geifman et al., ICLR 2019, by integration).
+        best = mistakes + (1 - mistakes) * np.log(1 - mistakes)
+        assert area_under_risk_coverage(knows, classes) == pytest.approx(best, abs=0.002)
+        assert area_under_risk_coverage(blind, classes) == pytest.approx(mistakes, abs=0.03)
+
+    def test_mistakes_among_equals_are_spread_evenly(self):
+        # One sure and right, then four equal ones, two of them wrong, in any order.
+        logits = np.array([[9.0, 0], *[[1, 0]] * 4])
+        for classes in ([0, 1, 1, 0, 0], [0, 0, 1, 0, 1]):
+            np.testing.assert_allclose(risks(logits, np.array(classes)), [0, 0.5 / 2, 1 / 3, 1.5 / 4, 2 / 5])
+
+
+def flat(found: float | tuple) -> np.ndarray:
+    return np.concatenate([np.ravel(each) for each in found]) if isinstance(found, tuple) else np.array([found])
+
+
+@pytest.mark.parametrize("measure", [*MEASURES, risk_coverage, reliability])
+class TestEveryMeasure:
+    def test_dense_and_sparse_targets_and_any_precision_are_legal(self, measure: Callable):
+        logits, held = label_sample(100)
+        expected = measure(logits, held)
+        for given in (held.toarray(), held.toarray().astype(float), held.toarray().astype(np.int64)):
+            np.testing.assert_equal(measure(logits, given), expected)
+        single = logits.astype(np.float32)
+        np.testing.assert_equal(measure(single, held), measure(single.astype(np.float64), held))
+
+    @pytest.mark.parametrize(
+        ("shape", "targets"),
+        [
+            ((0, 3), np.zeros(0, int)),
+            ((3, 0), np.zeros((3, 0), bool)),
+            ((3,), np.zeros(3, int)),
+            ((3, 2), np.zeros(2, int)),
+            ((3, 2), np.zeros((3, 3), bool)),
+            ((3, 2), np.array([0, 1, 2])),
+            ((3, 2), np.array([0, -1, 1])),
+        ],
+    )
+    def test_shapes_and_classes_that_do_not_fit_are_an_error(self, measure, shape, targets):
+        with pytest.raises(ValueError, match="logits of"):
+            measure(np.zeros(shape), targets)
+
+    @pytest.mark.parametrize("draw", [sample, label_sample])
+    def test_blocks_of_texts_change_nothing(self, measure, draw, monkeypatch):
+        logits, targets = draw(150)
+        expected = measure(logits, targets)
+        monkeypatch.setattr(outcomes_module, "_CELLS", 40)
+        monkeypatch.setattr(adjust, "_SORTED", 70)
+        monkeypatch.setattr(adjust, "_MANY", 60)
+        np.testing.assert_allclose(flat(measure(logits, targets)), flat(expected), rtol=1e-11, atol=1e-11)
+
+    @pytest.mark.parametrize("draw", [sample, label_sample])
+    def test_adjusted_logits_are_made_as_they_are_needed(self, measure, draw):
+        logits, targets = draw(150)
+        shift = np.linspace(-1, 1, logits.shape[1])
+        made = measure(Adjusted(logits, shift, 1.7), targets)
+        np.testing.assert_array_equal(flat(made), flat(measure((logits - shift) / 1.7, targets)))
+
+    def test_nothing_is_changed_in_place(self, measure):
+        for logits, targets in (sample(50), label_sample(50)):
+            kept, truth = logits.copy(), targets.copy()
+            measure(logits, targets)
+            np.testing.assert_array_equal(logits, kept)
+            assert (truth != targets).sum() == 0
+
+    def test_a_single_text_and_a_single_class_are_legal(self, measure):
+        for logits, targets in [
+            (np.array([[2.0, 1.0]]), np.array([1])),
+            (np.array([[2.0]]), np.array([0])),
+            (np.array([[2.0]]), np.array([[True]])),
+        ]:
+            found = measure(logits, targets)
+            assert all(np.isfinite(each).all() for each in (found if isinstance(found, tuple) else (found,)))
