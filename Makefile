@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help train test sweep scout bench lint format typecheck clean
+.PHONY: help train test sweep probe bench lint format typecheck clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,8 +21,8 @@ train: $(STAMP) ## install, then fine-tune and test on Reuters R52 with the defa
 sweep: $(STAMP) ## train with each of the five strategies and compare them
 	$(BIN)/python train.py -m sweep=strategies
 
-scout: $(STAMP) ## try every strategy, five seeds each, on a frozen encoder and compare them
-	$(BIN)/python train.py -m sweep=scout
+probe: $(STAMP) ## try every strategy, five seeds each, on a frozen encoder and compare them
+	$(BIN)/python train.py -m sweep=probe
 
 test: $(STAMP) ## install, then run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal

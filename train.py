@@ -38,9 +38,9 @@ def main(config: DictConfig) -> float | None:
     data.sampler = plan.sampler
     run.show(plan, data, config)
 
-    balance, loss = plan.balance(0), plan.loss(0)
+    correction, loss = plan.correction(0), plan.loss(0)
     model = Classifier(
-        run.embedded(encoder, data, config) if config.scout else encoder.load(),
+        run.embed_splits(encoder, data, config) if config.probe else encoder.load(),
         loss,
         instantiate(config.optim),
         data.labels,
@@ -49,8 +49,8 @@ def main(config: DictConfig) -> float | None:
         losses=plan.loss,
         micro_batch_size=config.micro_batch_size,
         dropout=config.dropout,
-        decision=instantiate(config.decision) if balance.multi_label else None,
-        head_bias=run.head_bias(balance, loss, config.bias_init),
+        decision=instantiate(config.decision) if correction.multi_label else None,
+        head_bias=run.head_bias(correction, loss, config.bias_init),
         bounds=instantiate(config.buckets),
     )
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]

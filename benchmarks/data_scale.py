@@ -144,7 +144,7 @@ def set_up(data: TextDataModule) -> None:
     """Does what a run does before it trains."""
     data.prepare_data()
     data.setup()
-    _ = data.counts, data.remarks
+    _ = data.counts, data.data_warnings
 
 
 class Meter:

@@ -44,7 +44,7 @@ def measured(run: Path) -> list[float]:
     half, tenth = len(loss) // 2, max(1, len(loss) // 10)
     return [
         metrics["strategy"]["weight_ratio"],
-        metrics["strategy"]["effective_sample_fraction"],
+        metrics["strategy"]["effective_sample_size"],
         float(np.median(loss[-tenth:]) / np.median(loss[:tenth])),
         float(np.median(np.abs(np.diff(loss[half:]))) / np.median(loss[half:])),
         float(np.quantile(norm[half:], 0.99) / np.median(norm[half:])),

@@ -74,7 +74,7 @@ def balanced(targets: Targets, lengths: np.ndarray, sampler: Sampler) -> Seconds
     clock = Clock()
     index = ClassIndex.of(targets, CLASSES)
     clock("build")
-    sampler.drawn_counts(index)
+    sampler.expected_class_counts(index)
     return clock("draw")
 
 

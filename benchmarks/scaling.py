@@ -36,10 +36,10 @@ from measure import peak_memory, report, timed
 from scipy.sparse import csr_matrix
 from torch.nn import functional as F
 
-from counterpoise import balance
+from counterpoise import balance as losses
 from counterpoise.analysis import plot_style as style
 from counterpoise.analysis.plot_style import COLOURS, FAINT, MUTED, PAPER
-from counterpoise.balance import ClassIndex, Power, PowerSampler, Strategy
+from counterpoise.balance import ClassIndex, InverseFrequency, PowerSampler, Strategy
 from counterpoise.data.batching import BatchOrder
 from counterpoise.data.token_store import load_tokenizer, tokenise
 from counterpoise.metrics import calibration
@@ -151,11 +151,11 @@ def losses(labels: int) -> dict[str, float]:
         (MULTI, targets, torch.from_numpy(targets[:BATCH].toarray().astype(np.float32))),
         (SINGLE, classes, torch.from_numpy(classes[:BATCH] if labels >= BATCH else np.resize(classes, BATCH))),
     ):
-        made = Strategy(PowerSampler(0.5), Power(0.5)).balance(
+        made = Strategy(PowerSampler(0.5), InverseFrequency(0.5)).correction(
             [f"label {c}" for c in range(labels)], ClassIndex.of(given, labels)
         )
         for name in names:
-            loss, logits = getattr(balance, name)(made), torch.randn(BATCH, labels, requires_grad=True)
+            loss, logits = getattr(losses, name)(made), torch.randn(BATCH, labels, requires_grad=True)
             found[name] = median(lambda loss=loss, logits=logits, truth=truth: loss(logits, truth).backward())
     return found
 

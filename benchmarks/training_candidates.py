@@ -81,7 +81,7 @@ class Setting:
     @property
     def weight(self) -> Tensor:
         """The weights of the classes, float32 [C]."""
-        return torch.as_tensor(self.plan.balance(0).weights, dtype=torch.float32)
+        return torch.as_tensor(self.plan.correction(0).weights, dtype=torch.float32)
 
     def texts(self, split: str) -> tuple[list[str], list[int]]:
         """Returns the texts of a split and their classes."""

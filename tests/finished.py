@@ -26,7 +26,7 @@ def run(
     counts: np.ndarray = COUNTS,
     ids: list[str] | None = None,
     seconds: float = 60.0,
-    scout: bool | None = None,
+    probe: bool | None = None,
     config: dict | None = None,
     state: str = "finished",
 ) -> Path:
@@ -35,7 +35,7 @@ def run(
     for label, number in (wrong or {}).items():
         decided[np.flatnonzero(truth == label)[:number]] = (label + 1) % 4
     ids = ids or [str(n) for n in range(len(truth))]
-    _common(folder, overrides, seconds, scout, config, state)
+    _common(folder, overrides, seconds, probe, config, state)
     logits = np.eye(len(labels))[decided]
     table = per_class(confusion_matrix(truth, decided, len(labels)), counts)
     table.insert(0, "class", labels)
@@ -71,11 +71,11 @@ def sweep(folder: Path) -> Path:
 
 
 def _common(
-    folder: Path, overrides: tuple[str, ...], seconds: float, scout: bool | None, config: dict | None, state: str
+    folder: Path, overrides: tuple[str, ...], seconds: float, probe: bool | None, config: dict | None, state: str
 ) -> None:
     folder.mkdir(parents=True)
     status = {"state": state, "reason": "no\nluck", "overrides": list(overrides), "seconds": seconds}
     (folder / "status.json").write_text(json.dumps(status))
-    metrics = {"test": {"macro_f1": 0.5}, "epochs": 2, "steps": 100} | ({} if scout is None else {"scout": scout})
+    metrics = {"test": {"macro_f1": 0.5}, "epochs": 2, "steps": 100} | ({} if probe is None else {"probe": probe})
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "config.yaml").write_text(yaml.safe_dump(config or {}))

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from torch import nn
 
 from commandline import ONE_TASK, ROOT
-from counterpoise.balance import Balance, ClassIndex, Strategy
+from counterpoise.balance import ClassIndex, Correction, Strategy
 
 CONF = ROOT / "conf"
 GROUPS = (
@@ -73,10 +73,10 @@ def test_every_strategy_balances_counts(name, tmp_path):
     single_label = ClassIndex.of(np.repeat([0, 1], [90, 10]), 2)
     multi_label = ClassIndex.of(csr_matrix(np.arange(200).reshape(100, 2) % [2, 7] == 0), 2)
     for index in (single_label, multi_label):
-        balance = strategy.balance(["a", "b"], index)
-        assert isinstance(balance, Balance)
-        if ONE_TASK.get(name, balance.task) == balance.task:
-            assert isinstance(strategy.loss(balance), nn.Module)
+        correction = strategy.correction(["a", "b"], index)
+        assert isinstance(correction, Correction)
+        if ONE_TASK.get(name, correction.task) == correction.task:
+            assert isinstance(strategy.loss(correction), nn.Module)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a new path beside `path` to write to; moves it over `path` when the block ends without an error.
 
     Makes the folder. A reader sees the old file or the new one, never a part; an error leaves the old one.

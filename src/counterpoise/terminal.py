@@ -31,7 +31,7 @@ def command_line(main: Callable[[], Any]) -> None:
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        line = user_line(error)
+        line = user_error_line(error)
         if line is None or "traceback=true" in sys.argv:
             raise
         stop(line)
@@ -110,7 +110,7 @@ def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for leaves in below for key, value in leaves.items()}
 
 
-def user_line(error: BaseException | None) -> str | None:
+def user_error_line(error: BaseException | None) -> str | None:
     """Returns the one line for a user's mistake, or None for anything else."""
     first = error
     while error is not None:

@@ -7,7 +7,7 @@ import pytest
 
 import finished
 from counterpoise.analysis import significance
-from counterpoise.analysis.comparison import collect, metric_name, told_apart
+from counterpoise.analysis.comparison import collect, metric_name, significant
 from counterpoise.analysis.runs import gather
 from counterpoise.analysis.significance import Outcomes
 from counterpoise.errors import UserError
@@ -46,7 +46,7 @@ def test_groups_are_ranked_by_scores_that_are_those_of_their_classes(sweep):
             low, high = group.intervals[metric]
             assert low <= group.scores[metric].mean() <= high
     combined = comparison.groups[0]
-    assert (combined.seconds, combined.epochs, combined.steps, combined.scout) == (160, 2, 100, False)
+    assert (combined.seconds, combined.epochs, combined.steps, combined.probe) == (160, 2, 100, False)
 
 
 def test_pairs_and_effects_are_those_of_the_tests(sweep):
@@ -91,7 +91,7 @@ def test_two_groups_are_told_apart_only_where_the_test_and_the_interval_say_so()
             "p_holm": [0.01, 0.01, 0.05, 0.01, 0.01],
         }
     )
-    assert told_apart(rows).tolist() == [True, False, False, True, False]
+    assert significant(rows).tolist() == [True, False, False, True, False]
 
 
 def test_classes_are_means_over_seeds_and_say_nothing_where_nothing_is_known(sweep):
@@ -155,7 +155,7 @@ def test_texts_with_any_number_of_labels_are_compared(tmp_path):
     assert comparison.task == "multi_label"
     assert comparison.metrics[:4] == ["macro_f1", "macro_recall", "micro_f1", "micro_recall"]
     assert [group.name for group in comparison.groups] == ["good", "bad"]
-    assert told_apart(comparison.pairs).tolist() == [True]
+    assert significant(comparison.pairs).tolist() == [True]
     assert comparison.words[1].startswith("Against good, bad costs 0.")
     assert "of micro F1 [" in comparison.words[1]
 
@@ -216,15 +216,15 @@ def test_a_single_group_has_intervals_and_nothing_to_compare(sweep):
 
 
 def test_scouts_are_said_to_be_scouts_and_do_not_mix_with_others_under_one_name(tmp_path):
-    scout = finished.run(tmp_path / "scout", "strategy=plain", "scout=true", scout=True)
+    probe = finished.run(tmp_path / "probe", "strategy=plain", "probe=true", probe=True)
     other = finished.run(tmp_path / "other", "strategy=plain", wrong={0: 1})
-    mixed = collect([scout, other], **FEW)
-    assert [(group.name, group.scout) for group in mixed.groups] == [("scout=true", True), ("default", False)]
-    assert "Scouts, whose encoder stayed frozen: scout=true. The others were fine-tuned." in mixed.words
-    alone = collect([scout], **FEW).words
-    assert alone[-1] == "All runs are scouts: the encoder stayed frozen, and fine-tuning may rank them otherwise."
-    with pytest.raises(UserError, match="a is the name of a scout and of a run that is none"):
-        collect([f"a={scout}", f"a={other}"], **FEW)
+    mixed = collect([probe, other], **FEW)
+    assert [(group.name, group.probe) for group in mixed.groups] == [("probe=true", True), ("default", False)]
+    assert "Probes, whose encoder stayed frozen: probe=true. The others were fine-tuned." in mixed.words
+    alone = collect([probe], **FEW).words
+    assert alone[-1] == "All runs are probes: the encoder stayed frozen, and fine-tuning may rank them otherwise."
+    with pytest.raises(UserError, match="a is the name of a probe and of a run that is none"):
+        collect([f"a={probe}", f"a={other}"], **FEW)
 
 
 def test_what_makes_numbers_less_comparable_is_said(tmp_path):

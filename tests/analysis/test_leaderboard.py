@@ -172,13 +172,13 @@ def split_otherwise(tmp_path):
 
 
 def test_jobs_on_different_texts_are_said_not_to_compare_and_none_is_the_best(split_otherwise, monkeypatch):
-    remarks = []
-    monkeypatch.setattr(pictures, "leaderboard", lambda path, table, remark: remarks.append(remark))
+    data_warnings = []
+    monkeypatch.setattr(pictures, "leaderboard", lambda path, table, remark: data_warnings.append(remark))
     table = leaderboard.write(split_otherwise)
     assert table.test_set.fillna("").tolist() == ["A", "B", "A", "B", ""]
     assert pd.read_csv(split_otherwise / "leaderboard.csv").test_set.tolist()[:4] == ["A", "B", "A", "B"]
     said = "ested on different texts: scores do not compare"
-    assert remarks == [f"t{said}"]
+    assert data_warnings == [f"t{said}"]
     text = (split_otherwise / "leaderboard.md").read_text()
     assert f"**T{said}.** Jobs with one test set share theirs." in text
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "`" in line]

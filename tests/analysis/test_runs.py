@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import finished
-from counterpoise.analysis.runs import gather, remarks
+from counterpoise.analysis.runs import data_warnings, gather
 from counterpoise.errors import UserError
 from counterpoise.metrics.buckets import Bounds
 
@@ -27,9 +27,9 @@ def test_a_sweep_is_its_finished_jobs_and_the_others_are_named(tmp_path):
 
 def test_a_run_holds_what_its_files_say(tmp_path):
     config = {"seed": 7, "buckets": {"_target_": "x", "head_min": 61, "tail_max": 5}}
-    (run,), notes = gather([finished.run(tmp_path / "0", wrong={1: 3}, config=config, scout=True, seconds=12)])
+    (run,), notes = gather([finished.run(tmp_path / "0", wrong={1: 3}, config=config, probe=True, seconds=12)])
     assert notes == []
-    assert (run.seed, run.bounds, run.scout) == (7, Bounds(tail_max=5, head_min=61), True)
+    assert (run.seed, run.bounds, run.probe) == (7, Bounds(tail_max=5, head_min=61), True)
     assert (run.seconds, run.epochs, run.steps) == (12, 2, 100)
     assert run.labels == finished.LABELS
     assert run.counts.tolist() == finished.COUNTS.tolist()
@@ -42,7 +42,7 @@ def test_a_run_holds_what_its_files_say(tmp_path):
 def test_an_old_run_without_configuration_has_the_usual_bounds_and_is_no_scout(tmp_path):
     (finished.run(tmp_path / "0") / "config.yaml").unlink()
     (run,), _ = gather([tmp_path / "0"])
-    assert (run.seed, run.bounds, run.scout) == (None, Bounds(), False)
+    assert (run.seed, run.bounds, run.probe) == (None, Bounds(), False)
 
 
 def test_texts_may_have_any_number_of_labels(tmp_path):
@@ -108,7 +108,7 @@ def test_runs_of_one_name_that_differ_in_more_than_their_seed_are_said_to(tmp_pa
 
     def said(*folders) -> list[str]:
         runs, _ = gather([f"mine={folder}" for folder in folders])
-        return remarks({"mine": runs}, runs[0])
+        return data_warnings({"mine": runs}, runs[0])
 
     assert said(*same) == []
     assert said(*same, other) == ["The runs of mine differ in more than their seed: a=1 b=1; a=2."]

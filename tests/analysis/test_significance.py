@@ -56,9 +56,13 @@ def by_hand(name: str, truth: np.ndarray, decided: np.ndarray) -> float:
     for c in range(truth.shape[1]):
         if name.split("_")[0] in BUCKETS and BUCKETS[c] != name.split("_")[0]:
             continue
-        hits, support = int((truth[:, c] & decided[:, c]).sum()), int(truth[:, c].sum())
+        true_positives, support = int((truth[:, c] & decided[:, c]).sum()), int(truth[:, c].sum())
         if support:
-            values.append(2 * hits / (support + int(decided[:, c].sum())) if name.endswith("f1") else hits / support)
+            values.append(
+                2 * true_positives / (support + int(decided[:, c].sum()))
+                if name.endswith("f1")
+                else true_positives / support
+            )
     return float(np.mean(values)) if values else np.nan
 
 
@@ -238,22 +242,22 @@ def test_small_p_of_many_pairs_are_drawn_finer_and_others_stay(monkeypatch):
     pairs, p = s.permutation(outcomes, [metric], 99)
     assert p[:, 0].min() == 0.01
     monkeypatch.setattr(s, "RARE", 0.02)
-    found = s.finer(outcomes, metric, pairs, p[:, 0], 99)
+    found = s.refine_p_values(outcomes, metric, pairs, p[:, 0], 99)
     # Of six pairs 240 permutations; (0, 1) and (2, 3) differ in two texts, and are known exactly.
     assert pairs[0] == (0, 1)
     assert pairs[5] == (2, 3)
     np.testing.assert_allclose(found, [0.5, *[1 / 241] * 4, 0.5])
     few = [(0, 2), (1, 3)]
-    assert s.finer(outcomes, metric, few, np.array([0.01, 0.01]), 99).tolist() == [0.01, 0.01]
+    assert s.refine_p_values(outcomes, metric, few, np.array([0.01, 0.01]), 99).tolist() == [0.01, 0.01]
     monkeypatch.setattr(s, "MOST", 150)
-    assert s.finer(outcomes, metric, pairs, p[:, 0], 99)[1] == 1 / 151
+    assert s.refine_p_values(outcomes, metric, pairs, p[:, 0], 99)[1] == 1 / 151
 
 
 @pytest.mark.parametrize("groups", [2, 12, 23])
 def test_up_to_23_groups_p_are_of_as_many_permutations_as_asked_for(groups):
     pairs = [(a, b) for a in range(1, groups) for b in range(a)]
     p = np.full(len(pairs[: (groups - 1) * (groups - 2) // 2]), 1 / 10_001)
-    assert s.finer(single_label(5, (1,)), s.Metric("recall"), pairs[: len(p)], p) is p
+    assert s.refine_p_values(single_label(5, (1,)), s.Metric("recall"), pairs[: len(p)], p) is p
 
 
 @pytest.mark.parametrize("seeds", [(1, 1), (2, 2), (2, 3)])

@@ -127,7 +127,7 @@ class TestEverySampler:
     def test_the_counts_drawn_of_classes_are_the_sums_of_the_rates_of_their_rows(self, sampler, index):
         rates = sampler.rates(index)
         sums = [rates[index.members(c)].sum() for c in range(len(index.counts))]
-        np.testing.assert_allclose(sampler.drawn_counts(index), sums, rtol=1e-12)
+        np.testing.assert_allclose(sampler.expected_class_counts(index), sums, rtol=1e-12)
 
     def test_over_many_epochs_labels_are_drawn_as_often_as_the_rates_say(self, sampler, index):
         drawn = np.array([index.sum(times(rows, index)) for rows in epochs(sampler, 500, index=index)])
@@ -295,7 +295,7 @@ class TestMoreRowsThanTorchDrawsFrom:
         drawn = np.bincount(np.searchsorted(np.cumsum(self.COUNTS), rows, side="right"), minlength=3)
         expected = 30_000 * self.COUNTS ** (1 - alpha) / (self.COUNTS ** (1 - alpha)).sum()
         assert (abs(drawn - expected) < 1).all()
-        np.testing.assert_allclose(sampler.drawn_counts(index), expected, rtol=1e-12)
+        np.testing.assert_allclose(sampler.expected_class_counts(index), expected, rtol=1e-12)
 
     def test_the_members_of_each_class_are_drawn_alike(self, index):
         rows = PowerSampler(1.0, 60_000).draw(index, np.random.default_rng(0))
@@ -312,7 +312,7 @@ def test_the_index_and_an_epoch_take_a_few_bytes_for_each_row(sampler):
     tracemalloc.start()
     try:
         index = ClassIndex.of(classes, 50)
-        sampler.drawn_counts(index)
+        sampler.expected_class_counts(index)
         sampler.draw(index, np.random.default_rng(0))
         peak = tracemalloc.get_traced_memory()[1]
     finally:

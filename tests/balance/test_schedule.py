@@ -6,14 +6,14 @@ from scipy.sparse import csr_matrix
 
 from counterpoise.balance import (
     LDAM,
-    Balance,
     Blend,
     ClassIndex,
+    Correction,
     Deferred,
     EffectiveNumber,
+    InverseFrequency,
     LogitAdjusted,
     Plan,
-    Power,
     PowerSampler,
     Progressive,
     RepeatFactorSampler,
@@ -30,14 +30,14 @@ LABELS = list("abcd")
 every_task = pytest.mark.parametrize("index", [INDEX, LABEL_INDEX], ids=["single_label", "multi_label"])
 
 PROGRESSIVE = Strategy(PowerSampler(1.0), schedule=Progressive())
-ARRAYS = ("rates", "probabilities", "weights", "negative_weights", "capped")
+ARRAYS = ("rates", "sampling_probs", "class_weights", "negative_weights", "capped")
 
 
 def strengths(schedule, epochs: int) -> list[float]:
     return [schedule.strength(epoch, epochs) for epoch in range(epochs)]
 
 
-def assert_same(one: Balance, other: Balance, rtol: float = 0.0) -> None:
+def assert_same(one: Correction, other: Correction, rtol: float = 0.0) -> None:
     for name in ARRAYS:
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=rtol, atol=0)
     assert one.epoch_size == other.epoch_size
@@ -98,7 +98,7 @@ class TestProgressive:
         instance_balanced, class_balanced = COUNTS / COUNTS.sum(), np.full(4, 1 / 4)
         for epoch, t in enumerate(np.linspace(0, 1, epochs)):
             expected = (1 - t) * instance_balanced + t * class_balanced
-            np.testing.assert_allclose(plan.balance(epoch).probabilities, expected, rtol=1e-13)
+            np.testing.assert_allclose(plan.correction(epoch).sampling_probs, expected, rtol=1e-13)
             drawn = plan.sampler(epoch).draw(INDEX, np.random.default_rng(epoch))
             assert len(drawn) == COUNTS.sum()
 
@@ -107,7 +107,7 @@ class TestProgressive:
         plain, aware = (PowerSampler(alpha).rates(LABEL_INDEX) @ TAGS.toarray() / 400 for alpha in (0.0, 1.0))
         for epoch in range(4):
             expected = (1 - epoch / 3) * plain + epoch / 3 * aware
-            np.testing.assert_allclose(plan.balance(epoch).probabilities, expected, rtol=1e-12)
+            np.testing.assert_allclose(plan.correction(epoch).sampling_probs, expected, rtol=1e-12)
 
     def test_what_is_drawn_follows(self):
         plan = PROGRESSIVE.plan(LABELS, INDEX, 3)
@@ -125,48 +125,52 @@ class TestStrength:
     @pytest.mark.parametrize("strength", [0.0, 0.25, 0.5, 1.0])
     @pytest.mark.parametrize("beta", [0.5, 1.0])
     def test_weights_are_those_of_so_much_of_the_exponent(self, index, strength, beta):
-        partly = Strategy(weights=Power(beta), max_ratio=None).balance(LABELS, index, strength)
-        assert_same(partly, Strategy(weights=Power(strength * beta), max_ratio=None).balance(LABELS, index), 1e-12)
+        partly = Strategy(weights=InverseFrequency(beta), max_ratio=None).correction(LABELS, index, strength)
+        assert_same(
+            partly, Strategy(weights=InverseFrequency(strength * beta), max_ratio=None).correction(LABELS, index), 1e-12
+        )
 
     def test_any_weights_are_raised_to_the_strength_and_normalised(self):
         scheme = EffectiveNumber(0.99)
-        balance = Strategy(weights=scheme).balance(LABELS, INDEX, 0.3)
+        correction = Strategy(weights=scheme).correction(LABELS, INDEX, 0.3)
         raised = ((1 - 0.99) / (1 - 0.99**COUNTS)) ** 0.3
-        np.testing.assert_allclose(balance.weights, raised / (raised @ COUNTS / COUNTS.sum()), rtol=1e-10)
-        assert balance.probabilities @ balance.weights == pytest.approx(1, rel=1e-12)
+        np.testing.assert_allclose(correction.class_weights, raised / (raised @ COUNTS / COUNTS.sum()), rtol=1e-10)
+        assert correction.sampling_probs @ correction.class_weights == pytest.approx(1, rel=1e-12)
 
     @every_task
     @pytest.mark.parametrize("strength", [0.25, 0.75])
     def test_a_drawn_example_weighs_1_on_average_whatever_the_strength(self, index, strength):
-        balance = Strategy(PowerSampler(0.5), Power(0.5)).balance(LABELS, index, strength)
-        positive = balance.probabilities * balance.weights
+        correction = Strategy(PowerSampler(0.5), InverseFrequency(0.5)).correction(LABELS, index, strength)
+        positive = correction.sampling_probs * correction.class_weights
         if index.multi_label:
-            np.testing.assert_allclose(positive + (1 - balance.probabilities) * balance.negative_weights, 1, rtol=1e-12)
+            np.testing.assert_allclose(
+                positive + (1 - correction.sampling_probs) * correction.negative_weights, 1, rtol=1e-12
+            )
         else:
             assert positive.sum() == pytest.approx(1, rel=1e-12)
 
     def test_the_cap_is_on_the_weights_in_force(self):
-        capped = Strategy(weights=Power(1.0), max_ratio=10)  # 125 between the largest and the smallest
-        assert capped.balance(LABELS, INDEX, 0.25).weight_ratio == pytest.approx(125**0.25)
-        assert capped.balance(LABELS, INDEX, 0.75).weight_ratio == pytest.approx(10)
+        capped = Strategy(weights=InverseFrequency(1.0), max_ratio=10)  # 125 between the largest and the smallest
+        assert capped.correction(LABELS, INDEX, 0.25).weight_ratio == pytest.approx(125**0.25)
+        assert capped.correction(LABELS, INDEX, 0.75).weight_ratio == pytest.approx(10)
 
     @every_task
     def test_without_any_the_data_is_taken_as_it_is(self, index):
-        balance = Strategy(PowerSampler(0.5, "median"), Power(0.5)).balance(LABELS, index, 0.0)
-        np.testing.assert_allclose(balance.probabilities, index.counts / index.num_rows, rtol=1e-12)
-        np.testing.assert_allclose(balance.rates, balance.epoch_size / index.num_rows, rtol=1e-12)
-        np.testing.assert_allclose([balance.weights, balance.negative_weights], 1, rtol=1e-15)
-        assert balance.epoch_size == PowerSampler(0.5, "median").size(index)
-        assert not balance.capped.any()
+        correction = Strategy(PowerSampler(0.5, "median"), InverseFrequency(0.5)).correction(LABELS, index, 0.0)
+        np.testing.assert_allclose(correction.sampling_probs, index.counts / index.num_rows, rtol=1e-12)
+        np.testing.assert_allclose(correction.rates, correction.epoch_size / index.num_rows, rtol=1e-12)
+        np.testing.assert_allclose([correction.class_weights, correction.negative_weights], 1, rtol=1e-15)
+        assert correction.epoch_size == PowerSampler(0.5, "median").size(index)
+        assert not correction.capped.any()
 
     def test_the_emphasis_goes_from_that_of_the_counts_to_that_of_the_strategy(self):
-        plan = Strategy(PowerSampler(0.5), Power(0.5), schedule=Progressive()).plan(LABELS, INDEX, 5)
+        plan = Strategy(PowerSampler(0.5), InverseFrequency(0.5), schedule=Progressive()).plan(LABELS, INDEX, 5)
         roots = COUNTS**0.5
         for epoch, s in enumerate([0, 0.25, 0.5, 0.75, 1]):
             mass = ((1 - s) * COUNTS / COUNTS.sum() + s * roots / roots.sum()) * COUNTS ** (-0.5 * s)
-            np.testing.assert_allclose(plan.balance(epoch).emphasis, mass / mass.sum(), rtol=1e-12)
-        np.testing.assert_allclose(plan.balance(0).emphasis, COUNTS / COUNTS.sum(), rtol=1e-12)
-        np.testing.assert_allclose(plan.final.emphasis, 1 / 4, rtol=1e-12)
+            np.testing.assert_allclose(plan.correction(epoch).effective_prior, mass / mass.sum(), rtol=1e-12)
+        np.testing.assert_allclose(plan.correction(0).effective_prior, COUNTS / COUNTS.sum(), rtol=1e-12)
+        np.testing.assert_allclose(plan.final.effective_prior, 1 / 4, rtol=1e-12)
 
 
 class TestPlan:
@@ -175,43 +179,43 @@ class TestPlan:
     @every_task
     @pytest.mark.parametrize("epochs", [None, -1, 1, 7])
     def test_without_a_schedule_it_is_the_strategy_in_every_epoch(self, index, epochs):
-        strategy = Strategy(PowerSampler(0.5), Power(0.5))
+        strategy = Strategy(PowerSampler(0.5), InverseFrequency(0.5))
         plan = strategy.plan(LABELS, index, epochs)
         for epoch in (0, 1, 6, 1000, -1):
-            assert_same(plan.balance(epoch), strategy.balance(LABELS, index))
+            assert_same(plan.correction(epoch), strategy.correction(LABELS, index))
             assert plan.sampler(epoch) is strategy.sampler
             assert plan.loss(epoch) is plan.loss(0)
-        assert plan.balance(0) is plan.final
+        assert plan.correction(0) is plan.final
 
     @every_task
     @pytest.mark.parametrize("schedule", [Deferred(0.5), Progressive()], ids=str)
     def test_the_last_epoch_and_all_after_it_are_the_whole_strategy(self, schedule, index):
-        strategy = Strategy(RepeatFactorSampler(0.1), Power(0.5), schedule=schedule)
+        strategy = Strategy(RepeatFactorSampler(0.1), InverseFrequency(0.5), schedule=schedule)
         plan = strategy.plan(LABELS, index, 4)
-        for balance in (plan.final, plan.balance(3), plan.balance(10)):
-            assert_same(balance, strategy.balance(LABELS, index))
+        for correction in (plan.final, plan.correction(3), plan.correction(10)):
+            assert_same(correction, strategy.correction(LABELS, index))
         assert plan.sampler(3) is strategy.sampler
         assert plan.sampler(0) == Blend(strategy.sampler, 0.0)
 
     def test_the_loss_is_kept_as_long_as_the_strength_is_the_same(self):
-        plan = Strategy(weights=Power(1.0), schedule=Deferred(2)).plan(LABELS, INDEX, 5)
+        plan = Strategy(weights=InverseFrequency(1.0), schedule=Deferred(2)).plan(LABELS, INDEX, 5)
         before, after = plan.loss(0), plan.loss(2)
         assert plan.loss(4) is after
         assert before is not after
         np.testing.assert_array_equal(before.class_weights, 1)
-        np.testing.assert_allclose(after.class_weights, plan.final.weights, rtol=1e-6)
+        np.testing.assert_allclose(after.class_weights, plan.final.class_weights, rtol=1e-6)
         plan = PROGRESSIVE.plan(LABELS, INDEX, 3)
         assert len({plan.loss(epoch) for epoch in range(3)}) == 3
 
     def test_epochs_can_be_asked_for_in_any_order(self):
-        plan = Strategy(PowerSampler(0.5), Power(0.5), schedule=Progressive()).plan(LABELS, INDEX, 5)
-        in_order = [plan.balance(epoch) for epoch in range(5)]
+        plan = Strategy(PowerSampler(0.5), InverseFrequency(0.5), schedule=Progressive()).plan(LABELS, INDEX, 5)
+        in_order = [plan.correction(epoch) for epoch in range(5)]
         for epoch in (3, 0, 4, 2, 3):
-            assert_same(plan.balance(epoch), in_order[epoch])
-            np.testing.assert_allclose(plan.loss(epoch).class_weights, in_order[epoch].weights, rtol=1e-6)
+            assert_same(plan.correction(epoch), in_order[epoch])
+            np.testing.assert_allclose(plan.loss(epoch).class_weights, in_order[epoch].class_weights, rtol=1e-6)
 
     def test_margins_are_there_from_the_first_epoch_on(self):
-        plan = Strategy(weights=Power(1.0), loss=LDAM, schedule=Deferred()).plan(LABELS, INDEX, 5)
+        plan = Strategy(weights=InverseFrequency(1.0), loss=LDAM, schedule=Deferred()).plan(LABELS, INDEX, 5)
         first, last = plan.loss(0), plan.loss(4)
         np.testing.assert_array_equal(first.margins, last.margins)
         assert first.margins.max() == 0.5
@@ -221,9 +225,9 @@ class TestPlan:
     def test_logits_are_adjusted_by_what_sampler_and_weights_leave_at_the_time(self):
         plan = Strategy(PowerSampler(1.0), loss=LogitAdjusted, schedule=Progressive()).plan(LABELS, INDEX, 3)
         for epoch in range(3):
-            loss, balance = plan.loss(epoch), plan.balance(epoch)
-            np.testing.assert_allclose(loss.offsets, np.log(balance.emphasis), rtol=1e-5)
-            np.testing.assert_allclose(loss.emphasis(balance), 1 / 4, rtol=1e-6)
+            loss, correction = plan.loss(epoch), plan.correction(epoch)
+            np.testing.assert_allclose(loss.offsets, np.log(correction.effective_prior), rtol=1e-5)
+            np.testing.assert_allclose(loss.effective_prior(correction), 1 / 4, rtol=1e-6)
 
     @pytest.mark.parametrize("schedule", [Deferred(), Deferred(1), Progressive()], ids=str)
     @pytest.mark.parametrize("epochs", [1, 0, -1, None])
@@ -238,5 +242,5 @@ class TestPlan:
         assert PROGRESSIVE.plan(LABELS, INDEX, 2).strengths == [0, 1]
 
     def test_what_corrects_twice_is_refused_before_the_first_epoch(self):
-        twice = Strategy(PowerSampler(1.0), Power(1.0), schedule=Progressive())
+        twice = Strategy(PowerSampler(1.0), InverseFrequency(1.0), schedule=Progressive())
         assert "correct twice" in refused(Plan, twice, LABELS, INDEX, 5)

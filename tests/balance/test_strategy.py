@@ -15,18 +15,18 @@ from torch import nn
 
 from commandline import LOSS_OF_ONE_TASK
 from counterpoise.balance import (
-    Balance,
     ClassIndex,
+    Correction,
     DistributionBalanced,
     EffectiveNumber,
     Focal,
-    Manual,
-    Power,
+    InverseFrequency,
+    ManualWeights,
     PowerSampler,
     RepeatFactorSampler,
     SoftmaxFocal,
     Strategy,
-    likelihood,
+    cross_entropy,
 )
 from counterpoise.errors import UserError
 
@@ -67,13 +67,13 @@ def index_of(data: np.ndarray | csr_matrix) -> ClassIndex:
     return ClassIndex.of(np.repeat(np.arange(len(data)), data), len(data))
 
 
-def balanced(strategy: Strategy, data: np.ndarray | csr_matrix, labels: list[str] | None = None) -> Balance:
+def balanced(strategy: Strategy, data: np.ndarray | csr_matrix, labels: list[str] | None = None) -> Correction:
     index = index_of(data)
-    return strategy.balance(labels or labels_of(index.counts), index)
+    return strategy.correction(labels or labels_of(index.counts), index)
 
 
 def strategy(alpha: float, beta: float, **options) -> Strategy:
-    return Strategy(PowerSampler(alpha), Power(beta), **options)
+    return Strategy(PowerSampler(alpha), InverseFrequency(beta), **options)
 
 
 def refused(strategy: Strategy, data: np.ndarray | csr_matrix = R8) -> str:
@@ -88,48 +88,53 @@ class TestEveryStrategy:
     """What every conf/strategy/*.yaml keeps to with single-label data."""
 
     @pytest.fixture(params=COUNTS)
-    def balance(self, name, request):
+    def correction(self, name, request):
         return balanced(composed(f"strategy={name}"), COUNTS[request.param])
 
-    def test_emphasis_is_a_share_of_the_training(self, balance):
-        assert balance.emphasis.sum() == pytest.approx(1, rel=1e-12)
-        assert (balance.emphasis > 0).all()
+    def test_emphasis_is_a_share_of_the_training(self, correction):
+        assert correction.effective_prior.sum() == pytest.approx(1, rel=1e-12)
+        assert (correction.effective_prior > 0).all()
 
-    def test_a_drawn_example_weighs_1_on_average(self, balance):
-        assert balance.probabilities @ balance.weights == pytest.approx(1, rel=1e-12)
-        assert balance.probabilities.sum() == pytest.approx(1, rel=1e-12)
+    def test_a_drawn_example_weighs_1_on_average(self, correction):
+        assert correction.sampling_probs @ correction.class_weights == pytest.approx(1, rel=1e-12)
+        assert correction.sampling_probs.sum() == pytest.approx(1, rel=1e-12)
 
-    def test_all_numbers_are_finite(self, balance):
-        for values in (balance.probabilities, balance.weights, balance.expected_draws, balance.prior_logits):
-            assert values.shape == balance.counts.shape
+    def test_all_numbers_are_finite(self, correction):
+        for values in (
+            correction.sampling_probs,
+            correction.class_weights,
+            correction.draws_per_example,
+            correction.prior_logits,
+        ):
+            assert values.shape == correction.counts.shape
             assert np.isfinite(values).all()
-        assert balance.weight_ratio >= 1
-        assert 0 < balance.effective_sample_fraction <= 1 + 1e-12
+        assert correction.weight_ratio >= 1
+        assert 0 < correction.effective_sample_size <= 1 + 1e-12
 
-    def test_the_largest_class_is_not_emphasised_less_than_a_smaller_one(self, balance):
-        order = np.argsort(balance.counts, kind="stable")
-        assert (np.diff(balance.emphasis[order]) > -1e-12).all()
+    def test_the_largest_class_is_not_emphasised_less_than_a_smaller_one(self, correction):
+        order = np.argsort(correction.counts, kind="stable")
+        assert (np.diff(correction.effective_prior[order]) > -1e-12).all()
 
     def test_equal_counts_are_left_alone(self, name):
-        balance = balanced(composed(f"strategy={name}"), np.full(3, 20))
-        np.testing.assert_allclose(balance.weights, 1, rtol=1e-12)
-        np.testing.assert_allclose(balance.probabilities, 1 / 3, rtol=1e-12)
+        correction = balanced(composed(f"strategy={name}"), np.full(3, 20))
+        np.testing.assert_allclose(correction.class_weights, 1, rtol=1e-12)
+        np.testing.assert_allclose(correction.sampling_probs, 1 / 3, rtol=1e-12)
 
-    def test_no_weight_is_capped_unasked(self, balance):
-        assert not balance.capped.any()
+    def test_no_weight_is_capped_unasked(self, correction):
+        assert not correction.capped.any()
 
-    def test_the_loss_has_the_weights_and_gives_finite_gradients_or_is_refused(self, name, balance):
+    def test_the_loss_has_the_weights_and_gives_finite_gradients_or_is_refused(self, name, correction):
         if LOSS_OF_ONE_TASK.get(name) == "multi_label":
             with pytest.raises(UserError, match="is for multi_label data and this data is single_label"):
-                composed(f"strategy={name}").loss(balance)
+                composed(f"strategy={name}").loss(correction)
             return
-        loss = composed(f"strategy={name}").loss(balance)
-        logits = torch.zeros(len(balance.counts), len(balance.counts), requires_grad=True)
-        loss(logits, torch.arange(len(balance.counts))).backward()
+        loss = composed(f"strategy={name}").loss(correction)
+        logits = torch.zeros(len(correction.counts), len(correction.counts), requires_grad=True)
+        loss(logits, torch.arange(len(correction.counts))).backward()
         assert logits.grad.isfinite().all()
-        assert np.isfinite(loss.initial_logits(balance)).all()
+        assert np.isfinite(loss.initial_logits(correction)).all()
         if name != "class_balanced_focal":
-            np.testing.assert_allclose(loss.class_weights, balance.weights, rtol=1e-6)
+            np.testing.assert_allclose(loss.class_weights, correction.class_weights, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -138,37 +143,44 @@ class TestEveryStrategyWithManyLabels:
     """What every conf/strategy/*.yaml keeps to with multi-label data."""
 
     @pytest.fixture
-    def balance(self, name, data):
+    def correction(self, name, data):
         return balanced(composed(f"strategy={name}"), data)
 
-    def test_a_drawn_text_weighs_1_on_average_within_each_label(self, balance):
-        positive = balance.probabilities * balance.weights
-        np.testing.assert_allclose(positive + (1 - balance.probabilities) * balance.negative_weights, 1, rtol=1e-12)
+    def test_a_drawn_text_weighs_1_on_average_within_each_label(self, correction):
+        positive = correction.sampling_probs * correction.class_weights
+        np.testing.assert_allclose(
+            positive + (1 - correction.sampling_probs) * correction.negative_weights, 1, rtol=1e-12
+        )
 
-    def test_the_drawn_share_of_a_label_is_what_the_rates_of_its_texts_come_to(self, balance, data):
-        assert balance.rates.sum() == pytest.approx(balance.epoch_size, rel=1e-12)
-        np.testing.assert_allclose(balance.drawn_counts, balance.rates @ data.toarray(), rtol=1e-10)
+    def test_the_drawn_share_of_a_label_is_what_the_rates_of_its_texts_come_to(self, correction, data):
+        assert correction.rates.sum() == pytest.approx(correction.epoch_size, rel=1e-12)
+        np.testing.assert_allclose(correction.expected_class_counts, correction.rates @ data.toarray(), rtol=1e-10)
 
-    def test_no_side_of_a_label_weighs_more_than_10_times_the_other_unless_told(self, balance, name):
-        ratios = balance.weights / balance.negative_weights
+    def test_no_side_of_a_label_weighs_more_than_10_times_the_other_unless_told(self, correction, name):
+        ratios = correction.class_weights / correction.negative_weights
         limit = np.inf if composed(f"strategy={name}").max_ratio is None else 10
-        assert balance.weight_ratio == np.maximum(ratios, 1 / ratios).max() <= limit * (1 + 1e-12)
+        assert correction.weight_ratio == np.maximum(ratios, 1 / ratios).max() <= limit * (1 + 1e-12)
 
-    def test_all_numbers_are_finite(self, balance):
-        for values in (balance.weights, balance.negative_weights, balance.expected_draws, balance.prior_logits):
-            assert values.shape == balance.counts.shape
+    def test_all_numbers_are_finite(self, correction):
+        for values in (
+            correction.class_weights,
+            correction.negative_weights,
+            correction.draws_per_example,
+            correction.prior_logits,
+        ):
+            assert values.shape == correction.counts.shape
             assert np.isfinite(values).all()
-        assert (balance.positive_share >= 0).all()
-        assert (balance.positive_share <= 1 + 1e-12).all()
-        assert balance.emphasis.sum() == pytest.approx(1, rel=1e-12)
-        assert 0 < balance.effective_sample_fraction <= 1 + 1e-12
+        assert (correction.effective_positive_rate >= 0).all()
+        assert (correction.effective_positive_rate <= 1 + 1e-12).all()
+        assert correction.effective_prior.sum() == pytest.approx(1, rel=1e-12)
+        assert 0 < correction.effective_sample_size <= 1 + 1e-12
 
-    def test_the_loss_gives_finite_gradients_or_is_refused(self, name, balance, data):
+    def test_the_loss_gives_finite_gradients_or_is_refused(self, name, correction, data):
         if LOSS_OF_ONE_TASK.get(name) == "single_label":
             with pytest.raises(UserError, match="is for single_label data and this data is multi_label"):
-                composed(f"strategy={name}").loss(balance)
+                composed(f"strategy={name}").loss(correction)
             return
-        loss = composed(f"strategy={name}").loss(balance)
+        loss = composed(f"strategy={name}").loss(correction)
         assert isinstance(loss, nn.Module)
         targets = torch.from_numpy(data[-40:].toarray()).float()
         logits = torch.zeros(40, data.shape[1], requires_grad=True)
@@ -182,9 +194,9 @@ class TestEveryStrategyWithManyLabels:
 )
 @pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
 def test_emphasis_is_proportional_to_the_power_of_the_counts(alpha, beta, counts):
-    balance = balanced(strategy(alpha, beta), counts)
+    correction = balanced(strategy(alpha, beta), counts)
     law = counts ** (1.0 - alpha - beta)
-    np.testing.assert_allclose(balance.emphasis, law / law.sum(), rtol=1e-10)
+    np.testing.assert_allclose(correction.effective_prior, law / law.sum(), rtol=1e-10)
 
 
 def test_balanced_twice_is_refused_in_one_line():
@@ -194,19 +206,19 @@ def test_balanced_twice_is_refused_in_one_line():
 
 
 def test_overcorrection_is_a_choice():
-    balance = balanced(strategy(1, 1, allow_overcorrection=True), R8)
-    np.testing.assert_allclose(balance.emphasis, 1 / R8 / (1 / R8).sum(), rtol=1e-10)
+    correction = balanced(strategy(1, 1, allow_overcorrection=True), R8)
+    np.testing.assert_allclose(correction.effective_prior, 1 / R8 / (1 / R8).sum(), rtol=1e-10)
 
 
 @pytest.mark.parametrize("alpha", [0, 0.1, 0.25, 1 / 3, 0.5, 0.7, 0.9, 1])
 def test_exactly_the_whole_correction_is_allowed(alpha):
-    balance = balanced(strategy(alpha, 1 - alpha), R8)
-    np.testing.assert_allclose(balance.emphasis, 1 / 8, rtol=1e-10)
+    correction = balanced(strategy(alpha, 1 - alpha), R8)
+    np.testing.assert_allclose(correction.effective_prior, 1 / 8, rtol=1e-10)
 
 
 def test_two_square_roots_correct_once():
-    balance = balanced(strategy(0.5, 0.5), R8)
-    np.testing.assert_allclose(balance.emphasis, 1 / 8, rtol=1e-10)
+    correction = balanced(strategy(0.5, 0.5), R8)
+    np.testing.assert_allclose(correction.effective_prior, 1 / 8, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1, 0.01), (0.6, 0.5), (0, 1.5), (2, 0)])
@@ -231,25 +243,25 @@ def test_effective_number_alone_is_allowed():
 
 
 def test_manual_weights_may_express_costs_on_top_of_any_sampler():
-    balance = balanced(Strategy(PowerSampler(1.0), Manual([1, 20])), np.array([90, 10]))
-    np.testing.assert_allclose(balance.emphasis, [1 / 21, 20 / 21])
+    correction = balanced(Strategy(PowerSampler(1.0), ManualWeights([1, 20])), np.array([90, 10]))
+    np.testing.assert_allclose(correction.effective_prior, [1 / 21, 20 / 21])
 
 
 def test_the_cap_says_which_classes_it_touched():
     counts = np.array([100, 50, 4, 1])
-    balance = balanced(strategy(0, 1, max_ratio=10), counts)
-    assert balance.weight_ratio == pytest.approx(10, rel=1e-12)
-    np.testing.assert_array_equal(balance.capped, [False, False, True, True])
-    assert balance.probabilities @ balance.weights == pytest.approx(1, rel=1e-12)
+    correction = balanced(strategy(0, 1, max_ratio=10), counts)
+    assert correction.weight_ratio == pytest.approx(10, rel=1e-12)
+    np.testing.assert_array_equal(correction.capped, [False, False, True, True])
+    assert correction.sampling_probs @ correction.class_weights == pytest.approx(1, rel=1e-12)
 
 
 def test_weights_are_computed_from_the_counts_and_normalised_by_what_is_drawn():
     # q = 3/4, 1/4 by square roots of 9, 1; w ~ 1/3, 1; E[w] = 1/2.
-    balance = balanced(strategy(0.5, 0.5), np.array([9, 1]))
-    np.testing.assert_allclose(balance.probabilities, [3 / 4, 1 / 4])
-    np.testing.assert_allclose(balance.weights, [2 / 3, 2])
-    np.testing.assert_allclose(balance.expected_draws, [10 * 0.75 / 9, 10 * 0.25])
-    assert balance.effective_sample_fraction == pytest.approx(3 / 4)
+    correction = balanced(strategy(0.5, 0.5), np.array([9, 1]))
+    np.testing.assert_allclose(correction.sampling_probs, [3 / 4, 1 / 4])
+    np.testing.assert_allclose(correction.class_weights, [2 / 3, 2])
+    np.testing.assert_allclose(correction.draws_per_example, [10 * 0.75 / 9, 10 * 0.25])
+    assert correction.effective_sample_size == pytest.approx(3 / 4)
 
 
 FRAUD = (np.array([95, 5]), ["fine", "fraud"])
@@ -275,20 +287,20 @@ def test_a_setting_of_the_loss_reaches_it():
 
 def test_sampler_weights_and_loss_combine_freely():
     made = composed("strategy=square_root", "strategy/loss=focal", "strategy/sampler=repeat_factor")
-    assert (made.sampler, made.weights) == (RepeatFactorSampler(0.001), Power(0.5))
+    assert (made.sampler, made.weights) == (RepeatFactorSampler(0.001), InverseFrequency(0.5))
     assert isinstance(made.loss, partial)
     assert isinstance(made.loss(balanced(made, LABEL_SETS["long_tail"])), Focal)
     assert isinstance(made.loss(balanced(made, R8)), SoftmaxFocal)
 
 
 def test_what_the_settings_of_another_loss_leave_behind_is_refused_with_the_way_out():
-    overrides = ("strategy=class_balanced_focal", "strategy/loss=likelihood")
+    overrides = ("strategy=class_balanced_focal", "strategy/loss=cross_entropy")
     with pytest.raises(
         InstantiationException, match=r"label_weights: likelihood takes no .*; ~strategy\.loss\.label_weights leaves"
     ):
         composed(*overrides)
-    assert composed(*overrides, "~strategy.loss.label_weights").loss.func is likelihood
-    assert Strategy(loss=partial(lambda balance, **settings: None, anything=1)).loss.keywords == {"anything": 1}
+    assert composed(*overrides, "~strategy.loss.label_weights").loss.func is cross_entropy
+    assert Strategy(loss=partial(lambda correction, **settings: None, anything=1)).loss.keywords == {"anything": 1}
 
 
 def test_the_loss_may_correct_more_than_everything_where_the_strategy_may():
@@ -301,8 +313,8 @@ def test_the_loss_may_correct_more_than_everything_where_the_strategy_may():
 
 def test_balanced_softmax_is_logit_adjustment_of_all_that_is_left():
     made = composed("strategy=balanced_softmax", "strategy.sampler.alpha=0.5")
-    balance = balanced(made, R8)
-    np.testing.assert_allclose(made.loss(balance).emphasis(balance), 1 / 8, rtol=1e-9)
+    correction = balanced(made, R8)
+    np.testing.assert_allclose(made.loss(correction).effective_prior(correction), 1 / 8, rtol=1e-9)
 
 
 def test_class_balanced_focal_loss_weighs_classes_by_their_effective_numbers():
@@ -323,15 +335,15 @@ def test_the_parts_of_the_distribution_balanced_loss_are_strategies(name, rebala
 
 
 def test_sampling_by_repeat_factors_and_full_weights_correct_twice():
-    both = Strategy(RepeatFactorSampler(0.5), Power(1.0))
+    both = Strategy(RepeatFactorSampler(0.5), InverseFrequency(1.0))
     assert "correct twice" in refused(both)
     assert "correct twice" in refused(both, LABEL_SETS["long_tail"])
-    balanced(Strategy(RepeatFactorSampler(0.5), Power(0.5)), R8)
-    balanced(Strategy(RepeatFactorSampler(0.5), Power(0.5)), LABEL_SETS["long_tail"])
+    balanced(Strategy(RepeatFactorSampler(0.5), InverseFrequency(0.5)), R8)
+    balanced(Strategy(RepeatFactorSampler(0.5), InverseFrequency(0.5)), LABEL_SETS["long_tail"])
 
 
 def test_full_weights_may_go_with_repeat_factors_that_repeat_nothing():
-    balanced(Strategy(RepeatFactorSampler(41 / 5485), Power(1.0)), R8)
+    balanced(Strategy(RepeatFactorSampler(41 / 5485), InverseFrequency(1.0)), R8)
 
 
 def test_multi_label_balanced_twice_is_refused():
@@ -348,46 +360,46 @@ def test_multi_label_exactly_the_whole_correction_is_allowed(alpha, data):
 
 def test_uncapped_balanced_weights_are_those_of_one_vs_rest_and_give_positives_half_of_each_label():
     targets = LABEL_SETS["long_tail"]
-    balance = balanced(strategy(0, 1, max_ratio=None), targets)
+    correction = balanced(strategy(0, 1, max_ratio=None), targets)
     for c in range(targets.shape[1]):
         column = targets.toarray()[:, c]
         expected = compute_class_weight("balanced", classes=np.array([False, True]), y=column)
-        np.testing.assert_allclose([balance.negative_weights[c], balance.weights[c]], expected, rtol=1e-10)
-    np.testing.assert_allclose(balance.positive_share, 0.5, rtol=1e-10)
-    np.testing.assert_allclose(balance.emphasis, 1 / 8, rtol=1e-10)
-    np.testing.assert_allclose(balance.prior_logits, 0, atol=1e-10)
-    pos_weight = (2000 - balance.counts) / balance.counts
-    np.testing.assert_allclose(balance.weights / balance.negative_weights, pos_weight, rtol=1e-10)
+        np.testing.assert_allclose([correction.negative_weights[c], correction.class_weights[c]], expected, rtol=1e-10)
+    np.testing.assert_allclose(correction.effective_positive_rate, 0.5, rtol=1e-10)
+    np.testing.assert_allclose(correction.effective_prior, 1 / 8, rtol=1e-10)
+    np.testing.assert_allclose(correction.prior_logits, 0, atol=1e-10)
+    pos_weight = (2000 - correction.counts) / correction.counts
+    np.testing.assert_allclose(correction.class_weights / correction.negative_weights, pos_weight, rtol=1e-10)
 
 
 @pytest.mark.parametrize("beta", [0, 0.25, 0.5, 1])
 def test_the_odds_of_the_positive_share_are_a_power_of_the_odds_of_the_label(beta):
-    balance = balanced(strategy(0, beta, max_ratio=None), LABEL_SETS["long_tail"])
-    odds = balance.counts / (2000 - balance.counts)
-    share = balance.positive_share
+    correction = balanced(strategy(0, beta, max_ratio=None), LABEL_SETS["long_tail"])
+    odds = correction.counts / (2000 - correction.counts)
+    share = correction.effective_positive_rate
     np.testing.assert_allclose(share / (1 - share), odds ** (1.0 - beta), rtol=1e-10)
 
 
 def test_multi_label_weights_are_capped_at_10_unless_told():
     data = LABEL_SETS["long_tail"]
-    balance = balanced(strategy(0, 1), data)
-    np.testing.assert_allclose(balance.weights[3:] / balance.negative_weights[3:], 10, rtol=1e-12)
-    np.testing.assert_array_equal(balance.capped, [False] * 3 + [True] * 5)
+    correction = balanced(strategy(0, 1), data)
+    np.testing.assert_allclose(correction.class_weights[3:] / correction.negative_weights[3:], 10, rtol=1e-12)
+    np.testing.assert_array_equal(correction.capped, [False] * 3 + [True] * 5)
     assert balanced(strategy(0, 1, max_ratio=100), data).weight_ratio == pytest.approx(100)
     assert balanced(strategy(0, 1, max_ratio=None), data).weight_ratio == pytest.approx(1999)
     assert not balanced(strategy(0, 1, max_ratio=None), data).capped.any()
 
 
 def test_a_label_that_almost_all_texts_hold_is_capped_from_below():
-    balance = balanced(strategy(0, 1), label_sets([990, 500], 1000))
-    np.testing.assert_allclose(balance.weights / balance.negative_weights, [0.1, 1], rtol=1e-12)
-    np.testing.assert_array_equal(balance.capped, [True, False])
+    correction = balanced(strategy(0, 1), label_sets([990, 500], 1000))
+    np.testing.assert_allclose(correction.class_weights / correction.negative_weights, [0.1, 1], rtol=1e-12)
+    np.testing.assert_array_equal(correction.capped, [True, False])
 
 
 def test_ratios_given_by_hand_are_capped_only_if_asked():
     data = label_sets([50, 5], 100)
-    np.testing.assert_allclose(balanced(Strategy(weights=Manual([1, 40])), data).weight_ratio, 40)
-    assert balanced(Strategy(weights=Manual([1, 40]), max_ratio=20), data).weight_ratio == pytest.approx(20)
+    np.testing.assert_allclose(balanced(Strategy(weights=ManualWeights([1, 40])), data).weight_ratio, 40)
+    assert balanced(Strategy(weights=ManualWeights([1, 40]), max_ratio=20), data).weight_ratio == pytest.approx(20)
 
 
 @pytest.mark.parametrize("max_ratio", ["none", 0.5, 0, -1, float("nan")])
@@ -399,42 +411,42 @@ def test_a_max_ratio_that_is_none_is_refused(max_ratio):
 
 def test_the_effective_sample_fraction_of_many_labels_is_over_texts_and_labels():
     # Labels held by 1 of 4 and 2 of 4 texts: balanced, 4/2 and 2/3 in the first, 1 in the second. E[w^2] over 8 pairs.
-    balance = balanced(strategy(0, 1), csr_matrix(np.array([[1, 1], [0, 1], [0, 0], [0, 0]], bool)))
-    np.testing.assert_allclose(balance.weights, [2, 1])
-    np.testing.assert_allclose(balance.negative_weights, [2 / 3, 1])
-    assert balance.effective_sample_fraction == pytest.approx(1 / ((4 + 3 * 4 / 9 + 4) / 8))
+    correction = balanced(strategy(0, 1), csr_matrix(np.array([[1, 1], [0, 1], [0, 0], [0, 0]], bool)))
+    np.testing.assert_allclose(correction.class_weights, [2, 1])
+    np.testing.assert_allclose(correction.negative_weights, [2 / 3, 1])
+    assert correction.effective_sample_size == pytest.approx(1 / ((4 + 3 * 4 / 9 + 4) / 8))
 
 
 def test_draws_per_positive_are_averaged_over_the_texts_of_the_label():
-    balance = balanced(strategy(1, 0), LABEL_SETS["long_tail"])
-    expected = [balance.rates[balance.index.members(c)].mean() for c in range(8)]
-    np.testing.assert_allclose(balance.expected_draws, expected, rtol=1e-12)
+    correction = balanced(strategy(1, 0), LABEL_SETS["long_tail"])
+    expected = [correction.rates[correction.index.members(c)].mean() for c in range(8)]
+    np.testing.assert_allclose(correction.draws_per_example, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0, 0), (0, 1), (0.5, 0.5), (1, 0)])
 @pytest.mark.parametrize("max_ratio", [10.0, None])
 def test_prior_logits_of_labels_are_the_best_constant(alpha, beta, max_ratio):
     targets = LABEL_SETS["long_tail"]
-    balance = balanced(strategy(alpha, beta, max_ratio=max_ratio), targets)
+    correction = balanced(strategy(alpha, beta, max_ratio=max_ratio), targets)
     for c, column in enumerate(targets.toarray().T):
-        weights = balance.rates * np.where(column, balance.weights[c], balance.negative_weights[c])
+        weights = correction.rates * np.where(column, correction.class_weights[c], correction.negative_weights[c])
         signs = np.where(column, -1, 1)
         best = minimize_scalar(lambda z, w=weights, s=signs: w @ np.logaddexp(0, s * z), bounds=(-20, 20))
-        assert balance.prior_logits[c] == pytest.approx(best.x, abs=1e-3)
+        assert correction.prior_logits[c] == pytest.approx(best.x, abs=1e-3)
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0, 0), (0, 0.5), (0, 1), (0.5, 0.5), (1, 0)])
 def test_prior_logits_of_classes_are_the_best_constant(alpha, beta):
-    balance = balanced(strategy(alpha, beta), R8)
+    correction = balanced(strategy(alpha, beta), R8)
     classes = np.repeat(np.arange(8), R8)
-    weights = balance.rates * balance.weights[classes] / balance.epoch_size
+    weights = correction.rates * correction.class_weights[classes] / correction.epoch_size
     per_class = np.bincount(classes, weights)
     best = minimize(lambda z: logsumexp(z) * weights.sum() - per_class @ z, np.zeros(8), tol=1e-10).x
     np.testing.assert_allclose(
-        balance.prior_logits - logsumexp(balance.prior_logits), best - logsumexp(best), atol=1e-4
+        correction.prior_logits - logsumexp(correction.prior_logits), best - logsumexp(best), atol=1e-4
     )
 
 
 def test_the_prior_logit_of_a_label_without_positives_is_that_of_half_a_draw():
-    balance = balanced(strategy(0, 0), LABEL_SETS["absent_label"])
-    assert balance.prior_logits[2] == pytest.approx(np.log(0.5 / 399.5))
+    correction = balanced(strategy(0, 0), LABEL_SETS["absent_label"])
+    assert correction.prior_logits[2] == pytest.approx(np.log(0.5 / 399.5))

@@ -6,8 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
-from counterpoise.balance import EffectiveNumber, Manual, Power, PowerSampler
-from counterpoise.balance.weights import cap, cap_ratios, effective_sample_fraction, normalise, normalise_ratios, ratios
+from counterpoise.balance import EffectiveNumber, InverseFrequency, ManualWeights, PowerSampler
+from counterpoise.balance.weights import (
+    cap,
+    cap_ratios,
+    effective_sample_size,
+    normalise,
+    normalise_ratios,
+    ratios,
+)
 from counterpoise.errors import UserError
 
 LABELS = ["fine", "fraud", "spam"]
@@ -29,7 +36,7 @@ def cui(beta: float, n: int) -> float:
         return float((1 - exact) / (1 - exact**n))
 
 
-def refused(scheme: Manual) -> str:
+def refused(scheme: ManualWeights) -> str:
     with pytest.raises(UserError) as told:
         scheme(LABELS, COUNTS)
     assert "\n" not in str(told.value)
@@ -41,13 +48,13 @@ def refused(scheme: Manual) -> str:
 def test_inverse_counts_are_the_balanced_weights_of_scikit_learn(counts):
     classes = np.repeat(np.arange(len(counts)), counts)
     expected = compute_class_weight("balanced", classes=np.arange(len(counts)), y=classes)
-    weights = normalise(Power(1.0)([], counts), natural(counts))
+    weights = normalise(InverseFrequency(1.0)([], counts), natural(counts))
     np.testing.assert_allclose(weights, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("beta", "expected"), [(0, [1, 1, 1]), (0.5, [1, 1 / 2, 1 / 3]), (1, [1, 1 / 4, 1 / 9])])
 def test_power_weights_by_hand(beta, expected):
-    np.testing.assert_allclose(Power(beta)([], np.array([1, 4, 9])), expected, rtol=1e-15)
+    np.testing.assert_allclose(InverseFrequency(beta)([], np.array([1, 4, 9])), expected, rtol=1e-15)
 
 
 @pytest.mark.parametrize("beta", [0.9, 0.99, 0.999, 0.9999])
@@ -78,13 +85,13 @@ def test_effective_number_needs_a_beta_between_0_and_1(beta):
 
 def test_a_power_that_favours_large_classes_is_refused():
     with pytest.raises(UserError, match="beta=-1"):
-        Power(-1)
+        InverseFrequency(-1)
 
 
 @settings(deadline=None)
 @given(some_counts, st.sampled_from([1.0, 1.5, 3.0, 10.0, 1000.0]))
 def test_the_cap_limits_the_ratio_exactly_and_leaves_small_weights_alone(counts, ratio):
-    weights = Power(1.0)([], counts)
+    weights = InverseFrequency(1.0)([], counts)
     capped = cap(weights, ratio)
     smallest = weights.min()
     assert capped.max() == min(weights.max(), ratio * smallest)
@@ -104,11 +111,11 @@ def test_no_cap_changes_nothing():
 def test_ratios_are_powers_of_negatives_over_positives(beta):
     counts = np.array([1, 25, 50, 99])
     expected = [99**beta, 3**beta, 1, (1 / 99) ** beta]
-    np.testing.assert_allclose(ratios(Power(beta), [], counts, 100), expected, rtol=1e-12)
+    np.testing.assert_allclose(ratios(InverseFrequency(beta), [], counts, 100), expected, rtol=1e-12)
 
 
 def test_the_ratio_of_a_label_that_no_row_or_every_row_holds_is_finite():
-    np.testing.assert_allclose(ratios(Power(1.0), [], np.array([0, 1, 100]), 100), [100, 99, 1 / 100])
+    np.testing.assert_allclose(ratios(InverseFrequency(1.0), [], np.array([0, 1, 100]), 100), [100, 99, 1 / 100])
 
 
 def test_ratios_of_the_effective_number_are_those_of_positives_and_negatives():
@@ -117,12 +124,12 @@ def test_ratios_of_the_effective_number_are_those_of_positives_and_negatives():
 
 
 def test_manual_weights_are_ratios_as_they_are():
-    np.testing.assert_array_equal(ratios(Manual([5, 1, 0.5]), LABELS, COUNTS, 200), [5, 1, 0.5])
+    np.testing.assert_array_equal(ratios(ManualWeights([5, 1, 0.5]), LABELS, COUNTS, 200), [5, 1, 0.5])
 
 
 def test_a_ratio_of_0_would_never_learn_a_positive_and_is_refused():
     with pytest.raises(UserError, match="'fraud' is 0") as told:
-        ratios(Manual([5, 0, 0.5]), LABELS, COUNTS, 200)
+        ratios(ManualWeights([5, 0, 0.5]), LABELS, COUNTS, 200)
     assert "\n" not in str(told.value)
 
 
@@ -136,7 +143,7 @@ def test_the_cap_of_ratios_limits_both_sides():
 def test_balanced_sides_are_the_balanced_weights_of_scikit_learn(column):
     positives = np.array(column)
     expected = compute_class_weight("balanced", classes=np.array([False, True]), y=positives)
-    ratio = ratios(Power(1.0), [], np.array([positives.sum()]), len(positives))
+    ratio = ratios(InverseFrequency(1.0), [], np.array([positives.sum()]), len(positives))
     positive, negative = normalise_ratios(ratio, np.array([positives.mean()]))
     np.testing.assert_allclose([negative[0], positive[0]], expected, rtol=1e-12)
 
@@ -153,64 +160,64 @@ def test_a_drawn_text_weighs_1_on_average_within_each_label(share, ratio):
 @given(some_counts, st.floats(0, 2), st.floats(0, 2), st.sampled_from([None, 1.0, 2.0, 100.0]))
 def test_a_drawn_example_weighs_1_on_average_also_after_capping(counts, alpha, beta, ratio):
     probabilities = PowerSampler(alpha).probabilities(counts)
-    weights = normalise(cap(Power(beta)([], counts), ratio), probabilities)
+    weights = normalise(cap(InverseFrequency(beta)([], counts), ratio), probabilities)
     assert probabilities @ weights == pytest.approx(1, rel=1e-12)
 
 
 def test_the_effective_sample_fraction_by_hand():
     # Counts 3 and 1, balanced: weights 2/3 and 2, E[w] = 1, E[w^2] = 3/4 * 4/9 + 1/4 * 4 = 4/3.
     probabilities = np.array([0.75, 0.25])
-    assert effective_sample_fraction(np.array([2 / 3, 2]), probabilities) == pytest.approx(3 / 4)
-    assert effective_sample_fraction(np.array([20 / 3, 20]), probabilities) == pytest.approx(3 / 4)
-    assert effective_sample_fraction(np.array([5.0, 5.0]), probabilities) == pytest.approx(1)
-    assert effective_sample_fraction(np.array([0.0, 1.0]), np.array([0.99, 0.01])) == pytest.approx(0.01)
+    assert effective_sample_size(np.array([2 / 3, 2]), probabilities) == pytest.approx(3 / 4)
+    assert effective_sample_size(np.array([20 / 3, 20]), probabilities) == pytest.approx(3 / 4)
+    assert effective_sample_size(np.array([5.0, 5.0]), probabilities) == pytest.approx(1)
+    assert effective_sample_size(np.array([0.0, 1.0]), np.array([0.99, 0.01])) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("given_by", [{"spam": 3, "fine": 1, "fraud": 0}, [1, 0, 3], (1.0, 0.0, 3.0)])
 def test_manual_weights_are_a_mapping_or_a_list_in_the_order_of_the_classes(given_by):
-    np.testing.assert_array_equal(Manual(given_by)(LABELS, COUNTS), [1, 0, 3])
+    np.testing.assert_array_equal(ManualWeights(given_by)(LABELS, COUNTS), [1, 0, 3])
 
 
 def test_a_mapping_may_name_whole_number_classes_as_numbers():
-    np.testing.assert_array_equal(Manual({2: 5, 1: 3})(["1", "2"], np.array([4, 4])), [3, 5])
+    np.testing.assert_array_equal(ManualWeights({2: 5, 1: 3})(["1", "2"], np.array([4, 4])), [3, 5])
 
 
 def test_a_class_without_a_manual_weight_is_named():
-    assert "'spam'" in refused(Manual({"fine": 1, "fraud": 2}))
+    assert "'spam'" in refused(ManualWeights({"fine": 1, "fraud": 2}))
 
 
 def test_many_classes_without_a_manual_weight_are_summed_up():
     labels = [f"class {i}" for i in range(9)]
     with pytest.raises(UserError, match=r"'class 5' and 3 more"):
-        Manual({"class 0": 1})(labels, np.ones(9, int))
+        ManualWeights({"class 0": 1})(labels, np.ones(9, int))
 
 
 def test_a_manual_weight_for_an_unknown_class_suggests_the_nearest():
-    told = refused(Manual({"fine": 1, "frued": 2, "spam": 1}))
+    told = refused(ManualWeights({"fine": 1, "frued": 2, "spam": 1}))
     assert "'frued'" in told
     assert "Did you mean 'fraud'?" in told
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), None])
 def test_a_manual_weight_that_is_negative_or_not_finite_names_its_class(weight):
-    assert "'fraud'" in refused(Manual({"fine": 1, "fraud": weight, "spam": 1}))
-    assert "'fraud'" in refused(Manual([1, weight, 1]))
+    assert "'fraud'" in refused(ManualWeights({"fine": 1, "fraud": weight, "spam": 1}))
+    assert "'fraud'" in refused(ManualWeights([1, weight, 1]))
 
 
 def test_a_list_of_the_wrong_length_is_refused():
-    assert "2 weights for 3 classes" in refused(Manual([1, 2]))
+    assert "2 weights for 3 classes" in refused(ManualWeights([1, 2]))
 
 
 def test_all_zero_weights_are_refused():
-    assert "all weights are 0" in refused(Manual([0, 0, 0]))
+    assert "all weights are 0" in refused(ManualWeights([0, 0, 0]))
 
 
 @pytest.mark.parametrize("weight", ["heavy", [1, 2]])
 def test_manual_weights_that_are_not_numbers_are_refused(weight):
-    assert "must be numbers" in refused(Manual([1, weight, 1]))
+    assert "must be numbers" in refused(ManualWeights([1, weight, 1]))
 
 
 @pytest.mark.parametrize("by_label", [5, "heavy", None])
 def test_manual_weights_that_are_neither_a_mapping_nor_a_list_are_refused(by_label):
     with pytest.raises(UserError, match="a mapping from label to weight, or a list"):
-        Manual(by_label)(["a", "b"], np.array([3, 1]))
+        ManualWeights(by_label)(["a", "b"], np.array([3, 1]))

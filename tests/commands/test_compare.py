@@ -76,7 +76,7 @@ def test_the_tables_hold_what_was_compared(call, sweep):
             values = group.scores[metric]
             np.testing.assert_allclose(row[["mean", "sd"]].to_list(), [values.mean(), values.std()])
             np.testing.assert_allclose(row[["low", "high"]].to_list(), group.intervals[metric])
-            assert (row["seconds"], row["seeds"], row["scout"]) == (group.seconds, 2, False)
+            assert (row["seconds"], row["seeds"], row["probe"]) == (group.seconds, 2, False)
     effect = comparison.effects.set_index("metric").loc["tail_f1"]
     row = scores.loc[("combined", "tail_f1")]
     expected = effect[["difference", "low", "high", "p", "p_holm"]].to_list()
@@ -133,14 +133,14 @@ def test_the_reference_and_the_metric_are_those_asked_for(call, sweep):
 
 
 def test_a_scout_comparison_says_scout(call, tmp_path):
-    runs = [finished.run(tmp_path / name, f"strategy={name}", scout=True) for name in ("plain", "combined")]
-    assert call(*runs, "--output", tmp_path / "out")[1].startswith("Scout comparison by macro F1")
-    assert (tmp_path / "out" / "comparison.md").read_text().startswith("# Scout comparison")
+    runs = [finished.run(tmp_path / name, f"strategy={name}", probe=True) for name in ("plain", "combined")]
+    assert call(*runs, "--output", tmp_path / "out")[1].startswith("Probe comparison by macro F1")
+    assert (tmp_path / "out" / "comparison.md").read_text().startswith("# Probe comparison")
     full = finished.run(tmp_path / "full", "strategy=weighted")
     out = call(*runs, full, "--output", tmp_path / "out")[1]
-    assert out.startswith("Comparison of scouts and fine-tuned runs by macro F1")
-    assert "combined (scout)" in out
-    assert "weighted (scout)" not in out
+    assert out.startswith("Comparison of probes and fine-tuned runs by macro F1")
+    assert "combined (probe)" in out
+    assert "weighted (probe)" not in out
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.e2e
 
 TEXTS = ["alpha1", "beta2 word3 word7 beta1", " ".join(f"word{i % 40}" for i in range(200)), "", "unheard of"]
-KINDS = ["one class", "any labels", "cosine head", "scout"]
+KINDS = ["one class", "any labels", "cosine head", "probe"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def runs(tmp_path_factory, texts, tagged, tiny_encoder) -> dict[str, Path]:
         "one class": (setting(texts, tiny_encoder), "strategy=combined"),
         "any labels": (setting(tagged, tiny_encoder), "data.label=labels", "strategy=weighted"),
         "cosine head": (setting(texts, tiny_encoder), "strategy=ldam"),
-        "scout": (setting(texts, tiny_encoder), "strategy=plain", "train=scout"),
+        "probe": (setting(texts, tiny_encoder), "strategy=plain", "train=probe"),
     }
     folders = {}
     for kind, (shared, *overrides) in given.items():
@@ -162,7 +162,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else_is(runs, exported, quick
 
 def test_a_model_that_computes_something_else_is_not_written(runs, quick, tmp_path):
     with pytest.raises(UserError, match=r"differs from the run's by .*: nothing was written"):
-        export.export(runs["scout"], tmp_path / "model")
+        export.export(runs["probe"], tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 
@@ -184,7 +184,7 @@ def test_without_the_texts_of_the_run_no_scores_are_made_up(runs, quick, texts, 
 
 def test_a_library_that_is_not_installed_is_one_line(runs, exported, texts, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    for command, arguments in ((export.main, (runs["scout"],)), (predict.main, (exported["scout"], texts["test"]))):
+    for command, arguments in ((export.main, (runs["probe"],)), (predict.main, (exported["probe"], texts["test"]))):
         assert call(command, monkeypatch, *arguments) == 2
         error = capsys.readouterr().err
         assert "pip install onnx onnxruntime onnxscript" in error
@@ -192,7 +192,7 @@ def test_a_library_that_is_not_installed_is_one_line(runs, exported, texts, tmp_
 
 
 def test_the_precision_of_an_exported_model_is_given(exported, texts, monkeypatch, capsys):
-    assert call(predict.main, monkeypatch, exported["scout"], texts["test"], "--precision", "bf16") == 2
+    assert call(predict.main, monkeypatch, exported["probe"], texts["test"], "--precision", "bf16") == 2
     assert "is as it was exported" in capsys.readouterr().err
 
 

@@ -92,7 +92,7 @@ def test_mapped_pages_can_be_let_go_of_and_are_read_again(tmp_path, large):
     assert split.texts.to_pylist() == texts
     grown = resident()
     assert grown - before > 14e6
-    staged.let_go()
+    staged.release_pages()
     assert resident() - before < 2e6
     assert split.texts[2999].as_py() == texts[2999]
 

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from counterpoise.balance import ClassIndex, PowerSampler
-from counterpoise.data.batching import BatchOrder, TokenDataset, VectorDataset, evaluation_batches, stratified_batches
+from counterpoise.data.batching import (
+    BatchOrder,
+    EmbeddingDataset,
+    TokenDataset,
+    evaluation_batches,
+    stratified_batches,
+)
 from counterpoise.data.token_store import TokenStore
 from counterpoise.errors import UserError
 
@@ -76,8 +82,8 @@ def test_iterating_again_gives_the_same_epoch_until_another_is_set():
 @pytest.mark.parametrize(("world_size", "accumulate"), LAYOUTS)
 def test_each_step_holds_the_same_rows_however_it_is_divided(lengths, world_size, accumulate):
     whole = [sorted(step[0]) for step in steps(1, 1, lengths=lengths)]
-    divided = [sorted(chain(*step)) for step in steps(world_size, accumulate, lengths=lengths)]
-    assert divided == whole
+    split_batch = [sorted(chain(*step)) for step in steps(world_size, accumulate, lengths=lengths)]
+    assert split_batch == whole
 
 
 @pytest.mark.parametrize(("world_size", "accumulate"), LAYOUTS)
@@ -280,7 +286,7 @@ def test_vectors_take_the_place_of_tokens_and_nothing_else_changes(weights):
         store_of([[9, 9], [5, 6, 7], [1], [2, 3]]), np.array([3, 1, 2]), np.array([0, 1, 2]), 8, weights
     )
     of_store = np.arange(8, dtype=np.float32).reshape(4, 2)
-    dataset = VectorDataset(tokens, of_store)
+    dataset = EmbeddingDataset(tokens, of_store)
     wanted = np.array([2, 0, 2])
     batch, with_tokens = dataset[wanted], tokens[wanted]
     assert batch.pop("vectors").tolist() == [[4, 5], [6, 7], [4, 5]]
@@ -295,7 +301,7 @@ def test_vectors_take_the_place_of_tokens_and_nothing_else_changes(weights):
 
 def test_some_rows_of_vectors_are_taken_without_weights():
     tokens = TokenDataset(store_of([[1], [2], [3]]), np.array([2, 0, 1]), np.array([5, 6, 7]), 0, np.ones(3))
-    taken = VectorDataset(tokens, np.array([[0.0], [0.1], [0.2]], np.float32)).take(np.array([2, 0]))
+    taken = EmbeddingDataset(tokens, np.array([[0.0], [0.1], [0.2]], np.float32)).take(np.array([2, 0]))
     batch = taken[np.array([0, 1])]
     np.testing.assert_allclose(batch["vectors"], [[0.1], [0.2]])
     assert batch["targets"].tolist() == [7, 5]

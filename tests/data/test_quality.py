@@ -189,7 +189,7 @@ TRAIN = [("word1 word2", "a"), ("word3", "b"), ("word4 word5", "a"), ("word6 wor
 
 
 def short(data: TextDataModule) -> list[str]:
-    return audit.remarkable(data.splits, data.labels)
+    return audit.find_data_warnings(data.splits, data.labels)
 
 
 def test_the_short_form_says_only_what_is_remarkable(split_data):

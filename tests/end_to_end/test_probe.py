@@ -1,4 +1,4 @@
-"""Scouting: heads on the vectors of an encoder that stays as it is, from the command line to predictions."""
+"""Probe: heads on the vectors of an encoder that stays as it is, from the command line to predictions."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-def scout(texts: dict[str, Path], tiny_encoder: Path) -> list[str]:
-    return [*setting(texts, tiny_encoder), "train=scout", "optim.head_lr=0.1"]
+def probe(texts: dict[str, Path], tiny_encoder: Path) -> list[str]:
+    return [*setting(texts, tiny_encoder), "train=probe", "optim.head_lr=0.1"]
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ def logits(folder: Path) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
-def test_a_scout_says_so_leaves_a_head_alone_and_predicts_like_any_run(scout, texts, tmp_path, monkeypatch):
-    done = run(tmp_path / "run", *scout, "strategy=weighted")
+def test_a_scout_says_so_leaves_a_head_alone_and_predicts_like_any_run(probe, texts, tmp_path, monkeypatch):
+    done = run(tmp_path / "run", *probe, "strategy=weighted")
     assert done.code == 0, done.err
-    assert done.metrics["scout"] is True
+    assert done.metrics["probe"] is True
     assert done.metrics["epochs"] == 20
     assert set(load(done.folder / "checkpoints/best.ckpt")["state_dict"]) == {"head.weight", "head.bias"}
     assert (done.folder / "confusion.png").is_file()
@@ -56,17 +56,17 @@ def test_a_scout_says_so_leaves_a_head_alone_and_predicts_like_any_run(scout, te
 
 
 def test_a_scout_is_a_training_whose_encoder_is_frozen_and_encodes_once(
-    scout, texts, tiny_encoder, tmp_path, encodings
+    probe, texts, tiny_encoder, tmp_path, encodings
 ):
     same = ["strategy=combined", "dropout=0", "trainer.max_epochs=3", "optim.head_lr=0.1"]
-    # What train=scout sets otherwise.
+    # What train=probe sets otherwise.
     like_scout = ["loader.batch_size=32", "loader.group_by_length=false", "callbacks.early_stopping=null"]
     frozen = [*setting(texts, tiny_encoder), *same, *like_scout, "encoder.freeze=encoder"]
     fine_tuned = run(tmp_path / "frozen", *frozen, draws=False)
     assert fine_tuned.code == 0, fine_tuned.err
     assert not encodings
-    settings = [*scout, *same, "loader.batch_size=32", "trainer.check_val_every_n_epoch=1"]
-    scouted = run(tmp_path / "scout", *settings, draws=False)
+    settings = [*probe, *same, "loader.batch_size=32", "trainer.check_val_every_n_epoch=1"]
+    scouted = run(tmp_path / "probe", *settings, draws=False)
     assert scouted.code == 0, scouted.err
     assert sorted(encodings) == [25, 93]  # test, and training with what is split off it
     for split, expected in logits(fine_tuned.folder).items():
@@ -88,10 +88,10 @@ def test_a_scout_is_a_training_whose_encoder_is_frozen_and_encodes_once(
 def test_a_scout_of_several_labels_has_a_schedule_a_second_stage_and_thresholds(
     tagged, tiny_encoder, tmp_path, monkeypatch
 ):
-    settings = [*setting(tagged, tiny_encoder), "data.label=labels", "train=scout", "strategy=deferred_resampling"]
+    settings = [*setting(tagged, tiny_encoder), "data.label=labels", "train=probe", "strategy=deferred_resampling"]
     done = run(tmp_path / "run", *settings, "strategy/second_stage=retrained", draws=False)
     assert done.code == 0, done.err
-    assert done.metrics["scout"] is True
+    assert done.metrics["probe"] is True
     assert done.metrics["second_stage"]["epochs"] == 10
     state = load(done.folder / "checkpoints/best.ckpt")["state_dict"]
     assert set(state) == {"head.weight", "head.bias", "scoring.thresholds"}
@@ -103,12 +103,12 @@ def test_a_scout_of_several_labels_has_a_schedule_a_second_stage_and_thresholds(
     assert [len(row) for row in ours["predictions"].to_pylist()] == decided.sum(1).tolist()
 
 
-def test_scouts_of_a_sweep_run_side_by_side_draw_nothing_and_survive_one_that_fails(scout, tmp_path):
+def test_scouts_of_a_sweep_run_side_by_side_draw_nothing_and_survive_one_that_fails(probe, tmp_path):
     sweep = tmp_path / "sweep"
     jobs = ["strategy=weighted,manual,crt", "hydra.launcher.n_jobs=2"]
     epochs = ["trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2"]
     try:
-        done = run(sweep, "-m", *scout, *jobs, *epochs, f"hydra.sweep.dir={sweep}")
+        done = run(sweep, "-m", *probe, *jobs, *epochs, f"hydra.sweep.dir={sweep}")
     finally:
         get_reusable_executor().shutdown()
     assert done.code == 1, done.err

@@ -72,7 +72,7 @@ def test_every_strategy_learns_and_leaves_a_full_run_folder(strategy, learnable,
     assert all(math.isfinite(value) for value in test.values())
     assert test["macro_f1"] > test["majority_macro_f1"] + 0.3
     assert done.metrics["strategy"]["name"] == strategy
-    assert done.metrics["scout"] is False
+    assert done.metrics["probe"] is False
     for name in ("best.ckpt", "last.ckpt"):
         assert load(done.folder / "checkpoints" / name)["labels"] == ["alpha", "beta", "delta", "gamma"]
     assert done.status["state"] == "finished"
@@ -82,9 +82,9 @@ def test_every_strategy_learns_and_leaves_a_full_run_folder(strategy, learnable,
 
     per_class = pd.read_csv(done.folder / "per_class.csv")
     assert per_class.recall.mean() == pytest.approx(test["macro_recall"])
-    balance = pd.read_csv(done.folder / "balance.csv")
-    assert balance.emphasis.sum() == pytest.approx(1)
-    assert balance["count"].tolist() == per_class.train_count.tolist()
+    correction = pd.read_csv(done.folder / "balance.csv")
+    assert correction.effective_prior.sum() == pytest.approx(1)
+    assert correction["count"].tolist() == per_class.train_count.tolist()
     splits = np.load(done.folder / "splits.npz")
     assert {name: len(rows) for name, rows in splits.items()} == {
         name: part["examples"] for name, part in done.metrics["data"].items()
@@ -140,7 +140,7 @@ def test_settings_other_than_the_defaults_run(overrides, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["train=scout", "trainer.max_epochs=3"], "is after 5 batches: set trainer.check_val_every_n_epoch=3"),
+        (["train=probe", "trainer.max_epochs=3"], "is after 5 batches: set trainer.check_val_every_n_epoch=3"),
         (["trainer.max_epochs=0"], "ends the training before the first validation, which is after 6 batches"),
         (["trainer.val_check_interval=1000"], "more than the 6 batches of an epoch"),
         (["+trainer.limit_train_batches=2", "trainer.val_check_interval=3"], "more than the 2 batches of an epoch"),
@@ -290,19 +290,19 @@ def test_a_second_stage_changes_the_head_alone_and_keeps_the_checkpoint_of_the_f
     assert first["labels"] == best["labels"]
     changed = {name for name, value in best["state_dict"].items() if not torch.equal(value, first["state_dict"][name])}
     assert changed == {"post_hoc": {"head.bias"}}.get(stage, {"head.weight", "head.bias"})
-    facts = done.metrics["second_stage"]
+    results = done.metrics["second_stage"]
     (weight, bias), (made, made_bias) = head(first), head(best)
     if stage == "post_hoc":
         counts = pd.read_csv(done.folder / "balance.csv")["count"]
         np.testing.assert_allclose(made_bias, bias - np.log(counts / counts.sum()), atol=1e-5)
-        assert facts == {"tau": 1.0}
+        assert results == {"tau": 1.0}
     elif stage == "tau_normalised":
         norms = np.linalg.norm(weight, axis=1, keepdims=True)
         np.testing.assert_allclose(made, weight / norms**0.7, rtol=1e-5)
         assert not made_bias.any()
-        assert facts == {"tau": 0.7}
+        assert results == {"tau": 0.7}
     else:
-        assert facts == {"epochs": 10, "steps": 10}  # 81 texts in one step an epoch
+        assert results == {"epochs": 10, "steps": 10}  # 81 texts in one step an epoch
 
 
 @pytest.mark.parametrize("stage", STAGES)

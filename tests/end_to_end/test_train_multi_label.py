@@ -100,8 +100,8 @@ def test_thresholds_can_be_given_by_hand(finished, tagged, tmp_path, monkeypatch
 def test_the_loss_starts_near_the_entropy_of_the_labels(tiny, tmp_path):
     quiet = ["optim.encoder_lr=0", "optim.head_lr=0", "strategy=plain"]
     done = run(tmp_path / "on", *tiny, *quiet, draws=False)
-    balance = pd.read_csv(done.folder / "balance.csv")
-    p = balance["draw_rate"]
+    correction = pd.read_csv(done.folder / "balance.csv")
+    p = correction["draw_rate"]
     entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p)).mean()
     assert done.metrics["train_sample"]["loss"] == pytest.approx(entropy, abs=0.03)
     without = run(tmp_path / "off", *tiny, *quiet, "bias_init=false", draws=False)

@@ -12,20 +12,20 @@ from sklearn.metrics import accuracy_score, f1_score
 from counterpoise.balance import (
     LDAM,
     Asymmetric,
-    Balance,
     BinaryCrossEntropy,
     ClassIndex,
+    Correction,
     CrossEntropy,
     DistributionBalanced,
     EffectiveNumber,
     Focal,
+    InverseFrequency,
     LogitAdjusted,
-    Power,
     PowerSampler,
     SoftmaxFocal,
     Strategy,
 )
-from counterpoise.balance.prior_correction import natural_shift
+from counterpoise.balance.prior_correction import natural_prior_shift
 from counterpoise.errors import UserError
 from counterpoise.metrics import probabilities as adjust
 from counterpoise.metrics.buckets import Bounds
@@ -77,14 +77,14 @@ def cases(losses: dict) -> list[tuple[str | None, Callable]]:
     return [(kind, make) for kind, makes in losses.items() for make in makes]
 
 
-def class_balance(alpha: float = 0.5, beta: float = 0.5) -> Balance:
+def class_balance(alpha: float = 0.5, beta: float = 0.5) -> Correction:
     index = ClassIndex.of(np.repeat(np.arange(3), TABLE.sum(0)), 3)
-    return Strategy(PowerSampler(alpha), Power(beta)).balance(["a", "b", "c"], index)
+    return Strategy(PowerSampler(alpha), InverseFrequency(beta)).correction(["a", "b", "c"], index)
 
 
-def label_balance(alpha: float = 0.0, beta: float = 1.0) -> Balance:
+def label_balance(alpha: float = 0.0, beta: float = 1.0) -> Correction:
     index = ClassIndex.of(csr_matrix(np.repeat(HOLDS, PAIRS.sum(0), axis=0)), 2)
-    return Strategy(PowerSampler(alpha), Power(beta)).balance(["often", "seldom"], index)
+    return Strategy(PowerSampler(alpha), InverseFrequency(beta)).correction(["often", "seldom"], index)
 
 
 def trained(loss: torch.nn.Module, targets: torch.Tensor, drawn: np.ndarray, classes: int) -> np.ndarray:
@@ -105,12 +105,12 @@ def trained(loss: torch.nn.Module, targets: torch.Tensor, drawn: np.ndarray, cla
 class TestPriorCorrection:
     @pytest.mark.parametrize(("kind", "make"), cases(CLASS_LOSSES))
     def test_what_is_called_exact_and_nothing_else_gives_the_natural_posterior_of_classes(self, kind, make):
-        balance = class_balance()
-        loss = make(balance).double()
-        said, shift = prior_correction(loss, balance)
+        correction = class_balance()
+        loss = make(correction).double()
+        said, shift = prior_correction(loss, correction)
         assert said == kind
         natural = TABLE / TABLE.sum(1, keepdims=True)
-        logits = trained(loss, torch.arange(3), TABLE * balance.probabilities / balance.counts, 3)
+        logits = trained(loss, torch.arange(3), TABLE * correction.sampling_probs / correction.counts, 3)
         before, after = (np.abs(softmax(z, axis=1) - natural).max() for z in (logits, logits - shift))
         assert (after < 1e-5) == (kind == "exact")
         if kind == "approximate":
@@ -118,9 +118,9 @@ class TestPriorCorrection:
 
     @pytest.mark.parametrize(("kind", "make"), cases(LABEL_LOSSES))
     def test_the_same_of_labels_that_are_weighted(self, kind, make):
-        balance = label_balance()
-        loss = make(balance).double()
-        said, shift = prior_correction(loss, balance)
+        correction = label_balance()
+        loss = make(correction).double()
+        said, shift = prior_correction(loss, correction)
         assert said == kind
         natural = PAIRS @ HOLDS / PAIRS.sum(1, keepdims=True)
         logits = trained(loss, torch.from_numpy(HOLDS), PAIRS / PAIRS.sum(), 2)
@@ -136,25 +136,25 @@ class TestPriorCorrection:
         np.testing.assert_array_equal(shift, np.zeros(3))
 
     def test_dividing_by_the_weights_of_a_batch_is_no_exact_score(self):
-        balance, labels = class_balance(), label_balance()
-        assert CrossEntropy(balance, reduction="weighted_mean").prior_correction == "approximate"
+        correction, labels = class_balance(), label_balance()
+        assert CrossEntropy(correction, reduction="weighted_mean").prior_correction == "approximate"
         assert BinaryCrossEntropy(labels, reduction="weighted_mean").prior_correction == "approximate"
 
     def test_labels_that_ride_along_with_what_is_drawn_make_it_approximate(self):
-        balance = label_balance(0.5, 0.5)
-        kind, shift = prior_correction(BinaryCrossEntropy(balance), balance)
+        correction = label_balance(0.5, 0.5)
+        kind, shift = prior_correction(BinaryCrossEntropy(correction), correction)
         assert kind == "approximate"
-        np.testing.assert_array_equal(shift, natural_shift(balance))
+        np.testing.assert_array_equal(shift, natural_prior_shift(correction))
         index = ClassIndex.of(csr_matrix(HOLDS[:, :1]), 1)
-        alone = Strategy(PowerSampler(0.5), Power(0.5)).balance(["label"], index)
+        alone = Strategy(PowerSampler(0.5), InverseFrequency(0.5)).correction(["label"], index)
         assert prior_correction(BinaryCrossEntropy(alone), alone)[0] == "exact"
 
     def test_the_shift_is_of_the_emphasis_of_the_loss(self):
-        balance = class_balance(0, 0)
-        shift = prior_correction(LogitAdjusted(balance), balance)[1]
-        shares = balance.counts / balance.counts.sum()
+        correction = class_balance(0, 0)
+        shift = prior_correction(LogitAdjusted(correction), correction)[1]
+        shares = correction.counts / correction.counts.sum()
         np.testing.assert_allclose(shift - shift[0], -np.log(shares / shares[0]), atol=1e-6)
-        np.testing.assert_allclose(prior_correction(CrossEntropy(balance), balance)[1], 0, atol=1e-6)
+        np.testing.assert_allclose(prior_correction(CrossEntropy(correction), correction)[1], 0, atol=1e-6)
 
 
 # Counts of five classes or labels, two of the head, one medium, two of the tail.
@@ -178,12 +178,12 @@ def label_sample(seed: int, n: int = 2000) -> tuple[np.ndarray, csr_matrix]:
     return logits, csr_matrix(rng.random((n, 5)) < expit(logits))
 
 
-def of(draw: Callable, temperature: float = 2.0, correction=("exact", SHIFT), **options) -> Calibration:
+def of(draw: Callable, temperature: float = 2.0, shift_quality=("exact", SHIFT), **options) -> Calibration:
     """The calibration of logits that are off by the shift and a temperature: T z + shift."""
     validation, test = draw(0), draw(1)
-    shift = SHIFT if correction[0] else 0
+    shift = SHIFT if shift_quality[0] else 0
     given = [(temperature * logits + shift, targets) for logits, targets in (validation, test)]
-    return measure(LABELS, COUNTS, *given, correction, **options)
+    return measure(LABELS, COUNTS, *given, shift_quality, **options)
 
 
 @pytest.mark.parametrize("draw", [sample, label_sample])

@@ -155,9 +155,9 @@ def test_scores_at_k_are_means_over_the_orders_of_equal_logits(labels, seed):
     result = scores(dense, logits, sparse.csr_matrix(dense), np.ones(labels))
     for k in (k for k in (1, 3, 5) if k <= labels):
         orders = (order for order in permutations(range(labels)) if (np.diff(logits[0, list(order)]) <= 0).all())
-        hits = [dense[0, list(order[:k])].sum() for order in orders]
-        assert result[f"recall_at_{k}"] == pytest.approx(np.mean(hits) / dense.sum())
-        assert result[f"precision_at_{k}"] == pytest.approx(np.mean(hits) / k)
+        true_positives = [dense[0, list(order[:k])].sum() for order in orders]
+        assert result[f"recall_at_{k}"] == pytest.approx(np.mean(true_positives) / dense.sum())
+        assert result[f"precision_at_{k}"] == pytest.approx(np.mean(true_positives) / k)
 
 
 def test_blocks_of_labels_and_of_texts_change_nothing(monkeypatch):

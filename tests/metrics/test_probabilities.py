@@ -12,20 +12,20 @@ from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss
 
 from counterpoise.balance import (
     LDAM,
-    Balance,
     BinaryCrossEntropy,
     ClassIndex,
+    Correction,
     CrossEntropy,
     EffectiveNumber,
+    InverseFrequency,
     LogitAdjusted,
-    Manual,
-    Power,
+    ManualWeights,
     PowerSampler,
     RepeatFactorSampler,
     SoftmaxFocal,
     Strategy,
 )
-from counterpoise.balance.prior_correction import natural_shift, odds_shift, post_hoc, prior_shift
+from counterpoise.balance.prior_correction import label_prior_shift, natural_prior_shift, post_hoc, prior_shift
 from counterpoise.errors import UserError
 from counterpoise.metrics import outcomes as outcomes_module
 from counterpoise.metrics import probabilities as adjust
@@ -64,19 +64,19 @@ MEASURES = [
 
 
 def strategy(alpha: float = 0.0, beta: float = 0.0, **options) -> Strategy:
-    return Strategy(PowerSampler(alpha), Power(beta), **options)
+    return Strategy(PowerSampler(alpha), InverseFrequency(beta), **options)
 
 
-def counting(counts: list[int], made: Strategy) -> Balance:
+def counting(counts: list[int], made: Strategy) -> Correction:
     index = ClassIndex.of(np.repeat(np.arange(len(counts)), counts), len(counts))
-    return made.balance([f"class {c}" for c in range(len(counts))], index)
+    return made.correction([f"class {c}" for c in range(len(counts))], index)
 
 
-def trained(loss: torch.nn.Module, balance: Balance, table: np.ndarray) -> np.ndarray:
+def trained(loss: torch.nn.Module, correction: Correction, table: np.ndarray) -> np.ndarray:
     """The logits of the least loss for each row of a table of texts, float64: the model can tell the rows apart."""
     readings, classes = (torch.from_numpy(each) for each in np.indices(table.shape).reshape(2, -1))
     # How often a text of each cell is drawn: as often as its class, whatever it reads.
-    drawn = torch.from_numpy((table * balance.probabilities / balance.counts).ravel())
+    drawn = torch.from_numpy((table * correction.sampling_probs / correction.counts).ravel())
 
     def risk(z: np.ndarray) -> tuple[float, np.ndarray]:
         logits = torch.from_numpy(z.reshape(table.shape)).requires_grad_()
@@ -113,12 +113,12 @@ class TestPriorShift:
     @pytest.mark.parametrize("law", LAWS)
     def test_it_is_alpha_plus_beta_times_the_log_of_the_counts(self, law):
         counts = np.array([2840, 206, 41, 1])
-        shift = natural_shift(counting([2840, 206, 41, 1], strategy(*law)))
+        shift = natural_prior_shift(counting([2840, 206, 41, 1], strategy(*law)))
         expected = -sum(law) * np.log(counts)
         np.testing.assert_allclose(shift - shift[0], expected - expected[0], atol=1e-10)
 
     def test_nothing_is_shifted_where_nothing_was_corrected(self):
-        np.testing.assert_allclose(natural_shift(counting([90, 9, 1], strategy())), 0, atol=1e-14)
+        np.testing.assert_allclose(natural_prior_shift(counting([90, 9, 1], strategy())), 0, atol=1e-14)
 
     @pytest.mark.parametrize(
         "made",
@@ -128,21 +128,21 @@ class TestPriorShift:
             strategy(0, 1, max_ratio=3),
             Strategy(PowerSampler(0.5, 40), EffectiveNumber(0.9)),
             Strategy(RepeatFactorSampler(0.4)),
-            Strategy(weights=Manual([1, 30, 7])),
+            Strategy(weights=ManualWeights([1, 30, 7])),
         ],
         ids=lambda strategy: f"{strategy.sampler}, {strategy.weights}",
     )
     @pytest.mark.parametrize("make", [CrossEntropy, LogitAdjusted, lambda b: LogitAdjusted(b, tau=0.4)])
     def test_it_takes_a_trained_model_back_to_the_natural_posterior(self, made, make):
-        balance = counting(TABLE.sum(0).tolist(), made)
-        loss = make(balance).double()
-        logits = trained(loss, balance, TABLE)
-        natural = logits - natural_shift(balance, loss.emphasis(balance))
+        correction = counting(TABLE.sum(0).tolist(), made)
+        loss = make(correction).double()
+        logits = trained(loss, correction, TABLE)
+        natural = logits - natural_prior_shift(correction, loss.effective_prior(correction))
         np.testing.assert_allclose(softmax(natural, axis=1), TABLE / TABLE.sum(1, keepdims=True), atol=2e-6)
 
     def test_without_it_a_balanced_model_says_rare_classes_too_often(self):
-        balance = counting(TABLE.sum(0).tolist(), strategy(0.5, 0.5))
-        said = softmax(trained(CrossEntropy(balance).double(), balance, TABLE), axis=1)
+        correction = counting(TABLE.sum(0).tolist(), strategy(0.5, 0.5))
+        said = softmax(trained(CrossEntropy(correction).double(), correction, TABLE), axis=1)
         rows = TABLE.sum(1) / TABLE.sum()
         assert rows @ said[:, 2] > 5 * TABLE[:, 2].sum() / TABLE.sum()
 
@@ -151,23 +151,23 @@ class TestPriorShift:
         x = np.linspace(-6, 6, 41)
         balanced = log_softmax(np.stack([norm(-1).logpdf(x), norm(1).logpdf(x)], 1), axis=1)
         np.testing.assert_allclose(softmax(balanced, axis=1)[:, 1], expit(2 * x), rtol=1e-10)
-        shift = natural_shift(counting([9900, 100], strategy(0.25, 0.75)))
+        shift = natural_prior_shift(counting([9900, 100], strategy(0.25, 0.75)))
         natural = 0.99 * norm(-1).pdf(x), 0.01 * norm(1).pdf(x)
         found = softmax(balanced - shift, axis=1)[:, 1]
         np.testing.assert_allclose(found, natural[1] / (natural[0] + natural[1]), rtol=1e-9)
 
     def test_for_focal_loss_it_goes_most_of_the_way(self):
-        balance = counting(TABLE.sum(0).tolist(), strategy(0.5, 0.5))
-        logits = trained(SoftmaxFocal(balance).double(), balance, TABLE)
+        correction = counting(TABLE.sum(0).tolist(), strategy(0.5, 0.5))
+        logits = trained(SoftmaxFocal(correction).double(), correction, TABLE)
         rows, natural = TABLE.sum(1) / TABLE.sum(), TABLE.sum(0) / TABLE.sum()
         before = np.abs(rows @ softmax(logits, axis=1) - natural).sum()
-        after = np.abs(rows @ softmax(logits - natural_shift(balance), axis=1) - natural).sum()
+        after = np.abs(rows @ softmax(logits - natural_prior_shift(correction), axis=1) - natural).sum()
         assert after < before / 2
 
     def test_from_the_margins_of_ldam_nothing_leads_back(self):
         # It decides for the more frequent class by its whole margin, however narrow the majority.
-        balance = counting([505, 495], strategy())
-        logits = trained(LDAM(balance).double(), balance, np.array([[505, 495]]))
+        correction = counting([505, 495], strategy())
+        logits = trained(LDAM(correction).double(), correction, np.array([[505, 495]]))
         assert logits[0, 0] - logits[0, 1] > 10
 
     def test_classes_that_were_never_trained_on_are_left_alone(self):
@@ -177,26 +177,26 @@ class TestPriorShift:
         np.testing.assert_array_equal(prior_shift([1], [7]), 0)
 
     def test_what_does_not_fit_is_an_error(self):
-        for emphasis, counts in [
+        for effective_prior, counts in [
             ([1, 2], [1, 2, 3]),
             ([], []),
             ([[1]], [[1]]),
             ([-1, 2], [1, 1]),
             ([1, np.nan], [1, 1]),
         ]:
-            with pytest.raises(ValueError, match="emphasis"):
-                prior_shift(emphasis, counts)
+            with pytest.raises(ValueError, match="effective_prior"):
+                prior_shift(effective_prior, counts)
 
 
 class TestOddsShift:
     @staticmethod
-    def balance(made: Strategy, texts: np.ndarray) -> Balance:
+    def correction(made: Strategy, texts: np.ndarray) -> Correction:
         index = ClassIndex.of(csr_matrix(texts.astype(bool)), texts.shape[1])
-        return made.balance([f"label {c}" for c in range(texts.shape[1])], index)
+        return made.correction([f"label {c}" for c in range(texts.shape[1])], index)
 
     def test_by_hand(self):
         # 10 of 100 texts, drawn as a quarter, a positive weighing 6 times a negative: odds 1/9, 1/3, 2.
-        shift = odds_shift([0.25], [3.0], [0.5], [10], 100)
+        shift = label_prior_shift([0.25], [3.0], [0.5], [10], 100)
         np.testing.assert_allclose(shift, np.log(18), rtol=1e-14)
         np.testing.assert_allclose(expit(np.log(2) - shift), 0.1, rtol=1e-12)
 
@@ -205,42 +205,42 @@ class TestOddsShift:
         holds, texts = np.array([1, 5, 30, 2]), np.array([400, 100, 60, 3])
         y = np.concatenate([np.arange(n) < h for h, n in zip(holds, texts, strict=True)])[:, None]
         for max_ratio in (10.0, None):
-            balance = self.balance(strategy(0, 1, max_ratio=max_ratio), y)
+            correction = self.correction(strategy(0, 1, max_ratio=max_ratio), y)
             # The optimum of weighted binary cross-entropy: the log of the ratio of the weighted sides.
-            logits = np.log(holds * balance.weights[0] / ((texts - holds) * balance.negative_weights[0]))
-            np.testing.assert_allclose(expit(logits - natural_shift(balance)), holds / texts, rtol=1e-12)
+            logits = np.log(holds * correction.class_weights[0] / ((texts - holds) * correction.negative_weights[0]))
+            np.testing.assert_allclose(expit(logits - natural_prior_shift(correction)), holds / texts, rtol=1e-12)
 
     def test_the_sampler_of_a_single_label_is_taken_back_exactly(self):
         holds, texts = np.array([1, 5, 30, 2]), np.array([400, 100, 60, 3])
         readings = np.repeat(np.arange(4), texts)
         y = np.concatenate([np.arange(n) < h for h, n in zip(holds, texts, strict=True)])[:, None]
-        for made in (strategy(1), strategy(0.5, 0.5), Strategy(RepeatFactorSampler(0.5), Power(0.3))):
-            balance = self.balance(made, y)
-            weights = balance.rates * np.where(y, balance.weights, balance.negative_weights)[:, 0]
+        for made in (strategy(1), strategy(0.5, 0.5), Strategy(RepeatFactorSampler(0.5), InverseFrequency(0.3))):
+            correction = self.correction(made, y)
+            weights = correction.rates * np.where(y, correction.class_weights, correction.negative_weights)[:, 0]
             mass = np.bincount(readings, weights * y[:, 0]), np.bincount(readings, weights * ~y[:, 0])
             logits = np.log(mass[0] / mass[1])
-            np.testing.assert_allclose(expit(logits - natural_shift(balance)), holds / texts, rtol=1e-9)
+            np.testing.assert_allclose(expit(logits - natural_prior_shift(correction)), holds / texts, rtol=1e-9)
 
     def test_the_best_constant_is_taken_back_to_the_share_of_the_label(self):
         rng = np.random.default_rng(0)
         texts = rng.random((500, 4)) < [0.5, 0.2, 0.05, 0.01]
         for law in LAWS:
-            balance = self.balance(strategy(*law), texts)
-            best = BinaryCrossEntropy(balance).initial_logits(balance)
-            np.testing.assert_allclose(expit(best - natural_shift(balance)), texts.mean(0), rtol=1e-9)
+            correction = self.correction(strategy(*law), texts)
+            best = BinaryCrossEntropy(correction).initial_logits(correction)
+            np.testing.assert_allclose(expit(best - natural_prior_shift(correction)), texts.mean(0), rtol=1e-9)
 
     def test_labels_of_no_text_or_of_all_are_left_to_their_weights(self):
         texts = np.stack([np.zeros(6), np.ones(6), np.arange(6) < 2], 1)
-        balance = self.balance(strategy(0.5, 0.5), texts)
-        shift = natural_shift(balance)
+        correction = self.correction(strategy(0.5, 0.5), texts)
+        shift = natural_prior_shift(correction)
         assert np.isfinite(shift).all()
-        np.testing.assert_allclose(shift[:2], np.log(balance.weights / balance.negative_weights)[:2])
+        np.testing.assert_allclose(shift[:2], np.log(correction.class_weights / correction.negative_weights)[:2])
 
     def test_what_does_not_fit_is_an_error(self):
         with pytest.raises(ValueError, match="do not fit"):
-            odds_shift([0.5], [1, 1], [1, 1], [1, 1], 2)
+            label_prior_shift([0.5], [1, 1], [1, 1], [1, 1], 2)
         with pytest.raises(ValueError, match="multi-label"):
-            natural_shift(self.balance(strategy(), np.eye(2)), np.ones(2))
+            natural_prior_shift(self.correction(strategy(), np.eye(2)), np.ones(2))
 
 
 class TestPostHoc:
@@ -259,7 +259,7 @@ class TestPostHoc:
 
     def test_of_a_plain_model_it_equals_training_with_the_adjusted_loss(self):
         plain, counts = counting(TABLE.sum(0).tolist(), strategy()), TABLE.sum(0)
-        after = post_hoc(trained(CrossEntropy(plain).double(), plain, TABLE), plain.emphasis)
+        after = post_hoc(trained(CrossEntropy(plain).double(), plain, TABLE), plain.effective_prior)
         within = trained(LogitAdjusted(plain).double(), plain, TABLE)
         np.testing.assert_allclose(softmax(after, axis=1), softmax(within, axis=1), atol=2e-6)
         balanced = TABLE / counts
@@ -267,8 +267,8 @@ class TestPostHoc:
 
     @pytest.mark.parametrize("law", LAWS)
     def test_of_any_strategy_it_gives_the_balanced_posterior_with_the_emphasis_for_a_prior(self, law):
-        balance, counts = counting(TABLE.sum(0).tolist(), strategy(*law)), TABLE.sum(0)
-        after = post_hoc(trained(CrossEntropy(balance).double(), balance, TABLE), balance.emphasis)
+        correction, counts = counting(TABLE.sum(0).tolist(), strategy(*law)), TABLE.sum(0)
+        after = post_hoc(trained(CrossEntropy(correction).double(), correction, TABLE), correction.effective_prior)
         balanced = TABLE / counts
         np.testing.assert_allclose(softmax(after, axis=1), balanced / balanced.sum(1, keepdims=True), atol=2e-6)
 

@@ -21,10 +21,10 @@ def brute_force(scores: np.ndarray, positive: np.ndarray, objective: str, target
     best, chosen = None, None
     for cut in set(scores.tolist()):
         called = scores >= cut
-        hits = int((called & positive).sum())
-        precision, recall = Fraction(hits, int(called.sum())), Fraction(hits, int(positive.sum()))
+        true_positives = int((called & positive).sum())
+        precision, recall = Fraction(true_positives, int(called.sum())), Fraction(true_positives, int(positive.sum()))
         if objective == "f1":
-            value = (Fraction(2 * hits, int(called.sum()) + int(positive.sum())), recall, precision)
+            value = (Fraction(2 * true_positives, int(called.sum()) + int(positive.sum())), recall, precision)
         else:
             aim, rest = (precision, recall) if objective == "precision" else (recall, precision)
             enough = float(aim) >= target
@@ -77,8 +77,8 @@ class TestTuning:
             return
 
         def mean_f1(decided: np.ndarray) -> float:
-            hits, called = (decided & positive).sum(0), decided.sum(0)
-            return (2 * hits / np.maximum(called + positive.sum(0), 1))[known].mean()
+            true_positives, called = (decided & positive).sum(0), decided.sum(0)
+            return (2 * true_positives / np.maximum(called + positive.sum(0), 1))[known].mean()
 
         decision = Decision("global")
         decided = decision.decide(scores, decision.fit(scores, csr_matrix(positive)))

@@ -5,7 +5,7 @@ import torch
 
 from counterpoise.data.batching import TokenDataset
 from counterpoise.data.token_store import TokenStore, load_tokenizer, tokenise
-from counterpoise.model.embeddings import Vectors, encode, fingerprint, stored_vectors
+from counterpoise.model.embeddings import PrecomputedEmbeddings, cached_embeddings, encode, fingerprint
 from counterpoise.model.encoder import Encoder, EncoderSource
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def one_by_one(encoder: Encoder, store: TokenStore, rows) -> torch.Tensor:
 
 
 def stored(encoder: Encoder, store: TokenStore) -> np.ndarray:
-    return stored_vectors(lambda: encoder, fingerprint(encoder), store, 0, 2, CPU)
+    return cached_embeddings(lambda: encoder, fingerprint(encoder), store, 0, 2, CPU)
 
 
 def runs(encoder: Encoder) -> list[int]:
@@ -132,7 +132,7 @@ def test_a_changed_encoder_is_not_given_the_vectors_of_the_former_one(encoder, s
 
 
 def test_vectors_take_the_place_of_an_encoder_with_nothing_to_train():
-    placed = Vectors(16)
+    placed = PrecomputedEmbeddings(16)
     given = torch.rand(3, 16)
     assert placed(given) is given
     assert placed.size == 16

@@ -17,14 +17,14 @@ from counterpoise.balance import (
     Deferred,
     DistributionBalanced,
     EffectiveNumber,
+    InverseFrequency,
     LogitAdjusted,
-    Power,
     PowerSampler,
     Strategy,
+    cross_entropy,
     focal,
-    likelihood,
 )
-from counterpoise.data.batching import divided
+from counterpoise.data.batching import split_batch
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.token_store import load_tokenizer
@@ -37,7 +37,7 @@ from counterpoise.training.callbacks import Progress
 from counterpoise.training.trainer import build
 
 SPLITS = ("train", "validation", "test")
-BALANCED = Strategy(PowerSampler(), Power(1.0))
+BALANCED = Strategy(PowerSampler(), InverseFrequency(1.0))
 
 
 class Gradients(pl.Callback):
@@ -74,7 +74,7 @@ def parts(tables, tiny_encoder, cache):
         data.prepare_data()
         data.setup()
         plan = strategy.plan(data.labels, data.index, epochs)
-        balance, data.sampler = plan.balance(0), plan.sampler
+        correction, data.sampler = plan.correction(0), plan.sampler
         torch.manual_seed(0)
         model = Classifier(
             source.load(),
@@ -85,8 +85,8 @@ def parts(tables, tiny_encoder, cache):
             data.batch_size,
             losses=plan.loss,
             dropout=dropout,
-            decision=Decision() if balance.multi_label else None,
-            head_bias=balance.prior_logits if balance.multi_label else None,
+            decision=Decision() if correction.multi_label else None,
+            head_bias=correction.prior_logits if correction.multi_label else None,
         )
         return data, model
 
@@ -128,9 +128,9 @@ def logits_and_targets(data: TextDataModule, model: Classifier, split: str) -> t
 @pytest.mark.parametrize("accumulate", [2, 4, 8])
 def test_the_gradient_of_a_step_does_not_depend_on_how_it_is_divided(parts, tmp_path, accumulate):
     whole, model = fitted(parts, tmp_path, precision="64-true")
-    divided, same = fitted(parts, tmp_path, precision="64-true", accumulate_grad_batches=accumulate)
-    assert len(whole) == len(divided) == 3  # the last of 29 rows
-    for one, many in zip(whole, divided, strict=True):
+    split_batch, same = fitted(parts, tmp_path, precision="64-true", accumulate_grad_batches=accumulate)
+    assert len(whole) == len(split_batch) == 3  # the last of 29 rows
+    for one, many in zip(whole, split_batch, strict=True):
         assert one.norm() > 1e-3
         torch.testing.assert_close(many, one, rtol=1e-9, atol=1e-12)
     for one, many in zip(model.parameters(), same.parameters(), strict=True):
@@ -138,7 +138,7 @@ def test_the_gradient_of_a_step_does_not_depend_on_how_it_is_divided(parts, tmp_
 
 
 OF_ONE_CLASS = {
-    "cross-entropy": likelihood,
+    "cross-entropy": cross_entropy,
     "smoothed": partial(CrossEntropy, label_smoothing=0.1),
     "focal": focal,
     "class-balanced focal": partial(focal, label_weights=EffectiveNumber(0.9)),
@@ -146,7 +146,7 @@ OF_ONE_CLASS = {
     "ldam": LDAM,
 }
 OF_MANY_LABELS = {
-    "cross-entropy": likelihood,
+    "cross-entropy": cross_entropy,
     "focal": focal,
     "asymmetric": Asymmetric,
     "distribution-balanced": DistributionBalanced,
@@ -155,12 +155,14 @@ OF_MANY_LABELS = {
 
 @pytest.mark.parametrize("loss", OF_ONE_CLASS.values(), ids=OF_ONE_CLASS)
 def test_the_gradient_of_a_step_does_not_depend_on_its_passes(parts, tables, tmp_path, loss):
-    assert_passes_do_not_matter(parts, tables, tmp_path, Strategy(PowerSampler(), Power(0.25), loss=loss))
+    assert_passes_do_not_matter(parts, tables, tmp_path, Strategy(PowerSampler(), InverseFrequency(0.25), loss=loss))
 
 
 @pytest.mark.parametrize("loss", OF_MANY_LABELS.values(), ids=OF_MANY_LABELS)
 def test_the_gradient_of_several_labels_does_not_depend_on_passes(parts, tagged_tables, tmp_path, loss):
-    assert_passes_do_not_matter(parts, tagged_tables, tmp_path, Strategy(PowerSampler(), Power(0.25), loss=loss))
+    assert_passes_do_not_matter(
+        parts, tagged_tables, tmp_path, Strategy(PowerSampler(), InverseFrequency(0.25), loss=loss)
+    )
 
 
 def assert_passes_do_not_matter(parts, files, tmp_path, strategy) -> None:
@@ -186,7 +188,7 @@ def assert_passes_do_not_matter(parts, files, tmp_path, strategy) -> None:
 def test_a_packed_batch_is_divided_between_texts():
     mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]])
     batch = {"input_ids": torch.arange(6), "attention_mask": mask, "targets": torch.tensor([0, 1, 2])}
-    first, second = divided(batch, 2)
+    first, second = split_batch(batch, 2)
     assert first["input_ids"].tolist() == [0, 1, 2, 3]
     assert second["input_ids"].tolist() == [4, 5]
     assert second["attention_mask"].tolist() == [[1, 1, 0]]
@@ -243,8 +245,8 @@ def test_an_evaluation_batch_that_does_not_fit_into_memory_is_divided(parts, tmp
     (expected,) = fit.test(model, datamodule=data, verbose=False)
     longest = max(batch["input_ids"].numel() for batch in data.test_dataloader())
     model.encoder = Crowded(model.encoder, longest // 3)
-    (divided,) = fit.test(model, datamodule=data, verbose=False)
-    assert divided == pytest.approx(expected, rel=1e-5)
+    (split_batch,) = fit.test(model, datamodule=data, verbose=False)
+    assert split_batch == pytest.approx(expected, rel=1e-5)
     assert min(model.encoder.passes) < 3
 
 
@@ -260,7 +262,7 @@ def test_the_gradient_is_that_of_the_weighted_loss_over_the_batch_size(parts, tm
     gradients = Gradients()
     sequence = list(data.train_dataloader())
     logits = model(sequence[0])
-    weights = torch.from_numpy(BALANCED.balance(data.labels, data.index).weights).float()
+    weights = torch.from_numpy(BALANCED.correction(data.labels, data.index).class_weights).float()
     classes = sequence[0]["targets"]
     loss = (weights[classes] * F.cross_entropy(logits, classes, reduction="none")).sum() / 32
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
@@ -470,7 +472,7 @@ def test_several_labels_get_the_same_gradient_however_a_step_is_divided(parts, t
 
 
 def test_the_loss_of_several_labels_starts_at_the_entropy_of_the_priors(parts, tagged_tables, tmp_path):
-    data, model = parts(Strategy(PowerSampler(), Power(0.0)), files=tagged_tables)
+    data, model = parts(Strategy(PowerSampler(), InverseFrequency(0.0)), files=tagged_tables)
     torch.nn.init.zeros_(model.head.weight)
     fit = trainer(tmp_path, limit_val_batches=1.0)
     (metrics,) = fit.validate(model, datamodule=data, verbose=False)
@@ -505,7 +507,7 @@ def test_the_weights_of_texts_weigh_their_losses(parts, tagged_tables, tmp_path)
 
 
 def test_a_loss_with_margins_gets_logits_that_are_cosines(parts, tmp_path):
-    data, model = parts(Strategy(PowerSampler(), Power(0.0), LDAM), Optim(encoder_lr=3e-3, head_lr=1e-2))
+    data, model = parts(Strategy(PowerSampler(), InverseFrequency(0.0), LDAM), Optim(encoder_lr=3e-3, head_lr=1e-2))
     logits, _ = logits_and_targets(data, model, "test")
     assert logits.abs().max() <= 30
     model.head.weight.data *= 100
@@ -529,20 +531,20 @@ class Losses(pl.Callback):
 
 
 def test_each_epoch_has_its_own_loss_and_its_own_draws(parts, tmp_path):
-    scheduled = Strategy(PowerSampler(0.5), Power(0.5), schedule=Deferred(2))
+    scheduled = Strategy(PowerSampler(0.5), InverseFrequency(0.5), schedule=Deferred(2))
     data, model = parts(scheduled, epochs=3)
     seen = Losses()
     trainer(tmp_path, max_epochs=3, callbacks=[seen]).fit(model, datamodule=data)
-    final = scheduled.balance(data.labels, data.index)
+    final = scheduled.correction(data.labels, data.index)
     assert seen.weights[:6] == [[1.0] * 4] * 6  # three steps an epoch
-    np.testing.assert_allclose(seen.weights[6:], [final.weights] * 3, rtol=1e-6)
+    np.testing.assert_allclose(seen.weights[6:], [final.class_weights] * 3, rtol=1e-6)
     drawn = np.array(seen.classes).reshape(3, 3, 4).sum(1)
     assert (abs(drawn[:2] - data.counts) <= 1).all()
-    assert (abs(drawn[2] - final.drawn_counts) <= 1).all()
+    assert (abs(drawn[2] - final.expected_class_counts) <= 1).all()
 
 
 def test_the_weighted_validation_loss_is_that_of_the_epoch(parts, tmp_path):
-    scheduled = Strategy(weights=Power(1.0), schedule=Deferred(1))
+    scheduled = Strategy(weights=InverseFrequency(1.0), schedule=Deferred(1))
     data, model = parts(scheduled, Optim(encoder_lr=0.0, head_lr=0.0), epochs=2)
     logged = []
 

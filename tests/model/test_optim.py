@@ -7,7 +7,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from counterpoise.errors import UserError
-from counterpoise.model.embeddings import Vectors
+from counterpoise.model.embeddings import PrecomputedEmbeddings
 from counterpoise.model.encoder import Encoder
 from counterpoise.model.optim import Optim
 
@@ -67,7 +67,7 @@ def test_frozen_parameters_have_a_group_too(encoder, head):
 
 @pytest.mark.parametrize("layer_decay", [1.0, 0.9])
 def test_beside_vectors_the_head_alone_is_trained(head, layer_decay):
-    groups = Optim(layer_decay=layer_decay, head_lr=0.3).groups(Vectors(8), head)
+    groups = Optim(layer_decay=layer_decay, head_lr=0.3).groups(PrecomputedEmbeddings(8), head)
     assert [p for group in groups for p in group["params"]] == list(head.parameters())
     assert {group["lr"] for group in groups} == {0.3}
 

@@ -7,8 +7,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, recall_score
 from torch import nn
 
-from counterpoise.balance import LDAM, BinaryCrossEntropy, ClassIndex, CrossEntropy, Power, PowerSampler, Strategy
-from counterpoise.balance.prior_correction import natural_shift, post_hoc
+from counterpoise.balance import (
+    LDAM,
+    BinaryCrossEntropy,
+    ClassIndex,
+    CrossEntropy,
+    InverseFrequency,
+    PowerSampler,
+    Strategy,
+)
+from counterpoise.balance.prior_correction import natural_prior_shift, post_hoc
 from counterpoise.errors import UserError
 from counterpoise.model.heads import CosineHead
 from counterpoise.model.second_stage import FirstStage, PostHoc, Refined, Retrained, TauNormalised
@@ -53,14 +61,14 @@ def bayes(shares: np.ndarray) -> nn.Linear:
 def after(strategy: Strategy = PLAIN, targets=TARGETS, **given) -> FirstStage:
     """What a training to the optimum leaves."""
     index = ClassIndex.of(targets["train"], 3)
-    balance = strategy.balance(list("abc"), index)
+    correction = strategy.correction(list("abc"), index)
     left = {
-        "head": bayes(balance.emphasis),
+        "head": bayes(correction.effective_prior),
         "vectors": VECTORS.__getitem__,
         "targets": targets,
         "weights": None,
-        "balance": balance,
-        "emphasis": None if balance.multi_label else strategy.loss(balance).emphasis(balance),
+        "correction": correction,
+        "effective_prior": None if correction.multi_label else strategy.loss(correction).effective_prior(correction),
         "score": macro_recall,
         "dropout": 0.0,
         "seed": 0,
@@ -82,9 +90,9 @@ def refused(action, *arguments, **options) -> str:
 
 STRATEGIES = {
     "plain": PLAIN,
-    "square_root": Strategy(weights=Power(0.5)),
+    "square_root": Strategy(weights=InverseFrequency(0.5)),
     "half sampled": Strategy(PowerSampler(0.5)),
-    "balanced": Strategy(PowerSampler(0.5), Power(0.5)),
+    "balanced": Strategy(PowerSampler(0.5), InverseFrequency(0.5)),
 }
 after_every = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 
@@ -97,9 +105,9 @@ class TestPostHoc:
     def test_the_logits_are_those_of_logit_adjustment(self, strategy, tau):
         first = after(strategy)
         refined = PostHoc(tau)(first)
-        expected = post_hoc(logits_of(first.head), first.emphasis, tau)
+        expected = post_hoc(logits_of(first.head), first.effective_prior, tau)
         np.testing.assert_allclose(logits_of(refined.head), expected, atol=1e-5)
-        assert refined.facts == {"tau": tau}
+        assert refined.results == {"tau": tau}
 
     @after_every
     @pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
@@ -129,11 +137,11 @@ class TestPostHoc:
         assert f"strategy.second_stage.tau={tau}: use a number from 0 to 1, or auto" in refused(PostHoc, tau)
 
     def test_logits_that_stand_for_no_shares_are_refused(self):
-        balance = after().balance
-        smooth = CrossEntropy(balance, label_smoothing=0.1)
-        PostHoc().check(balance, smooth)  # by and large, they do
+        correction = after().correction
+        smooth = CrossEntropy(correction, label_smoothing=0.1)
+        PostHoc().check(correction, smooth)  # by and large, they do
         unscaled = nn.CrossEntropyLoss()
-        assert "no prior to adjust them by" in refused(PostHoc().check, balance, unscaled)
+        assert "no prior to adjust them by" in refused(PostHoc().check, correction, unscaled)
 
 
 class TestTauNormalised:
@@ -184,7 +192,7 @@ class TestAuto:
         scores = [macro_recall(logits_of(stage(float(tau))(first).head), CLASSES) for tau in grid]
         assert len(set(scores)) > 3
         refined = stage("auto")(first)
-        assert refined.facts == {"tau": grid[int(np.argmax(scores))]}
+        assert refined.results == {"tau": grid[int(np.argmax(scores))]}
         assert macro_recall(logits_of(refined.head), CLASSES) == max(scores)
 
     def test_any_score_can_choose(self, stage, grid):
@@ -194,10 +202,10 @@ class TestAuto:
             def score(logits, targets, wanted=made[highest]):
                 return -np.abs(logits - wanted).max()
 
-            assert stage("auto")(after(score=score)).facts == {"tau": grid[highest]}
+            assert stage("auto")(after(score=score)).results == {"tau": grid[highest]}
 
     def test_of_equal_scores_the_first_is_taken(self, stage, grid):
-        assert stage("auto")(after(score=lambda logits, targets: 1.0)).facts == {"tau": 0.0}
+        assert stage("auto")(after(score=lambda logits, targets: 1.0)).results == {"tau": 0.0}
 
     def test_texts_of_the_validation_split_decide(self, stage, grid):
         seen = []
@@ -207,15 +215,15 @@ class TestAuto:
         assert seen == ["validation"]
 
     def test_several_labels_a_text_are_refused(self, stage, grid):
-        balance = after(targets=TAGS).balance
-        told = refused(stage().check, balance, BinaryCrossEntropy(balance))
+        correction = after(targets=TAGS).correction
+        told = refused(stage().check, correction, BinaryCrossEntropy(correction))
         assert told.startswith("strategy.second_stage: ")
         assert "is for texts of one class" in told
 
     def test_a_cosine_head_is_refused_and_a_linear_one_is_not(self, stage, grid):
-        balance = after().balance
-        assert "a cosine head has neither bias nor norms" in refused(stage().check, balance, LDAM(balance))
-        stage().check(balance, CrossEntropy(balance))
+        correction = after().correction
+        assert "a cosine head has neither bias nor norms" in refused(stage().check, correction, LDAM(correction))
+        stage().check(correction, CrossEntropy(correction))
 
 
 THOROUGH = Retrained(epochs=40, lr=0.05, batch_size=64)
@@ -254,7 +262,7 @@ class TestRetrained:
     def test_of_several_labels_it_is_one_regression_each_on_what_is_drawn(self):
         first = after(targets=TAGS)
         logits = logits_of(THOROUGH(first).head, "train")
-        rates = PowerSampler(1.0).rates(first.balance.index)
+        rates = PowerSampler(1.0).rates(first.correction.index)
         for c, held in enumerate(TAGS["train"].toarray().T):
             reference = LogisticRegression(C=np.inf, tol=1e-8).fit(VECTORS["train"], held, sample_weight=rates)
             best = log_loss(held, reference.predict_proba(VECTORS["train"]), sample_weight=rates)
@@ -265,13 +273,13 @@ class TestRetrained:
     @pytest.mark.parametrize("targets", [TARGETS, TAGS], ids=["single_label", "multi_label"])
     def test_the_shift_is_that_of_what_the_new_head_was_trained_on(self, targets):
         # Whatever the first stage corrected: the new head has seen none of it.
-        first = after(Strategy(weights=Power(0.5)), targets)
-        expected = natural_shift(Strategy(PowerSampler(1.0)).balance(list("abc"), first.balance.index))
+        first = after(Strategy(weights=InverseFrequency(0.5)), targets)
+        expected = natural_prior_shift(Strategy(PowerSampler(1.0)).correction(list("abc"), first.correction.index))
         refined = Retrained(epochs=1)(first)
         np.testing.assert_allclose(refined.shift, expected, rtol=1e-12)
         if targets is TARGETS:
             np.testing.assert_allclose(refined.shift, np.log(550 / 3 / COUNTS), rtol=1e-12)
-        assert refined.facts == {"epochs": 1, "steps": 5}  # 550 texts in steps of 128
+        assert refined.results == {"epochs": 1, "steps": 5}  # 550 texts in steps of 128
 
     def test_it_is_a_function_of_the_seed_and_leaves_all_else_alone(self):
         first = after(dropout=0.3)
@@ -293,11 +301,11 @@ class TestRetrained:
 
     @pytest.mark.parametrize("targets", [TARGETS, TAGS], ids=["single_label", "multi_label"])
     def test_it_can_be_trained_whatever_the_first_head_was(self, targets):
-        balance = after(targets=targets).balance
-        Retrained().check(balance, nn.Identity())
+        correction = after(targets=targets).correction
+        Retrained().check(correction, nn.Identity())
 
     def test_a_cosine_head_is_replaced_by_a_linear_one(self):
-        refined = Retrained(epochs=1)(after(head=CosineHead(3, 3, 30.0), emphasis=None))
+        refined = Retrained(epochs=1)(after(head=CosineHead(3, 3, 30.0), effective_prior=None))
         assert isinstance(refined, Refined)
         assert refined.head.bias is not None
 

@@ -12,7 +12,7 @@ from counterpoise.metrics import calibration
 from counterpoise.metrics import multi_label as multilabel
 from counterpoise.metrics import single_label as metrics
 from counterpoise.metrics.buckets import Bounds
-from counterpoise.training.results import RunFacts
+from counterpoise.training.results import RunResults
 
 HOSTILE = [
     "<script>window.hacked=1</script>",
@@ -24,7 +24,7 @@ LABELS = [*HOSTILE, "ordinary", "rare"]
 TEXTS = 240
 
 
-def single_label(seed: int = 0, **changes: Any) -> RunFacts:
+def single_label(seed: int = 0, **changes: Any) -> RunResults:
     """Returns a run of one class a text: six classes of 120 to 1 training texts."""
     rng, counts = np.random.default_rng(seed), np.array([120, 60, 30, 12, 4, 1])
     train = np.repeat(np.arange(6), counts)
@@ -41,7 +41,7 @@ def single_label(seed: int = 0, **changes: Any) -> RunFacts:
     return _facts(train, splits, measured, rng, **changes)
 
 
-def multi_label(seed: int = 0, **changes: Any) -> RunFacts:
+def multi_label(seed: int = 0, **changes: Any) -> RunResults:
     """Returns a run of any number of labels a text: six labels, thresholds of their own."""
     rng, shares = np.random.default_rng(seed), np.array([0.5, 0.3, 0.15, 0.08, 0.05, 0.01])
     train = csr_matrix(rng.random((400, 6)) < shares)
@@ -60,8 +60,8 @@ def multi_label(seed: int = 0, **changes: Any) -> RunFacts:
     return _facts(train, splits, measured, rng, **{"decided": decided, "thresholds": thresholds} | changes)
 
 
-def _facts(train: Any, splits: Any, measured: Any, rng: np.random.Generator, **changes: Any) -> RunFacts:
-    balance = Strategy(sampler=PowerSampler(0.5)).balance(LABELS, ClassIndex.of(train, 6))
+def _facts(train: Any, splits: Any, measured: Any, rng: np.random.Generator, **changes: Any) -> RunResults:
+    correction = Strategy(sampler=PowerSampler(0.5)).correction(LABELS, ClassIndex.of(train, 6))
     words = np.array([*HOSTILE, "word", "another"])
     texts = [" ".join(words[rng.integers(6, size=rng.integers(3, 60))]) for _ in range(TEXTS)]
     steps = np.arange(9, 200, 10)
@@ -71,19 +71,19 @@ def _facts(train: Any, splits: Any, measured: Any, rng: np.random.Generator, **c
     arguments = {
         "name": "run <i>one</i>",
         "strategy": "combined",
-        "scout": False,
+        "probe": False,
         "config": {"seed": 3, "encoder": {"name": "tiny"}, "data": {"train": "a<b>.csv"}},
         "metrics": {
             **measured,
             "train_sample": measured["test"] | {"macro_f1": 0.99},
-            "strategy": {"weight_ratio": 2.0, "effective_sample_fraction": 0.8},
+            "strategy": {"weight_ratio": 2.0, "effective_sample_size": 0.8},
             "data": {name: {"examples": 10, "dropped": {"without <text>": 1}, "unseen": 0} for name in splits},
             "epochs": 2,
             "steps": 200,
         },
         "seconds": 75.0,
-        "balance": balance,
-        "emphasis": balance.emphasis,
+        "correction": correction,
+        "effective_prior": correction.effective_prior,
         "bounds": Bounds(20, 50),
         "ids": [f"id<{row}>" for row in range(TEXTS)],
         "texts": lambda rows: [texts[row] for row in rows],
@@ -95,9 +95,9 @@ def _facts(train: Any, splits: Any, measured: Any, rng: np.random.Generator, **c
         "max_length": 32,
         "cut": 0.03,
         "calibration": calibration.measure(
-            LABELS, balance.counts, splits["validation"], splits["test"], (None, np.zeros(6)), Bounds(20, 50)
+            LABELS, correction.counts, splits["validation"], splits["test"], (None, np.zeros(6)), Bounds(20, 50)
         ),
         "history": history,
         "audit": ["a line with <script>window.hacked=1</script>"],
     }
-    return RunFacts(**arguments | changes)
+    return RunResults(**arguments | changes)

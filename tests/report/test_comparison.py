@@ -30,7 +30,7 @@ def compared(
     classes: int = 14,
     names: list[str] | None = None,
     labels: list[str] | None = None,
-    scouts: tuple[int, ...] = (),
+    probes: tuple[int, ...] = (),
     seed: int = 0,
 ) -> Comparison:
     """A comparison of invented scores: the second of the groups is the reference, the last class is not in the test."""
@@ -52,7 +52,7 @@ def compared(
             seconds=100.0 * (number + 1),
             epochs=3.0,
             steps=500.0 - 10 * number,
-            scout=number in scouts,
+            probe=number in probes,
         )
         for number, name in enumerate(names)
     ]
@@ -285,13 +285,13 @@ def test_a_single_group_has_a_report_without_comparisons() -> None:
 
 
 def test_scouts_are_called_so(tmp_path: Path) -> None:
-    write_comparison_report(tmp_path / "all.html", compared(groups=2, scouts=(0, 1)))
+    write_comparison_report(tmp_path / "all.html", compared(groups=2, probes=(0, 1)))
     page = (tmp_path / "all.html").read_text(encoding="utf-8")
-    assert re.search(r"<h1>.*\(scout\)</h1>", page)
-    assert "scout: the encoder stays frozen" in subtitle(compared(groups=2, scouts=(0, 1)))
-    assert "some are scouts" in subtitle(compared(groups=3, scouts=(1,)))
-    assert "group 1 (scout)" in str(panels(compared(groups=3, scouts=(1,)))[1].body)
-    assert "scout" not in subtitle(compared(groups=3))
+    assert re.search(r"<h1>.*\(probe\)</h1>", page)
+    assert "probe: the encoder stays frozen" in subtitle(compared(groups=2, probes=(0, 1)))
+    assert "some are probes" in subtitle(compared(groups=3, probes=(1,)))
+    assert "group 1 (probe)" in str(panels(compared(groups=3, probes=(1,)))[1].body)
+    assert "probe" not in subtitle(compared(groups=3))
 
 
 def test_the_leaderboard_marks_the_best_of_each_column_and_what_is_more_than_chance() -> None:

@@ -25,7 +25,7 @@ from counterpoise.report.run import calibration as trust
 from counterpoise.report.run import classes, headline, mistakes, strategy
 from counterpoise.report.run import learning as training
 from counterpoise.report.run.page import write_run_report
-from counterpoise.training.results import RunFacts, one_hot
+from counterpoise.training.results import RunResults, one_hot
 from report.runs import HOSTILE, LABELS, TEXTS, multi_label, single_label
 
 PANELS = ["scores", "strategy", "recall", "confusion", "curves", "calibration", "errors", "learning", "data"]
@@ -42,9 +42,9 @@ def block(body: str, name: str) -> Any:
 
 
 def test_a_strategy_that_does_nothing_is_not_drawn_as_a_mountain_of_rounding_errors() -> None:
-    facts = single_label()
-    plain = replace(facts, balance=Strategy().balance(facts.labels, facts.balance.index))
-    drawn = re.search(r'<script type="application/json">(.*?)</script>', strategy.balance(plain).body, re.DOTALL)
+    results = single_label()
+    plain = replace(results, correction=Strategy().correction(results.labels, results.correction.index))
+    drawn = re.search(r'<script type="application/json">(.*?)</script>', strategy.correction(plain).body, re.DOTALL)
     assert drawn
     low, high = json.loads(drawn[1])["layout"]["yaxis2"]["range"]
     assert 10**low <= 0.5
@@ -52,35 +52,35 @@ def test_a_strategy_that_does_nothing_is_not_drawn_as_a_mountain_of_rounding_err
 
 
 @pytest.mark.parametrize("facts", [single_label(), multi_label()], ids=["single", "multi"])
-def test_headline_scores_are_those_of_metrics_inside_their_intervals(facts: RunFacts) -> None:
-    nothing = csr_matrix(facts.truth.shape, dtype=bool)
-    found = headline.estimates(facts, nothing)
-    compared = [name for name in found if name in facts.metrics["test"]]
+def test_headline_scores_are_those_of_metrics_inside_their_intervals(results: RunResults) -> None:
+    nothing = csr_matrix(results.truth.shape, dtype=bool)
+    found = headline.estimates(results, nothing)
+    compared = [name for name in found if name in results.metrics["test"]]
     assert {"macro_f1", "tail_recall"} <= set(compared)
     for name in compared:
-        assert found[name].value == pytest.approx(facts.metrics["test"][name])
+        assert found[name].value == pytest.approx(results.metrics["test"][name])
         assert found[name].low <= found[name].value <= found[name].high
         assert found[name].baseline == 0
 
 
 def test_the_baseline_of_one_class_is_always_the_largest() -> None:
-    facts = single_label()
+    results = single_label()
     always = one_hot(np.zeros(TEXTS, int), len(LABELS))
-    found = headline.estimates(facts, always)
-    scores = metrics.scores(metrics.confusion_matrix(facts.test_targets, np.zeros(TEXTS, int), 6), facts.counts)
+    found = headline.estimates(results, always)
+    scores = metrics.scores(metrics.confusion_matrix(results.test_targets, np.zeros(TEXTS, int), 6), results.counts)
     assert found["accuracy"].baseline == pytest.approx(scores["majority_accuracy"])
     assert found["macro_f1"].baseline == pytest.approx(scores["majority_macro_f1"])
 
 
 def test_confusions_of_one_class_are_the_confusion_matrix() -> None:
-    facts = single_label()
-    expected = metrics.confusion_matrix(facts.test_targets, facts.test_logits.argmax(1), 6)
-    assert (mistakes.confused(facts.truth, facts.given, False).toarray() == expected).all()
+    results = single_label()
+    expected = metrics.confusion_matrix(results.test_targets, results.test_logits.argmax(1), 6)
+    assert (mistakes.confused(results.truth, results.given, False).toarray() == expected).all()
 
 
 def test_confusions_of_labels_count_texts_where_one_is_missed_and_another_wrongly_given() -> None:
-    facts = multi_label()
-    truth, given = facts.test_targets.toarray(), facts.decided
+    results = multi_label()
+    truth, given = results.test_targets.toarray(), results.decided
     expected = np.zeros((6, 7), int)
     for true, got in zip(truth, given, strict=True):
         wrong = np.flatnonzero(got & ~true)
@@ -88,39 +88,39 @@ def test_confusions_of_labels_count_texts_where_one_is_missed_and_another_wrongl
             for instead in wrong if len(wrong) else [6]:
                 expected[missed, instead] += 1
     assert expected.sum() > 20
-    assert (mistakes.confused(facts.truth, facts.given, True).toarray() == expected).all()
+    assert (mistakes.confused(results.truth, results.given, True).toarray() == expected).all()
 
 
 def test_binned_counts_are_exact_at_every_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classes, "CELLS", 6 * 50)
-    facts = multi_label()
-    found = classes.binned(facts.test_logits, facts.truth)
-    above = [np.asarray(found[name])[:, ::-1].cumsum(axis=1)[:, ::-1] for name in ("called", "hits")]
+    results = multi_label()
+    found = classes.binned(results.test_logits, results.truth)
+    above = [np.asarray(found[name])[:, ::-1].cumsum(axis=1)[:, ::-1] for name in ("called", "true_positives")]
     for k, threshold in enumerate(classes.GRID):
-        decided = expit(facts.test_logits.astype(float)) > threshold
+        decided = expit(results.test_logits.astype(float)) > threshold
         assert (above[0][:, k + 1] == decided.sum(axis=0)).all()
-        assert (above[1][:, k + 1] == (decided & facts.test_targets.toarray()).sum(axis=0)).all()
+        assert (above[1][:, k + 1] == (decided & results.test_targets.toarray()).sum(axis=0)).all()
     assert found["texts"] == TEXTS
 
 
 @pytest.mark.parametrize("facts", [single_label(), multi_label()], ids=["single", "multi"])
-def test_curves_have_the_average_precision_of_scikit_learn(facts: RunFacts) -> None:
-    content = block(classes.curves(facts).body, "curves-data")
-    scores = facts.test_logits if facts.multi_label else softmax(facts.test_logits.astype(float), axis=1)
+def test_curves_have_the_average_precision_of_scikit_learn(results: RunResults) -> None:
+    content = block(classes.curves(results).body, "curves-data")
+    scores = results.test_logits if results.multi_label else softmax(results.test_logits.astype(float), axis=1)
     for c, series in enumerate(content["series"]):
-        truth = facts.truth[:, [c]].toarray().ravel()
+        truth = results.truth[:, [c]].toarray().ravel()
         if not truth.any():
             assert series is None
             continue
-        recall = np.array(series["hits"]) / truth.sum()
-        precision = np.array(series["hits"]) / series["called"]
+        recall = np.array(series["true_positives"]) / truth.sum()
+        precision = np.array(series["true_positives"]) / series["called"]
         area = np.diff(recall, prepend=0) @ precision
         assert area == pytest.approx(average_precision_score(truth, scores[:, c]))
 
 
 def test_equal_scores_are_one_point_of_a_curve() -> None:
-    facts = single_label()
-    content = block(classes.curves(replace(facts, test_logits=np.zeros((TEXTS, 6)))).body, "curves-data")
+    results = single_label()
+    content = block(classes.curves(replace(results, test_logits=np.zeros((TEXTS, 6)))).body, "curves-data")
     assert content["series"][0]["called"] == [TEXTS]
 
 
@@ -133,20 +133,20 @@ def test_the_worst_mistakes_are_kept_and_some_of_every_class() -> None:
 
 
 def test_mistakes_of_one_class_are_the_wrong_texts_the_surest_first() -> None:
-    facts = single_label()
-    listed = block(mistakes.errors(facts).body, "errors-data")["errors"]
-    wrong = np.flatnonzero(facts.test_logits.argmax(1) != facts.test_targets)
+    results = single_label()
+    listed = block(mistakes.errors(results).body, "errors-data")["errors"]
+    wrong = np.flatnonzero(results.test_logits.argmax(1) != results.test_targets)
     assert {each["row"] for each in listed} == set(wrong.tolist())
-    sure = softmax(facts.test_logits.astype(float), axis=1).max(axis=1)
+    sure = softmax(results.test_logits.astype(float), axis=1).max(axis=1)
     assert [each["p"] for each in listed] == sorted(sure[wrong].round(4), reverse=True)
 
 
 def test_mistakes_of_labels_are_wrongly_given_or_missed() -> None:
-    facts = multi_label()
-    content = block(mistakes.errors(facts).body, "errors-data")
+    results = multi_label()
+    content = block(mistakes.errors(results).body, "errors-data")
     for each in content["errors"]:
-        true = facts.test_targets[each["row"], each["label"]]
-        given = facts.decided[each["row"], each["label"]]  # type: ignore[index]
+        true = results.test_targets[each["row"], each["label"]]
+        given = results.decided[each["row"], each["label"]]  # type: ignore[index]
         assert (each["kind"] == "given") == given
         assert true != given
     kinds = [each["kind"] for each in content["errors"]]
@@ -154,37 +154,39 @@ def test_mistakes_of_labels_are_wrongly_given_or_missed() -> None:
     assert content["texts"].keys() == {str(each["row"]) for each in content["errors"]}
 
 
-def distances(facts: RunFacts, kind: str) -> list[float]:
+def distances(results: RunResults, kind: str) -> list[float]:
     """Returns how far beyond their thresholds the mistakes of a kind are, in their order."""
-    found = [each for each in block(mistakes.errors(facts).body, "errors-data")["errors"] if each["kind"] == kind]
-    assert facts.thresholds is not None
-    beyond = [facts.test_logits[each["row"], each["label"]] - logit(facts.thresholds[each["label"]]) for each in found]
+    found = [each for each in block(mistakes.errors(results).body, "errors-data")["errors"] if each["kind"] == kind]
+    assert results.thresholds is not None
+    beyond = [
+        results.test_logits[each["row"], each["label"]] - logit(results.thresholds[each["label"]]) for each in found
+    ]
     return [value if kind == "given" else -value for value in beyond]
 
 
 def test_the_worst_label_is_the_furthest_on_the_wrong_side_of_its_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mistakes, "WORST", 10_000)
-    facts = multi_label()
-    assert facts.decided is not None
-    assert facts.thresholds is not None
+    results = multi_label()
+    assert results.decided is not None
+    assert results.thresholds is not None
     # As at_least_one gives them: some labels far below their thresholds.
-    forced = replace(facts, decided=facts.decided | (facts.test_logits < -1))
+    forced = replace(results, decided=results.decided | (results.test_logits < -1))
     for kind in ("given", "missed"):
-        for each in (facts, forced):
+        for each in (results, forced):
             found = distances(each, kind)
             assert found == sorted(found, reverse=True)
     assert min(distances(forced, "given")) < 0 < max(distances(forced, "given"))
 
 
 @pytest.fixture(scope="module")
-def most_probable() -> RunFacts:
+def most_probable() -> RunResults:
     """A run that gives each text its two most probable labels."""
-    facts = multi_label()
-    ranks = np.argsort(np.argsort(-facts.test_logits, axis=1), axis=1)
-    return replace(facts, decided=ranks < 2, thresholds=np.full(6, 0.5), config={"decision": {"top_k": 2}})
+    results = multi_label()
+    ranks = np.argsort(np.argsort(-results.test_logits, axis=1), axis=1)
+    return replace(results, decided=ranks < 2, thresholds=np.full(6, 0.5), config={"decision": {"top_k": 2}})
 
 
-def test_where_the_most_probable_labels_are_given_nothing_is_said_of_thresholds(most_probable: RunFacts) -> None:
+def test_where_the_most_probable_labels_are_given_nothing_is_said_of_thresholds(most_probable: RunResults) -> None:
     panel = mistakes.errors(most_probable)
     assert panel.note.startswith("Each text got its 2 most probable labels.")
     listed = block(panel.body, "errors-data")["errors"]
@@ -210,10 +212,10 @@ def options(body: str, role: str) -> dict[str, int]:
 
 def test_filters_count_all_mistakes_and_the_note_says_how_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mistakes, "WORST", 5)
-    facts = single_label()
-    predicted, truth = facts.test_logits.argmax(1), np.asarray(facts.test_targets)
+    results = single_label()
+    predicted, truth = results.test_logits.argmax(1), np.asarray(results.test_targets)
     wrong = predicted != truth
-    panel = mistakes.errors(facts)
+    panel = mistakes.errors(results)
     for role, classes_ in (("true", truth), ("predicted", predicted)):
         expected = np.bincount(classes_[wrong], minlength=6)
         assert options(panel.body, role) == {LABELS[c]: expected[c] for c in np.flatnonzero(expected)}
@@ -228,36 +230,36 @@ def test_filters_count_all_mistakes_and_the_note_says_how_many_are_kept(monkeypa
     assert options(panel.body, "label") == {LABELS[c]: missed_or_given[c] for c in np.flatnonzero(missed_or_given)}
     assert f"of {missed_or_given.sum()}: the first" in panel.note
     monkeypatch.undo()
-    assert "Kept" not in mistakes.errors(facts).note
+    assert "Kept" not in mistakes.errors(results).note
 
 
 def test_a_text_that_is_cut_ends_with_an_ellipsis(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mistakes, "CHARACTERS", 5)
-    facts = replace(single_label(), texts=lambda rows: ["12345" if row % 2 else "123456" for row in rows])
-    texts = block(mistakes.errors(facts).body, "errors-data")["texts"]
+    results = replace(single_label(), texts=lambda rows: ["12345" if row % 2 else "123456" for row in rows])
+    texts = block(mistakes.errors(results).body, "errors-data")["texts"]
     assert {text for row, text in texts.items() if int(row) % 2} == {"12345"}
     assert {text for row, text in texts.items() if not int(row) % 2} == {"12345…"}
 
 
 def test_the_verdict_names_memory_the_worst_bucket_and_a_rising_loss() -> None:
-    facts = single_label()
-    text = training.verdict(facts)
-    gap = 0.99 - facts.metrics["test"]["macro_f1"]
+    results = single_label()
+    text = training.verdict(results)
+    gap = 0.99 - results.metrics["test"]["macro_f1"]
     assert f"Macro F1 is {gap:.2f} higher on training texts" in text
     assert "risen by 50% since step 100" in text
-    close = facts.metrics | {"train_sample": facts.metrics["test"]}
-    assert "close" in training.verdict(replace(facts, metrics=close, history=None))
+    close = results.metrics | {"train_sample": results.metrics["test"]}
+    assert "close" in training.verdict(replace(results, metrics=close, history=None))
 
 
 def test_the_loss_is_at_its_lowest_at_the_end_only_where_it_is_and_longer_may_help_while_f1_rises() -> None:
-    facts = single_label()
-    assert facts.history is not None
+    results = single_label()
+    assert results.history is not None
 
     def said(losses: list[float], scores: list[float]) -> str:
-        history = facts.history.loc[:4].assign(**{"val/loss": np.nan, "val/macro_f1": np.nan})  # type: ignore[union-attr]
+        history = results.history.loc[:4].assign(**{"val/loss": np.nan, "val/macro_f1": np.nan})  # type: ignore[union-attr]
         history.loc[range(len(losses)), "val/loss"] = losses
         history.loc[range(len(scores)), "val/macro_f1"] = scores
-        words = training.verdict(replace(facts, history=history))
+        words = training.verdict(replace(results, history=history))
         return words[words.index("The validation loss") :] if "The validation loss" in words else ""
 
     assert said([0.5, 0.4], [0.5, 0.6]) == "The validation loss was still at its lowest at the end."
@@ -278,7 +280,7 @@ COUNTS = np.array([120, 60, 30, 12, 4, 1])
 
 
 @pytest.mark.parametrize(
-    ("emphasis", "words"),
+    ("effective_prior", "words"),
     [
         (COUNTS, "Nothing: the largest class counts 120 times the smallest, as in the data."),
         (
@@ -294,22 +296,22 @@ COUNTS = np.array([120, 60, 30, 12, 4, 1])
         (np.array([0, 1, 1, 1, 1, 1]), "in training it does not count."),
     ],
 )
-def test_the_strategy_is_told_by_the_largest_and_the_smallest_class(emphasis: np.ndarray, words: str) -> None:
-    assert words in strategy.effect(single_label(emphasis=emphasis / emphasis.sum()))
+def test_the_strategy_is_told_by_the_largest_and_the_smallest_class(effective_prior: np.ndarray, words: str) -> None:
+    assert words in strategy.effect(single_label(effective_prior=effective_prior / effective_prior.sum()))
 
 
 def test_of_classes_of_one_size_the_strategy_is_told_by_all() -> None:
-    facts = single_label()
+    results = single_label()
     index = ClassIndex.of(np.arange(60) % 6, 6)
-    even = replace(facts, balance=Strategy().balance(LABELS, index), emphasis=np.full(6, 1 / 6))
+    even = replace(results, correction=Strategy().correction(LABELS, index), effective_prior=np.full(6, 1 / 6))
     assert strategy.effect(even) == "Nothing: every class has as many examples as any other, and counts as much."
-    uneven = replace(even, emphasis=np.array([1, 2, 3, 1, 1, 1]) / 9)
+    uneven = replace(even, effective_prior=np.array([1, 2, 3, 1, 1, 1]) / 9)
     assert "All classes have as many examples; in training one counts up to 3 times as much" in strategy.effect(uneven)
 
 
 def test_what_a_strategy_does_in_its_loss_or_in_a_second_stage_is_told() -> None:
     plain = single_label()
-    plain = replace(plain, emphasis=plain.counts / plain.counts.sum())
+    plain = replace(plain, effective_prior=plain.counts / plain.counts.sum())
 
     def told(settings: dict[str, Any], **metrics: Any) -> str:
         return strategy.effect(replace(plain, config={"strategy": settings}, metrics=plain.metrics | metrics))
@@ -323,16 +325,16 @@ def test_what_a_strategy_does_in_its_loss_or_in_a_second_stage_is_told() -> None
     focal = {"_target_": "counterpoise.balance.focal", "label_weights": {"_target_": "x"}}
     assert told({"loss": focal}).endswith("counts less, with weights of its own.")
     assert told({"loss": {"_target_": "mine.Own"}}).endswith("The strategy trained with the loss Own.")
-    likelihood = {"_target_": "counterpoise.balance.likelihood"}
+    cross_entropy = {"_target_": "counterpoise.balance.cross_entropy"}
     stage = {"_target_": "counterpoise.model.second_stage.TauNormalised", "tau": "auto"}
-    text = told({"loss": likelihood, "second_stage": stage}, second_stage={"tau": 0.7})
+    text = told({"loss": cross_entropy, "second_stage": stage}, second_stage={"tau": 0.7})
     assert text.startswith(unchanged)
     assert text.endswith("in the data. A second stage brought the weights of the head to similar norms (tau 0.7).")
     stage = {"_target_": "counterpoise.model.second_stage.Retrained"}
-    text = told({"loss": likelihood, "second_stage": stage}, second_stage={"epochs": 10, "steps": 1200})
+    text = told({"loss": cross_entropy, "second_stage": stage}, second_stage={"epochs": 10, "steps": 1200})
     assert text.endswith("with a sampler of its own (epochs 10, steps 1,200).")
-    assert told({"loss": likelihood, "second_stage": stage}).startswith("Nothing: ")
-    assert told({"loss": likelihood, "schedule": {"_target_": "x"}}).startswith("Nothing in the epoch of the best ")
+    assert told({"loss": cross_entropy, "second_stage": stage}).startswith("Nothing: ")
+    assert told({"loss": cross_entropy, "schedule": {"_target_": "x"}}).startswith("Nothing in the epoch of the best ")
 
 
 @pytest.mark.parametrize("target", sorted(strategy.LOSSES | strategy.STAGES))
@@ -341,12 +343,12 @@ def test_losses_and_second_stages_are_called_what_they_are(target: str) -> None:
 
 
 def test_rows_that_a_file_lost_are_counted_once_for_the_splits_cut_off_it() -> None:
-    facts = single_label()
+    results = single_label()
     lost = {"without text": 3}
     parts = {name: {"examples": 10, "dropped": lost} for name in ("train", "validation", "test")}
 
     def dropped(**data: Any) -> list[str]:
-        changed = replace(facts, metrics=facts.metrics | {"data": parts}, config={"data": data})
+        changed = replace(results, metrics=results.metrics | {"data": parts}, config={"data": data})
         return training._splits(changed)["dropped"].tolist()
 
     cut = "counted with train"
@@ -360,9 +362,9 @@ def test_factors_are_no_powers_of_ten() -> None:
     assert [factor(value) for value in (1.0, 2.345, 99.4, 99.6, 1060, 2_345_678)] == [
         *("1", "2.35", "99.4", "100", "1,060", "2,345,678"),
     ]
-    facts = single_label()
-    ratio = facts.metrics | {"strategy": {"weight_ratio": 1060.0}}
-    assert "weights up to 1,060 : 1" in headline.headline(replace(facts, metrics=ratio)).body
+    results = single_label()
+    ratio = results.metrics | {"strategy": {"weight_ratio": 1060.0}}
+    assert "weights up to 1,060 : 1" in headline.headline(replace(results, metrics=ratio)).body
 
 
 def test_the_interval_of_a_share_holds_it() -> None:
@@ -392,27 +394,27 @@ def test_a_run_of_one_class_has_no_thresholds_and_one_of_labels_has(tmp_path: Pa
 @pytest.mark.parametrize("made", [single_label, multi_label], ids=["single", "multi"])
 def test_what_is_not_known_is_left_out(tmp_path: Path, made: Any) -> None:
     path = tmp_path / "report.html"
-    write_run_report(path, made(calibration=None, history=None, audit=[], seconds=None, config={}, scout=True))
+    write_run_report(path, made(calibration=None, history=None, audit=[], seconds=None, config={}, probe=True))
     assert "calibration" in sections(path)
-    assert "Scout" in path.read_text()
-    facts = made(calibration=None)
-    broken = facts.test_logits.copy()
+    assert "Probe" in path.read_text()
+    results = made(calibration=None)
+    broken = results.test_logits.copy()
     broken[0, 0] = np.nan
-    write_run_report(path, replace(facts, test_logits=broken))
+    write_run_report(path, replace(results, test_logits=broken))
     assert "calibration" not in sections(path)
 
 
 def test_a_run_without_a_mistake_has_a_report(tmp_path: Path) -> None:
-    for facts in (single_label(calibration=None), multi_label(calibration=None)):
-        perfect = np.where(facts.truth.toarray(), 9.0, -9.0)
-        decided = facts.truth.toarray() if facts.multi_label else None
+    for results in (single_label(calibration=None), multi_label(calibration=None)):
+        perfect = np.where(results.truth.toarray(), 9.0, -9.0)
+        decided = results.truth.toarray() if results.multi_label else None
         scores = (
-            multilabel.scores(decided, perfect, facts.test_targets, facts.counts)
+            multilabel.scores(decided, perfect, results.test_targets, results.counts)
             if decided is not None
-            else metrics.scores(metrics.confusion_matrix(facts.test_targets, perfect.argmax(1), 6), facts.counts)
+            else metrics.scores(metrics.confusion_matrix(results.test_targets, perfect.argmax(1), 6), results.counts)
         )
-        changes = {"test_logits": perfect, "decided": decided, "metrics": facts.metrics | {"test": scores}}
-        write_run_report(tmp_path / "report.html", replace(facts, **changes))  # type: ignore[arg-type]
+        changes = {"test_logits": perfect, "decided": decided, "metrics": results.metrics | {"test": scores}}
+        write_run_report(tmp_path / "report.html", replace(results, **changes))  # type: ignore[arg-type]
         assert "errors" in sections(tmp_path / "report.html")
 
 
@@ -422,8 +424,8 @@ def test_a_run_without_a_mistake_has_a_report(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("reports")
-    for name, facts in (("single", single_label()), ("multi", multi_label())):
-        write_run_report(folder / f"{name}.html", facts)
+    for name, results in (("single", single_label()), ("multi", multi_label())):
+        write_run_report(folder / f"{name}.html", results)
     return {name: folder / f"{name}.html" for name in ("single", "multi")}
 
 
@@ -479,9 +481,9 @@ def numbers(opened: Opened, average: str) -> dict[str, float]:
     return {name: float(text) for name, text in cells}
 
 
-def expected(facts: RunFacts, threshold: float, split: str, average: str) -> dict[str, float]:
-    logits = facts.test_logits if split == "test" else facts.validation_logits
-    targets = facts.test_targets if split == "test" else facts.validation_targets
+def expected(results: RunResults, threshold: float, split: str, average: str) -> dict[str, float]:
+    logits = results.test_logits if split == "test" else results.validation_logits
+    targets = results.test_targets if split == "test" else results.validation_targets
     truth, decided = targets.toarray(), expit(logits.astype(float)) > threshold  # type: ignore[union-attr]
     held = np.flatnonzero(truth.any(axis=0)) if average == "macro" else None
     found = precision_recall_fscore_support(truth, decided, average=average, labels=held, zero_division=0)
@@ -492,32 +494,32 @@ def expected(facts: RunFacts, threshold: float, split: str, average: str) -> dic
 
 
 def test_the_slider_shows_what_a_threshold_does(multi: Opened) -> None:
-    facts, page = multi_label(), multi.page
+    results, page = multi_label(), multi.page
     slider = page.locator("#thresholds-value")
     for average in ("micro", "macro"):
-        assert numbers(multi, average) == pytest.approx(expected(facts, 0.5, "test", average), abs=6e-3)
+        assert numbers(multi, average) == pytest.approx(expected(results, 0.5, "test", average), abs=6e-3)
     slider.focus()
     for _ in range(20):
         page.keyboard.press("ArrowLeft")
     assert page.locator("#thresholds-shown").inner_text() == "0.400"
     for average in ("micro", "macro"):
-        assert numbers(multi, average) == pytest.approx(expected(facts, 0.4, "test", average), abs=6e-3)
+        assert numbers(multi, average) == pytest.approx(expected(results, 0.4, "test", average), abs=6e-3)
     box = slider.bounding_box()
     slider.click(position={"x": 0.8 * box["width"], "y": box["height"] / 2})
     threshold = float(page.locator("#thresholds-shown").inner_text())
     assert 0.7 < threshold < 0.9
     page.locator("#thresholds-split").select_option("validation")
     for average in ("micro", "macro"):
-        assert numbers(multi, average) == pytest.approx(expected(facts, threshold, "validation", average), abs=6e-3)
+        assert numbers(multi, average) == pytest.approx(expected(results, threshold, "validation", average), abs=6e-3)
     page.locator("#thresholds-split").select_option("test")
 
 
 def test_one_label_starts_at_its_own_threshold(multi: Opened) -> None:
-    facts, page = multi_label(), multi.page
+    results, page = multi_label(), multi.page
     page.locator("#thresholds-label").select_option(label="ordinary")
     assert page.locator("#thresholds-shown").inner_text() == "0.300"
-    truth = facts.test_targets.toarray()[:, 4]  # type: ignore[union-attr]
-    decided = expit(facts.test_logits[:, 4].astype(float)) > 0.3
+    truth = results.test_targets.toarray()[:, 4]  # type: ignore[union-attr]
+    decided = expit(results.test_logits[:, 4].astype(float)) > 0.3
     found = precision_recall_fscore_support(truth, decided, average="binary")
     shown = numbers(multi, "micro")
     assert [shown[name] for name in ("Precision", "Recall", "F1")] == pytest.approx(found[:3], abs=6e-4)
@@ -532,7 +534,7 @@ def test_one_label_starts_at_its_own_threshold(multi: Opened) -> None:
 
 
 def test_a_run_that_uses_no_thresholds_has_none_in_its_page(
-    open_page: Any, most_probable: RunFacts, tmp_path: Path
+    open_page: Any, most_probable: RunResults, tmp_path: Path
 ) -> None:
     write_run_report(tmp_path / "report.html", most_probable)
     opened = open_page(tmp_path / "report.html")
@@ -546,23 +548,27 @@ def test_a_run_that_uses_no_thresholds_has_none_in_its_page(
 
 
 def test_of_many_classes_and_no_mistake_some_confusions_are_drawn(open_page: Any, tmp_path: Path) -> None:
-    facts = single_label(calibration=None)
+    results = single_label(calibration=None)
     index = ClassIndex.of(np.repeat(np.arange(40), 4), 40)
-    balance = Strategy().balance([f"class {c}" for c in range(40)], index)
+    correction = Strategy().correction([f"class {c}" for c in range(40)], index)
     targets = np.arange(TEXTS) % 40
     logits = np.where(targets[:, None] == np.arange(40), 9.0, -9.0)
-    scores = metrics.scores(metrics.confusion_matrix(targets, targets, 40), balance.counts)
+    scores = metrics.scores(metrics.confusion_matrix(targets, targets, 40), correction.counts)
     perfect = {name: logits if name.endswith("logits") else targets for name in ("test_logits", "test_targets")}
     perfect |= {"validation_logits": logits, "validation_targets": targets}
-    changes = {"balance": balance, "emphasis": balance.emphasis, "metrics": facts.metrics | {"test": scores}}
-    write_run_report(tmp_path / "report.html", replace(facts, **perfect, **changes))  # type: ignore[arg-type]
+    changes = {
+        "correction": correction,
+        "effective_prior": correction.effective_prior,
+        "metrics": results.metrics | {"test": scores},
+    }
+    write_run_report(tmp_path / "report.html", replace(results, **perfect, **changes))  # type: ignore[arg-type]
     opened = open_page(tmp_path / "report.html")
     assert opened.page.locator("#confusion-plot .ytick").count() == 20
     assert opened.complaints == []
 
 
 def test_a_curve_is_added_by_name_and_removed(single: Opened) -> None:
-    facts, page = single_label(), single.page
+    results, page = single_label(), single.page
     chips = page.locator("#curves-chosen li")
     for _ in range(chips.count()):
         chips.first.get_by_role("button").click()
@@ -572,7 +578,7 @@ def test_a_curve_is_added_by_name_and_removed(single: Opened) -> None:
     assert chips.count() == 0
     page.keyboard.press("Enter")
     assert chips.count() == 1
-    area = average_precision_score(facts.test_targets == 1, softmax(facts.test_logits.astype(float), axis=1)[:, 1])
+    area = average_precision_score(results.test_targets == 1, softmax(results.test_logits.astype(float), axis=1)[:, 1])
     assert chips.first.inner_text().split("\n")[0].startswith(HOSTILE[1])
     assert f"{area:.3f} on" in chips.first.inner_text()
     page.locator("#curves-add").fill("rare")
@@ -607,16 +613,16 @@ def test_confusion_is_shown_around_a_class_and_in_order(single: Opened) -> None:
 
 
 def test_mistakes_are_filtered_by_class_and_more_are_shown(single: Opened) -> None:
-    facts, page = single_label(), single.page
+    results, page = single_label(), single.page
     items = page.locator("#errors-list > li")
-    wrong = facts.test_logits.argmax(1) != facts.test_targets
+    wrong = results.test_logits.argmax(1) != results.test_targets
     assert f"of {wrong.sum()} shown" in page.locator("#errors-count").inner_text()
     before = items.count()
     page.locator("#errors-more").focus()
     page.keyboard.press("Enter")
     assert items.count() == min(wrong.sum(), 2 * before)
     page.locator("[data-role=true]").select_option("2")
-    assert f"of {(wrong & (facts.test_targets == 2)).sum()} shown" in page.locator("#errors-count").inner_text()
+    assert f"of {(wrong & (results.test_targets == 2)).sum()} shown" in page.locator("#errors-count").inner_text()
     assert set(page.locator("#errors-list .verdict .right").all_inner_texts()) == {HOSTILE[2]}
     page.locator("#errors-list summary").first.focus()
     page.keyboard.press("Enter")

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from counterpoise.analysis import leaderboard, significance
-from counterpoise.analysis.runs import Run, gather, remarks
+from counterpoise.analysis.runs import Run, data_warnings, gather
 from counterpoise.analysis.significance import ALPHA, Metric, Outcomes
 from counterpoise.errors import UserError, nearest
 from counterpoise.metrics.buckets import Bounds, buckets
@@ -34,7 +34,7 @@ class Group:
 
     name: what distinguishes its overrides from those of the other groups, or what the user called it. scores: a row for
     each seed, a column for each metric. intervals: 95 % of the mean over seeds, by metric. seconds, epochs, steps: of a
-    run, on average. scout: the encoder stayed frozen.
+    run, on average. probe: the encoder stayed frozen.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Group:
     seconds: float
     epochs: float
     steps: float
-    scout: bool
+    probe: bool
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def collect(
     for run in sorted(found, key=lambda run: (run.seed is None, run.seed or 0)):
         groups.setdefault(run.group, []).append(run)
     for name, members in groups.items():
-        if len({run.scout for run in members}) > 1:
-            raise UserError(f"{name} is the name of a scout and of a run that is none: give them names of their own")
+        if len({run.probe for run in members}) > 1:
+            raise UserError(f"{name} is the name of a probe and of a run that is none: give them names of their own")
     first = found[0]
     support = np.asarray(first.truth.sum(axis=0)).ravel()
     bucket = buckets(first.counts, *first.bounds)
@@ -142,10 +142,10 @@ def collect(
         buckets=_buckets(measured, bucket[support > 0], reference),
         words=[],
     )
-    return replace(comparison, words=[*_words(comparison), *remarks(groups, first), *notes])
+    return replace(comparison, words=[*_words(comparison), *data_warnings(groups, first), *notes])
 
 
-def told_apart(differences: pd.DataFrame) -> np.ndarray:
+def significant(differences: pd.DataFrame) -> np.ndarray:
     """Returns which rows of `pairs` or `effects` are more than chance, bool [rows].
 
     The adjusted p is below 0.05 and the interval of the difference does not hold 0: what other decisions on these texts
@@ -205,7 +205,7 @@ def _p_values(
     # Pairs without the reference are adjusted together, and grow with the square of the groups.
     others = [number for number, pair in enumerate(pairs) if reference not in pair]
     among, known = [pairs[number] for number in others], values[others, metric]
-    values[others, metric] = significance.finer(outcomes, metrics[metric], among, known, permutations, seed)
+    values[others, metric] = significance.refine_p_values(outcomes, metrics[metric], among, known, permutations, seed)
     p = np.ones((len(outcomes.runs), len(outcomes.runs), len(metrics)))
     for (a, b), row in zip(pairs, values, strict=True):
         p[a, b] = p[b, a] = row
@@ -225,7 +225,7 @@ def _group(name: str, runs: list[Run], measured: _Measured) -> Group:
         seconds=float(np.mean([run.seconds for run in runs])),
         epochs=float(np.mean([run.epochs for run in runs])),
         steps=float(np.mean([run.steps for run in runs])),
-        scout=runs[0].scout,
+        probe=runs[0].probe,
     )
 
 
@@ -257,11 +257,11 @@ def _classes(
     measured: _Measured, outcomes: Outcomes, first: Run, reference: str, replicates: int, seed: int
 ) -> pd.DataFrame:
     base = measured.names.index(reference)
-    hits, predicted, support = (each[..., 0] for each in outcomes.counts(np.ones((len(first.ids), 1))))
+    true_positives, predicted, support = (each[..., 0] for each in outcomes.counts(np.ones((len(first.ids), 1))))
     low, high = significance.recall_intervals(outcomes, base, replicates, seed)
     low[:, support < FEWEST] = high[:, support < FEWEST] = np.nan
     low[base] = high[base] = np.nan
-    scores = [precision_recall_f1(hits[runs], support, predicted[runs])[1:] for runs in outcomes.runs]
+    scores = [precision_recall_f1(true_positives[runs], support, predicted[runs])[1:] for runs in outcomes.runs]
     recalls, f1s = (np.array([score[kind].mean(axis=0) for score in scores]) for kind in (0, 1))
     known = {"class": first.labels, "train_count": first.counts, "test_count": support.astype(np.int64)}
     difference = recalls - recalls[base]
@@ -305,11 +305,11 @@ def _words(comparison: Comparison) -> list[str]:
     elif single:
         have, their = ("has", "Its interval does") if len(single) == 1 else ("have", "Their intervals do")
         words.append(f"{_listed(single)} {have} one seed. {their} not say what another training would give.")
-    scouts = [group.name for group in comparison.groups if group.scout]
-    if len(scouts) == len(comparison.groups):
-        words.append("All runs are scouts: the encoder stayed frozen, and fine-tuning may rank them otherwise.")
-    elif scouts:
-        words.append(f"Scouts, whose encoder stayed frozen: {_listed(scouts)}. The others were fine-tuned.")
+    probes = [group.name for group in comparison.groups if group.probe]
+    if len(probes) == len(comparison.groups):
+        words.append("All runs are probes: the encoder stayed frozen, and fine-tuning may rank them otherwise.")
+    elif probes:
+        words.append(f"Probes, whose encoder stayed frozen: {_listed(probes)}. The others were fine-tuned.")
     return words
 
 
@@ -321,7 +321,7 @@ def _ranking(comparison: Comparison) -> str:
     if not others:
         return f"{metric} of {sentence}."
     against = comparison.pairs[comparison.pairs["a"] == best.name]
-    apart = dict(zip(against["b"], told_apart(against), strict=True))
+    apart = dict(zip(against["b"], significant(against), strict=True))
     level, worse = ([group.name for group in others if apart[group.name] == told] for told in (False, True))
     sentence = f"Best by {metric}: {sentence}"
     if level:
@@ -340,7 +340,7 @@ def _gains(comparison: Comparison) -> list[str]:
     spoken = [comparison.metric, *(f"{bucket}_{measure}" for bucket in reversed(BUCKETS)), micro]
     spoken = [metric for metric in dict.fromkeys(spoken) if metric in comparison.metrics]
     apart: dict[str, dict[str, dict[str, Any]]] = {group.name: {} for group in comparison.groups}
-    for row in comparison.effects[told_apart(comparison.effects)].to_dict("records"):
+    for row in comparison.effects[significant(comparison.effects)].to_dict("records"):
         apart[row["group"]][row["metric"]] = {str(key): value for key, value in row.items()}
     del apart[comparison.reference]
     head = f"head_{measure}"

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from counterpoise.analysis import plots
-from counterpoise.io import replacing
+from counterpoise.io import atomic_path
 
 _LOWER_IS_BETTER = ("loss", "seconds")
 MEASURED = (
@@ -44,14 +44,14 @@ MEASURED = (
 )
 TWINS = {"micro_f1": "accuracy", "macro_recall": "balanced_accuracy"}
 """The same number under two names where each text has one label: shown once."""
-COLUMNS = ("job", "setting", "seed", "scout", "state", "reason", "test_set", *MEASURED)
+COLUMNS = ("job", "setting", "seed", "probe", "state", "reason", "test_set", *MEASURED)
 DIFFERENT = "tested on different texts: scores do not compare"
 
 
 def collect(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
     """Returns one row per job folder with the columns `COLUMNS`, jobs in numerical order.
 
-    job: the name of the folder; setting: its overrides but for the seed, or "default"; scout: whether only a head was
+    job: the name of the folder; setting: its overrides but for the seed, or "default"; probe: whether only a head was
     trained, on the vectors of an encoder that stayed as it was; state: "finished",
     "running" or "failed", the last with a reason; test_set: the same letter for those that were tested on the same
     texts with the same truths, NaN where that is not known. A folder is a job's when it holds `status.json` or
@@ -67,7 +67,7 @@ def collect(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
     ]
     letters = {digest: _letter(number) for number, digest in enumerate(dict.fromkeys(filter(None, tested)))}
     table["test_set"] = [letters[digest] if digest else float("nan") for digest in tested]
-    return table.astype({"seed": "Int64", **dict.fromkeys(MEASURED, "float64"), "scout": bool})
+    return table.astype({"seed": "Int64", **dict.fromkeys(MEASURED, "float64"), "probe": bool})
 
 
 def is_job(folder: Path) -> bool:
@@ -77,7 +77,7 @@ def is_job(folder: Path) -> bool:
 
 def job(folder: Path, final: bool = False) -> dict[str, Any]:
     """Returns one job's row of `collect`; what cannot be read becomes the reason of a failure."""
-    row = {"job": folder.name, "scout": False, "state": "failed", **_setting(_hydra_overrides(folder))}
+    row = {"job": folder.name, "probe": False, "state": "failed", **_setting(_hydra_overrides(folder))}
     reading = "status.json"
     try:
         if not (folder / reading).is_file():
@@ -92,7 +92,7 @@ def job(folder: Path, final: bool = False) -> dict[str, Any]:
             return row | {"reason": str(status.get("reason") or "no reason given")}
         reading = "metrics.json"
         metrics = json.loads((folder / reading).read_text(encoding="utf-8"))
-        test, row["scout"] = metrics["test"], bool(metrics.get("scout"))
+        test, row["probe"] = metrics["test"], bool(metrics.get("probe"))
         shown = [name for name in MEASURED if name != "seconds" and TWINS.get(name) not in test]
         measured = {name: _float(test.get(name)) for name in shown}
         return row | measured | {"state": "finished"}
@@ -124,9 +124,9 @@ def write(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
     sweep_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(sweep_dir / ".leaderboard.lock"):
         table = collect(sweep_dir, final)
-        with replacing(sweep_dir / "leaderboard.csv") as unfinished:
+        with atomic_path(sweep_dir / "leaderboard.csv") as unfinished:
             table.to_csv(unfinished, index=False)
-        with replacing(sweep_dir / "leaderboard.md") as unfinished:
+        with atomic_path(sweep_dir / "leaderboard.md") as unfinished:
             unfinished.write_text(_markdown(table), encoding="utf-8")
         remark = DIFFERENT if differ(table) else ""
         plots.leaderboard(sweep_dir / "leaderboard.png", without_shared(table)[0], remark)
@@ -158,10 +158,10 @@ def show(table: pd.DataFrame, console: Console) -> None:
 
 
 def _title(table: pd.DataFrame) -> str:
-    if not table.scout.any():
+    if not table.probe.any():
         return "Leaderboard"
-    all_scouts = table.scout[table.state == "finished"].all()
-    return f"Leaderboard of scouts{'' if all_scouts else ' and trained runs'} (a scout trains a head alone)"
+    all_scouts = table.probe[table.state == "finished"].all()
+    return f"Leaderboard of probes{'' if all_scouts else ' and trained runs'} (a probe trains a head alone)"
 
 
 def grid_row(cells: list[str]) -> str:

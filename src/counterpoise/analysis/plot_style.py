@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from counterpoise.io import replacing
+from counterpoise.io import atomic_path
 
 PAPER, INK, MUTED, FAINT, GRID = "#fcfcfa", "#1f2a36", "#6b7785", "#a3adb8", "#e4e8ec"
 COLOURS = ("#2b6ca3", "#e0752d", "#2f9e83", "#8a5fb0", "#c9a227", "#c8455b")
@@ -81,5 +81,5 @@ def plain(text: str) -> str:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Replaces the file at `path` by the figure."""
-    with replacing(path) as unfinished:
+    with atomic_path(path) as unfinished:
         figure.savefig(unfinished, dpi=144, facecolor=PAPER, bbox_inches="tight", pad_inches=0.2)

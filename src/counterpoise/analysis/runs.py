@@ -43,7 +43,7 @@ class Run:
     seconds: float
     epochs: float
     steps: float
-    scout: bool
+    probe: bool
 
 
 def gather(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
@@ -75,7 +75,7 @@ def gather(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     return [replace(run, truth=runs[0].truth, ids=runs[0].ids) for run in runs], notes
 
 
-def remarks(groups: Mapping[str, Sequence[Run]], first: Run) -> list[str]:
+def data_warnings(groups: Mapping[str, Sequence[Run]], first: Run) -> list[str]:
     """Returns what the user should know of runs before believing numbers. first: whose counts and bounds are used."""
     words = []
     for name, runs in groups.items():
@@ -189,7 +189,7 @@ def _read(folder: Path, row: dict[str, Any], group: str) -> Run:
         seconds=row["seconds"],
         epochs=metrics["epochs"],
         steps=metrics["steps"],
-        scout=bool(metrics.get("scout", False)),
+        probe=bool(metrics.get("probe", False)),
     )
 
 

@@ -67,31 +67,35 @@ def count_metrics(multi_label: bool, buckets: np.ndarray, support: np.ndarray) -
     return result
 
 
-def score(metrics: Sequence[Metric], hits: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
+def score(
+    metrics: Sequence[Metric], true_positives: np.ndarray, predicted: np.ndarray, support: np.ndarray
+) -> np.ndarray:
     """Returns the scores [..., M, R] of counts float [..., C, R] (support [C, R] or [C, 1]), M metrics, R replicates.
 
     A class without support in a replicate is left out of its means; a mean over nothing is NaN.
     """
-    result = np.empty((*hits.shape[:-2], len(metrics), hits.shape[-1]), hits.dtype)
-    present = (support > 0).astype(hits.dtype)
+    result = np.empty((*true_positives.shape[:-2], len(metrics), true_positives.shape[-1]), true_positives.dtype)
+    present = (support > 0).astype(true_positives.dtype)
     for measure in ("f1", "recall"):
         means = [m for m, metric in enumerate(metrics) if metric.measure == measure and metric.classes is not None]
         sums = [m for m, metric in enumerate(metrics) if metric.measure == measure and metric.classes is None]
         if means:
-            members = np.stack([np.asarray(metrics[m].classes) for m in means]).astype(hits.dtype)
+            members = np.stack([np.asarray(metrics[m].classes) for m in means]).astype(true_positives.dtype)
             with np.errstate(invalid="ignore"):
-                result[..., means, :] = (members @ _ratio(measure, hits, predicted, support)) / (members @ present)
+                result[..., means, :] = (members @ _ratio(measure, true_positives, predicted, support)) / (
+                    members @ present
+                )
         if sums:
-            added = (each.sum(axis=-2, keepdims=True) for each in (hits, predicted, support))
+            added = (each.sum(axis=-2, keepdims=True) for each in (true_positives, predicted, support))
             result[..., sums, :] = _ratio(measure, *added)
     return result
 
 
-def _ratio(measure: str, hits: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
+def _ratio(measure: str, true_positives: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
     """Returns F1 or recall of counts, 0 without support."""
     if measure == "f1":
-        return 2 * hits / np.maximum(support + predicted, 1)
-    return hits / np.maximum(support, 1)
+        return 2 * true_positives / np.maximum(support + predicted, 1)
+    return true_positives / np.maximum(support, 1)
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,9 @@ class Outcomes:
 
     def counts(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns hits [K, C, R], predicted [K, C, R] and support [C, R] of texts with these weights, float [N, R]."""
-        hits, predicted, support = (each @ weights for each in self._by_class)
+        true_positives, predicted, support = (each @ weights for each in self._by_class)
         shape = (-1, self.truth.shape[1], weights.shape[1])
-        return hits.reshape(shape), predicted.reshape(shape), support
+        return true_positives.reshape(shape), predicted.reshape(shape), support
 
     def of_texts(self, texts: np.ndarray) -> "Outcomes":
         """Returns the same of some texts alone."""
@@ -129,9 +133,9 @@ class Outcomes:
     def _by_class(self) -> tuple[sparse.csr_matrix, ...]:
         """Hits and predicted csr float32 [K * C, N], support [C, N]: float32 holds every count below 2^24."""
         runs = [each for group in self.decided for each in group]
-        hits = sparse.vstack([each.multiply(self.truth).T for each in runs], "csr", np.float32)
+        true_positives = sparse.vstack([each.multiply(self.truth).T for each in runs], "csr", np.float32)
         predicted = sparse.vstack([each.T for each in runs], "csr", np.float32)
-        return hits, predicted, self.truth.T.tocsr().astype(np.float32)
+        return true_positives, predicted, self.truth.T.tocsr().astype(np.float32)
 
 
 def observed(outcomes: Outcomes, metrics: Sequence[Metric]) -> list[np.ndarray]:
@@ -165,11 +169,11 @@ def bootstrap(outcomes: Outcomes, metrics: Sequence[Metric], replicates: int = 2
     """
     parts = [
         [
-            np.einsum("smr,sr->mr", score(metrics, hits[runs], predicted[runs], support), weights)
+            np.einsum("smr,sr->mr", score(metrics, true_positives[runs], predicted[runs], support), weights)
             for runs, weights in zip(outcomes.runs, seeds, strict=True)
         ]
         for texts, seeds in resamples(outcomes, replicates, seed)
-        for hits, predicted, support in [outcomes.counts(texts)]
+        for true_positives, predicted, support in [outcomes.counts(texts)]
     ]
     return np.concatenate([np.stack(part) for part in parts], axis=-1)
 
@@ -187,8 +191,8 @@ def recall_intervals(
     for start in range(0, classes, step):
         part, recalls = outcomes.of_classes(slice(start, start + step)), []
         for texts, seeds in resamples(outcomes, replicates, seed):
-            hits, _, support = part.counts(texts)
-            recall = hits / np.where(support > 0, support, np.nan)
+            true_positives, _, support = part.counts(texts)
+            recall = true_positives / np.where(support > 0, support, np.nan)
             pairs = zip(part.runs, seeds, strict=True)
             recalls.append(np.stack([np.einsum("scr,sr->cr", recall[runs], weights) for runs, weights in pairs]))
         values = np.concatenate(recalls, axis=-1)
@@ -242,7 +246,7 @@ def permutation(
     return pairs, p
 
 
-def finer(
+def refine_p_values(
     outcomes: Outcomes,
     metric: Metric,
     pairs: Sequence[tuple[int, int]],
@@ -307,9 +311,9 @@ def _reached(
     reached = np.zeros((len(pairs), len(metrics)), np.int64)
     moving = outcomes.of_texts(texts)
     for part in swaps:
-        hits, predicted, _ = moving.counts(part)
+        true_positives, predicted, _ = moving.counts(part)
         for number, (a, b) in enumerate(runs):
-            differences = np.abs(_difference(metrics, totals, (hits, predicted), a, b))
+            differences = np.abs(_difference(metrics, totals, (true_positives, predicted), a, b))
             reached[number] += (differences >= sizes[number] - _TINY).sum(axis=-1)
     return reached
 
@@ -326,9 +330,9 @@ def _difference(
     totals: hits [K, C, 1], predicted [K, C, 1] and support [C, 1] of all texts; swapped: hits [K, C, R] and predicted
     [K, C, R] of those that changed places.
     """
-    hits, predicted = (each[other] - each[one] for each in swapped)
-    gained = score(metrics, totals[0][one] + hits, totals[1][one] + predicted, totals[2])
-    lost = score(metrics, totals[0][other] - hits, totals[1][other] - predicted, totals[2])
+    true_positives, predicted = (each[other] - each[one] for each in swapped)
+    gained = score(metrics, totals[0][one] + true_positives, totals[1][one] + predicted, totals[2])
+    lost = score(metrics, totals[0][other] - true_positives, totals[1][other] - predicted, totals[2])
     return (gained - lost).mean(axis=0)
 
 

@@ -8,18 +8,18 @@ import numpy as np
 
 from counterpoise.balance.counts import ClassIndex
 from counterpoise.balance.samplers import Sampler
-from counterpoise.balance.weights import effective_sample_fraction
+from counterpoise.balance.weights import effective_sample_size
 from counterpoise.errors import UserError
 
 
 @dataclass(frozen=True)
-class Balance:
+class Correction:
     """What is drawn and how much it counts. Arrays are [C] unless told, in the order of `labels`.
 
     index: the training rows of each class or label. sampler: draws them. epoch_size: rows of an epoch.
-    probabilities: positives per drawn text. Single-label that is q_c, which sums to 1; multi-label pi'_c, measured on
+    sampling_probs: positives per drawn text. Single-label that is q_c, which sums to 1; multi-label pi'_c, measured on
         the sampler, for labels ride along with those their text is drawn for.
-    weights: of an example of the class; multi-label of a positive. negative_weights: of a negative of the label; ones
+    class_weights: of an example of the class; multi-label of a positive. negative_weights: of a negative of the label; ones
         for single-label. A drawn example weighs 1 on average; multi-label within each label.
     capped: whether the cap changed the weights.
     """
@@ -28,8 +28,8 @@ class Balance:
     index: ClassIndex
     sampler: Sampler
     epoch_size: int
-    probabilities: np.ndarray
-    weights: np.ndarray
+    sampling_probs: np.ndarray
+    class_weights: np.ndarray
     negative_weights: np.ndarray
     capped: np.ndarray
 
@@ -59,26 +59,26 @@ class Balance:
         return self.sampler.rates(self.index)
 
     @property
-    def drawn_counts(self) -> np.ndarray:
+    def expected_class_counts(self) -> np.ndarray:
         """The positives drawn in an epoch, in expectation."""
-        return self.epoch_size * self.probabilities
+        return self.epoch_size * self.sampling_probs
 
     @property
-    def expected_draws(self) -> np.ndarray:
+    def draws_per_example(self) -> np.ndarray:
         """How often one positive is drawn in an epoch, averaged over those of the class or label."""
-        return self.drawn_counts / np.maximum(self.counts, 1)
+        return self.expected_class_counts / np.maximum(self.counts, 1)
 
     @property
-    def emphasis(self) -> np.ndarray:
+    def effective_prior(self) -> np.ndarray:
         """e_c, the share of the training that goes to class c; multi-label that of all positives. Sums to 1."""
-        mass = self.probabilities * self.weights
+        mass = self.sampling_probs * self.class_weights
         return mass / mass.sum() if self.multi_label else mass
 
     @property
-    def positive_share(self) -> np.ndarray:
+    def effective_positive_rate(self) -> np.ndarray:
         """The share of a label's weight that goes to its positives: 1/2 when balanced. Multi-label only."""
-        positive = self.probabilities * self.weights
-        return positive / (positive + (1 - self.probabilities) * self.negative_weights)
+        positive = self.sampling_probs * self.class_weights
+        return positive / (positive + (1 - self.sampling_probs) * self.negative_weights)
 
     @property
     def prior_logits(self) -> np.ndarray:
@@ -89,9 +89,9 @@ class Balance:
         """
         least = 0.5 / self.epoch_size
         if not self.multi_label:
-            return np.log(np.maximum(self.emphasis, least))
-        share = np.clip(self.probabilities, least, 1 - least)
-        return np.log(share * self.weights / ((1 - share) * self.negative_weights))
+            return np.log(np.maximum(self.effective_prior, least))
+        share = np.clip(self.sampling_probs, least, 1 - least)
+        return np.log(share * self.class_weights / ((1 - share) * self.negative_weights))
 
     @property
     def weight_ratio(self) -> float:
@@ -99,23 +99,23 @@ class Balance:
         weighs over the other.
         """
         if self.multi_label:
-            ratios = self.weights / self.negative_weights
+            ratios = self.class_weights / self.negative_weights
             return float(np.maximum(ratios, 1 / ratios).max())
-        return float(self.weights.max() / self.weights[self.weights > 0].min())
+        return float(self.class_weights.max() / self.class_weights[self.class_weights > 0].min())
 
     @property
-    def effective_sample_fraction(self) -> float:
+    def effective_sample_size(self) -> float:
         """E[w]^2 / E[w^2] over drawn examples; multi-label over drawn pairs of text and label."""
         if not self.multi_label:
-            return effective_sample_fraction(self.weights, self.probabilities)
-        weights = np.concatenate([self.weights, self.negative_weights])
-        shares = np.concatenate([self.probabilities, 1 - self.probabilities])
-        return effective_sample_fraction(weights, shares / len(self.weights))
+            return effective_sample_size(self.class_weights, self.sampling_probs)
+        weights = np.concatenate([self.class_weights, self.negative_weights])
+        shares = np.concatenate([self.sampling_probs, 1 - self.sampling_probs])
+        return effective_sample_size(weights, shares / len(self.class_weights))
 
-    def require(self, task: str, loss: str) -> None:
+    def check_task(self, task: str, loss: str) -> None:
         """Raises UserError when the data is not of the task that `loss` is for."""
         if self.task != task:
             raise UserError(
                 f"strategy.loss: {loss} is for {task} data and this data is {self.task}: use a strategy that fits both "
-                "tasks, such as strategy=weighted, or the loss counterpoise.balance.likelihood"
+                "tasks, such as strategy=weighted, or the loss counterpoise.balance.cross_entropy"
             )

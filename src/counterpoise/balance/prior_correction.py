@@ -3,50 +3,58 @@
 import numpy as np
 from scipy.special import logit
 
-from counterpoise.balance.correction import Balance
+from counterpoise.balance.correction import Correction
 from counterpoise.errors import UserError
 
 
-def natural_shift(balance: Balance, emphasis: np.ndarray | None = None) -> np.ndarray:
+def natural_prior_shift(correction: Correction, effective_prior: np.ndarray | None = None) -> np.ndarray:
     """Returns what to subtract from the logits to get those of the natural distribution, float64 [C].
 
-    `prior_shift`, multi-label `odds_shift`, of what `balance` says was drawn and how it was weighted. emphasis: float
-    [C], of a loss that has weights or offsets of its own, its `emphasis(balance)`; single-label only.
+    `prior_shift`, multi-label `odds_shift`, of what `balance` says was drawn and how it was weighted. effective prior: float
+    [C], of a loss that has weights or offsets of its own, its `effective prior(balance)`; single-label only.
     """
-    if not balance.multi_label:
-        return prior_shift(balance.emphasis if emphasis is None else emphasis, balance.counts)
-    if emphasis is not None:
-        raise ValueError("an emphasis of classes means nothing to multi-label data")
-    return odds_shift(
-        balance.probabilities, balance.weights, balance.negative_weights, balance.counts, balance.num_rows
+    if not correction.multi_label:
+        return prior_shift(
+            correction.effective_prior if effective_prior is None else effective_prior, correction.counts
+        )
+    if effective_prior is not None:
+        raise ValueError("an effective prior of classes means nothing to multi-label data")
+    return label_prior_shift(
+        correction.sampling_probs,
+        correction.class_weights,
+        correction.negative_weights,
+        correction.counts,
+        correction.num_rows,
     )
 
 
-def prior_shift(emphasis: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Returns log(e_c / pi_c), pi_c = n_c / N, float64 [C]: subtracted from logits that were trained with emphasis e
+def prior_shift(effective_prior: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Returns log(e_c / pi_c), pi_c = n_c / N, float64 [C]: subtracted from logits that were trained with effective prior e
     they are the logits of the natural distribution.
 
     Sampler and weights change how often a class counts and nothing within it, so that by Bayes the posterior they lead
     to is p'(c | x) ~ p(c | x) e_c / pi_c (Saerens et al., Neural Computation 2002). Exact for cross-entropy, and for
-    `LogitAdjusted` with its own emphasis. An approximation for focal loss. LDAM gives no posterior at all: its logits
+    `LogitAdjusted` with its own effective prior. An approximation for focal loss. LDAM gives no posterior at all: its logits
     are driven to the margins, and no shift leads back.
 
-    emphasis: float [C], up to a factor; counts: [C]. A class without examples or emphasis is left alone: training
+    effective prior: float [C], up to a factor; counts: [C]. A class without examples or effective prior is left alone: training
     said nothing about it. In terms of the law it is -(alpha + beta) log n_c and a constant.
     """
-    emphasis, counts = np.asarray(emphasis, np.float64), np.asarray(counts, np.float64)
-    if emphasis.shape != counts.shape or emphasis.ndim != 1 or not len(counts):
-        raise ValueError(f"emphasis {emphasis.shape} and counts {counts.shape} are not of the same classes")
-    if not ((emphasis >= 0).all() and (counts >= 0).all()):
-        raise ValueError("an emphasis or a count is negative or not a number")
-    known = (emphasis > 0) & (counts > 0)
+    effective_prior, counts = np.asarray(effective_prior, np.float64), np.asarray(counts, np.float64)
+    if effective_prior.shape != counts.shape or effective_prior.ndim != 1 or not len(counts):
+        raise ValueError(
+            f"effective prior {effective_prior.shape} and counts {counts.shape} are not of the same classes"
+        )
+    if not ((effective_prior >= 0).all() and (counts >= 0).all()):
+        raise ValueError("an effective prior or a count is negative or not a number")
+    known = (effective_prior > 0) & (counts > 0)
     shift = np.zeros(len(counts))
     if known.any():
-        shift[known] = np.log(emphasis[known] / emphasis.sum()) - np.log(counts[known] / counts.sum())
+        shift[known] = np.log(effective_prior[known] / effective_prior.sum()) - np.log(counts[known] / counts.sum())
     return shift
 
 
-def odds_shift(
+def label_prior_shift(
     probabilities: np.ndarray,
     weights: np.ndarray,
     negative_weights: np.ndarray,
@@ -80,9 +88,9 @@ def post_hoc(
 
     Menon et al., ICLR 2021, eq. 9. tau 1 decides as if all classes were equally frequent, best for balanced accuracy.
 
-    prior: the shares that the logits stand for, float [C], up to a factor. That is the emphasis of the training
-    (`ClassLoss.emphasis`): with the share of the counts instead, what sampler and weights corrected would be corrected
-    again, beyond balance where alpha + beta + tau is above 1. With the emphasis no tau up to 1 overcorrects. A class
+    prior: the shares that the logits stand for, float [C], up to a factor. That is the effective prior of the training
+    (`ClassLoss.effective prior`): with the share of the counts instead, what sampler and weights corrected would be corrected
+    again, beyond balance where alpha + beta + tau is above 1. With the effective prior no tau up to 1 overcorrects. A class
     of no share gets the adjustment of the rarest that has one. Raises UserError for a tau below 0, and above 1 unless
     `allow_overcorrection`.
     """

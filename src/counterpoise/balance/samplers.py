@@ -25,7 +25,7 @@ class Sampler(Protocol):
     def rates(self, index: ClassIndex) -> np.ndarray:
         """Returns how often each row is drawn in an epoch, in expectation: float64 [N], summing to `size`."""
 
-    def drawn_counts(self, index: ClassIndex) -> np.ndarray:
+    def expected_class_counts(self, index: ClassIndex) -> np.ndarray:
         """Returns how many positives of each class or label an epoch draws, in expectation: float64 [C].
 
         They are the sums of `rates`; the rows of a class are drawn alike, so that only labels need a number for each
@@ -92,7 +92,7 @@ class PowerSampler:
             rates[group] += drawn / max(len(group), 1)
         return rates
 
-    def drawn_counts(self, index: ClassIndex) -> np.ndarray:
+    def expected_class_counts(self, index: ClassIndex) -> np.ndarray:
         """Returns how many positives of each class or label an epoch draws, in expectation: float64 [C]."""
         return index.sum(self.rates(index)) if index.multi_label else self._expected(index, self._groups(index))
 
@@ -153,7 +153,7 @@ class RepeatFactorSampler:
         kinds, rates = self._rates(index)
         return rates[kinds]
 
-    def drawn_counts(self, index: ClassIndex) -> np.ndarray:
+    def expected_class_counts(self, index: ClassIndex) -> np.ndarray:
         """Returns how many positives of each class or label an epoch draws, in expectation: float64 [C]."""
         if index.multi_label:
             return index.sum(self.rates(index))
@@ -220,10 +220,10 @@ class Blend:
         """Returns how often each row is drawn in an epoch, in expectation: float64 [N]."""
         return self.share * self.sampler.rates(index) + (1 - self.share) * self.size(index) / index.num_rows
 
-    def drawn_counts(self, index: ClassIndex) -> np.ndarray:
+    def expected_class_counts(self, index: ClassIndex) -> np.ndarray:
         """Returns how many positives of each class or label an epoch draws, in expectation: float64 [C]."""
         plain = index.counts * (self.size(index) / index.num_rows)
-        return self.share * self.sampler.drawn_counts(index) + (1 - self.share) * plain
+        return self.share * self.sampler.expected_class_counts(index) + (1 - self.share) * plain
 
     def draw(self, index: ClassIndex, rng: np.random.Generator) -> np.ndarray:
         """Returns the rows of one epoch in random order, int [size]."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
 
-from counterpoise.balance.correction import Balance
+from counterpoise.balance.correction import Correction
 from counterpoise.balance.counts import ClassIndex
 from counterpoise.balance.samplers import Sampler
 from counterpoise.balance.validation import is_number
@@ -89,9 +89,9 @@ class Plan:
         if strategy.schedule is not None and epochs is not None:
             self.strengths = [strategy.schedule.strength(epoch, epochs) for epoch in range(epochs)]
         # One of each at a time: a balance holds a number for each row.
-        self._balance: tuple[float, Balance] | None = None
+        self._balance: tuple[float, Correction] | None = None
         self._loss: tuple[float, nn.Module] | None = None
-        self.final = self.balance(-1)
+        self.final = self.correction(-1)
         """The balance of the last epoch, which the trained model stands for."""
 
     @property
@@ -103,20 +103,20 @@ class Plan:
         """Returns the strength of the correction in an epoch."""
         return self.strengths[min(epoch, len(self.strengths) - 1)]
 
-    def balance(self, epoch: int) -> Balance:
+    def correction(self, epoch: int) -> Correction:
         """Returns the balance of an epoch."""
         strength = self.strength(epoch)
         if self._balance is None or self._balance[0] != strength:
-            self._balance = strength, self.strategy.balance(self.labels, self.index, strength)
+            self._balance = strength, self.strategy.correction(self.labels, self.index, strength)
         return self._balance[1]
 
     def sampler(self, epoch: int) -> Sampler:
         """Returns what draws the rows of an epoch."""
-        return self.balance(epoch).sampler
+        return self.correction(epoch).sampler
 
     def loss(self, epoch: int) -> nn.Module:
         """Returns the loss of an epoch: the same module as long as the strength is the same."""
         strength = self.strength(epoch)
         if self._loss is None or self._loss[0] != strength:
-            self._loss = strength, self.strategy.loss(self.balance(epoch))
+            self._loss = strength, self.strategy.loss(self.correction(epoch))
         return self._loss[1]

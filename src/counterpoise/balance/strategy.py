@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from counterpoise.balance.correction import Balance
+from counterpoise.balance.correction import Correction
 from counterpoise.balance.counts import ClassIndex
-from counterpoise.balance.losses.single_label import likelihood
+from counterpoise.balance.losses.single_label import cross_entropy
 from counterpoise.balance.samplers import Blend, PowerSampler, Sampler
 from counterpoise.balance.schedule import Plan, Schedule
 from counterpoise.balance.weights import (
-    Manual,
-    Power,
+    InverseFrequency,
+    ManualWeights,
     WeightScheme,
     cap,
     cap_ratios,
@@ -44,8 +44,8 @@ class Strategy:
     """
 
     sampler: Sampler = field(default_factory=PowerSampler)
-    weights: WeightScheme = field(default_factory=lambda: Power(0.0))
-    loss: Callable[[Balance], nn.Module] = likelihood
+    weights: WeightScheme = field(default_factory=lambda: InverseFrequency(0.0))
+    loss: Callable[[Correction], nn.Module] = cross_entropy
     max_ratio: float | str | None = "auto"
     schedule: Schedule | None = None
     second_stage: Any = None
@@ -63,7 +63,7 @@ class Strategy:
         """Returns what the strategy comes to in each of so many epochs."""
         return Plan(self, labels, index, epochs)
 
-    def balance(self, labels: Sequence[str], index: ClassIndex, strength: float = 1.0) -> Balance:
+    def correction(self, labels: Sequence[str], index: ClassIndex, strength: float = 1.0) -> Correction:
         """Returns what the strategy comes to on this training data.
 
         strength: how much of the correction is in force, in [0, 1], see `balance.schedule`. Raises UserError when
@@ -71,7 +71,7 @@ class Strategy:
         """
         sampler = self.sampler if strength == 1 else Blend(self.sampler, strength)
         size = sampler.size(index)
-        probabilities = sampler.drawn_counts(index) / size
+        probabilities = sampler.expected_class_counts(index) / size
         if index.multi_label:
             raw = ratios(self.weights, labels, index.counts, index.num_rows)
             raw = raw**strength
@@ -83,24 +83,24 @@ class Strategy:
             weights, negative_weights = normalise(limited, probabilities), np.ones(len(raw))
         if strength == 1:
             self._check_correction(raw, size * probabilities, index)
-        return Balance(labels, index, sampler, size, probabilities, weights, negative_weights, limited != raw)
+        return Correction(labels, index, sampler, size, probabilities, weights, negative_weights, limited != raw)
 
     def _limit(self, index: ClassIndex) -> float | None:
         if self.max_ratio == "auto":
-            return MULTI_LABEL_RATIO if index.multi_label and not isinstance(self.weights, Manual) else None
+            return MULTI_LABEL_RATIO if index.multi_label and not isinstance(self.weights, ManualWeights) else None
         return self.max_ratio  # type: ignore[return-value]
 
     def _check_correction(self, raw: np.ndarray, drawn: np.ndarray, index: ClassIndex) -> None:
         # Manual weights may express costs rather than counts: the user has already insisted.
-        if self.allow_overcorrection or isinstance(self.weights, Manual):
+        if self.allow_overcorrection or isinstance(self.weights, ManualWeights):
             return
         present = index.counts > 0
         counts = index.counts[present]
         odds = counts / np.maximum(index.num_rows - counts, 1) if index.multi_label else counts
         alpha = getattr(self.sampler, "alpha", None)
         if alpha is None:
-            alpha = exponent(drawn[present] / counts, counts)
-        beta = exponent(raw[present], odds)
+            alpha = power_law_exponent(drawn[present] / counts, counts)
+        beta = power_law_exponent(raw[present], odds)
         if alpha + beta > 1 + 1e-6:
             raise UserError(
                 f"the sampler (alpha={alpha:.3g}) and the class weights (beta={beta:.3g}) correct twice: "
@@ -119,7 +119,7 @@ def _check_settings(loss: partial[nn.Module]) -> None:
             raise UserError(f"{key}: {what} takes no such setting; ~{key} leaves it out") from error
 
 
-def exponent(values: np.ndarray, counts: np.ndarray) -> float:
+def power_law_exponent(values: np.ndarray, counts: np.ndarray) -> float:
     """Returns the x for which counts^(-x) spans the same range as the values; 0 where all counts are equal or none.
 
     Of the weights of `Power` this is beta, of the draws per example of `PowerSampler` alpha; of any other function of

@@ -18,7 +18,7 @@ WeightScheme = Callable[[Sequence[str], np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Power:
+class InverseFrequency:
     """w_c = n_c^(-beta). beta 0 weighs all examples alike, 1 all classes alike ("balanced"), 1/2 is the
     square root in between.
     """
@@ -54,7 +54,7 @@ class EffectiveNumber:
 
 
 @dataclass(frozen=True)
-class Manual:
+class ManualWeights:
     """Weights given by hand: a mapping from label to weight, or a list in the order of the vocabulary.
 
     Multi-label, the weight of a positive over that of a negative of the label.
@@ -98,7 +98,7 @@ def ratios(scheme: WeightScheme, labels: Sequence[str], counts: np.ndarray, num_
     is taken as less than 1. `Manual` weights are the ratios themselves.
     """
     positive = scheme(labels, np.maximum(counts, 1))
-    if not isinstance(scheme, Manual):
+    if not isinstance(scheme, ManualWeights):
         return positive / scheme(labels, np.maximum(num_rows - counts, 1))
     if not positive.all():
         label = labels[int(positive.argmin())]
@@ -137,7 +137,7 @@ def normalise_ratios(ratios: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray
     return ratios * negative, negative
 
 
-def effective_sample_fraction(weights: np.ndarray, probabilities: np.ndarray) -> float:
+def effective_sample_size(weights: np.ndarray, probabilities: np.ndarray) -> float:
     """Returns E[w]^2 / E[w^2] over drawn examples (Kish 1965): 1 when all weigh alike, 0.01 when the training
     listens to one example in a hundred.
     """

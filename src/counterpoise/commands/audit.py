@@ -29,7 +29,7 @@ from counterpoise.data import quality
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.token_store import load_tokenizer
 from counterpoise.errors import UserError
-from counterpoise.io import replacing
+from counterpoise.io import atomic_path
 from counterpoise.metrics.buckets import Bounds, buckets
 from counterpoise.terminal import check_types, console
 
@@ -66,10 +66,10 @@ def main() -> None:
     console.print(Text(f"\naudit of data={HydraConfig.get().runtime.choices['data']}\n", "bold"))
     show(facts)
     if arguments.output:
-        with replacing(arguments.output / "audit.json") as path:
+        with atomic_path(arguments.output / "audit.json") as path:
             path.write_text(json.dumps(facts, indent=2, ensure_ascii=False))
         for name, table in tables.items():
-            with replacing(arguments.output / f"{name}.csv") as path:
+            with atomic_path(arguments.output / f"{name}.csv") as path:
                 table.to_csv(path, index=False)
         console.print(f"audit.json and the rows concerned as CSV are in {arguments.output}", markup=False)
 
@@ -154,7 +154,7 @@ def measured(data: TextDataModule, bounds: Bounds) -> tuple[dict[str, Any], dict
         "splits": _of_splits(compared, odd),
         "leaks": [_leak(tables["leaks"], into, source, len(data.splits[into])) for into, source in FLOWS],
         "conflicts": _conflicts(tables["equal_texts"]),
-        "remarkable": quality.remarkable(data.splits, data.labels),
+        "remarkable": quality.find_data_warnings(data.splits, data.labels),
         "recommended": {"strategy": strategy, "reason": reason},
     }
     return facts, tables

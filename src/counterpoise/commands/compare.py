@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from counterpoise.analysis import leaderboard, plots
-from counterpoise.analysis.comparison import Comparison, Group, collect, metric_name, told_apart
+from counterpoise.analysis.comparison import Comparison, Group, collect, metric_name, significant
 from counterpoise.errors import UserError, nearest
-from counterpoise.io import replacing
+from counterpoise.io import atomic_path
 from counterpoise.report.comparison.names import p_value, shown_name, unit
 from counterpoise.report.comparison.page import write_comparison_report
 
@@ -94,10 +94,10 @@ def drawn_groups(comparison: Comparison, chosen: str | None) -> list[str]:
 
 
 def title(comparison: Comparison) -> str:
-    """Returns the title, which says what is compared, and whether by scouts."""
-    scouts = {group.scout for group in comparison.groups}
-    what = {True: "Scout comparison", False: "Comparison"}[scouts == {True}]
-    mixed = " of scouts and fine-tuned runs" if len(scouts) > 1 else ""
+    """Returns the title, which says what is compared, and whether by probes."""
+    probes = {group.probe for group in comparison.groups}
+    what = {True: "Probe comparison", False: "Comparison"}[probes == {True}]
+    mixed = " of probes and fine-tuned runs" if len(probes) > 1 else ""
     return f"{what}{mixed} by {metric_name(comparison.metric)}"
 
 
@@ -129,14 +129,14 @@ def show(comparison: Comparison, console: Console) -> None:
 def write(folder: Path, comparison: Comparison, drawn: Sequence[str]) -> None:
     """Writes the report, the tables, and the picture of the groups `drawn` into the folder."""
     write_comparison_report(folder / "comparison.html", comparison)
-    with replacing(folder / "comparison.md") as path:
+    with atomic_path(folder / "comparison.md") as path:
         path.write_text(_markdown(comparison), encoding="utf-8")
     for name, table in (
         ("comparison", _scores(comparison)),
         ("pairs", comparison.pairs),
         ("classes", comparison.classes),
     ):
-        with replacing(folder / f"{name}.csv") as path:
+        with atomic_path(folder / f"{name}.csv") as path:
             table.to_csv(path, index=False)
     by_class = {name: comparison.classes[comparison.classes["group"] == name] for name in drawn}
     runs = {name: (comparison.counts, table["recall"].to_numpy()) for name, table in by_class.items()}
@@ -187,7 +187,7 @@ def _scores(comparison: Comparison) -> pd.DataFrame:
             "low": group.intervals[metric][0],
             "high": group.intervals[metric][1],
             "seeds": len(group.seeds),
-            "scout": group.scout,
+            "probe": group.probe,
             "seconds": group.seconds,
             "epochs": group.epochs,
             "steps": group.steps,
@@ -206,7 +206,7 @@ def _markdown(comparison: Comparison) -> str:
     columns = _columns(comparison)
     columns["group"] = list(map(leaderboard.code, columns["group"]))
     lines += ["", *_grid(columns)]
-    effects = comparison.effects[told_apart(comparison.effects)]
+    effects = comparison.effects[significant(comparison.effects)]
     apart = set(zip(effects["group"], effects["metric"], strict=True))
     scores = {
         metric_name(metric): [

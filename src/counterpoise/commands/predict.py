@@ -154,7 +154,7 @@ def load_run(run: Path) -> tuple[Classifier, dict]:
     model = Classifier(encoder, nn.Identity(), Optim(), labels, np.zeros(len(labels)), batch_size=1, decision=decision)
     if "head.scale" in checkpoint["state_dict"]:
         model.head = CosineHead(encoder.size, len(labels), float(checkpoint["state_dict"]["head.scale"]))
-    # Of a scout, whose encoder stayed as it was, the checkpoint holds the head alone.
+    # Of a probe, whose encoder stayed as it was, the checkpoint holds the head alone.
     missing, unexpected = model.load_state_dict(checkpoint["state_dict"], strict=False)
     if unexpected or not all(name.startswith("encoder.") for name in missing):
         raise UserError(f"{run}: the checkpoint is of another model than config.yaml says")

@@ -17,20 +17,20 @@ import numpy as np
 import pyarrow as pa
 
 from counterpoise.data.cache import cache_root, cached
-from counterpoise.io import replacing
+from counterpoise.io import atomic_path
 
 SETTLED = 5.0
 """Seconds without a change after which the times of a file tell of the next one."""
 FILE = "table.arrow"
 DIGEST = b"counterpoise.digest"
 
-Keep = Callable[[pa.RecordBatchReader], pa.Table]
+TableSink = Callable[[pa.RecordBatchReader], pa.Table]
 """Takes what a reader reads and returns it as a table; may be called again, and the last call counts."""
 
 _maps: WeakSet[mmap.mmap] = WeakSet()
 
 
-def staged(key: str, read: Callable[[Keep], object], digest: str) -> pa.Table:
+def staged(key: str, read: Callable[[TableSink], object], digest: str) -> pa.Table:
     """Returns a table mapped from the cache; where it is absent, `read(keep)` hands its batches to `keep` first.
 
     key: a digest of all that the table depends on. digest: of what its texts depend on; see `digest_of`.
@@ -60,7 +60,7 @@ def filtered(column: pa.ChunkedArray, keep: np.ndarray, digest: str | None) -> t
         return column.filter(pa.array(keep)), None
     schema = pa.schema([("column", column.type)])
 
-    def read(keep_batches: Keep) -> None:
+    def read(keep_batches: TableSink) -> None:
         starts = np.cumsum([0, *map(len, column.chunks)])
         batches = (
             pa.record_batch([chunk.filter(pa.array(keep[start : start + len(chunk)]))], schema)
@@ -72,7 +72,7 @@ def filtered(column: pa.ChunkedArray, keep: np.ndarray, digest: str | None) -> t
     return staged(key, read, key)["column"], key
 
 
-def let_go() -> None:
+def release_pages() -> None:
     """Takes staged tables out of the resident memory of this process, and what Arrow holds but does not use."""
     if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
         for each in list(_maps):
@@ -99,7 +99,7 @@ def content_digest(path: Path) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     changed = max(path.stat().st_mtime, path.stat().st_ctime)
     if time.time() - changed > SETTLED:
-        with suppress(OSError), replacing(kept) as unfinished:
+        with suppress(OSError), atomic_path(kept) as unfinished:
             unfinished.write_text(json.dumps({"path": str(path), "state": state, "sha256": digest}))
     return digest
 
@@ -115,7 +115,7 @@ def _written(reader: pa.RecordBatchReader, path: Path) -> pa.Table:
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, reader.schema) as writer:
         for batch in reader:
             writer.write_batch(batch)
-            let_go()
+            release_pages()
     return _mapped(path)
 
 

@@ -84,7 +84,7 @@ class TokenDataset(Dataset[Batch]):
         return TokenDataset(self.store, self.store_rows[rows], self.targets[rows], self.pad, packed=self.packed)
 
 
-class VectorDataset(TokenDataset):
+class EmbeddingDataset(TokenDataset):
     """The rows of a token dataset with the vector of each text instead of its tokens.
 
     vectors: float32, one for each row of the store.
@@ -98,9 +98,9 @@ class VectorDataset(TokenDataset):
         """Returns vectors of the rows, float32 [B, H]."""
         return {"vectors": torch.from_numpy(self.vectors[self.store_rows[rows]])}
 
-    def take(self, rows: np.ndarray) -> "VectorDataset":
+    def take(self, rows: np.ndarray) -> "EmbeddingDataset":
         """Returns the dataset of these rows, without weights."""
-        return VectorDataset(super().take(rows), self.vectors)
+        return EmbeddingDataset(super().take(rows), self.vectors)
 
 
 def padded(texts: Sequence[np.ndarray], pad: int) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +112,7 @@ def padded(texts: Sequence[np.ndarray], pad: int) -> tuple[np.ndarray, np.ndarra
     return ids, mask
 
 
-def divided(batch: Batch, parts: int) -> list[Batch]:
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
     """Returns a batch of B texts as `parts` of them, of equally many to within one."""
     if parts == 1:
         return [batch]
@@ -181,7 +181,7 @@ class BatchOrder(Sampler[np.ndarray]):
                 f"loader.batch_size={batch_size} does not divide into {accumulate} accumulated micro-batches on "
                 f"{world_size} devices: use a multiple of {micro}"
             )
-        self.steps = steps_of(size, batch_size, micro)
+        self.steps = optimizer_steps(size, batch_size, micro)
         if not self.steps:
             raise UserError(f"an epoch of {size} examples is too small for {micro} micro-batches")
 
@@ -228,7 +228,7 @@ class BatchOrder(Sampler[np.ndarray]):
         self.epoch, self.position = state["epoch"], state["position"]
 
 
-def steps_of(size: int, batch_size: int, micro: int) -> int:
+def optimizer_steps(size: int, batch_size: int, micro: int) -> int:
     """Returns the optimiser steps of an epoch of so many rows; the last one has a row for each of the micro-batches."""
     full, rest = divmod(size, batch_size)
     return full + (rest >= micro)

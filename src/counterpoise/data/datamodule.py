@@ -16,18 +16,18 @@ from transformers import PreTrainedTokenizerBase
 
 from counterpoise.balance import ClassIndex, PowerSampler, Sampler
 from counterpoise.balance.counts import Targets
-from counterpoise.data.arrow_cache import let_go
+from counterpoise.data.arrow_cache import release_pages
 from counterpoise.data.arrow_columns import take
 from counterpoise.data.batching import (
     Batch,
     BatchOrder,
+    EmbeddingDataset,
     TokenDataset,
-    VectorDataset,
     evaluation_batches,
     stratified_batches,
     trained_batches,
 )
-from counterpoise.data.quality import remarkable
+from counterpoise.data.quality import find_data_warnings
 from counterpoise.data.sources import Source
 from counterpoise.data.splits import Vocabulary, label_counts, split_off, unseen
 from counterpoise.data.table import Split
@@ -40,7 +40,7 @@ ORDERS = ("length", "stratified")
 
 
 @dataclass(frozen=True)
-class Examples:
+class EncodedSplit:
     """One split ready for training: its source rows, targets and token ids, all over the same N rows.
 
     kept: int64 [N], positions of the rows in `split`. unseen: how often it has a class or label that training lacks:
@@ -132,7 +132,7 @@ class TextDataModule(pl.LightningDataModule):
         self.group_by_length, self.eval_order, self.num_workers = group_by_length, eval_order, num_workers
         self.train_limit, self.seed, self.split_seed = train_limit, seed, split_seed
         self.sampler: Callable[[int], Sampler] = lambda epoch: PowerSampler()
-        self.splits: dict[str, Examples] = {}
+        self.splits: dict[str, EncodedSplit] = {}
         self._loaded: dict[str, Split] | None = None
         self._stores: dict[str, TokenStore] = {}
         self._order: BatchOrder | None = None
@@ -159,9 +159,9 @@ class TextDataModule(pl.LightningDataModule):
         return self.index.counts
 
     @cached_property
-    def remarks(self) -> list[str]:
+    def data_warnings(self) -> list[str]:
         """What is remarkable about the data, a line each; see `data.audit.remarkable`."""
-        return remarkable(self.splits, self.labels)
+        return find_data_warnings(self.splits, self.labels)
 
     def prepare_data(self) -> None:
         """Downloads and tokenises, so that `setup` finds both in the cache."""
@@ -213,12 +213,12 @@ class TextDataModule(pl.LightningDataModule):
                 self.splits[name] = self._examples(name, train, held[name], encoded)
             else:
                 self.splits[name] = self._examples(name, loaded[name], np.arange(len(loaded[name])))
-        let_go()
+        release_pages()
 
     def embed(self, vectors: Callable[[TokenStore], np.ndarray]) -> None:
         """Replaces the tokens of all splits by vectors, given a function that returns those of a store, [N, H]."""
         for name, part in self.splits.items():
-            self.splits[name] = replace(part, dataset=VectorDataset(part.dataset, vectors(part.dataset.store)))
+            self.splits[name] = replace(part, dataset=EmbeddingDataset(part.dataset, vectors(part.dataset.store)))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Returns the training batches of this process, drawn by `sampler`."""
@@ -294,7 +294,7 @@ class TextDataModule(pl.LightningDataModule):
             self._stores[split.name] = tokenise(split.texts, self.tokenizer, self.max_length, what, split.digest)
         return self._stores[split.name]
 
-    def _examples(self, name: str, split: Split, rows: np.ndarray, encoded: Targets | None = None) -> Examples:
+    def _examples(self, name: str, split: Split, rows: np.ndarray, encoded: Targets | None = None) -> EncodedSplit:
         """Returns the examples of these rows of a split. encoded: its labels by the vocabulary, which has them all."""
         targets = (self.vocabulary.encode(split.labels) if encoded is None else encoded)[rows]
         lacking = unseen(split.labels.take(pa.array(rows)), self.vocabulary) if encoded is None else []
@@ -317,7 +317,7 @@ class TextDataModule(pl.LightningDataModule):
             weights = weights / weights.mean()
         pad = self.tokenizer.pad_token_id or 0
         dataset = TokenDataset(self._tokenise(split), rows, targets, pad, weights, self.packed)
-        return Examples(split, rows, dataset, missing)
+        return EncodedSplit(split, rows, dataset, missing)
 
     def _loader(self, dataset: TokenDataset, order: BatchOrder | Sequence[np.ndarray]) -> DataLoader[Batch]:
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

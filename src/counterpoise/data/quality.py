@@ -18,11 +18,11 @@ from scipy.sparse import csr_matrix, vstack
 from tokenizers import Tokenizer
 
 from counterpoise.balance.counts import Targets
-from counterpoise.data.arrow_cache import let_go
+from counterpoise.data.arrow_cache import release_pages
 from counterpoise.data.arrow_columns import Column, take, whole
 
 if TYPE_CHECKING:
-    from counterpoise.data.datamodule import Examples
+    from counterpoise.data.datamodule import EncodedSplit
 from counterpoise.data.splits import label_counts
 
 NEAR = 0.8
@@ -62,7 +62,7 @@ class Near(NamedTuple):
     similarity: np.ndarray
 
 
-def remarkable(splits: Mapping[str, "Examples"], labels: Sequence[str]) -> list[str]:
+def find_data_warnings(splits: Mapping[str, "EncodedSplit"], labels: Sequence[str]) -> list[str]:
     """Returns the audit in short: a line each for equal texts across splits, conflicts and absent classes.
 
     An empty list where nothing is remarkable. Takes a fraction of a second for 10 MB of text, which is never in memory
@@ -96,7 +96,7 @@ class Rows(NamedTuple):
     targets: Targets
 
 
-def stacked(splits: Mapping[str, "Examples"]) -> Rows:
+def stacked(splits: Mapping[str, "EncodedSplit"]) -> Rows:
     """Returns the rows of all splits, in their order."""
     part, targets = _together(splits)
     return Rows(part, pa.concat_arrays([take(each.split.texts, each.kept) for each in splits.values()]), targets)
@@ -128,8 +128,8 @@ def near_texts(texts: Column, seed: int = 0) -> Near:
     none = np.empty((BANDS * BAND, 0), np.uint32)
     signatures = np.concatenate([none, *(_signature(*block, seed) for block in _shingles(folded))], axis=1)
     pairs = _sharing_a_band(signatures)
-    agreeing = [(signatures[:, a] == signatures[:, b]).mean(0) for a, b in _chunks(pairs, 2**16)]
-    pairs = pairs[:, np.concatenate([np.empty(0), *agreeing]) >= NEAR - 0.15]  # 4 standard deviations
+    drop_rare_labels = [(signatures[:, a] == signatures[:, b]).mean(0) for a, b in _chunks(pairs, 2**16)]
+    pairs = pairs[:, np.concatenate([np.empty(0), *drop_rare_labels]) >= NEAR - 0.15]  # 4 standard deviations
     involved, places = np.unique(pairs, return_inverse=True)
     similarity = _jaccard(folded.take(pa.array(involved)), places.reshape(pairs.shape))
     left, right = np.sort(order[pairs[:, similarity >= NEAR]], axis=0)
@@ -239,7 +239,7 @@ def recommended(counts: np.ndarray, rows: int, multi_label: bool, tail: int) -> 
     return "combined", reason
 
 
-def _together(splits: Mapping[str, "Examples"]) -> tuple[np.ndarray, Targets]:
+def _together(splits: Mapping[str, "EncodedSplit"]) -> tuple[np.ndarray, Targets]:
     """Returns the number of each row's split, int [N], and the targets of all splits, in their order."""
     targets: list[Any] = [each.targets for each in splits.values()]
     together = np.concatenate(targets) if isinstance(targets[0], np.ndarray) else vstack(targets, format="csr")
@@ -253,7 +253,7 @@ def _hashes(texts: Column, rows: np.ndarray) -> np.ndarray:
         folded = pc.utf8_lower(pc.utf8_normalize(take(texts, rows[start : start + FOLDED]), form="NFKC"))
         folded = pc.utf8_trim_whitespace(pc.replace_substring_regex(folded, r"\s\s+|[^\S ]", " "))
         hashes.append(hash_array(folded.to_numpy(zero_copy_only=False), categorize=False))
-        let_go()
+        release_pages()
     return np.concatenate(hashes)
 
 

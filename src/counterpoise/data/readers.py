@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from counterpoise.data.arrow_cache import Keep, content_digest, file_state, staged
+from counterpoise.data.arrow_cache import TableSink, content_digest, file_state, staged
 from counterpoise.data.arrow_columns import is_text, text_faults
 from counterpoise.errors import UserError, nearest
 
@@ -55,7 +55,7 @@ def read_columns(
     gz, suffix = path.suffix.lower() == ".gz", suffix_of(path)
     columns = list(dict.fromkeys([text, *others]))
 
-    def read(keep: Keep) -> pa.Table:
+    def read(keep: TableSink) -> pa.Table:
         if suffix in DELIMITERS:
             return _read_csv(path, columns, delimiter or DELIMITERS[suffix], quote, skip_rows_after_header, keep)
         if suffix in JSON_LINES:
@@ -71,7 +71,7 @@ def read_columns(
         state = file_state(path)
         how = [FORMAT, content_digest(path), suffix, gz, text, delimiter, quote, skip_rows_after_header]
 
-    def read_unchanged(keep: Keep) -> None:
+    def read_unchanged(keep: TableSink) -> None:
         with _told(path, (pa.ArrowException,)):
             read(lambda reader: keep(_for_stage(reader, path, text)))
         if file_state(path) != state:
@@ -157,7 +157,9 @@ def _for_stage(reader: pa.RecordBatchReader, path: Path, text: str) -> pa.Record
     return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def _read_csv(path: Path, columns: list[str], delimiter: str, quote: str | None, skip: int, keep: Keep) -> pa.Table:
+def _read_csv(
+    path: Path, columns: list[str], delimiter: str, quote: str | None, skip: int, keep: TableSink
+) -> pa.Table:
     for key, character in (("delimiter", delimiter), ("quote", quote)):
         if character is not None and not (isinstance(character, str) and len(character) == 1 and character.isascii()):
             raise UserError(f"data.{key} is {character!r}; it must be one ASCII character")
@@ -197,7 +199,7 @@ def _read_csv(path: Path, columns: list[str], delimiter: str, quote: str | None,
         raise UserError(f"cannot read {path.name}: row {row}: {fault[2]}") from error
 
 
-def _read_json(path: Path, text: str, columns: list[str], keep: Keep) -> pa.Table:
+def _read_json(path: Path, text: str, columns: list[str], keep: TableSink) -> pa.Table:
     def read(types: Mapping[str, pa.DataType] | None) -> pa.RecordBatchReader:
         schema, behaviour = (None, "infer") if types is None else (pa.schema(list(types.items())), "ignore")
         with _told(path, (OSError,)):
@@ -279,7 +281,7 @@ def _json_fault(path: Path, text: str, columns: list[str]) -> str:
     return ""
 
 
-def _read_parquet(path: Path, columns: list[str], keep: Keep) -> pa.Table:
+def _read_parquet(path: Path, columns: list[str], keep: TableSink) -> pa.Table:
     with _told(path, (OSError,)):
         opened = pa.parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
     with opened as file:

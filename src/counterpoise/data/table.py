@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from counterpoise.data.arrow_cache import digest_of, filtered, let_go
+from counterpoise.data.arrow_cache import digest_of, filtered, release_pages
 from counterpoise.data.arrow_columns import (
     BLANK,
     NOT_UTF8,
@@ -95,7 +95,7 @@ class Split:
 
 
 @dataclass(kw_only=True)
-class Columns:
+class TableFormat:
     """What the columns of a table hold, and what becomes of rows that cannot be used.
 
     text and id: a column each. label: the column of labels, or several columns of 0 and 1 that are a label each.
@@ -151,7 +151,7 @@ class Columns:
             raise UserError(f"data.text and data.label are both {self.text!r}; they must be two columns")
 
 
-def usable_rows(source: Columns, name: str, shown: str, table: pa.Table, file: str) -> Split:
+def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, file: str) -> Split:
     """Returns the good rows of the table as the split `name`. `shown` is the file's name in messages."""
     if not len(table):
         raise UserError(f"{shown} has no rows")
@@ -208,7 +208,7 @@ def usable_rows(source: Columns, name: str, shown: str, table: pa.Table, file: s
     labels = kept(labels)
     if is_list(labels.type) and not len(labels.flatten()):
         raise UserError(f"{shown}: no row has a label (data.label={_listing(source.label)})")
-    let_go()
+    release_pages()
     return Split(
         name=name,
         file=file,
@@ -246,7 +246,7 @@ def check_min_count(least: int) -> None:
         raise UserError(f"data.min_count={least}: use a whole number from 1 on; 1 keeps every label")
 
 
-def agreeing(splits: dict[str, Split], least: int) -> dict[str, Split]:
+def drop_rare_labels(splits: dict[str, Split], least: int) -> dict[str, Split]:
     """Returns the splits without the labels that 1 to `least` - 1 training rows have.
 
     Rows of single-label data go with their label. Raises UserError where nothing is left, or where the splits are of

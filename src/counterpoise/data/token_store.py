@@ -20,7 +20,7 @@ from rich.progress import Progress
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from counterpoise.data.arrow_cache import let_go
+from counterpoise.data.arrow_cache import release_pages
 from counterpoise.data.arrow_columns import Column, whole
 from counterpoise.data.cache import cached
 from counterpoise.errors import UserError
@@ -143,7 +143,7 @@ def _write(folder: Path, texts: Column, backend: Tokenizer, max_length: int, dty
             check = zlib.crc32(offsets, zlib.crc32(tokens))
             journal.write(json.dumps([done.rows, done.tokens, done.truncated, check]) + "\n")
             journal.flush()
-            let_go()
+            release_pages()
             progress.advance(task, len(chunk))
         for file in (token_file, offset_file):
             os.fsync(file.fileno())  # may take seconds, in which the journal is still needed
@@ -220,5 +220,5 @@ def _key(texts: Column, tokenizer: str, known: str | None) -> str:
         # Cut alike, however the column is cut.
         for start in range(0, len(texts), 2**16):
             stream.write_batch(pa.record_batch([whole(texts.slice(start, 2**16).cast(pa.large_string()))], schema))
-            let_go()
+            release_pages()
     return digest.hexdigest()

@@ -16,12 +16,12 @@ import numpy as np
 from scipy.special import expit, softmax
 from torch import nn
 
-from counterpoise.balance import Balance
+from counterpoise.balance import Correction
 from counterpoise.balance.counts import Targets
-from counterpoise.balance.prior_correction import natural_shift
+from counterpoise.balance.prior_correction import natural_prior_shift
 from counterpoise.balance.validation import is_number
 from counterpoise.errors import UserError
-from counterpoise.io import replacing
+from counterpoise.io import atomic_path
 from counterpoise.metrics import probabilities, single_label
 from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds
 from counterpoise.metrics.outcomes import Adjusted, Outcomes
@@ -111,11 +111,11 @@ class Calibration:
             "temperature": self.chosen.temperature,
             "shift": dict(zip(self.labels, self.chosen.shift.tolist(), strict=True)),
         }
-        with replacing(path) as unfinished:
+        with atomic_path(path) as unfinished:
             unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def prior_correction(loss: nn.Module, balance: Balance) -> tuple[str | None, np.ndarray]:
+def prior_correction(loss: nn.Module, correction: Correction) -> tuple[str | None, np.ndarray]:
     """Returns how well the shift back to the natural distribution holds for a model trained so, and the shift.
 
     "exact" at the optimum, "approximate", or None where no shift leads back, or the loss does not say; the shift,
@@ -124,11 +124,11 @@ def prior_correction(loss: nn.Module, balance: Balance) -> tuple[str | None, np.
     """
     kind = getattr(loss, "prior_correction", None)
     if kind is None:
-        return None, np.zeros(len(balance.labels))
-    if not balance.multi_label:
-        return kind, natural_shift(balance, loss.emphasis(balance))  # type: ignore[operator]
-    alone = len(balance.labels) == 1 or np.ptp(balance.rates) <= 1e-9 * balance.rates.max()
-    return (kind if alone else "approximate"), natural_shift(balance)
+        return None, np.zeros(len(correction.labels))
+    if not correction.multi_label:
+        return kind, natural_prior_shift(correction, loss.effective_prior(correction))  # type: ignore[operator]
+    alone = len(correction.labels) == 1 or np.ptp(correction.rates) <= 1e-9 * correction.rates.max()
+    return (kind if alone else "approximate"), natural_prior_shift(correction)
 
 
 def measure(
@@ -136,7 +136,7 @@ def measure(
     counts: np.ndarray,
     validation: tuple[np.ndarray, Targets],
     test: tuple[np.ndarray, Targets],
-    correction: tuple[str | None, np.ndarray],
+    shift_quality: tuple[str | None, np.ndarray],
     bounds: Bounds = DEFAULT_BOUNDS,
     decided: np.ndarray | None = None,
 ) -> Calibration | None:
@@ -154,7 +154,7 @@ def measure(
     """
     if not all(logits.size and np.isfinite([logits.min(), logits.max()]).all() for logits, _ in (validation, test)):
         return None
-    kind, shift = correction
+    kind, shift = shift_quality
     variants = _variants(*validation, shift)
     logits, targets = test
     multi_label = len(targets.shape) == 2
@@ -233,24 +233,28 @@ def _decisions(logits: Adjusted, targets: Targets) -> tuple[dict[str, float], np
     and how many of each class a text has on average, as predicted, float64 [C].
     """
     texts, classes = logits.shape
-    outcomes, expected, (hits, called) = Outcomes.of(logits, targets), np.zeros(classes), np.zeros((2, classes), int)
+    outcomes, expected, (true_positives, called) = (
+        Outcomes.of(logits, targets),
+        np.zeros(classes),
+        np.zeros((2, classes), int),
+    )
     for scores, truth in outcomes.blocks():
         if outcomes.pairs:
             decided = scores > 0
-            hits += (decided & truth).sum(axis=0)
+            true_positives += (decided & truth).sum(axis=0)
             called += decided.sum(axis=0)
             expected += expit(scores).sum(axis=0)
         else:
             predicted = scores.argmax(axis=1)
-            hits += np.bincount(truth[truth == predicted], minlength=classes)
+            true_positives += np.bincount(truth[truth == predicted], minlength=classes)
             called += np.bincount(predicted, minlength=classes)
             expected += softmax(scores, axis=1).sum(axis=0)
     support = _counts(targets, classes)
     if outcomes.pairs:
-        overall = {"micro_f1": float(2 * hits.sum() / max(support.sum() + called.sum(), 1))}
+        overall = {"micro_f1": float(2 * true_positives.sum() / max(support.sum() + called.sum(), 1))}
     else:
-        overall = {"accuracy": float(hits.sum() / texts)}
-    by_class = single_label.precision_recall_f1(hits, support, called)[2]
+        overall = {"accuracy": float(true_positives.sum() / texts)}
+    by_class = single_label.precision_recall_f1(true_positives, support, called)[2]
     macro = float(by_class[support > 0].mean()) if support.any() else float("nan")
     return overall | {"macro_f1": macro}, expected / texts
 

@@ -55,8 +55,8 @@ def per_label(
 def tally(decided: np.ndarray, targets: sparse.csr_matrix) -> Tally:
     """Returns the texts of each label: rightly decided, true, decided."""
     hit, labels = decided[_texts(targets), targets.indices], targets.shape[1]
-    hits, support = (np.bincount(each, minlength=labels) for each in (targets.indices[hit], targets.indices))
-    return Tally(hits, support, decided.sum(axis=0))
+    true_positives, support = (np.bincount(each, minlength=labels) for each in (targets.indices[hit], targets.indices))
+    return Tally(true_positives, support, decided.sum(axis=0))
 
 
 def average_precision(logits: np.ndarray, targets: sparse.csr_matrix) -> np.ndarray:
@@ -104,11 +104,11 @@ def scores(
     supported = table[table.test_count > 0].rename(columns={"average_precision": "ap"})
 
     hit = decided[_texts(targets), targets.indices]
-    hits = np.bincount(_texts(targets)[hit], minlength=len(decided))
+    true_positives = np.bincount(_texts(targets)[hit], minlength=len(decided))
     support, predicted = np.diff(targets.indptr), decided.sum(axis=1)
     labelled = support > 0
-    micro = precision_recall_f1(*(np.array([values.sum()]) for values in (hits, support, predicted)))
-    sample = precision_recall_f1(hits[labelled], support[labelled], predicted[labelled])
+    micro = precision_recall_f1(*(np.array([values.sum()]) for values in (true_positives, support, predicted)))
+    sample = precision_recall_f1(true_positives[labelled], support[labelled], predicted[labelled])
 
     result = {f"micro_{name}": value[0] for name, value in zip(_MEASURES, micro, strict=True)}
     result |= {f"macro_{name}": _mean(supported[name]) for name in _MEASURES}
@@ -116,7 +116,7 @@ def scores(
     result |= {
         "macro_f1_all": supported.f1.sum() / len(table) if len(supported) else np.nan,
         "map": _mean(supported.ap),
-        "subset_accuracy": ((hits == support) & (hits == predicted)).mean(),
+        "subset_accuracy": ((true_positives == support) & (true_positives == predicted)).mean(),
         **_ranking(logits, targets),
     }
     bucket = buckets(supported.train_count.to_numpy(), tail_max, head_min)

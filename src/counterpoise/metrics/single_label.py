@@ -23,7 +23,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int)
 class Tally(NamedTuple):
     """How many examples of each class are decided rightly, are true, are predicted: int64 [C] each."""
 
-    hits: np.ndarray
+    true_positives: np.ndarray
     support: np.ndarray
     predicted: np.ndarray
 
@@ -47,16 +47,16 @@ def per_class(outcome: Tally | np.ndarray, train_counts: np.ndarray) -> pd.DataF
 
 
 def precision_recall_f1(
-    hits: np.ndarray, support: np.ndarray, predicted: np.ndarray
+    true_positives: np.ndarray, support: np.ndarray, predicted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns precision, recall and F1, float64 [C] each, of counts int [C]: right, true and predicted examples.
 
     A supported class that is never predicted has precision 0. A class absent from the split has recall and F1
     NaN; its precision is 0 when it was predicted all the same, and NaN when it was not.
     """
-    precision = _ratio(hits, predicted, otherwise=np.where(support > 0, 0.0, np.nan))
-    recall = _ratio(hits, support, otherwise=np.nan)
-    f1 = np.where(support > 0, _ratio(2 * hits, support + predicted, otherwise=np.nan), np.nan)
+    precision = _ratio(true_positives, predicted, otherwise=np.where(support > 0, 0.0, np.nan))
+    recall = _ratio(true_positives, support, otherwise=np.nan)
+    f1 = np.where(support > 0, _ratio(2 * true_positives, support + predicted, otherwise=np.nan), np.nan)
     return precision, recall, f1
 
 
@@ -93,7 +93,7 @@ def scores(
     share = present.test_count / total
     macro = present[["precision", "recall", "f1"]].mean()
     weighted = present[["precision", "recall", "f1"]].mul(share, axis=0).sum()
-    accuracy = tally.hits.sum() / total
+    accuracy = tally.true_positives.sum() / total
 
     majority = int(np.argmax(counts))
     found = tally.support[majority]
@@ -153,5 +153,5 @@ def _mcc(tally: Tally) -> float:
     spread_predicted = total**2 - predicted @ predicted
     if spread_truth == 0 or spread_predicted == 0:
         return 0.0
-    covariance = total * tally.hits.sum() - truth @ predicted
+    covariance = total * tally.true_positives.sum() - truth @ predicted
     return covariance / np.sqrt(spread_truth) / np.sqrt(spread_predicted)

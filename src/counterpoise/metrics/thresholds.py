@@ -107,8 +107,8 @@ class Decision:
             for c, scores in zip(labels, ranked, strict=True):
                 own = positives[by_label.indptr[c] : by_label.indptr[c + 1]]
                 if len(own) and tried is not None:
-                    called, hits = (len(each) - each.searchsorted(tried) for each in (scores, own))
-                    means += 2 * hits / (called + len(own))
+                    called, true_positives = (len(each) - each.searchsorted(tried) for each in (scores, own))
+                    means += 2 * true_positives / (called + len(own))
                 if len(own) and self.thresholds == "label":
                     cuts[c] = self._cut(scores, own)
         if tried is None:
@@ -144,12 +144,12 @@ class Decision:
             return 0.0
         # The best cut is at the score of a positive: any other calls more negatives for the same positives.
         candidates, counts = np.unique(positives, return_counts=True)
-        hits = np.cumsum(counts[::-1])[::-1]
+        true_positives = np.cumsum(counts[::-1])[::-1]
         called = len(ranked) - np.searchsorted(ranked, candidates)
         if self.objective == "f1":
-            value = 2 * hits / (called + len(positives))
+            value = 2 * true_positives / (called + len(positives))
         else:
-            precision, recall = hits / called, hits / len(positives)
+            precision, recall = true_positives / called, true_positives / len(positives)
             aim, rest = (precision, recall) if self.objective == "precision" else (recall, precision)
             enough = aim >= float(self.target or 0)
             value = np.where(enough, rest, -1.0) if enough.any() else aim

@@ -16,7 +16,7 @@ from counterpoise.data.token_store import TokenStore
 from counterpoise.model.encoder import Encoder
 
 
-class Vectors(nn.Module):
+class PrecomputedEmbeddings(nn.Module):
     """Takes the place of an encoder whose vectors, [B, size], are in the batch already. Nothing in it is trained."""
 
     inputs = ("vectors",)
@@ -33,7 +33,7 @@ class Vectors(nn.Module):
         return vectors
 
 
-def stored_vectors(
+def cached_embeddings(
     load: Callable[[], Encoder], key: str, store: TokenStore, pad: int, batch_size: int, device: torch.device
 ) -> np.ndarray:
     """Returns the vectors of all texts of a token store, float32 [N, size], a memory map.

@@ -10,12 +10,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from counterpoise.data.batching import Batch, divided
+from counterpoise.data.batching import Batch, split_batch
 from counterpoise.errors import UserError, out_of_memory
 from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds
 from counterpoise.metrics.scoring import Mean, MultiLabelScoring, SingleLabelScoring
 from counterpoise.metrics.thresholds import Decision
-from counterpoise.model.embeddings import Vectors
+from counterpoise.model.embeddings import PrecomputedEmbeddings
 from counterpoise.model.encoder import Encoder
 from counterpoise.model.heads import CosineHead, linear
 from counterpoise.model.optim import Optim
@@ -44,7 +44,7 @@ class Classifier(pl.LightningModule):
 
     def __init__(
         self,
-        encoder: Encoder | Vectors,
+        encoder: Encoder | PrecomputedEmbeddings,
         loss: nn.Module,
         optim: Optim,
         labels: Sequence[str],
@@ -100,7 +100,7 @@ class Classifier(pl.LightningModule):
         accumulate = self.trainer.accumulate_grad_batches
         self._size = len(batch["targets"]), batch[self.encoder.inputs[0]].numel()
         self._passes = self._needed_passes(*self._size)
-        *first, last = divided(batch, self._passes)
+        *first, last = split_batch(batch, self._passes)
         if first and batch_idx % accumulate == 0:
             self.zero_grad()
         done = torch.zeros((), device=self.device)
@@ -274,7 +274,7 @@ class Classifier(pl.LightningModule):
             if not out_of_memory(error) or len(batch["targets"]) == 1:
                 raise
         torch.cuda.empty_cache()
-        return torch.cat([self._logits(half) for half in divided(batch, 2)])
+        return torch.cat([self._logits(half) for half in split_batch(batch, 2)])
 
     def _reset(self) -> None:
         self.scoring.reset()

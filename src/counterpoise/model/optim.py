@@ -9,7 +9,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from counterpoise.errors import UserError
-from counterpoise.model.embeddings import Vectors
+from counterpoise.model.embeddings import PrecomputedEmbeddings
 from counterpoise.model.encoder import Encoder
 
 
@@ -44,7 +44,7 @@ class Optim:
             raise UserError(f"optim.warmup={self.warmup}: a fraction below 1 or a number of steps")
 
     def build(
-        self, encoder: Encoder | Vectors, head: nn.Module, steps: int, fused: bool = True
+        self, encoder: Encoder | PrecomputedEmbeddings, head: nn.Module, steps: int, fused: bool = True
     ) -> tuple[Optimizer, LambdaLR]:
         """Returns the optimiser and its schedule over `steps` optimiser steps."""
         optimiser = AdamW(self.groups(encoder, head), betas=self.betas, eps=self.eps, fused=fused)
@@ -58,7 +58,7 @@ class Optim:
 
         return optimiser, LambdaLR(optimiser, factor)
 
-    def groups(self, encoder: Encoder | Vectors, head: nn.Module) -> list[dict]:
+    def groups(self, encoder: Encoder | PrecomputedEmbeddings, head: nn.Module) -> list[dict]:
         """Returns parameter groups, each with its `name`, `lr` and `weight_decay`."""
         top = len(encoder.layers)
         # How far below the last layer a parameter sits; what is neither embedding nor layer sits on top.

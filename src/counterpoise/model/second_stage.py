@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from counterpoise.balance import Balance, Plan, PowerSampler, Sampler, Strategy
+from counterpoise.balance import Correction, Plan, PowerSampler, Sampler, Strategy
 from counterpoise.balance.counts import Targets
-from counterpoise.balance.prior_correction import natural_shift, post_hoc, prior_shift
+from counterpoise.balance.prior_correction import natural_prior_shift, post_hoc, prior_shift
 from counterpoise.balance.validation import is_number
 from counterpoise.errors import UserError
 from counterpoise.model.heads import linear
@@ -24,7 +24,7 @@ class FirstStage(NamedTuple):
     """What training left, and the data.
 
     head: with its weight [C, H]. vectors: returns those of a split, float32 [N, H]. targets: of each split. weights:
-    instance weights of the training rows, float [N], or None. balance: what was trained with. emphasis: float [C],
+    instance weights of the training rows, float [N], or None. balance: what was trained with. effective prior: float [C],
     the shares of the classes that the logits stand for; None where they stand for none. score: of logits [N, C] and
     their targets, higher is better. dropout: on the vectors in training. seed: of all that is random. correction: how
     well the logits are led back to the natural distribution, see `evaluate.calibration.prior_correction`.
@@ -34,12 +34,12 @@ class FirstStage(NamedTuple):
     vectors: Callable[[str], np.ndarray]
     targets: dict[str, Targets]
     weights: np.ndarray | None
-    balance: Balance
-    emphasis: np.ndarray | None
+    correction: Correction
+    effective_prior: np.ndarray | None
     score: Callable[[np.ndarray, Targets], float]
     dropout: float
     seed: int
-    correction: str | None = "exact"
+    shift_quality: str | None = "exact"
 
 
 class Refined(NamedTuple):
@@ -49,14 +49,14 @@ class Refined(NamedTuple):
 
     head: nn.Linear
     shift: np.ndarray | None
-    facts: dict[str, float]
-    correction: str | None
+    results: dict[str, float]
+    shift_quality: str | None
 
 
 class SecondStage(Protocol):
     """Makes another head of what training left."""
 
-    def check(self, balance: Balance, loss: nn.Module) -> None:
+    def check(self, correction: Correction, loss: nn.Module) -> None:
         """Raises UserError, before training, where it cannot be made of a model trained so."""
 
     def __call__(self, first: FirstStage) -> Refined:
@@ -67,7 +67,7 @@ class SecondStage(Protocol):
 class PostHoc:
     """Logit adjustment after training: subtracts tau log(prior) from the logits, in the bias of the head.
 
-    Menon et al., ICLR 2021, eq. 9. The prior is the emphasis of the training, so that after a plain training it is the
+    Menon et al., ICLR 2021, eq. 9. The prior is the effective prior of the training, so that after a plain training it is the
     share of the counts, and what sampler and weights corrected is not corrected again. Single-label.
 
     tau: from 0 to 1, or "auto": the best of 0, 0.1, ... 1 on the validation split.
@@ -78,9 +78,9 @@ class PostHoc:
     def __post_init__(self) -> None:
         _check_tau(self.tau, 1)
 
-    def check(self, balance: Balance, loss: nn.Module) -> None:
+    def check(self, correction: Correction, loss: nn.Module) -> None:
         """Raises UserError for several labels a text, and for a loss whose logits stand for no shares of classes."""
-        _check_head(balance, loss, "post-hoc logit adjustment")
+        _check_head(correction, loss, "post-hoc logit adjustment")
         if getattr(loss, "prior_correction", None) is None:
             raise UserError(
                 "strategy.second_stage: the logits of this loss stand for no shares of the classes, so that there is "
@@ -90,15 +90,18 @@ class PostHoc:
     def __call__(self, first: FirstStage) -> Refined:
         """Returns the head with another bias."""
         head = first.head
-        assert first.emphasis is not None
-        nothing, shares = np.zeros((1, len(first.emphasis))), np.maximum(first.emphasis, 0.5 / first.balance.epoch_size)
+        assert first.effective_prior is not None
+        nothing, shares = (
+            np.zeros((1, len(first.effective_prior))),
+            np.maximum(first.effective_prior, 0.5 / first.correction.epoch_size),
+        )
 
         def adjusted(tau: float) -> nn.Linear:
             return _with(head, bias=head.bias + torch.from_numpy(post_hoc(nothing, shares, tau)[0]).float())
 
         tau = _chosen(self.tau, np.linspace(0, 1, 11), adjusted, first)
-        shift = prior_shift(shares ** (1 - tau), first.balance.counts)
-        return Refined(adjusted(tau), shift, {"tau": tau}, first.correction)
+        shift = prior_shift(shares ** (1 - tau), first.correction.counts)
+        return Refined(adjusted(tau), shift, {"tau": tau}, first.shift_quality)
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,9 @@ class TauNormalised:
     def __post_init__(self) -> None:
         _check_tau(self.tau, np.inf)
 
-    def check(self, balance: Balance, loss: nn.Module) -> None:
+    def check(self, correction: Correction, loss: nn.Module) -> None:
         """Raises UserError for several labels a text, and for a head whose weights have no norms to speak of."""
-        _check_head(balance, loss, "tau-normalisation")
+        _check_head(correction, loss, "tau-normalisation")
 
     def __call__(self, first: FirstStage) -> Refined:
         """Returns the head with other weights. Its logits stand for no distribution that is known."""
@@ -155,24 +158,24 @@ class Retrained:
         if not is_number(self.lr) or not self.lr > 0:
             raise UserError(f"strategy.second_stage.lr={self.lr}: use a number above 0")
 
-    def check(self, balance: Balance, loss: nn.Module) -> None:
+    def check(self, correction: Correction, loss: nn.Module) -> None:
         """A new head can be trained whatever the first one was."""
 
     def __call__(self, first: FirstStage) -> Refined:
         """Returns the new head."""
-        plan = Plan(Strategy(self.sampler), first.balance.labels, first.balance.index)
-        balance, loss = plan.final, plan.loss(0)
+        plan = Plan(Strategy(self.sampler), first.correction.labels, first.correction.index)
+        correction, loss = plan.final, plan.loss(0)
         vectors, targets, weights = first.vectors("train"), first.targets["train"], first.weights
         generator = torch.Generator().manual_seed(first.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(first.seed)
-            head = linear(vectors.shape[1], len(balance.labels), balance.prior_logits)
+            head = linear(vectors.shape[1], len(correction.labels), correction.prior_logits)
         optimiser = torch.optim.AdamW(head.parameters(), lr=self.lr)
-        steps = self.epochs * -(-balance.epoch_size // self.batch_size)
+        steps = self.epochs * -(-correction.epoch_size // self.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         keep = 1 - first.dropout
         for epoch in range(self.epochs):
-            drawn = self.sampler.draw(balance.index, np.random.default_rng([first.seed, epoch]))
+            drawn = self.sampler.draw(correction.index, np.random.default_rng([first.seed, epoch]))
             for rows in np.split(drawn, range(self.batch_size, len(drawn), self.batch_size)):
                 inputs = torch.from_numpy(vectors[rows])
                 inputs = inputs * torch.empty_like(inputs).bernoulli_(keep, generator=generator) / keep
@@ -182,8 +185,8 @@ class Retrained:
                 optimiser.step()
                 schedule.step()
         # A sampler of labels draws others along.
-        correction = "approximate" if balance.multi_label else "exact"
-        return Refined(head, natural_shift(balance), {"epochs": self.epochs, "steps": steps}, correction)
+        shift_quality = "approximate" if correction.multi_label else "exact"
+        return Refined(head, natural_prior_shift(correction), {"epochs": self.epochs, "steps": steps}, shift_quality)
 
 
 def _check_tau(tau: float | str, most: float) -> None:
@@ -192,14 +195,16 @@ def _check_tau(tau: float | str, most: float) -> None:
         raise UserError(f"strategy.second_stage.tau={tau}: use {allowed}, or auto")
 
 
-def _check_head(balance: Balance, loss: nn.Module, what: str) -> None:
-    if balance.multi_label:
+def _check_head(correction: Correction, loss: nn.Module, what: str) -> None:
+    if correction.multi_label:
         raise UserError(
             f"strategy.second_stage: {what} is for texts of one class; where they have several labels each gets its "
             "threshold, and strategy/second_stage=retrained gives another head"
         )
     if getattr(loss, "normalised_head", False):
-        raise UserError("strategy.second_stage: a cosine head has neither bias nor norms: use strategy/loss=likelihood")
+        raise UserError(
+            "strategy.second_stage: a cosine head has neither bias nor norms: use strategy/loss=cross_entropy"
+        )
 
 
 def _chosen(

@@ -26,7 +26,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from counterpoise.io import replacing
+from counterpoise.io import atomic_path
 
 HEIGHT = 380
 """Of a figure that says nothing of its own, in pixels."""
@@ -116,7 +116,7 @@ def write(path: Path, title: str, subtitle: str, panels: Sequence[Panel], script
         allowed=allowed,
         plotly=_packed_plotly(),
     )
-    with replacing(path) as unfinished:
+    with atomic_path(path) as unfinished:
         unfinished.write_bytes(page.encode("utf-8", "replace"))
 
 

@@ -8,7 +8,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from counterpoise.errors import UserError
-from counterpoise.io import replacing
+from counterpoise.io import atomic_path
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -20,7 +20,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Saves a checkpoint to a local path."""
-        with replacing(path) as unfinished, unfinished.open("wb") as file:
+        with atomic_path(path) as unfinished, unfinished.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())

@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from counterpoise.balance import Plan
-from counterpoise.data.batching import steps_of
+from counterpoise.data.batching import optimizer_steps
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError, nearest
 from counterpoise.metrics.costs import read_costs
@@ -26,8 +26,8 @@ def check(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: Pl
             f"monitor={config.monitor}: no such metric of this validation split.{nearest(config.monitor, known)} "
             f"There are {', '.join(known)}"
         )
-    if config.scout and config.encoder.unfreeze_at_epoch is not None:
-        raise UserError("encoder.unfreeze_at_epoch: the encoder of a scout stays as it is; use train=finetune")
+    if config.probe and config.encoder.unfreeze_at_epoch is not None:
+        raise UserError("encoder.unfreeze_at_epoch: the encoder of a probe stays as it is; use train=finetune")
     if plan.strategy.second_stage is not None:
         plan.strategy.second_stage.check(plan.final, model.loss)
         if not any(isinstance(each, BestCheckpoint) for each in trainer.checkpoint_callbacks):
@@ -58,7 +58,7 @@ def _check_length(trainer: pl.Trainer, data: TextDataModule) -> None:
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     accumulate = trainer.accumulate_grad_batches
-    steps = steps_of(data.sampler(0).size(data.index), data.batch_size, accumulate * trainer.world_size)
+    steps = optimizer_steps(data.sampler(0).size(data.index), data.batch_size, accumulate * trainer.world_size)
     if not steps:
         return  # `BatchOrder` says so
     limit, interval, every = trainer.limit_train_batches, trainer.val_check_interval, trainer.check_val_every_n_epoch

@@ -15,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from scipy.special import softmax
 
-from counterpoise.balance import Balance, Plan
+from counterpoise.balance import Correction, Plan
 from counterpoise.balance.counts import Targets
-from counterpoise.data.batching import VectorDataset
+from counterpoise.data.batching import EmbeddingDataset
 from counterpoise.data.datamodule import TextDataModule
-from counterpoise.io import replacing
+from counterpoise.io import atomic_path
 from counterpoise.metrics.calibration import Calibration, prior_correction
 from counterpoise.metrics.calibration import measure as calibrate
 from counterpoise.metrics.costs import least_cost, mean_cost, read_costs
@@ -33,7 +33,7 @@ from counterpoise.terminal import console
 from counterpoise.training.artifacts import draw_pictures, write_tables
 from counterpoise.training.callbacks import FIRST_STAGE
 from counterpoise.training.checkpoints import AtomicCheckpointIO, load_checkpoint
-from counterpoise.training.results import RunFacts
+from counterpoise.training.results import RunResults
 from counterpoise.training.run import folder, log, seconds
 from counterpoise.training.summary import show_calibration, show_results
 from counterpoise.training.trainer import progress, single_device
@@ -60,14 +60,16 @@ class Trained(NamedTuple):
     plan: Plan
     config: DictConfig
     loss: torch.nn.Module
-    balance: Balance
+    correction: Correction
     epochs: int
     steps: int
 
     @property
-    def emphasis(self) -> np.ndarray:
+    def effective_prior(self) -> np.ndarray:
         """Of classes by the loss, of labels by sampler and weights, float [C]."""
-        return self.balance.emphasis if self.balance.multi_label else self.loss.emphasis(self.balance)  # type: ignore[operator]
+        if self.correction.multi_label:
+            return self.correction.effective_prior
+        return self.loss.effective_prior(self.correction)  # type: ignore[operator]
 
 
 def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: Plan, config: DictConfig) -> dict:
@@ -78,14 +80,14 @@ def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: P
     if best and plan.changes:
         epoch = load_checkpoint(best)["epoch"]
         _tell_of_schedule(epochs - 1, plan, epoch)
-    trained = Trained(trainer, model, data, plan, config, plan.loss(epoch), plan.balance(epoch), epochs, steps)
-    correction = prior_correction(trained.loss, trained.balance)
-    if correction[0] and data.splits["train"].dataset.weights is not None:
+    trained = Trained(trainer, model, data, plan, config, plan.loss(epoch), plan.correction(epoch), epochs, steps)
+    shift_quality = prior_correction(trained.loss, trained.correction)
+    if shift_quality[0] and data.splits["train"].dataset.weights is not None:
         # The law knows nothing of the weights of single texts.
-        correction = "approximate", correction[1]
+        shift_quality = "approximate", shift_quality[1]
     if best and plan.strategy.second_stage is not None:
-        refined, best = refine(trained, best, correction[0])
-        correction = refined.correction, np.zeros(len(data.labels)) if refined.shift is None else refined.shift
+        refined, best = refine(trained, best, shift_quality[0])
+        shift_quality = refined.shift_quality, np.zeros(len(data.labels)) if refined.shift is None else refined.shift
     tester = single_device(trainer)
     tester.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if tester.fast_dev_run:  # type: ignore[attr-defined]
@@ -99,15 +101,15 @@ def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: P
     scoring = model.scoring
     decided = scoring.decide(evaluated["test"].logits) if isinstance(scoring, MultiLabelScoring) else None
     calibration = calibrate(
-        data.labels, data.counts, evaluated["validation"], evaluated["test"], correction, scoring.bounds, decided
+        data.labels, data.counts, evaluated["validation"], evaluated["test"], shift_quality, scoring.bounds, decided
     )
     metrics = _metrics(trained, evaluated) | {"best_checkpoint": str(best) if best else None}
     if refined:
-        metrics["second_stage"] = refined.facts
+        metrics["second_stage"] = refined.results
     if calibration:
         metrics["calibration"] = calibration.summary
     cheapest = _least_cost(trained, evaluated["test"], calibration, metrics)
-    with replacing(folder() / "metrics.json") as path:
+    with atomic_path(folder() / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2))
     _write(_facts(trained, evaluated, decided, metrics, calibration), cheapest)
     show_results(metrics, model.scoring.bounds)
@@ -119,7 +121,7 @@ def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: P
     return metrics
 
 
-def refine(trained: Trained, best: Path, correction: str | None) -> tuple[Refined, Path]:
+def refine(trained: Trained, best: Path, shift_quality: str | None) -> tuple[Refined, Path]:
     """Gives the best checkpoint the head that the strategy's second stage makes of it, and returns both.
 
     The checkpoint of the first stage is kept beside it, as first_stage.ckpt. correction: as `FirstStage` has it.
@@ -131,7 +133,7 @@ def refine(trained: Trained, best: Path, correction: str | None) -> tuple[Refine
 
     def vectors(split: str) -> np.ndarray:
         dataset = data.splits[split].dataset
-        if split not in encoded and isinstance(dataset, VectorDataset):
+        if split not in encoded and isinstance(dataset, EmbeddingDataset):
             encoded[split] = np.asarray(dataset.vectors[dataset.store_rows])
         elif split not in encoded:
             assert isinstance(model.encoder, Encoder)
@@ -144,12 +146,12 @@ def refine(trained: Trained, best: Path, correction: str | None) -> tuple[Refine
         vectors=vectors,
         targets={name: part.targets for name, part in data.splits.items()},
         weights=data.splits["train"].dataset.weights,
-        balance=trained.balance,
-        emphasis=trained.emphasis if correction and not trained.balance.multi_label else None,
+        correction=trained.correction,
+        effective_prior=trained.effective_prior if shift_quality and not trained.correction.multi_label else None,
         score=lambda logits, targets: model.scoring.measure(logits, targets)["macro_f1"],
         dropout=config.dropout,
         seed=config.seed,
-        correction=correction,
+        shift_quality=shift_quality,
     )
     console.print("second stage: a new head on the encoder as it is now")
     refined = plan.strategy.second_stage(first)
@@ -161,7 +163,7 @@ def refine(trained: Trained, best: Path, correction: str | None) -> tuple[Refine
     target = best.with_name("best.ckpt")
     if target == best:
         best.replace(best.with_name(FIRST_STAGE))
-    changed = {"state_dict": model.state_dict(), "second_stage": refined.facts}
+    changed = {"state_dict": model.state_dict(), "second_stage": refined.results}
     AtomicCheckpointIO().save_checkpoint(checkpoint | changed, target)
     return refined, target
 
@@ -194,17 +196,17 @@ def best_checkpoint(trainer: pl.Trainer) -> Path | None:
 
 
 def _metrics(trained: Trained, evaluated: dict[str, Evaluated]) -> dict[str, Any]:
-    model, balance = trained.model, trained.plan.final
+    model, correction = trained.model, trained.plan.final
     metrics: dict[str, Any] = {name: model.scoring.measure(*split) for name, split in evaluated.items()}
     if isinstance(model.scoring, MultiLabelScoring):
         metrics["test_at_half"] = model.scoring.measure(*evaluated["test"], threshold=0.5)
     return metrics | {
-        "scout": trained.config.scout,
+        "probe": trained.config.probe,
         "strategy": {
             "name": HydraConfig.get().runtime.choices.get("strategy"),
-            "weight_ratio": balance.weight_ratio,
-            "effective_sample_fraction": balance.effective_sample_fraction,
-            "epoch_size": balance.epoch_size,
+            "weight_ratio": correction.weight_ratio,
+            "effective_sample_size": correction.effective_sample_size,
+            "epoch_size": correction.epoch_size,
         },
         "data": {
             name: {"examples": len(part), "dropped": part.split.dropped, "unseen": part.unseen}
@@ -241,19 +243,19 @@ def _facts(
     decided: np.ndarray | None,
     metrics: dict[str, Any],
     calibration: Calibration | None,
-) -> RunFacts:
+) -> RunResults:
     data, scoring = trained.data, trained.model.scoring
     test, train, history = data.splits["test"], data.splits["train"].dataset, folder() / "csv" / "metrics.csv"
     several = scoring if isinstance(scoring, MultiLabelScoring) else None
-    return RunFacts(
+    return RunResults(
         name=str(HydraConfig.get().runtime.choices.get("data")),
         strategy=HydraConfig.get().runtime.choices.get("strategy") or "run",
-        scout=trained.config.scout,
+        probe=trained.config.probe,
         config=OmegaConf.to_container(trained.config, resolve=True),  # type: ignore[arg-type]
         metrics=metrics,
         seconds=seconds(),
-        balance=trained.balance,
-        emphasis=trained.emphasis,
+        correction=trained.correction,
+        effective_prior=trained.effective_prior,
         bounds=scoring.bounds,
         ids=test.ids,
         texts=test.texts,
@@ -268,22 +270,22 @@ def _facts(
         thresholds=several.thresholds.numpy() if several else None,
         calibration=calibration,
         history=pd.read_csv(history) if history.is_file() else None,
-        audit=data.remarks,
+        audit=data.data_warnings,
     )
 
 
-def _write(facts: RunFacts, least_cost: np.ndarray | None) -> None:
-    """Writes the files of the run folder; pictures and report not in a sweep of scouts, whose comparison is read."""
-    kept = {"validation": facts.validation_logits, "test": facts.test_logits}
+def _write(results: RunResults, least_cost: np.ndarray | None) -> None:
+    """Writes the files of the run folder; pictures and report not in a sweep of probes, whose comparison is read."""
+    kept = {"validation": results.validation_logits, "test": results.test_logits}
     if max(each.size for each in kept.values()) <= KEPT_LOGITS:
-        with replacing(folder() / "logits.npz") as path, path.open("wb") as file:
+        with atomic_path(folder() / "logits.npz") as path, path.open("wb") as file:
             np.savez(file, **kept)  # type: ignore[arg-type]
-    if facts.calibration:
-        facts.calibration.save(folder() / "calibration.json")
-    write_tables(folder(), facts, least_cost)
-    if not (facts.scout and HydraConfig.get().mode == RunMode.MULTIRUN):
-        draw_pictures(folder(), facts)
-        write_run_report(folder() / "report.html", facts)
+    if results.calibration:
+        results.calibration.save(folder() / "calibration.json")
+    write_tables(folder(), results, least_cost)
+    if not (results.probe and HydraConfig.get().mode == RunMode.MULTIRUN):
+        draw_pictures(folder(), results)
+        write_run_report(folder() / "report.html", results)
 
 
 def _evaluate(

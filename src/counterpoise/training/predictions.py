@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from scipy import sparse
 from scipy.special import expit
 
-from counterpoise.io import replacing
+from counterpoise.io import atomic_path
 
 # Rows per row group, fewer where there are very many labels: the float64 probabilities exist for one group at a time.
 _ROWS = 16_384
@@ -94,7 +94,7 @@ def predictions_writer(
                 columns += _ranked(probabilities, _top(probabilities, top_k), names)
             writer.write_table(pa.table(columns, schema=schema))
 
-    with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+    with atomic_path(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
         yield write
 
 
@@ -154,7 +154,7 @@ def multilabel_predictions_writer(
             ]
             writer.write_table(pa.table([pa.array(texts, pa.string()), true, *ranked[0], *ranked[1]], schema=schema))
 
-    with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+    with atomic_path(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
         yield write
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 from scipy.special import logsumexp
 
-from counterpoise.balance import Balance
+from counterpoise.balance import Correction
 from counterpoise.balance.counts import Targets
 from counterpoise.metrics import multi_label as multilabel
 from counterpoise.metrics import single_label
@@ -22,11 +22,11 @@ CELLS = 2**21
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunResults:
     """A tested run. Logits are float [N, C] in the order of the targets: int [N], or csr of bool [N, C].
 
-    name: of the run. strategy: its name. scout: whether its encoder stayed frozen. config: resolved. metrics: what
-    `metrics.json` holds. seconds: it took so far, or None. emphasis: float [C], of classes, by the strategy's loss.
+    name: of the run. strategy: its name. probe: whether its encoder stayed frozen. config: resolved. metrics: what
+    `metrics.json` holds. seconds: it took so far, or None. effective prior: float [C], of classes, by the strategy's loss.
     ids, texts: of the test split; texts(rows) are those of some of its rows.
     decided, thresholds: bool [N, C] and float [C], what test texts get and by which thresholds; multi-label only.
     calibration: as `evaluate.calibration.measure` returns it. history: `csv/metrics.csv`. audit: what
@@ -36,12 +36,12 @@ class RunFacts:
 
     name: str
     strategy: str
-    scout: bool
+    probe: bool
     config: Mapping[str, Any]
     metrics: Mapping[str, Any]
     seconds: float | None
-    balance: Balance
-    emphasis: np.ndarray
+    correction: Correction
+    effective_prior: np.ndarray
     bounds: Bounds
     ids: Sequence[str]
     texts: Callable[[np.ndarray], Sequence[str]]
@@ -68,17 +68,17 @@ class RunFacts:
     @property
     def labels(self) -> list[str]:
         """The C names of classes or labels."""
-        return list(self.balance.labels)
+        return list(self.correction.labels)
 
     @property
     def counts(self) -> np.ndarray:
         """Training examples of each class or positives of each label, int64 [C]."""
-        return self.balance.counts
+        return self.correction.counts
 
     @property
     def multi_label(self) -> bool:
         """Whether a text may have any number of labels."""
-        return self.balance.multi_label
+        return self.correction.multi_label
 
     @property
     def noun(self) -> str:

@@ -23,13 +23,13 @@ from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from counterpoise.balance import Balance, Plan
+from counterpoise.balance import Correction, Plan
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError
-from counterpoise.io import replacing
-from counterpoise.model.embeddings import Vectors, fingerprint, stored_vectors
+from counterpoise.io import atomic_path
+from counterpoise.model.embeddings import PrecomputedEmbeddings, cached_embeddings, fingerprint
 from counterpoise.model.encoder import EncoderSource
-from counterpoise.terminal import check_types, console, stop, user_line
+from counterpoise.terminal import check_types, console, stop, user_error_line
 from counterpoise.training.summary import show_balance, show_config
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def recorded(task: Callable[[DictConfig], float | None]) -> Callable[[DictConfig
         try:
             value = task(config)
         except Exception as error:
-            line = user_line(error)
+            line = user_error_line(error)
             reason = line or f"{type(error).__name__}: {' '.join(str(error).split())}"
             _write_status("failed", start, reason)
             log.debug("failed", exc_info=True)
@@ -78,7 +78,7 @@ def recorded(task: Callable[[DictConfig], float | None]) -> Callable[[DictConfig
             _write_status("failed", start, f"stopped by {by}")
             sys.exit(code)
         _write_status("finished", start)
-        if not config.scout:
+        if not config.probe:
             gc.collect()  # model and trainer refer to each other: without this a sweep holds several of them
         return value
 
@@ -92,7 +92,7 @@ def folder() -> Path:
 
 def begin(config: DictConfig) -> None:
     """Checks and shows the configuration and keeps it, resolved, in the run folder."""
-    console.quiet = RANK != 0 or (config.scout and HydraConfig.get().mode == RunMode.MULTIRUN)
+    console.quiet = RANK != 0 or (config.probe and HydraConfig.get().mode == RunMode.MULTIRUN)
     _quieten()
     if console.quiet and OmegaConf.select(HydraConfig.get(), "job.num"):  # type: ignore[arg-type]
         # What is wrong with the data is the same in every job of a sweep: the first one says it.
@@ -108,7 +108,7 @@ _encoders: dict[str, tuple[str, int]] = {}
 """Fingerprint and size of encoders by their settings: the jobs of a sweep share them."""
 
 
-def embedded(source: EncoderSource, data: TextDataModule, config: DictConfig) -> Vectors:
+def embed_splits(source: EncoderSource, data: TextDataModule, config: DictConfig) -> PrecomputedEmbeddings:
     """Replaces the texts of all splits by the vectors that the encoder makes of them. Returns what takes its place."""
     if repr(source) not in _encoders:
         encoder = source.load()
@@ -116,39 +116,39 @@ def embedded(source: EncoderSource, data: TextDataModule, config: DictConfig) ->
     key, size = _encoders[repr(source)]
     device = torch.device("cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     pad, batch_size = data.splits["train"].dataset.pad, data.eval_batch_size
-    data.embed(lambda store: stored_vectors(source.load, key, store, pad, batch_size, device))
+    data.embed(lambda store: cached_embeddings(source.load, key, store, pad, batch_size, device))
     torch.set_num_threads(1)  # a head is too small to be shared
-    return Vectors(size)
+    return PrecomputedEmbeddings(size)
 
 
 def show(plan: Plan, data: TextDataModule, config: DictConfig) -> None:
     """Prints what the strategy does to the classes, and writes it and the splits into the run folder."""
-    balance = plan.final
+    correction = plan.final
     sizes = ", ".join(f"{name} {len(examples):,}" for name, examples in data.splits.items())
     train = data.splits["train"].dataset
     lengths = train.lengths
-    what = "labels" if balance.multi_label else "classes"
+    what = "labels" if correction.multi_label else "classes"
     console.print(
         f"examples: {sizes}; {len(data.labels)} {what}; tokens per text: mean {lengths.mean():.0f}, "
         f"longest {lengths.max()}; {train.store.truncated / len(train.store):.0%} cut at "
         f"encoder.max_length={data.max_length}"
     )
     if RANK == 0:
-        for line in data.remarks:
+        for line in data.data_warnings:
             console.print(line, markup=False)
     if plan.changes:
         console.print(f"schedule: strength of the correction by epoch: {_strengths(plan.strengths)}; at its full:")
-    show_balance(balance, HydraConfig.get().runtime.choices.get("strategy", "custom"))
+    show_balance(correction, HydraConfig.get().runtime.choices.get("strategy", "custom"))
     if RANK == 0:
         table = pd.DataFrame(
             {
-                "class": balance.labels,
-                "count": balance.counts,
-                "draw_rate": balance.probabilities,
-                "draws_per_example": balance.expected_draws,
-                "weight": balance.weights,
-                **({"negative_weight": balance.negative_weights} if balance.multi_label else {}),
-                "emphasis": balance.emphasis,
+                "class": correction.labels,
+                "count": correction.counts,
+                "draw_rate": correction.sampling_probs,
+                "draws_per_example": correction.draws_per_example,
+                "weight": correction.class_weights,
+                **({"negative_weight": correction.negative_weights} if correction.multi_label else {}),
+                "effective_prior": correction.effective_prior,
             }
         )
         table.to_csv(folder() / "balance.csv", index=False)
@@ -160,13 +160,13 @@ def _strengths(strengths: Sequence[float]) -> str:
     return ", ".join(shown if len(shown) <= 12 else [*shown[:5], "...", *shown[-5:]])
 
 
-def head_bias(balance: Balance, loss: Any, setting: bool | str) -> np.ndarray | None:
+def head_bias(correction: Correction, loss: Any, setting: bool | str) -> np.ndarray | None:
     """Returns what the bias of the head starts from: the logits of the least loss without a look at texts, or None."""
     if setting not in (True, False, "auto"):
         raise UserError(f"bias_init={setting}: use true, false or auto")
-    if setting is False or (setting == "auto" and not balance.multi_label):
+    if setting is False or (setting == "auto" and not correction.multi_label):
         return None
-    return loss.initial_logits(balance)
+    return loss.initial_logits(correction)
 
 
 def continues_alone(trainer: pl.Trainer) -> bool:
@@ -185,7 +185,7 @@ def _write_status(state: str, start: float, reason: str | None = None) -> None:
         "overrides": list(HydraConfig.get().overrides.task),
         "seconds": round(time.monotonic() - start, 1),
     }
-    with replacing(folder() / "status.json") as path:
+    with atomic_path(folder() / "status.json") as path:
         path.write_text(json.dumps(status, indent=2))
 
 

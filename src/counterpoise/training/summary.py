@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from counterpoise.balance import Balance
+from counterpoise.balance import Correction
 from counterpoise.metrics.buckets import Bounds
 from counterpoise.terminal import console
 
@@ -60,61 +60,61 @@ def show_config(config: Mapping[str, Any]) -> None:
     console.print(tree)
 
 
-def show_balance(balance: Balance, name: str) -> None:
+def show_balance(correction: Correction, name: str) -> None:
     """Prints what the strategy does to each class or label, before training."""
-    order = np.argsort(-balance.counts, kind="stable")
+    order = np.argsort(-correction.counts, kind="stable")
     shown = list(order)
     if len(order) > SHOWN_CLASSES:
         half = SHOWN_CLASSES // 2
         shown = [*order[:half], None, *order[-half:]]
-    weights = balance.weights / balance.negative_weights
+    weights = correction.class_weights / correction.negative_weights
     columns = {
-        "count n": [f"{count:,}" for count in balance.counts],
-        "drawn q": _shares(balance.probabilities, balance),
-        "draws/example": [f"{draws:.3g}" for draws in balance.expected_draws],
+        "count n": [f"{count:,}" for count in correction.counts],
+        "drawn q": _shares(correction.sampling_probs, correction),
+        "draws/example": [f"{draws:.3g}" for draws in correction.draws_per_example],
         "weight w": [
-            f"{weight:.4g}" + " (cap)" * bool(capped) for weight, capped in zip(weights, balance.capped, strict=True)
+            f"{weight:.4g}" + " (cap)" * bool(capped) for weight, capped in zip(weights, correction.capped, strict=True)
         ],
-        "positive share": _shares(balance.positive_share, balance),
-        "emphasis e": _shares(balance.emphasis, balance),
+        "positive share": _shares(correction.effective_positive_rate, correction),
+        "effective prior e": _shares(correction.effective_prior, correction),
     }
-    if not balance.multi_label:
+    if not correction.multi_label:
         del columns["positive share"]
     table = Table(title=f"strategy: {name}", title_justify="left", caption_justify="left")
-    table.add_column("label" if balance.multi_label else "class")
+    table.add_column("label" if correction.multi_label else "class")
     for heading in columns:
         table.add_column(heading, justify="right")
     for c in shown:
         if c is None:
             table.add_row(f"... {len(order) - SHOWN_CLASSES} more", *["..."] * len(columns), style="dim")
         else:
-            table.add_row(Text(str(balance.labels[c])), *[column[c] for column in columns.values()])
-    table.caption = _multi_label_caption(balance) if balance.multi_label else _single_label_caption(balance)
+            table.add_row(Text(str(correction.labels[c])), *[column[c] for column in columns.values()])
+    table.caption = _multi_label_caption(correction) if correction.multi_label else _single_label_caption(correction)
     console.print(table)
 
 
-def _shares(shares: np.ndarray, balance: Balance) -> list[str]:
+def _shares(shares: np.ndarray, correction: Correction) -> list[str]:
     # The rarest of hundreds of labels hold less than 0.01% of the texts.
-    return [f"{100 * share:.3g}%" if balance.multi_label else f"{share:.2%}" for share in shares]
+    return [f"{100 * share:.3g}%" if correction.multi_label else f"{share:.2%}" for share in shares]
 
 
-def _single_label_caption(balance: Balance) -> str:
+def _single_label_caption(correction: Correction) -> str:
     return (
-        f"weights {balance.weights.min():.3g} to {balance.weights.max():.3g} (ratio {balance.weight_ratio:.4g}, "
-        f"{balance.capped.sum()} of {len(balance.labels)} classes at the cap); effective sample fraction "
-        f"{balance.effective_sample_fraction:.3f}; {balance.epoch_size:,} examples an epoch"
+        f"weights {correction.class_weights.min():.3g} to {correction.class_weights.max():.3g} (ratio {correction.weight_ratio:.4g}, "
+        f"{correction.capped.sum()} of {len(correction.labels)} classes at the cap); effective sample fraction "
+        f"{correction.effective_sample_size:.3f}; {correction.epoch_size:,} examples an epoch"
     )
 
 
-def _multi_label_caption(balance: Balance) -> str:
-    weights = balance.weights / balance.negative_weights
+def _multi_label_caption(correction: Correction) -> str:
+    weights = correction.class_weights / correction.negative_weights
     return (
         "drawn q: texts with the label among those drawn; weight w: of a positive over that of a negative, "
         f"{weights.min():.3g} to {weights.max():.3g} "
-        f"({balance.capped.sum()} of {len(balance.labels)} labels at the cap); "
-        "positive share: of the label's weight; emphasis e: of the weight of all positives; effective sample fraction "
-        f"over texts and labels {balance.effective_sample_fraction:.3f}; {balance.epoch_size:,} examples an epoch; "
-        f"{len(balance.index.unlabelled) / balance.num_rows:.1%} of the training texts hold no label"
+        f"({correction.capped.sum()} of {len(correction.labels)} labels at the cap); "
+        "positive share: of the label's weight; effective prior e: of the weight of all positives; effective sample fraction "
+        f"over texts and labels {correction.effective_sample_size:.3f}; {correction.epoch_size:,} examples an epoch; "
+        f"{len(correction.index.unlabelled) / correction.num_rows:.1%} of the training texts hold no label"
     )
 
 

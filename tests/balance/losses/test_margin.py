@@ -6,18 +6,27 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from counterpoise.balance import LDAM, Balance, ClassIndex, CrossEntropy, LogitAdjusted, Manual, Power, PowerSampler
-from counterpoise.balance.strategy import Strategy, exponent
+from counterpoise.balance import (
+    LDAM,
+    ClassIndex,
+    Correction,
+    CrossEntropy,
+    InverseFrequency,
+    LogitAdjusted,
+    ManualWeights,
+    PowerSampler,
+)
+from counterpoise.balance.strategy import Strategy, power_law_exponent
 from counterpoise.errors import UserError
 
 COUNTS = np.array([6000, 300, 90, 10])
 LAWS = [(0, 0), (0, 0.5), (0, 1), (0.5, 0), (0.5, 0.5), (1, 0), (0.3, 0.2)]
 
 
-def counting(counts: np.ndarray = COUNTS, alpha: float = 0.0, beta: float = 0.0, **options) -> Balance:
+def counting(counts: np.ndarray = COUNTS, alpha: float = 0.0, beta: float = 0.0, **options) -> Correction:
     index = ClassIndex.of(np.repeat(np.arange(len(counts)), counts), len(counts))
     labels = [f"class {c}" for c in range(len(counts))]
-    return Strategy(PowerSampler(alpha), Power(beta), **options).balance(labels, index)
+    return Strategy(PowerSampler(alpha), InverseFrequency(beta), **options).correction(labels, index)
 
 
 @pytest.fixture
@@ -31,9 +40,9 @@ def shares(logits: np.ndarray) -> np.ndarray:
     return softmax(np.asarray(logits, np.float64))
 
 
-def trained_constant(loss, balance: Balance) -> np.ndarray:
+def trained_constant(loss, correction: Correction) -> np.ndarray:
     """The constant logits that minimise the loss over what is drawn, found without the loss's own knowledge."""
-    classes, drawn = torch.arange(len(balance.counts)), torch.from_numpy(balance.probabilities)
+    classes, drawn = torch.arange(len(correction.counts)), torch.from_numpy(correction.sampling_probs)
 
     def risk(z: np.ndarray) -> tuple[float, np.ndarray]:
         logits = torch.from_numpy(z).requires_grad_()
@@ -73,34 +82,34 @@ class TestLogitAdjusted:
 
     @pytest.mark.parametrize("law", LAWS)
     def test_tau_0_is_cross_entropy(self, law, batch):
-        balance = counting(alpha=law[0], beta=law[1])
-        ours, theirs = LogitAdjusted(balance, tau=0), CrossEntropy(balance)
+        correction = counting(alpha=law[0], beta=law[1])
+        ours, theirs = LogitAdjusted(correction, tau=0), CrossEntropy(correction)
         assert torch.equal(ours.elements(*batch), theirs.elements(*batch))
 
     @pytest.mark.parametrize("law", LAWS)
     def test_weights_multiply_and_the_prior_is_that_of_what_is_drawn_and_weighted(self, law, batch):
-        balance, (logits, classes) = counting(alpha=law[0], beta=law[1]), batch
+        correction, (logits, classes) = counting(alpha=law[0], beta=law[1]), batch
         prior = COUNTS ** (1.0 - sum(law))
         adjusted = log_softmax(logits.numpy() + np.log(prior), axis=1)[np.arange(32), classes]
-        expected = -balance.weights[classes] * adjusted
-        np.testing.assert_allclose(LogitAdjusted(balance).elements(logits, classes), expected, rtol=1e-5)
+        expected = -correction.class_weights[classes] * adjusted
+        np.testing.assert_allclose(LogitAdjusted(correction).elements(logits, classes), expected, rtol=1e-5)
 
     @pytest.mark.parametrize("law", [(1, 0), (0, 1), (0.5, 0.5)])
     def test_nothing_is_adjusted_where_nothing_is_left_to_correct(self, law, batch):
-        balance = counting(alpha=law[0], beta=law[1])
-        ours, theirs = LogitAdjusted(balance), CrossEntropy(balance)
+        correction = counting(alpha=law[0], beta=law[1])
+        ours, theirs = LogitAdjusted(correction), CrossEntropy(correction)
         np.testing.assert_allclose(ours.elements(*batch), theirs.elements(*batch), rtol=1e-5)
 
     @pytest.mark.parametrize("law", LAWS)
     @pytest.mark.parametrize("tau", [0, 0.25, 0.5, 1])
     def test_a_constant_predictor_learns_what_the_adjustment_leaves_of_the_emphasis(self, law, tau):
-        balance = counting(alpha=law[0], beta=law[1])
-        loss = LogitAdjusted(balance, tau=tau).double()
-        learnt = trained_constant(loss, balance)
+        correction = counting(alpha=law[0], beta=law[1])
+        loss = LogitAdjusted(correction, tau=tau).double()
+        learnt = trained_constant(loss, correction)
         expected = COUNTS ** ((1.0 - sum(law)) * (1 - tau))
         np.testing.assert_allclose(shares(learnt), expected / expected.sum(), rtol=1e-4)
-        np.testing.assert_allclose(shares(loss.initial_logits(balance)), expected / expected.sum(), rtol=1e-9)
-        np.testing.assert_allclose(loss.emphasis(balance), expected / expected.sum(), rtol=1e-9)
+        np.testing.assert_allclose(shares(loss.initial_logits(correction)), expected / expected.sum(), rtol=1e-9)
+        np.testing.assert_allclose(loss.effective_prior(correction), expected / expected.sum(), rtol=1e-9)
 
     def test_balanced_softmax_learns_the_same_share_for_every_class(self):
         np.testing.assert_allclose(shares(trained_constant(LogitAdjusted(counting()), counting())), 1 / 4, rtol=1e-4)
@@ -109,29 +118,29 @@ class TestLogitAdjusted:
         for alpha, beta, tau in itertools.product(np.linspace(0, 1, 6), np.linspace(0, 1, 6), np.linspace(0, 1, 6)):
             if alpha + beta > 1:
                 continue
-            emphasis = LogitAdjusted(counting(alpha=alpha, beta=beta), tau=tau).emphasis(counting())
-            assert (np.diff(emphasis) < 1e-9).all()
+            effective_prior = LogitAdjusted(counting(alpha=alpha, beta=beta), tau=tau).effective_prior(counting())
+            assert (np.diff(effective_prior) < 1e-9).all()
 
     @pytest.mark.parametrize(("law", "tau"), [((0.5, 0.5), 1), ((0, 1), 0.5), ((0.5, 0), 0.75)])
     def test_on_the_raw_prior_the_same_tau_corrects_twice(self, law, tau):
         # alpha + beta + tau is above 1: with the counts for the prior the logits are upside down, with the rest not.
-        balance = counting(alpha=law[0], beta=law[1])
-        raw = balance.prior_logits - tau * np.log(COUNTS)
-        assert exponent(1 / shares(raw), COUNTS) == pytest.approx(1 - sum(law) - tau)
+        correction = counting(alpha=law[0], beta=law[1])
+        raw = correction.prior_logits - tau * np.log(COUNTS)
+        assert power_law_exponent(1 / shares(raw), COUNTS) == pytest.approx(1 - sum(law) - tau)
         assert shares(raw).argmax() == 3
-        residual = LogitAdjusted(balance, tau=tau).emphasis(balance)
-        assert exponent(1 / residual, COUNTS) == pytest.approx((1 - sum(law)) * (1 - tau), abs=1e-9)
+        residual = LogitAdjusted(correction, tau=tau).effective_prior(correction)
+        assert power_law_exponent(1 / residual, COUNTS) == pytest.approx((1 - sum(law)) * (1 - tau), abs=1e-9)
 
     def test_what_was_corrected_twice_is_balanced_again(self):
         twice = counting(alpha=1, beta=1, allow_overcorrection=True)
-        np.testing.assert_allclose(LogitAdjusted(twice).emphasis(twice), 1 / 4, rtol=1e-9)
+        np.testing.assert_allclose(LogitAdjusted(twice).effective_prior(twice), 1 / 4, rtol=1e-9)
 
     def test_a_tau_above_1_is_a_choice(self):
         with pytest.raises(UserError, match=r"strategy\.loss\.tau=1\.5 .*strategy\.allow_overcorrection=true") as told:
             LogitAdjusted(counting(), tau=1.5)
         assert "\n" not in str(told.value)
-        emphasis = LogitAdjusted(counting(), tau=2, allow_overcorrection=True).emphasis(counting())
-        np.testing.assert_allclose(emphasis, 1 / COUNTS / (1 / COUNTS).sum(), rtol=1e-9)
+        effective_prior = LogitAdjusted(counting(), tau=2, allow_overcorrection=True).effective_prior(counting())
+        np.testing.assert_allclose(effective_prior, 1 / COUNTS / (1 / COUNTS).sum(), rtol=1e-9)
 
     @pytest.mark.parametrize("tau", [-0.1, float("nan"), float("inf"), "1", True, None])
     def test_a_tau_that_is_no_number_from_0_up_is_refused_in_one_line(self, tau):
@@ -143,7 +152,7 @@ class TestLogitAdjusted:
         absent = LogitAdjusted(counting(np.array([50, 0, 50])))
         np.testing.assert_allclose(absent.offsets, np.log([0.5, 0.005, 0.5]), rtol=1e-6)
         index = ClassIndex.of(np.arange(100) % 2, 2)
-        unweighted = LogitAdjusted(Strategy(weights=Manual([1, 0])).balance(["a", "b"], index))
+        unweighted = LogitAdjusted(Strategy(weights=ManualWeights([1, 0])).correction(["a", "b"], index))
         np.testing.assert_allclose(unweighted.offsets, np.log([1, 0.005]), rtol=1e-6, atol=1e-7)
 
 
@@ -172,12 +181,12 @@ class TestLDAM:
         ours = loss.elements(torch.from_numpy(scale * cosines), batch[1])
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
         weighted = LDAM(counting(beta=1), scale=scale)
-        expected = counting(beta=1).weights[classes] * ours.numpy()
+        expected = counting(beta=1).class_weights[classes] * ours.numpy()
         np.testing.assert_allclose(weighted.elements(torch.from_numpy(scale * cosines), batch[1]), expected, rtol=1e-5)
 
     def test_without_margins_it_is_cross_entropy(self, batch):
-        balance = counting(beta=0.5)
-        assert torch.equal(LDAM(balance, max_margin=0).elements(*batch), CrossEntropy(balance).elements(*batch))
+        correction = counting(beta=0.5)
+        assert torch.equal(LDAM(correction, max_margin=0).elements(*batch), CrossEntropy(correction).elements(*batch))
 
     def test_drawing_an_example_again_does_not_narrow_the_margin(self):
         once, again = LDAM(counting()), LDAM(counting(alpha=1))
@@ -192,9 +201,9 @@ class TestLDAM:
         assert loss.scale == 16
 
     def test_the_initial_logits_are_the_best_constant(self):
-        balance = counting(beta=0.5)
-        loss = LDAM(balance)
-        best, found = trained_constant(loss, balance), loss.initial_logits(balance)
+        correction = counting(beta=0.5)
+        loss = LDAM(correction)
+        best, found = trained_constant(loss, correction), loss.initial_logits(correction)
         np.testing.assert_allclose(found - found.mean(), best - best.mean(), atol=2e-3)
 
     @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from counterpoise.balance import (
     Asymmetric,
-    Balance,
     BinaryCrossEntropy,
     ClassIndex,
+    Correction,
     DistributionBalanced,
     EffectiveNumber,
     Focal,
-    Power,
+    InverseFrequency,
     PowerSampler,
     Strategy,
 )
@@ -45,7 +45,7 @@ TEXTS = np.array(
 N, C = TEXTS.shape
 COUNTS = TEXTS.sum(0)
 
-LOSSES: dict[str, Callable[[Balance], nn.Module]] = {
+LOSSES: dict[str, Callable[[Correction], nn.Module]] = {
     "bce": BinaryCrossEntropy,
     "smoothed": lambda b: BinaryCrossEntropy(b, label_smoothing=0.1),
     "focal": Focal,
@@ -64,14 +64,14 @@ LOSSES: dict[str, Callable[[Balance], nn.Module]] = {
 every_loss = pytest.mark.parametrize("make", LOSSES.values(), ids=LOSSES)
 
 
-def balance_of(texts: np.ndarray = TEXTS, alpha: float = 0.0, beta: float = 0.0, **options) -> Balance:
+def balance_of(texts: np.ndarray = TEXTS, alpha: float = 0.0, beta: float = 0.0, **options) -> Correction:
     index = ClassIndex.of(csr_matrix(texts.astype(bool)), texts.shape[1])
     labels = [f"label {c}" for c in range(texts.shape[1])]
-    return Strategy(PowerSampler(alpha), Power(beta), **options).balance(labels, index)
+    return Strategy(PowerSampler(alpha), InverseFrequency(beta), **options).correction(labels, index)
 
 
-def weighing(positive: list[float], negative: list[float], texts: np.ndarray = TEXTS) -> Balance:
-    return replace(balance_of(texts), weights=np.array(positive), negative_weights=np.array(negative))
+def weighing(positive: list[float], negative: list[float], texts: np.ndarray = TEXTS) -> Correction:
+    return replace(balance_of(texts), class_weights=np.array(positive), negative_weights=np.array(negative))
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ class TestEveryLoss:
     def test_single_label_data_is_refused_in_one_line(self, make):
         index = ClassIndex.of(np.array([0, 1, 1]), 2)
         with pytest.raises(UserError, match="is for multi_label data and this data is single_label") as told:
-            make(Strategy().balance(["a", "b"], index))
+            make(Strategy().correction(["a", "b"], index))
         assert "\n" not in str(told.value)
 
 
@@ -266,16 +266,16 @@ class TestBinaryCrossEntropy:
         assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
 
     def test_balanced_weights_are_the_usual_pos_weight_up_to_a_factor_per_label(self, logits, targets):
-        balance = balance_of(beta=1.0, max_ratio=None)
+        correction = balance_of(beta=1.0, max_ratio=None)
         usual = torch.from_numpy((N - COUNTS) / np.maximum(COUNTS, 1))
         theirs = F.binary_cross_entropy_with_logits(logits, targets.double(), pos_weight=usual, reduction="none")
-        ours = BinaryCrossEntropy(balance).elements(logits, targets)
-        np.testing.assert_allclose(as_numpy(ours), balance.negative_weights * as_numpy(theirs), rtol=1e-6)
+        ours = BinaryCrossEntropy(correction).elements(logits, targets)
+        np.testing.assert_allclose(as_numpy(ours), correction.negative_weights * as_numpy(theirs), rtol=1e-6)
 
     def test_the_logits_of_the_priors_are_the_best_constant(self):
-        balance = balance_of(beta=0.5)
-        prior = torch.from_numpy(np.broadcast_to(balance.prior_logits, (N, C)).copy()).requires_grad_()
-        BinaryCrossEntropy(balance)(prior, torch.from_numpy(TEXTS)).backward()
+        correction = balance_of(beta=0.5)
+        prior = torch.from_numpy(np.broadcast_to(correction.prior_logits, (N, C)).copy()).requires_grad_()
+        BinaryCrossEntropy(correction)(prior, torch.from_numpy(TEXTS)).backward()
         np.testing.assert_allclose(prior.grad.sum(0)[:-1], 0, atol=1e-8)
 
     def test_label_smoothing_is_weighted_by_the_true_side_alone(self, logits, targets):
@@ -297,12 +297,17 @@ class TestBinaryCrossEntropy:
 
     @pytest.mark.parametrize("smoothing", [0.0, 0.1])
     def test_the_initial_logits_are_the_best_constants(self, smoothing):
-        balance = balance_of(beta=0.5)
-        loss, logits = BinaryCrossEntropy(balance, label_smoothing=smoothing), torch.linspace(-14, 8, 22_001).double()
-        share = np.maximum(balance.probabilities, 0.5 / balance.epoch_size)[:, None]
+        correction = balance_of(beta=0.5)
+        loss, logits = (
+            BinaryCrossEntropy(correction, label_smoothing=smoothing),
+            torch.linspace(-14, 8, 22_001).double(),
+        )
+        share = np.maximum(correction.sampling_probs, 0.5 / correction.epoch_size)[:, None]
         yes, no = (as_numpy(loss.unweighted(logits, torch.full((22_001,), side))) for side in (True, False))
-        risks = share * balance.weights[:, None] * yes + (1 - share) * balance.negative_weights[:, None] * no
-        np.testing.assert_allclose(loss.initial_logits(balance), logits[risks.argmin(1)], atol=0.05)
+        risks = (
+            share * correction.class_weights[:, None] * yes + (1 - share) * correction.negative_weights[:, None] * no
+        )
+        np.testing.assert_allclose(loss.initial_logits(correction), logits[risks.argmin(1)], atol=0.05)
 
     def test_a_weighted_mean_over_nothing_that_counts_is_0(self, logits, targets):
         loss = BinaryCrossEntropy(balance_of(), reduction="weighted_mean")
@@ -337,24 +342,24 @@ class TestFocal:
         np.testing.assert_allclose(as_numpy(Focal(balance_of()).elements(logits, targets)), expected, rtol=1e-9)
 
     def test_gamma_0_is_binary_cross_entropy(self, logits, targets):
-        balance = balance_of(beta=1.0)
-        ours, bce = Focal(balance, gamma=0), BinaryCrossEntropy(balance)
+        correction = balance_of(beta=1.0)
+        ours, bce = Focal(correction, gamma=0), BinaryCrossEntropy(correction)
         assert torch.equal(ours.elements(logits, targets), bce.elements(logits, targets))
 
     def test_label_weights_are_the_inverse_effective_numbers_with_mean_1(self, logits, targets):
         # n = 5, 3, 1, 1 and 0, which counts as 1: (1 - 0.9) / (1 - 0.9^n)
         raw = np.array([0.1 / 0.40951, 0.1 / 0.271, 1, 1, 1])
-        balance = balance_of(beta=0.5)
-        plain, balanced = Focal(balance), Focal(balance, label_weights=EffectiveNumber(0.9))
+        correction = balance_of(beta=0.5)
+        plain, balanced = Focal(correction), Focal(correction, label_weights=EffectiveNumber(0.9))
         ratios = as_numpy(balanced.elements(logits, targets) / plain.elements(logits, targets))
         np.testing.assert_allclose(ratios, np.broadcast_to(raw / raw.mean(), (N, C)), rtol=1e-6)
 
     def test_label_weights_are_made_from_what_is_drawn(self, logits, targets):
         # Each label and the texts without one are drawn equally often: little is left to correct.
         texts = np.repeat(np.eye(3), [60, 30, 10], axis=0)
-        drawn = Focal(balance_of(texts, alpha=1.0), label_weights=Power(1.0))
+        drawn = Focal(balance_of(texts, alpha=1.0), label_weights=InverseFrequency(1.0))
         np.testing.assert_allclose(drawn.positive_weights, 1, rtol=1e-6)
-        raw = Focal(balance_of(texts), label_weights=Power(1.0))
+        raw = Focal(balance_of(texts), label_weights=InverseFrequency(1.0))
         np.testing.assert_allclose(raw.positive_weights, 3 * np.array([1, 2, 6]) / 9, rtol=1e-6)
         np.testing.assert_allclose(raw.negative_weights, raw.positive_weights)
 
@@ -391,16 +396,16 @@ class TestAsymmetric:
         assert not logits.grad.any()
 
     def test_with_all_three_0_it_is_binary_cross_entropy(self, logits, targets):
-        balance = balance_of(beta=1.0)
-        ours = Asymmetric(balance, gamma_negative=0, gamma_positive=0, margin=0).elements(logits, targets)
-        theirs = BinaryCrossEntropy(balance).elements(logits, targets)
+        correction = balance_of(beta=1.0)
+        ours = Asymmetric(correction, gamma_negative=0, gamma_positive=0, margin=0).elements(logits, targets)
+        theirs = BinaryCrossEntropy(correction).elements(logits, targets)
         np.testing.assert_allclose(as_numpy(ours), as_numpy(theirs), rtol=1e-14)
 
     @pytest.mark.parametrize("gamma", [0.5, 1, 2, 3.7])
     def test_with_equal_gammas_and_no_margin_it_is_focal_loss(self, gamma, logits, targets):
-        balance = balance_of(beta=1.0)
-        ours = Asymmetric(balance, gamma_negative=gamma, gamma_positive=gamma, margin=0).elements(logits, targets)
-        theirs = Focal(balance, gamma=gamma).elements(logits, targets)
+        correction = balance_of(beta=1.0)
+        ours = Asymmetric(correction, gamma_negative=gamma, gamma_positive=gamma, margin=0).elements(logits, targets)
+        theirs = Focal(correction, gamma=gamma).elements(logits, targets)
         np.testing.assert_allclose(as_numpy(ours), as_numpy(theirs), rtol=1e-12)
 
 
@@ -430,7 +435,7 @@ class TestDistributionBalanced:
             balance_of(),
             epoch_size=size,
             sampler=SimpleNamespace(rates=lambda index: np.array(rates, float)),
-            probabilities=balance_of().index.sum(np.array(rates, float)) / size,
+            sampling_probs=balance_of().index.sum(np.array(rates, float)) / size,
         )
         repeated = balance_of(TEXTS.repeat(rates, 0))
         assert repeated.epoch_size == size
@@ -449,14 +454,16 @@ class TestDistributionBalanced:
             for c in np.flatnonzero(texts[i])
             for _ in range(rates[i])
         ]
-        balance = balance_of(texts)
-        balance = replace(
-            balance,
+        correction = balance_of(texts)
+        correction = replace(
+            correction,
             epoch_size=int(rates.sum()),
             sampler=SimpleNamespace(rates=lambda index: rates.astype(float)),
-            probabilities=balance.index.sum(rates.astype(float)) / rates.sum(),
+            sampling_probs=correction.index.sum(rates.astype(float)) / rates.sum(),
         )
-        assert DistributionBalanced(balance).mu == pytest.approx((np.mean(ratios) + np.median(ratios)) / 2, rel=1e-12)
+        assert DistributionBalanced(correction).mu == pytest.approx(
+            (np.mean(ratios) + np.median(ratios)) / 2, rel=1e-12
+        )
 
     @pytest.mark.parametrize("gamma", [0, 2])
     @pytest.mark.parametrize("rebalance", [True, False])
@@ -501,19 +508,19 @@ class TestDistributionBalanced:
         assert both[0, 1] > both[0, 0]
 
     def test_without_its_parts_it_is_binary_cross_entropy(self, logits, targets):
-        balance = balance_of(beta=1.0)
-        ours = DistributionBalanced(balance, rebalance=False, negative_tolerant=False, gamma=0)
-        assert torch.equal(ours.elements(logits, targets), BinaryCrossEntropy(balance).elements(logits, targets))
+        correction = balance_of(beta=1.0)
+        ours = DistributionBalanced(correction, rebalance=False, negative_tolerant=False, gamma=0)
+        assert torch.equal(ours.elements(logits, targets), BinaryCrossEntropy(correction).elements(logits, targets))
 
     def test_without_rebalancing_and_tolerance_it_is_focal_loss(self, logits, targets):
-        balance = balance_of(beta=1.0)
-        ours = DistributionBalanced(balance, rebalance=False, negative_tolerant=False)
-        assert torch.equal(ours.elements(logits, targets), Focal(balance).elements(logits, targets))
+        correction = balance_of(beta=1.0)
+        ours = DistributionBalanced(correction, rebalance=False, negative_tolerant=False)
+        assert torch.equal(ours.elements(logits, targets), Focal(correction).elements(logits, targets))
 
     def test_a_scale_of_1_and_no_shift_tolerate_nothing(self, logits, targets):
-        balance = balance_of(beta=1.0)
-        ours = DistributionBalanced(balance, kappa=0, scale=1).elements(logits, targets)
-        theirs = DistributionBalanced(balance, negative_tolerant=False).elements(logits, targets)
+        correction = balance_of(beta=1.0)
+        ours = DistributionBalanced(correction, kappa=0, scale=1).elements(logits, targets)
+        theirs = DistributionBalanced(correction, negative_tolerant=False).elements(logits, targets)
         np.testing.assert_allclose(as_numpy(ours), as_numpy(theirs), rtol=1e-14)
 
     def test_tolerance_lets_go_of_a_negative_that_is_decided(self):

@@ -12,36 +12,38 @@ from torch import nn
 from counterpoise.balance import (
     LDAM,
     Asymmetric,
-    Balance,
     BinaryCrossEntropy,
     ClassIndex,
+    Correction,
     CrossEntropy,
     DistributionBalanced,
     EffectiveNumber,
     Focal,
+    InverseFrequency,
     LogitAdjusted,
-    Manual,
-    Power,
+    ManualWeights,
     PowerSampler,
     SoftmaxFocal,
     Strategy,
+    cross_entropy,
     focal,
-    likelihood,
 )
 from counterpoise.errors import UserError
 
 
-def weighing(*weights: float) -> Balance:
+def weighing(*weights: float) -> Correction:
     """A balance of single-label data with these class weights."""
     classes = ClassIndex.of(np.arange(len(weights)), len(weights))
-    balance = Strategy().balance([f"class {c}" for c in range(len(weights))], classes)
-    return replace(balance, weights=np.array(weights))
+    correction = Strategy().correction([f"class {c}" for c in range(len(weights))], classes)
+    return replace(correction, class_weights=np.array(weights))
 
 
 WEIGHTS = np.array([0.25, 1.0, 4.0, 0.5])
 BALANCE = weighing(*WEIGHTS)
 LABEL_SETS = csr_matrix(np.array([[1, 0], [1, 1], [0, 0], [1, 0], [1, 0]], bool))
-MULTI_LABEL = Strategy(PowerSampler(), Power(1.0)).balance(["often", "once"], ClassIndex.of(LABEL_SETS, 2))
+MULTI_LABEL = Strategy(PowerSampler(), InverseFrequency(1.0)).correction(
+    ["often", "once"], ClassIndex.of(LABEL_SETS, 2)
+)
 
 
 @pytest.fixture
@@ -59,8 +61,8 @@ def log_probabilities(logits: torch.Tensor) -> np.ndarray:
 
 def test_the_loss_is_the_weighted_sum_over_the_number_of_examples(batch):
     logits, classes = batch
-    likelihood = log_probabilities(logits)[np.arange(32), classes]
-    expected = -(WEIGHTS[classes] * likelihood).sum() / 32
+    cross_entropy = log_probabilities(logits)[np.arange(32), classes]
+    expected = -(WEIGHTS[classes] * cross_entropy).sum() / 32
     assert CrossEntropy(BALANCE)(logits, classes).item() == pytest.approx(expected, rel=1e-14)
     assert CrossEntropy(BALANCE)(logits.float(), classes).item() == pytest.approx(expected, rel=1e-6)
 
@@ -202,18 +204,18 @@ def test_the_elements_of_the_loss_are_the_weighted_losses_of_the_examples(batch)
 
 
 def test_the_likelihood_is_that_of_the_task():
-    single = likelihood(BALANCE, label_smoothing=0.1, reduction="weighted_mean")
+    single = cross_entropy(BALANCE, label_smoothing=0.1, reduction="weighted_mean")
     assert (type(single), single.label_smoothing, single.reduction) == (CrossEntropy, 0.1, "weighted_mean")
-    multi = likelihood(MULTI_LABEL, label_smoothing=0.1, reduction="weighted_mean")
+    multi = cross_entropy(MULTI_LABEL, label_smoothing=0.1, reduction="weighted_mean")
     assert (type(multi), multi.label_smoothing, multi.reduction) == (BinaryCrossEntropy, 0.1, "weighted_mean")
 
 
 def test_the_likelihood_of_multi_label_data_weighs_both_sides_of_each_label():
     # 5 texts, of which 4 hold "often" and 1 "once"; balanced, their ratios are 1/4 and 4.
     logits, targets = torch.zeros(5, 2), torch.from_numpy(LABEL_SETS.toarray()).float()
-    elements = likelihood(MULTI_LABEL).elements(logits, targets) / np.log(2)
+    elements = cross_entropy(MULTI_LABEL).elements(logits, targets) / np.log(2)
     np.testing.assert_allclose(elements[:3], [[0.625, 0.625], [0.625, 2.5], [2.5, 0.625]], rtol=1e-6)
-    assert likelihood(MULTI_LABEL)(logits, targets).item() == pytest.approx(np.log(2))
+    assert cross_entropy(MULTI_LABEL)(logits, targets).item() == pytest.approx(np.log(2))
 
 
 def test_a_loss_for_the_other_task_is_refused_in_one_line():
@@ -229,14 +231,14 @@ def test_a_loss_of_labels_is_refused_for_classes_in_one_line(loss):
     assert "\n" not in str(told.value)
 
 
-def counting(*counts: int, alpha: float = 0.0, beta: float = 0.0, **options) -> Balance:
+def counting(*counts: int, alpha: float = 0.0, beta: float = 0.0, **options) -> Correction:
     """The balance of classes with these counts; classes of count 0 are legal."""
     index = ClassIndex.of(np.repeat(np.arange(len(counts)), counts), len(counts))
     labels = [f"class {c}" for c in range(len(counts))]
-    return Strategy(PowerSampler(alpha), Power(beta), **options).balance(labels, index)
+    return Strategy(PowerSampler(alpha), InverseFrequency(beta), **options).correction(labels, index)
 
 
-LOSSES: dict[str, Callable[[Balance], nn.Module]] = {
+LOSSES: dict[str, Callable[[Correction], nn.Module]] = {
     "cross-entropy": CrossEntropy,
     "smoothed": lambda b: CrossEntropy(b, 0.1),
     "focal": SoftmaxFocal,
@@ -264,9 +266,9 @@ class TestEveryLossOfClasses:
         assert loss(*batch, denominator=3).item() == pytest.approx(elements.sum() / 3, rel=1e-12)
 
     def test_the_weights_of_the_balance_multiply_by_the_true_class(self, make, batch):
-        balance = counting(*COUNTS)
-        plain = make(balance)
-        weighted = make(balance)
+        correction = counting(*COUNTS)
+        plain = make(correction)
+        weighted = make(correction)
         weighted.class_weights = weighted.class_weights * torch.from_numpy(WEIGHTS)
         expected = WEIGHTS[batch[1]] * plain.elements(*batch).detach().numpy()
         np.testing.assert_allclose(weighted.elements(*batch).detach(), expected, rtol=1e-12)
@@ -300,10 +302,10 @@ class TestEveryLossOfClasses:
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
     @pytest.mark.parametrize("size", [0.0, 50.0, 1e4])
     def test_losses_and_gradients_are_finite_for_extreme_logits_and_weights(self, make, dtype, size):
-        balance = replace(counting(*COUNTS), weights=np.array([1e-6, 1, 1e5, 1e3]))
+        correction = replace(counting(*COUNTS), class_weights=np.array([1e-6, 1, 1e5, 1e3]))
         logits = (size * torch.tensor([[1.0, -1, -1, -1], [-1, 1, 1, -1], [1, 1, 1, 1]])).repeat(4, 1)
         logits = logits.to(dtype).requires_grad_()
-        loss, classes = make(balance), torch.arange(4).repeat_interleave(3)
+        loss, classes = make(correction), torch.arange(4).repeat_interleave(3)
         value = loss(logits, classes)
         value.backward()
         assert value.isfinite()
@@ -313,18 +315,18 @@ class TestEveryLossOfClasses:
     @pytest.mark.parametrize("counts", [(90, 10), (1, 1), (5, 0), (0, 0, 7, 2), (100_000, 1, 0)])
     @pytest.mark.parametrize(("alpha", "beta"), [(0, 0), (1, 0), (0, 1), (0.5, 0.5)])
     def test_two_classes_and_classes_without_examples_are_legal(self, make, counts, alpha, beta):
-        balance = counting(*counts, alpha=alpha, beta=beta)
-        loss, c = make(balance), len(counts)
+        correction = counting(*counts, alpha=alpha, beta=beta)
+        loss, c = make(correction), len(counts)
         logits = torch.randn(2 * c, c, generator=torch.Generator().manual_seed(0)).requires_grad_()
         value = loss(logits, torch.arange(2 * c) % c)
         value.backward()
         assert value.isfinite()
         assert logits.grad.isfinite().all()
-        for numbers in (loss.initial_logits(balance), loss.emphasis(balance)):
+        for numbers in (loss.initial_logits(correction), loss.effective_prior(correction)):
             assert numbers.shape == (c,)
             assert numbers.dtype == np.float64
             assert np.isfinite(numbers).all()
-        assert loss.emphasis(balance).sum() == pytest.approx(1, rel=1e-9)
+        assert loss.effective_prior(correction).sum() == pytest.approx(1, rel=1e-9)
 
     def test_half_precision_logits_are_computed_in_single_precision(self, make, batch):
         loss, classes = make(counting(*COUNTS, beta=0.5)), batch[1]
@@ -372,13 +374,13 @@ class TestEveryLossOfClasses:
     @pytest.mark.parametrize(("alpha", "beta"), [(0, 0), (0.5, 0.25), (0, 1)])
     @pytest.mark.parametrize("counts", [COUNTS, (2840, 1)])
     def test_no_constant_prediction_is_better_than_the_initial_logits(self, make, counts, alpha, beta):
-        balance = counting(*counts, alpha=alpha, beta=beta)
-        loss = make(balance)
-        logits = torch.from_numpy(loss.initial_logits(balance)).requires_grad_()
-        drawn = torch.from_numpy(balance.probabilities)
+        correction = counting(*counts, alpha=alpha, beta=beta)
+        loss = make(correction)
+        logits = torch.from_numpy(loss.initial_logits(correction)).requires_grad_()
+        drawn = torch.from_numpy(correction.sampling_probs)
         (drawn @ loss.elements(logits.expand(len(counts), -1), torch.arange(len(counts)))).backward()
         # The slope over the curvature, about the share of the class, is how far the best logit is.
-        assert np.abs(logits.grad.numpy() / loss.emphasis(balance)).max() < 1e-3
+        assert np.abs(logits.grad.numpy() / loss.effective_prior(correction)).max() < 1e-3
 
 
 class TestSoftmaxFocal:
@@ -409,7 +411,7 @@ class TestSoftmaxFocal:
         np.testing.assert_allclose(ours.elements(*batch).detach(), theirs.elements(*batch).detach(), rtol=1e-12)
 
     def test_of_two_classes_it_is_that_of_one_label(self, batch):
-        labels = Strategy().balance(["yes"], ClassIndex.of(csr_matrix(np.arange(10)[:, None] < 3), 1))
+        labels = Strategy().correction(["yes"], ClassIndex.of(csr_matrix(np.arange(10)[:, None] < 3), 1))
         binary = Focal(labels).elements(batch[0][:, :1], batch[1][:, None] % 2)[:, 0]
         two = torch.stack([torch.zeros_like(batch[0][:, 0]), batch[0][:, 0]], 1)
         ours = SoftmaxFocal(counting(7, 3)).elements(two, batch[1] % 2)
@@ -427,31 +429,31 @@ class TestSoftmaxFocal:
         np.testing.assert_allclose(loss.class_weights, raw / (np.array([5, 3, 1]) @ raw / 9), rtol=1e-6)
 
     def test_label_weights_multiply_those_of_the_balance(self):
-        balance = counting(*COUNTS, beta=0.5)
-        loss = SoftmaxFocal(balance, label_weights=Power(0.5))
+        correction = counting(*COUNTS, beta=0.5)
+        loss = SoftmaxFocal(correction, label_weights=InverseFrequency(0.5))
         # What is left of the weights, n^(1/2), is halved: n^(1/4).
         law = np.array(COUNTS) ** 0.25
-        np.testing.assert_allclose(loss.emphasis(balance), law / law.sum(), rtol=1e-6)
-        assert balance.probabilities @ loss.class_weights.double().numpy() == pytest.approx(1, rel=1e-6)
+        np.testing.assert_allclose(loss.effective_prior(correction), law / law.sum(), rtol=1e-6)
+        assert correction.sampling_probs @ loss.class_weights.double().numpy() == pytest.approx(1, rel=1e-6)
 
     @pytest.mark.parametrize(("alpha", "beta"), [(1, 0), (0, 1), (0.5, 0.5)])
     def test_label_weights_leave_alone_what_is_balanced(self, alpha, beta):
-        balance = counting(*COUNTS, alpha=alpha, beta=beta)
-        for scheme in (Power(1.0), EffectiveNumber(0.999)):
-            loss = SoftmaxFocal(balance, label_weights=scheme)
-            np.testing.assert_allclose(loss.class_weights, balance.weights, rtol=1e-6)
+        correction = counting(*COUNTS, alpha=alpha, beta=beta)
+        for scheme in (InverseFrequency(1.0), EffectiveNumber(0.999)):
+            loss = SoftmaxFocal(correction, label_weights=scheme)
+            np.testing.assert_allclose(loss.class_weights, correction.class_weights, rtol=1e-6)
 
     def test_the_best_constant_solves_the_stationary_equation(self):
         # sum_c e_c phi(p_c) on the simplex: e_c phi'(p_c) is the same for all classes.
-        balance = counting(*COUNTS)
-        z = SoftmaxFocal(balance).initial_logits(balance)
+        correction = counting(*COUNTS)
+        z = SoftmaxFocal(correction).initial_logits(correction)
         p = np.exp(z) / np.exp(z).sum()
 
         def slope(p: float) -> float:
             return 2 * (1 - p) * np.log(p) - (1 - p) ** 2 / p
 
-        level = balance.emphasis[0] * slope(p[0])
-        for e, share in zip(balance.emphasis, p, strict=True):
+        level = correction.effective_prior[0] * slope(p[0])
+        for e, share in zip(correction.effective_prior, p, strict=True):
             exact = brentq(lambda q, e=e: e * slope(q) - level, 1e-9, 1 - 1e-9, xtol=1e-14)
             assert share == pytest.approx(exact, rel=1e-3)
 
@@ -468,14 +470,16 @@ class TestSoftmaxFocal:
 
 
 def test_the_focal_loss_is_that_of_the_task():
-    assert isinstance(focal(BALANCE, gamma=1, label_weights=Power(0.5)), SoftmaxFocal)
-    assert isinstance(focal(MULTI_LABEL, gamma=1, label_weights=Power(0.5)), Focal)
+    assert isinstance(focal(BALANCE, gamma=1, label_weights=InverseFrequency(0.5)), SoftmaxFocal)
+    assert isinstance(focal(MULTI_LABEL, gamma=1, label_weights=InverseFrequency(0.5)), Focal)
     assert focal(BALANCE, gamma=1).gamma == focal(MULTI_LABEL, gamma=1).gamma == 1
 
 
 def test_a_class_that_weighs_nothing_has_no_emphasis_and_finite_initial_logits():
-    balance = Strategy(weights=Manual([0, 1, 1])).balance(["a", "b", "c"], ClassIndex.of(np.arange(30) % 3, 3))
+    correction = Strategy(weights=ManualWeights([0, 1, 1])).correction(
+        ["a", "b", "c"], ClassIndex.of(np.arange(30) % 3, 3)
+    )
     for make in LOSSES.values():
-        loss = make(balance)
-        assert np.isfinite(loss.initial_logits(balance)).all()
-    np.testing.assert_allclose(CrossEntropy(balance).emphasis(balance), [0, 0.5, 0.5])
+        loss = make(correction)
+        assert np.isfinite(loss.initial_logits(correction)).all()
+    np.testing.assert_allclose(CrossEntropy(correction).effective_prior(correction), [0, 0.5, 0.5])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from counterpoise.balance.correction import Balance
+from counterpoise.balance.correction import Correction
 from counterpoise.balance.losses.single_label import ClassLoss, is_target
 from counterpoise.balance.validation import above_0, setting
 from counterpoise.errors import UserError
@@ -24,7 +24,7 @@ class LogitAdjusted(ClassLoss):
     gives that of a distribution in which class c has a share ~ prior^(1 - tau): at tau 1 the same for every class,
     which is best for balanced accuracy.
 
-    The prior is the emphasis e_c ~ n_c^(1 - alpha - beta) of sampler and weights, what they leave uncorrected, not the
+    The prior is the effective prior e_c ~ n_c^(1 - alpha - beta) of sampler and weights, what they leave uncorrected, not the
     share of the counts. That share would correct once more what they corrected: the logits would end at
     n_c^(1 - alpha - beta - tau), upside down where alpha + beta + tau is above 1. With what is left they end at
     n_c^((1 - alpha - beta) (1 - tau)), and no tau up to 1 turns the imbalance around. On balanced training the
@@ -36,28 +36,28 @@ class LogitAdjusted(ClassLoss):
     prior_correction = "exact"
     offsets: Tensor
 
-    def __init__(self, balance: Balance, *, tau: float = 1.0, allow_overcorrection: bool = False) -> None:
-        super().__init__(balance)
+    def __init__(self, correction: Correction, *, tau: float = 1.0, allow_overcorrection: bool = False) -> None:
+        super().__init__(correction)
         self.tau = setting("tau", tau, lambda value: 0 <= value < math.inf, "a number, 0 to 1")
         if tau > 1 and not allow_overcorrection:
             raise UserError(
                 f"strategy.loss.tau={tau} corrects more than sampler and weights leave to correct: above 1 the "
                 "imbalance is turned upside down; use 0 to 1, or set strategy.allow_overcorrection=true"
             )
-        self._keep("offsets", tau * balance.prior_logits)
+        self._keep("offsets", tau * correction.prior_logits)
 
     def unweighted(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Returns the adjusted cross-entropy of each example, [B]."""
         return F.cross_entropy(logits + self.offsets, targets, reduction="none")
 
-    def emphasis(self, balance: Balance) -> np.ndarray:
+    def effective_prior(self, correction: Correction) -> np.ndarray:
         """Returns the shares of the classes that the logits stand for, ~ e_c^(1 - tau), float64 [C], summing to 1."""
-        shares = np.exp(self.initial_logits(balance))
+        shares = np.exp(self.initial_logits(correction))
         return shares / shares.sum()
 
-    def initial_logits(self, balance: Balance) -> np.ndarray:
+    def initial_logits(self, correction: Correction) -> np.ndarray:
         """Returns (1 - tau) log e_c, float64 [C]: the constant logits of the least loss."""
-        return (1 - self.tau) * balance.prior_logits
+        return (1 - self.tau) * correction.prior_logits
 
 
 class LDAM(ClassLoss):
@@ -78,11 +78,11 @@ class LDAM(ClassLoss):
     normalised_head = True
     margins: Tensor
 
-    def __init__(self, balance: Balance, *, max_margin: float = 0.5, scale: float = 30.0) -> None:
-        super().__init__(balance)
+    def __init__(self, correction: Correction, *, max_margin: float = 0.5, scale: float = 30.0) -> None:
+        super().__init__(correction)
         setting("max_margin", max_margin, lambda value: 0 <= value <= 2, "a difference of cosines, 0 to 2")
         self.scale = above_0("scale", scale)
-        rarity = np.maximum(balance.counts, 1) ** -0.25
+        rarity = np.maximum(correction.counts, 1) ** -0.25
         self._keep("margins", max_margin * rarity / rarity.max())
 
     def unweighted(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from counterpoise.balance.correction import Balance
+from counterpoise.balance.correction import Correction
 from counterpoise.balance.validation import above_0, at_least_0, check_likelihood, check_scheme, is_number
 from counterpoise.balance.weights import WeightScheme
 from counterpoise.errors import UserError
@@ -32,11 +32,11 @@ class BinaryLoss(nn.Module):
     positive_weights: Tensor
     negative_weights: Tensor
 
-    def __init__(self, balance: Balance) -> None:
+    def __init__(self, correction: Correction) -> None:
         super().__init__()
-        balance.require("multi_label", type(self).__name__)
-        self._keep("positive_weights", balance.weights)
-        self._keep("negative_weights", balance.negative_weights)
+        correction.check_task("multi_label", type(self).__name__)
+        self._keep("positive_weights", correction.class_weights)
+        self._keep("negative_weights", correction.negative_weights)
 
     def forward(
         self, logits: Tensor, targets: Tensor, denominator: float | None = None, weights: Tensor | None = None
@@ -66,15 +66,15 @@ class BinaryLoss(nn.Module):
         """Returns the loss of each text and label before weights, [B, C]; positive: bool [B, C]."""
         raise NotImplementedError
 
-    def initial_logits(self, balance: Balance) -> np.ndarray:
+    def initial_logits(self, correction: Correction) -> np.ndarray:
         """Returns the logit of each label at which the loss of a constant prediction is least, float64 [C].
 
         To within 0.05, from the draw rates of `balance`, and without weights that depend on a text's other labels.
         """
         logits = torch.arange(-14, 8, 0.05)[:, None].expand(-1, len(self.positive_weights)).to(self.positive_weights)
         yes, no = torch.ones_like(logits, dtype=torch.bool), torch.zeros_like(logits, dtype=torch.bool)
-        least = 0.5 / balance.epoch_size
-        share = torch.from_numpy(np.clip(balance.probabilities, least, 1 - least)).to(logits)
+        least = 0.5 / correction.epoch_size
+        share = torch.from_numpy(np.clip(correction.sampling_probs, least, 1 - least)).to(logits)
         losses = share * self.positive_weights * self.unweighted(logits, yes)
         losses += (1 - share) * self.negative_weights * self.unweighted(logits, no)
         return logits[losses.argmin(0), 0].double().numpy()
@@ -95,8 +95,8 @@ class BinaryCrossEntropy(BinaryLoss):
         for comparison.
     """
 
-    def __init__(self, balance: Balance, *, label_smoothing: float = 0.0, reduction: str = "mean") -> None:
-        super().__init__(balance)
+    def __init__(self, correction: Correction, *, label_smoothing: float = 0.0, reduction: str = "mean") -> None:
+        super().__init__(correction)
         check_likelihood(label_smoothing, reduction)
         self.label_smoothing = label_smoothing
         self.reduction = reduction
@@ -114,9 +114,9 @@ class BinaryCrossEntropy(BinaryLoss):
             losses, counted = losses * weights, counted * weights
         return weighted_mean(losses, counted, denominator)
 
-    def initial_logits(self, balance: Balance) -> np.ndarray:
+    def initial_logits(self, correction: Correction) -> np.ndarray:
         """Returns the log odds of the weighted priors, float64 [C]; with smoothing as `BinaryLoss` finds them."""
-        return super().initial_logits(balance) if self.label_smoothing else balance.prior_logits
+        return super().initial_logits(correction) if self.label_smoothing else correction.prior_logits
 
     def unweighted(self, logits: Tensor, positive: Tensor) -> Tensor:
         """Returns -log p_t, smoothed, [B, C]."""
@@ -146,17 +146,19 @@ class Focal(BinaryLoss):
         normalised to a mean of 1 over labels: the mean over drawn pairs of text and label.
     """
 
-    def __init__(self, balance: Balance, *, gamma: float = 2.0, label_weights: WeightScheme | None = None) -> None:
-        super().__init__(balance)
+    def __init__(
+        self, correction: Correction, *, gamma: float = 2.0, label_weights: WeightScheme | None = None
+    ) -> None:
+        super().__init__(correction)
         self.gamma = at_least_0("gamma", gamma)
         self.prior_correction = "approximate" if gamma else "exact"
         if label_weights is None:
             return
         check_scheme(label_weights)
-        by_label = label_weights(balance.labels, np.maximum(balance.num_rows * balance.probabilities, 1.0))
+        by_label = label_weights(correction.labels, np.maximum(correction.num_rows * correction.sampling_probs, 1.0))
         by_label = by_label / by_label.mean()
-        self._keep("positive_weights", by_label * balance.weights)
-        self._keep("negative_weights", by_label * balance.negative_weights)
+        self._keep("positive_weights", by_label * correction.class_weights)
+        self._keep("negative_weights", by_label * correction.negative_weights)
 
     def unweighted(self, logits: Tensor, positive: Tensor) -> Tensor:
         """Returns the focal loss, [B, C]."""
@@ -174,13 +176,13 @@ class Asymmetric(BinaryLoss):
 
     def __init__(
         self,
-        balance: Balance,
+        correction: Correction,
         *,
         gamma_negative: float = 4.0,
         gamma_positive: float = 1.0,
         margin: float = 0.05,
     ) -> None:
-        super().__init__(balance)
+        super().__init__(correction)
         self.gamma_negative = at_least_0("gamma_negative", gamma_negative)
         self.gamma_positive = at_least_0("gamma_positive", gamma_positive)
         if not 0 <= margin < 1:
@@ -230,7 +232,7 @@ class DistributionBalanced(BinaryLoss):
 
     def __init__(
         self,
-        balance: Balance,
+        correction: Correction,
         *,
         rebalance: bool = True,
         negative_tolerant: bool = True,
@@ -241,18 +243,18 @@ class DistributionBalanced(BinaryLoss):
         kappa: float = 0.05,
         scale: float = 2.0,
     ) -> None:
-        super().__init__(balance)
+        super().__init__(correction)
         self.rebalance, self.negative_tolerant = rebalance, negative_tolerant
         self.gamma, self.alpha = at_least_0("gamma", gamma), at_least_0("alpha", alpha)
         self.beta, self.scale = above_0("beta", beta), above_0("scale", scale) if negative_tolerant else 1.0
         kappa = at_least_0("kappa", kappa)
         if mu != "auto" and not (is_number(mu) and abs(float(mu)) < math.inf):
             raise UserError(f"strategy.loss.mu={mu}: use auto or a number")
-        least = 0.5 / balance.epoch_size
-        inverse = 1 / np.maximum(balance.probabilities, least)
-        self.mu = middle_of_ratios(balance, inverse) if mu == "auto" else float(mu)
-        self._keep("inverse_counts", inverse / balance.epoch_size)
-        share = np.clip(balance.probabilities, least, 1 - least)
+        least = 0.5 / correction.epoch_size
+        inverse = 1 / np.maximum(correction.sampling_probs, least)
+        self.mu = middle_of_ratios(correction, inverse) if mu == "auto" else float(mu)
+        self._keep("inverse_counts", inverse / correction.epoch_size)
+        share = np.clip(correction.sampling_probs, least, 1 - least)
         self._keep("shifts", kappa * np.log(1 / share - 1))
         if not (rebalance or negative_tolerant):
             self.prior_correction = "approximate" if gamma else "exact"
@@ -278,15 +280,15 @@ class DistributionBalanced(BinaryLoss):
         return torch.where(positive, losses, losses / self.scale)
 
 
-def middle_of_ratios(balance: Balance, inverse_counts: np.ndarray) -> float:
+def middle_of_ratios(correction: Correction, inverse_counts: np.ndarray) -> float:
     """Returns the middle between mean and median of r_ic over all positives, weighted by how often each is drawn.
 
     inverse_counts: float [C], 1 / n_c up to a factor. 1, the r of a text with one label, where no positive is drawn.
     """
-    index = balance.index
+    index = correction.index
     inverse = np.repeat(inverse_counts, index.counts)
     of_text = np.bincount(index.rows, inverse, minlength=index.num_rows)
-    ratios, rates = inverse / of_text[index.rows], balance.rates[index.rows]
+    ratios, rates = inverse / of_text[index.rows], correction.rates[index.rows]
     if not rates.any():
         return 1.0
     order = np.argsort(ratios)

@@ -8,23 +8,23 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from counterpoise.balance.correction import Balance
+from counterpoise.balance.correction import Correction
 from counterpoise.balance.losses.multi_label import BinaryCrossEntropy, Focal, weighted_mean
 from counterpoise.balance.validation import at_least_0, check_likelihood, check_scheme
 from counterpoise.balance.weights import WeightScheme, normalise
 
 
-def likelihood(balance: Balance, label_smoothing: float = 0.0, reduction: str = "mean") -> nn.Module:
+def cross_entropy(correction: Correction, label_smoothing: float = 0.0, reduction: str = "mean") -> nn.Module:
     """Returns the loss of maximum likelihood for the task: `CrossEntropy`, multi-label `BinaryCrossEntropy`."""
-    if balance.multi_label:
-        return BinaryCrossEntropy(balance, label_smoothing=label_smoothing, reduction=reduction)
-    return CrossEntropy(balance, label_smoothing, reduction)
+    if correction.multi_label:
+        return BinaryCrossEntropy(correction, label_smoothing=label_smoothing, reduction=reduction)
+    return CrossEntropy(correction, label_smoothing, reduction)
 
 
-def focal(balance: Balance, gamma: float = 2.0, label_weights: WeightScheme | None = None) -> nn.Module:
+def focal(correction: Correction, gamma: float = 2.0, label_weights: WeightScheme | None = None) -> nn.Module:
     """Returns the focal loss for the task: `SoftmaxFocal`, multi-label `Focal`."""
-    kind = Focal if balance.multi_label else SoftmaxFocal
-    return kind(balance, gamma=gamma, label_weights=label_weights)
+    kind = Focal if correction.multi_label else SoftmaxFocal
+    return kind(correction, gamma=gamma, label_weights=label_weights)
 
 
 class ClassLoss(nn.Module):
@@ -40,10 +40,10 @@ class ClassLoss(nn.Module):
     prior_correction: str | None = None
     class_weights: Tensor
 
-    def __init__(self, balance: Balance) -> None:
+    def __init__(self, correction: Correction) -> None:
         super().__init__()
-        balance.require("single_label", type(self).__name__)
-        self._keep("class_weights", balance.weights)
+        correction.check_task("single_label", type(self).__name__)
+        self._keep("class_weights", correction.class_weights)
 
     def forward(
         self, logits: Tensor, targets: Tensor, denominator: float | None = None, weights: Tensor | None = None
@@ -69,20 +69,20 @@ class ClassLoss(nn.Module):
         """Returns the loss of each example before weights, [B]."""
         raise NotImplementedError
 
-    def emphasis(self, balance: Balance) -> np.ndarray:
+    def effective_prior(self, correction: Correction) -> np.ndarray:
         """Returns the share of the training that goes to each class with this loss, float64 [C], summing to 1.
 
         That is e_c of `balance`, unless the loss has weights or offsets of its own.
         """
-        mass = balance.probabilities * self.class_weights.double().cpu().numpy()
+        mass = correction.sampling_probs * self.class_weights.double().cpu().numpy()
         return mass / mass.sum()
 
-    def initial_logits(self, balance: Balance) -> np.ndarray:
+    def initial_logits(self, correction: Correction) -> np.ndarray:
         """Returns the constant logits of the least loss, float64 [C], up to a constant and to within about 0.001.
 
-        Shares of the emphasis below half a draw an epoch count as that, so that all are finite.
+        Shares of the effective prior below half a draw an epoch count as that, so that all are finite.
         """
-        shares = np.maximum(self.emphasis(balance), 0.5 / balance.epoch_size)
+        shares = np.maximum(self.effective_prior(correction), 0.5 / correction.epoch_size)
         # Steps in units in which the likelihood curves alike for rare and frequent classes.
         start, units = np.log(shares), 1 / np.sqrt(shares)
         of_class, classes = torch.from_numpy(shares / shares.sum()), torch.arange(len(shares))
@@ -116,8 +116,8 @@ class CrossEntropy(ClassLoss):
     label_smoothing: mass spread evenly over all classes, in [0, 1).
     """
 
-    def __init__(self, balance: Balance, label_smoothing: float = 0.0, reduction: str = "mean") -> None:
-        super().__init__(balance)
+    def __init__(self, correction: Correction, label_smoothing: float = 0.0, reduction: str = "mean") -> None:
+        super().__init__(correction)
         check_likelihood(label_smoothing, reduction)
         self.label_smoothing = label_smoothing
         self.reduction = reduction
@@ -134,11 +134,11 @@ class CrossEntropy(ClassLoss):
             losses, counted = losses * weights.to(losses), counted * weights.to(counted)
         return weighted_mean(losses, counted, denominator)
 
-    def initial_logits(self, balance: Balance) -> np.ndarray:
-        """Returns the log of each class's emphasis, smoothed, float64 [C]: the constant logits of the least loss."""
+    def initial_logits(self, correction: Correction) -> np.ndarray:
+        """Returns the log of each class's effective prior, smoothed, float64 [C]: the constant logits of the least loss."""
         if not self.label_smoothing:
-            return balance.prior_logits
-        shares = np.exp(balance.prior_logits)
+            return correction.prior_logits
+        shares = np.exp(correction.prior_logits)
         return np.log((1 - self.label_smoothing) * shares / shares.sum() + self.label_smoothing / len(shares))
 
     def unweighted(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -161,15 +161,17 @@ class SoftmaxFocal(ClassLoss):
         drawn example weighs 1 on average.
     """
 
-    def __init__(self, balance: Balance, *, gamma: float = 2.0, label_weights: WeightScheme | None = None) -> None:
-        super().__init__(balance)
+    def __init__(
+        self, correction: Correction, *, gamma: float = 2.0, label_weights: WeightScheme | None = None
+    ) -> None:
+        super().__init__(correction)
         self.gamma = at_least_0("gamma", gamma)
         self.prior_correction = "approximate" if gamma else "exact"
         if label_weights is None:
             return
         check_scheme(label_weights)
-        by_class = label_weights(balance.labels, np.maximum(balance.num_rows * balance.emphasis, 1.0))
-        self._keep("class_weights", balance.weights * normalise(by_class, balance.emphasis))
+        by_class = label_weights(correction.labels, np.maximum(correction.num_rows * correction.effective_prior, 1.0))
+        self._keep("class_weights", correction.class_weights * normalise(by_class, correction.effective_prior))
 
     def unweighted(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Returns the focal loss of each example, [B]."""

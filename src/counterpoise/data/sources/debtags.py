@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from counterpoise.data.arrow_columns import listed
 from counterpoise.data.cache import cached
 from counterpoise.data.readers import one_line, require_file
-from counterpoise.data.table import Split, agreeing, check_min_count, check_on_bad_row
+from counterpoise.data.table import Split, check_min_count, check_on_bad_row, drop_rare_labels
 from counterpoise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class DebtagsSource:
             dropped={reason: len(numbers) for reason, numbers in about["bad"].items()},
             groups=sources,
         )
-        return agreeing({"train": split}, self.min_count)
+        return drop_rare_labels({"train": split}, self.min_count)
 
 
 @dataclass(frozen=True)

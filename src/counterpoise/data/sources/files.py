@@ -5,12 +5,12 @@ from pathlib import Path
 
 from counterpoise.data.download import Wheel
 from counterpoise.data.readers import read_columns
-from counterpoise.data.table import Columns, Split, agreeing, usable_rows
+from counterpoise.data.table import Split, TableFormat, drop_rare_labels, usable_rows
 from counterpoise.errors import UserError
 
 
 @dataclass
-class FileSource(Columns):
+class FileSource(TableFormat):
     """Splits in files: .csv .tsv .tab .jsonl .ndjson .json (each also with .gz) or .parquet.
 
     Paths are relative to the download's folder where there is a download. `delimiter` (None: as the suffix
@@ -49,4 +49,4 @@ class FileSource(Columns):
                     skip_rows_after_header=self.skip_rows_after_header,
                 )
                 splits[name] = usable_rows(self, name, path.name, table, str(path))
-        return agreeing(splits, self.min_count)
+        return drop_rare_labels(splits, self.min_count)

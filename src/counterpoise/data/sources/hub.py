@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 
 from counterpoise.data.arrow_columns import Column, flattened, is_list, nested
 from counterpoise.data.readers import one_line, require_columns
-from counterpoise.data.table import Columns, Split, agreeing, usable_rows
+from counterpoise.data.table import Split, TableFormat, drop_rare_labels, usable_rows
 from counterpoise.errors import UserError
 
 
 @dataclass
-class HubSource(Columns):
+class HubSource(TableFormat):
     """Splits of a dataset of the Hugging Face Hub, or of a folder that `datasets` reads or has saved.
 
     `train`, `validation` and `test` are the dataset's names for them; a validation split called "validation"
@@ -51,7 +51,7 @@ class HubSource(Columns):
                 named = _class_names(table[self.label], dataset[key].features[self.label])
                 table = table.set_column(columns.index(self.label), self.label, named)
             splits[name] = usable_rows(self, name, file, table, file)
-        return agreeing(splits, self.min_count)
+        return drop_rare_labels(splits, self.min_count)
 
     def _dataset(self) -> Mapping[str, Any]:
         """Returns the datasets by the name of their split."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from counterpoise.analysis.comparison import BUCKETS, Comparison, told_apart
+from counterpoise.analysis.comparison import BUCKETS, Comparison, significant
 from counterpoise.metrics.buckets import buckets
 from counterpoise.analysis.plots import count_marks
 from counterpoise.report.comparison.names import GAIN, LOSS, UNDECIDED, folded, p_value, records, reference_number, shown_name, unit
@@ -262,7 +262,7 @@ def bucket_effects(comparison: Comparison) -> go.Figure:
 
 def told_buckets(comparison: Comparison) -> set[tuple[str, str]]:
     """Returns the groups and buckets whose mean recall differs from the reference's by more than chance."""
-    rows = records(comparison.effects[told_apart(comparison.effects)])
+    rows = records(comparison.effects[significant(comparison.effects)])
     found = {(row["group"], row["metric"]) for row in rows}
     return {(group, bucket) for group, metric in found for bucket in BUCKETS if metric == f"{bucket}_recall"}
 

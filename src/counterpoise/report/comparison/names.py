@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from counterpoise.analysis.comparison import Comparison, told_apart
+from counterpoise.analysis.comparison import Comparison, significant
 
 GAIN, LOSS, UNDECIDED = "var(--c1)", "var(--c2)", "var(--faint)"
 
@@ -28,10 +28,10 @@ def unit(comparison: Comparison, count: int = 1) -> str:
 
 
 def shown_name(comparison: Comparison, number: int) -> str:
-    """Returns a group's name; among groups that were trained in full, a scout is called one."""
+    """Returns a group's name; among groups that were trained in full, a probe is called one."""
     group = comparison.groups[number]
-    mixed = len({each.scout for each in comparison.groups}) > 1
-    return f"{group.name} (scout)" if mixed and group.scout else group.name
+    mixed = len({each.probe for each in comparison.groups}) > 1
+    return f"{group.name} (probe)" if mixed and group.probe else group.name
 
 
 def reference_number(comparison: Comparison) -> int:
@@ -42,7 +42,7 @@ def reference_number(comparison: Comparison) -> int:
 def differences(comparison: Comparison) -> dict[tuple[str, str], Difference]:
     """Returns for each ordered pair of names (a, b) how far a is ahead of b."""
     found = {}
-    for row, told in zip(records(comparison.pairs), told_apart(comparison.pairs).tolist(), strict=True):
+    for row, told in zip(records(comparison.pairs), significant(comparison.pairs).tolist(), strict=True):
         a, b, low, high = row["a"], row["b"], row["low"], row["high"]
         found[a, b] = Difference(row["difference"], low, high, row["p"], row["p_holm"], told)
         found[b, a] = Difference(-row["difference"], -high, -low, row["p"], row["p_holm"], told)

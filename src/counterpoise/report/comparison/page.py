@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from counterpoise.analysis.comparison import ALPHA, BUCKETS, FEWEST, Comparison, metric_name, told_apart
+from counterpoise.analysis.comparison import ALPHA, BUCKETS, FEWEST, Comparison, metric_name, significant
 from counterpoise.report.comparison import classes
 from counterpoise.report.comparison import groups
 from counterpoise.report.comparison.names import behind_best, differences, p_value, records, reference_number, shown_name, unit
@@ -28,13 +28,13 @@ def write_comparison_report(path: Path, comparison: Comparison) -> None:
     """Writes the report, one HTML file that needs no other; what has no meaning for a single group is left out."""
     count = len(comparison.groups)
     title = f"Comparison of {count} groups of runs" if count > 1 else f"Report on {shown_name(comparison, 0)}"
-    if all(group.scout for group in comparison.groups):
-        title += " (scout)"
+    if all(group.probe for group in comparison.groups):
+        title += " (probe)"
     write(path, title, subtitle(comparison), panels(comparison), template_text("comparison.js"))
 
 
 def subtitle(comparison: Comparison) -> str:
-    """Returns one line: the metric, what it was measured on, the seeds, and that scouts are scouts."""
+    """Returns one line: the metric, what it was measured on, the seeds, and that probes are probes."""
     seeds = sorted({len(group.scores) for group in comparison.groups})
     most = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
     parts = [
@@ -44,9 +44,9 @@ def subtitle(comparison: Comparison) -> str:
     ]
     if len(comparison.groups) > 1:
         parts.append(f"measured against {comparison.reference}")
-    scouts = [group.scout for group in comparison.groups]
-    if any(scouts):
-        parts.append(f"{'scout' if all(scouts) else 'some are scouts'}: the encoder stays frozen")
+    probes = [group.probe for group in comparison.groups]
+    if any(probes):
+        parts.append(f"{'probe' if all(probes) else 'some are probes'}: the encoder stays frozen")
     return " · ".join(parts)
 
 
@@ -100,7 +100,7 @@ def _ranking_in_words(comparison: Comparison) -> str:
 def _leaderboard(comparison: Comparison) -> Panel:
     effects = {
         (row["group"], row["metric"]): (row, told)
-        for row, told in zip(records(comparison.effects), told_apart(comparison.effects).tolist(), strict=True)
+        for row, told in zip(records(comparison.effects), significant(comparison.effects).tolist(), strict=True)
     }
     means = np.array([group.scores[comparison.metrics].mean() for group in comparison.groups])
     costs = np.array([[getattr(group, cost) for cost in _COSTS] for group in comparison.groups])

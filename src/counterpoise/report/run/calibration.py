@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from counterpoise.metrics import probabilities
 from counterpoise.metrics.probabilities import Reliability, RiskCurve
 from counterpoise.report.page import Panel, figure, table
-from counterpoise.training.results import RunFacts
+from counterpoise.training.results import RunResults
 
 NAMES = {
     "raw": "as trained",
@@ -39,43 +39,43 @@ POINTS = 400
 """Of a risk-coverage curve."""
 
 
-def calibration(facts: RunFacts) -> Panel | None:
+def calibration(results: RunResults) -> Panel | None:
     """Returns the panel of calibration and of risk against coverage; None where the logits are not all finite."""
-    if not np.isfinite(facts.test_logits).all():
+    if not np.isfinite(results.test_logits).all():
         return None
-    if facts.calibration is None:
-        bins = {"raw": probabilities.reliability(facts.test_logits, facts.test_targets)}
-        risks = {"raw": probabilities.risk_coverage(facts.test_logits, facts.test_targets, facts.decided)}
+    if results.calibration is None:
+        bins = {"raw": probabilities.reliability(results.test_logits, results.test_targets)}
+        risks = {"raw": probabilities.risk_coverage(results.test_logits, results.test_targets, results.decided)}
         chosen, scores = "raw", {"raw": {"ece": bins["raw"].error}}
     else:
-        own = facts.calibration
+        own = results.calibration
         chosen, scores = own.variant, own.summary["test"]
         shown = ["raw"] if chosen == "raw" else ["raw", chosen]
         bins = {name: own.reliability[name] for name in shown}
         risks = {name: own.risks[name] for name in shown}
-        if facts.multi_label:
+        if results.multi_label:
             risks = {chosen: risks[chosen]}
-    note = _words(facts, bins, chosen)
+    note = _words(results, bins, chosen)
     body = figure("calibration-plot", _reliability(bins), "Share of outcomes that came true against confidence")
-    if facts.calibration is not None:
+    if results.calibration is not None:
         rows = pd.DataFrame([{"probabilities": NAMES[name]} | values for name, values in scores.items()])
         rows = rows[["probabilities", *(name for name in SCORES if name in rows)]].rename(columns=SCORES)
         rows["probabilities"] += ["" if name != chosen else " (chosen on validation)" for name in scores]
         body += table(rows, dict.fromkeys(SCORES.values(), ".4f"), CAPTION)
-    body += Markup("<h3>Risk and coverage</h3>") + _about_risk(facts, risks[chosen])
-    body += figure("risk-plot", _risk(facts, risks), "Share of wrong decisions against the share that is decided")
+    body += Markup("<h3>Risk and coverage</h3>") + _about_risk(results, risks[chosen])
+    body += figure("risk-plot", _risk(results, risks), "Share of wrong decisions against the share that is decided")
     return Panel("calibration", "Calibration", note, body)
 
 
-def _words(facts: RunFacts, bins: Mapping[str, Reliability], chosen: str) -> str:
+def _words(results: RunResults, bins: Mapping[str, Reliability], chosen: str) -> str:
     raw = bins["raw"]
     lean = float(raw.counts @ (raw.confidence - raw.accuracy) / raw.counts.sum())
-    what = "A pair of text and label" if facts.multi_label else "A decision"
+    what = "A pair of text and label" if results.multi_label else "A decision"
     words = [f"{what} that the model is 80 % sure of should come true in 80 of 100 cases: on the dashed line."]
     if abs(lean) < 0.002:
         words.append(f"As trained the error is {raw.error:.3f}.")
     else:
-        if facts.multi_label:
+        if results.multi_label:
             leaning = f"its probabilities are too {'high' if lean > 0 else 'low'}"
         else:
             leaning = "it is too sure" if lean > 0 else "it is not sure enough"
@@ -85,8 +85,8 @@ def _words(facts: RunFacts, bins: Mapping[str, Reliability], chosen: str) -> str
     return " ".join(words)
 
 
-def _about_risk(facts: RunFacts, curve: RiskCurve) -> Markup:
-    if facts.multi_label:
+def _about_risk(results: RunResults, curve: RiskCurve) -> Markup:
+    if results.multi_label:
         text = (
             "Of all pairs of text and label, the surest first; nearly all are sure negatives, so look at the right end."
         )
@@ -138,12 +138,12 @@ def _reliability(bins: Mapping[str, Reliability]) -> go.Figure:
     return plot
 
 
-def _risk(facts: RunFacts, risks: Mapping[str, RiskCurve]) -> go.Figure:
+def _risk(results: RunResults, risks: Mapping[str, RiskCurve]) -> go.Figure:
     plot = go.Figure()
     colours = ("var(--c2)", "var(--c1)") if len(risks) > 1 else ("var(--c1)",)
     for (name, curve), colour in zip(risks.items(), colours, strict=False):
         covered = np.linspace(1, curve.total, POINTS)
-        if facts.multi_label:  # what is uncertain is at the very end
+        if results.multi_label:  # what is uncertain is at the very end
             covered = curve.total + 1 - np.geomspace(1, curve.total, POINTS)
         covered = np.unique(covered.round().astype(int))
         plot.add_scatter(
@@ -152,7 +152,7 @@ def _risk(facts: RunFacts, risks: Mapping[str, RiskCurve]) -> go.Figure:
             hovertemplate="the surest %{x:.1%}: %{y:.2%} wrong<extra></extra>",
         )  # fmt: skip
     plot.update_xaxes(
-        range=[0.9 if facts.multi_label else 0, 1.002],
+        range=[0.9 if results.multi_label else 0, 1.002],
         title="share that is decided, the surest first",
         tickformat=".0%",
     )
@@ -161,10 +161,10 @@ def _risk(facts: RunFacts, risks: Mapping[str, RiskCurve]) -> go.Figure:
     return plot
 
 
-def _wilson(hits: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _wilson(true_positives: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the 95 % interval of a share (Wilson 1927)."""
     z = 1.96
-    share = hits / total
+    share = true_positives / total
     middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z / (1 + z**2 / total) * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
     return np.minimum(middle - half, share), np.maximum(middle + half, share)

@@ -7,7 +7,7 @@ from scipy.sparse import csr_matrix
 
 from counterpoise.analysis.significance import Outcomes, bootstrap, count_metrics, interval, observed
 from counterpoise.report.page import Panel, factor, render
-from counterpoise.training.results import RunFacts, one_hot
+from counterpoise.training.results import RunResults, one_hot
 
 REPLICATES = 1000
 NAMES = {
@@ -26,26 +26,28 @@ SINGLE = ("macro_f1", "balanced_accuracy", "accuracy", "head_recall", "medium_re
 MULTI = ("macro_f1", "micro_f1", "map", "head_f1", "medium_f1", "tail_f1")
 
 
-def headline(facts: RunFacts) -> Panel:
+def headline(results: RunResults) -> Panel:
     """Returns the panel of the scores."""
-    classes = len(facts.labels)
-    if facts.multi_label:
-        baseline, what = csr_matrix(facts.test_logits > 0), "a threshold of 0.5 for all labels"
+    classes = len(results.labels)
+    if results.multi_label:
+        baseline, what = csr_matrix(results.test_logits > 0), "a threshold of 0.5 for all labels"
     else:
-        majority = int(facts.counts.argmax())
-        baseline = one_hot(np.full(len(facts.ids), majority), classes)
-        what = f"always “{facts.labels[majority]}”, the largest class"
-    known = estimates(facts, baseline)
-    if "map" in facts.metrics["test"]:
-        known["map"] = Estimate(facts.metrics["test"]["map"])
-    tiles = [(NAMES[name], known[name]) for name in (MULTI if facts.multi_label else SINGLE) if name in known]
-    supported = int((facts.table.test_count > 0).sum())
+        majority = int(results.counts.argmax())
+        baseline = one_hot(np.full(len(results.ids), majority), classes)
+        what = f"always “{results.labels[majority]}”, the largest class"
+    known = estimates(results, baseline)
+    if "map" in results.metrics["test"]:
+        known["map"] = Estimate(results.metrics["test"]["map"])
+    tiles = [(NAMES[name], known[name]) for name in (MULTI if results.multi_label else SINGLE) if name in known]
+    supported = int((results.table.test_count > 0).sum())
     note = (
-        f"On {len(facts.ids):,} test texts. The band is the 95 % bootstrap interval over test texts, of this one run: "
-        f"what another seed changes is not in it. The thin tick is the baseline, {what}. Means over {facts.nouns} are "
+        f"On {len(results.ids):,} test texts. The band is the 95 % bootstrap interval over test texts, of this one run: "
+        f"what another seed changes is not in it. The thin tick is the baseline, {what}. Means over {results.nouns} are "
         f"over the {supported:,} of {classes:,} that have a test text."
     )
-    return Panel("scores", "Scores", note, render("headline.html", tiles=tiles, facts=_about(facts), scout=facts.scout))
+    return Panel(
+        "scores", "Scores", note, render("headline.html", tiles=tiles, results=_about(results), probe=results.probe)
+    )
 
 
 class Estimate(NamedTuple):
@@ -57,38 +59,38 @@ class Estimate(NamedTuple):
     baseline: float = np.nan
 
 
-def estimates(facts: RunFacts, baseline: csr_matrix) -> dict[str, Estimate]:
+def estimates(results: RunResults, baseline: csr_matrix) -> dict[str, Estimate]:
     """Returns the scores that are functions of counts, by name; baseline: other decisions, bool [N, C]."""
-    metrics = count_metrics(facts.multi_label, facts.buckets, facts.table.test_count.to_numpy())
-    own = Outcomes(facts.truth, [[facts.given]])
-    values = observed(Outcomes(facts.truth, [[facts.given], [baseline]]), list(metrics.values()))
+    metrics = count_metrics(results.multi_label, results.buckets, results.table.test_count.to_numpy())
+    own = Outcomes(results.truth, [[results.given]])
+    values = observed(Outcomes(results.truth, [[results.given], [baseline]]), list(metrics.values()))
     low, high = interval(bootstrap(own, list(metrics.values()), REPLICATES)[0])
     columns = (each.tolist() for each in (values[0][0], low, high, values[1][0]))
     return {name: Estimate(*row) for name, *row in zip(metrics, *columns, strict=True)}
 
 
-def _about(facts: RunFacts) -> list[tuple[str, str]]:
+def _about(results: RunResults) -> list[tuple[str, str]]:
     """Returns what the run was, as terms and descriptions."""
-    run = facts.metrics
-    name = str(facts.setting("encoder", "name") or facts.setting("encoder", "path") or "")
-    frozen = facts.setting("encoder", "freeze")
-    data = facts.setting("data", "path") or facts.setting("data", "train")
-    data = data or str(facts.setting("data", "_target_") or "").rsplit(".", 1)[-1]
+    run = results.metrics
+    name = str(results.setting("encoder", "name") or results.setting("encoder", "path") or "")
+    frozen = results.setting("encoder", "freeze")
+    data = results.setting("data", "path") or results.setting("data", "train")
+    data = data or str(results.setting("data", "_target_") or "").rsplit(".", 1)[-1]
     parts = run.get("data", {})
     sizes = ", ".join(f"{part['examples']:,} {split}" for split, part in parts.items())
     strategy = run.get("strategy", {})
     law = [f"weights up to {factor(strategy['weight_ratio'])} : 1"] if strategy.get("weight_ratio", 1) > 1 else []
-    if "effective_sample_fraction" in strategy:
-        law.append(f"effective sample fraction {strategy['effective_sample_fraction']:.2f}")
-    length = f", up to {facts.max_length} tokens"
+    if "effective_sample_size" in strategy:
+        law.append(f"effective sample fraction {strategy['effective_sample_size']:.2f}")
+    length = f", up to {results.max_length} tokens"
     trained = f"{run.get('epochs', 0):g} epochs, {run.get('steps', 0):,} steps"
-    if facts.seconds:
-        trained += f", {_duration(facts.seconds)}"
+    if results.seconds:
+        trained += f", {_duration(results.seconds)}"
     pairs = [
-        ("data", f"{str(data).rsplit('/', 1)[-1]}: {sizes}; {len(facts.labels):,} {facts.nouns}"),
-        ("encoder", f"{name}{length}" + ("; frozen (scout)" if facts.scout else _frozen(frozen))),
-        ("strategy", facts.strategy + "".join(f"; {each}" for each in law)),
-        ("training", f"{trained}; seed {facts.config.get('seed', '?')}"),
+        ("data", f"{str(data).rsplit('/', 1)[-1]}: {sizes}; {len(results.labels):,} {results.nouns}"),
+        ("encoder", f"{name}{length}" + ("; frozen (probe)" if results.probe else _frozen(frozen))),
+        ("strategy", results.strategy + "".join(f"; {each}" for each in law)),
+        ("training", f"{trained}; seed {results.config.get('seed', '?')}"),
     ]
     return [(term, text) for term, text in pairs if text]
 

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from counterpoise.data.quality import RARE
 from counterpoise.report.page import Panel, figure, render, table
 from counterpoise.report.run.headline import NAMES
-from counterpoise.training.results import RunFacts, one_hot
+from counterpoise.training.results import RunResults, one_hot
 
 SPLITS = {"train_sample": "train", "validation": "validation", "test": "test"}
 SINGLE = ("macro_f1", "balanced_accuracy", "accuracy", "head_recall", "medium_recall", "tail_recall", "loss")
@@ -22,42 +22,45 @@ FLAT = 0.02
 """A rise of the validation loss, as a share of it, up to which it is none."""
 
 
-def learning(facts: RunFacts) -> Panel:
+def learning(results: RunResults) -> Panel:
     """Returns the panel of training against validation, and of the gaps between the splits."""
     body = Markup()
-    if facts.history is not None:
-        body += figure("learning-plot", _curves(facts.history), "Losses and validation scores by training step")
-    wanted = [name for name in (MULTI if facts.multi_label else SINGLE) if name in facts.metrics["test"]]
-    present = {split: name for split, name in SPLITS.items() if split in facts.metrics}
+    if results.history is not None:
+        body += figure("learning-plot", _curves(results.history), "Losses and validation scores by training step")
+    wanted = [name for name in (MULTI if results.multi_label else SINGLE) if name in results.metrics["test"]]
+    present = {split: name for split, name in SPLITS.items() if split in results.metrics}
     gaps = pd.DataFrame(
-        {name: [facts.metrics[split].get(metric, np.nan) for metric in wanted] for split, name in present.items()}
+        {name: [results.metrics[split].get(metric, np.nan) for metric in wanted] for split, name in present.items()}
     )
     gaps.insert(0, "score", [NAMES.get(metric, metric) for metric in wanted])
     if "train" in gaps:
         gaps["train − test"] = gaps["train"] - gaps["test"]
     formats = dict.fromkeys([*present.values(), "train − test"], ".3f")
     body += table(gaps, formats, "The same checkpoint on each split; of training a sample")
-    return Panel("learning", "Learning and overfitting", verdict(facts), body)
+    return Panel("learning", "Learning and overfitting", verdict(results), body)
 
 
-def verdict(facts: RunFacts) -> str:
+def verdict(results: RunResults) -> str:
     """Returns in a sentence or two whether the run overfitted, by macro F1 and by the validation loss."""
-    scores = {name: facts.metrics[split]["macro_f1"] for split, name in SPLITS.items() if split in facts.metrics}
+    scores = {name: results.metrics[split]["macro_f1"] for split, name in SPLITS.items() if split in results.metrics}
     words = []
     if "train" in scores:
         gap = scores["train"] - scores["test"]
         if gap > GAP:
             words.append(f"Macro F1 is {gap:.2f} higher on training texts than on test texts: part of it is memory.")
             parts = [
-                (facts.metrics["train_sample"][f"{bucket}_recall"] - facts.metrics["test"][f"{bucket}_recall"], bucket)
+                (
+                    results.metrics["train_sample"][f"{bucket}_recall"] - results.metrics["test"][f"{bucket}_recall"],
+                    bucket,
+                )
                 for bucket in ("head", "medium", "tail")
-                if all(f"{bucket}_recall" in facts.metrics[split] for split in ("train_sample", "test"))
+                if all(f"{bucket}_recall" in results.metrics[split] for split in ("train_sample", "test"))
             ]
             if parts and max(parts)[0] > GAP:
                 words.append(f"Recall falls most in the {max(parts)[1]}, by {max(parts)[0]:.2f}.")
         else:
             words.append(f"Training and test are close: macro F1 {scores['train']:.2f} and {scores['test']:.2f}.")
-    words.append(_lowest(_series(facts.history, "val/loss"), _series(facts.history, "val/macro_f1")))
+    words.append(_lowest(_series(results.history, "val/loss"), _series(results.history, "val/macro_f1")))
     return " ".join(filter(None, words)) or "The scores of the best checkpoint."
 
 
@@ -78,12 +81,12 @@ def _lowest(losses: pd.DataFrame, scores: pd.DataFrame) -> str:
     return f"The validation loss has risen{by} since step {best.x:,.0f}{useless}.{risen}"
 
 
-def data(facts: RunFacts) -> Panel:
+def data(results: RunResults) -> Panel:
     """Returns the panel of the data: lengths, splits, what the audit said, what is too rare to evaluate."""
-    longest = int(facts.lengths.max(initial=1))
+    longest = int(results.lengths.max(initial=1))
     width = max(1, -(-longest // 60))
     edges = np.arange(longest + 0.5, -width, -width)[::-1]
-    heights = np.histogram(facts.lengths, edges)[0]
+    heights = np.histogram(results.lengths, edges)[0]
     plot = go.Figure(
         go.Bar(
             x=edges[:-1] + width / 2, y=heights, width=width * 0.92, marker={"color": "var(--c1)"},
@@ -91,43 +94,43 @@ def data(facts: RunFacts) -> Panel:
             hovertemplate="%{customdata[0]} to %{customdata[1]} tokens: %{y:,} texts<extra></extra>",
         )
     )  # fmt: skip
-    plot.add_vline(facts.max_length + 0.5, line={"color": "var(--c2)", "width": 2, "dash": "dash"})
-    cut = f"{facts.cut:.1%}" if facts.cut else "none"
-    text = f"max_length {facts.max_length}: {cut} cut"
+    plot.add_vline(results.max_length + 0.5, line={"color": "var(--c2)", "width": 2, "dash": "dash"})
+    cut = f"{results.cut:.1%}" if results.cut else "none"
+    text = f"max_length {results.max_length}: {cut} cut"
     plot.add_annotation(
-        x=facts.max_length, y=1, yref="paper", text=text, showarrow=False, xanchor="right", xshift=-6, yanchor="bottom",
+        x=results.max_length, y=1, yref="paper", text=text, showarrow=False, xanchor="right", xshift=-6, yanchor="bottom",
         font={"color": "var(--c2)"},
     )  # fmt: skip
     plot.update_layout(height=280, showlegend=False, bargap=0, margin={"l": 8, "r": 12, "t": 30, "b": 8})
     plot.update_xaxes(
-        title="tokens of a training text", showgrid=False, range=[0, max(longest, facts.max_length) * 1.02]
+        title="tokens of a training text", showgrid=False, range=[0, max(longest, results.max_length) * 1.02]
     )
     plot.update_yaxes(title="texts")
-    middle = np.median(facts.lengths) if len(facts.lengths) else 0
+    middle = np.median(results.lengths) if len(results.lengths) else 0
     note = f"Half of the training texts have {middle:.0f} tokens or more; "
-    if facts.cut:
-        note += f"{cut} are longer than encoder.max_length={facts.max_length}, and what is beyond was not read."
+    if results.cut:
+        note += f"{cut} are longer than encoder.max_length={results.max_length}, and what is beyond was not read."
     else:
-        note += f"none is longer than encoder.max_length={facts.max_length}."
-    test = facts.table.test_count.to_numpy()
+        note += f"none is longer than encoder.max_length={results.max_length}."
+    test = results.table.test_count.to_numpy()
     rare = np.flatnonzero(test < RARE)
     rows = pd.DataFrame(
         {
-            facts.noun: [facts.labels[c] for c in rare],
-            "train": facts.counts[rare],
-            "validation": one_hot(facts.validation_targets, len(test)).getnnz(axis=0)[rare],
+            results.noun: [results.labels[c] for c in rare],
+            "train": results.counts[rare],
+            "validation": one_hot(results.validation_targets, len(test)).getnnz(axis=0)[rare],
             "test": test[rare],
         }
     )
     counts = dict.fromkeys(("train", "validation", "test"), ",d")
-    caption = f"{facts.nouns.capitalize()} with fewer than {RARE} test texts, whose own scores say little"
+    caption = f"{results.nouns.capitalize()} with fewer than {RARE} test texts, whose own scores say little"
     body = render(
         "data.panel.html",
         lengths=figure("lengths-plot", plot, f"Histogram of the tokens of training texts. {text}"),
-        splits=table(_splits(facts), dict.fromkeys(("texts", "unseen"), ",d"), "Splits"),
-        audit=facts.audit,
+        splits=table(_splits(results), dict.fromkeys(("texts", "unseen"), ",d"), "Splits"),
+        audit=results.audit,
         rare=table(rows, counts, caption) if len(rare) else "",
-        summary=f"{len(rare):,} of {len(test):,} {facts.nouns} have fewer than {RARE} test texts",
+        summary=f"{len(rare):,} of {len(test):,} {results.nouns} have fewer than {RARE} test texts",
     )
     return Panel("data", "Data", note, body)
 
@@ -192,14 +195,14 @@ def _series(history: pd.DataFrame | None, column: str) -> pd.DataFrame:
     return pd.DataFrame({"x": rows["step"].to_numpy() + 1, "y": rows[column].to_numpy(float)})
 
 
-def _splits(facts: RunFacts) -> pd.DataFrame:
+def _splits(results: RunResults) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     seen: list[tuple[str, Any]] = []
-    for name, part in facts.metrics.get("data", {}).items():
+    for name, part in results.metrics.get("data", {}).items():
         found = part.get("dropped", {})
         dropped = ", ".join(f"{count:,} {why}" for why, count in found.items())
         # Splits cut off one file have its count each: it is shown once.
-        whole = next((other for other, counted in seen if counted == found and not facts.setting("data", name)), "")
+        whole = next((other for other, counted in seen if counted == found and not results.setting("data", name)), "")
         if dropped and whole:
             dropped = f"counted with {whole}"
         seen.append((name, found))

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix, hstack
 from scipy.special import expit, logit
 
 from counterpoise.report.page import Panel, data, figure, render, table
-from counterpoise.training.results import RunFacts
+from counterpoise.training.results import RunResults
 
 SIZES = (10, 20, 30, 50, 80)
 PAIRS = 25
@@ -36,36 +36,36 @@ def confused(truth: csr_matrix, given: csr_matrix, multi_label: bool) -> csr_mat
     return (missed.T @ hstack([wrong, nothing], format="csr")).tocsr()
 
 
-def confusion(facts: RunFacts) -> Panel:
+def confusion(results: RunResults) -> Panel:
     """Returns the panel of the confusions."""
-    cells = confused(facts.truth, facts.given, facts.multi_label).tocoo()
-    support = np.bincount(facts.truth.indices, minlength=len(facts.labels))
-    size = len(facts.labels)
+    cells = confused(results.truth, results.given, results.multi_label).tocoo()
+    support = np.bincount(results.truth.indices, minlength=len(results.labels))
+    size = len(results.labels)
     off = (cells.row != cells.col) & (cells.col < size)
     order = np.lexsort((cells.col[off], cells.row[off], -cells.data[off]))[:PAIRS]
     missed, instead = cells.row[off][order], cells.col[off][order]
     counts = cells.data[off][order]
-    words = ("missed", "given wrongly") if facts.multi_label else ("truth", "prediction")
+    words = ("missed", "given wrongly") if results.multi_label else ("truth", "prediction")
     pairs = pd.DataFrame(
         {
-            words[0]: [facts.labels[i] for i in missed],
-            words[1]: [facts.labels[j] for j in instead],
+            words[0]: [results.labels[i] for i in missed],
+            words[1]: [results.labels[j] for j in instead],
             "texts": counts,
-            f"of the {facts.noun}": counts / np.maximum(support[missed], 1),
-            f"train, {words[0]}": facts.counts[missed],
-            f"train, {words[1]}": facts.counts[instead],
+            f"of the {results.noun}": counts / np.maximum(support[missed], 1),
+            f"train, {words[0]}": results.counts[missed],
+            f"train, {words[1]}": results.counts[instead],
         }
     )
-    formats = {"texts": ",d", f"of the {facts.noun}": ".1%"} | {f"train, {word}": ",d" for word in words}
+    formats = {"texts": ",d", f"of the {results.noun}": ".1%"} | {f"train, {word}": ",d" for word in words}
     content = {
-        "labels": facts.labels, "support": support, "train": facts.counts, "multi": facts.multi_label,
-        "rows": cells.row, "columns": cells.col, "counts": cells.data, "noun": facts.noun,
+        "labels": results.labels, "support": support, "train": results.counts, "multi": results.multi_label,
+        "rows": cells.row, "columns": cells.col, "counts": cells.data, "noun": results.noun,
     }  # fmt: skip
     plot = go.Figure()
     plot.update_layout(height=640, showlegend=False)
     errors = np.bincount(cells.row[off], cells.data[off], size) + np.bincount(cells.col[off], cells.data[off], size)
     busy = [c for c in np.argsort(-errors, kind="stable").tolist() if errors[c]]
-    if facts.multi_label:
+    if results.multi_label:
         note = (
             "Which label is missed (row) in texts that wrongly get another (column), as a share of the texts that have "
             "it. A text with several of either counts in each pair."
@@ -79,54 +79,56 @@ def confusion(facts: RunFacts) -> Panel:
         sizes.append(size)
     body = render(
         "confusion.html",
-        noun=facts.noun,
+        noun=results.noun,
         data=data("confusion-data", content),
         sizes=sizes,
         first=size if size <= 30 else 20,
         size=size,
-        centres=[(c, facts.labels[c], int(errors[c])) for c in busy],
-        plot=figure("confusion-plot", plot, f"Confusions between {facts.nouns}; the table below has the most frequent"),
-        pairs=table(pairs, formats, f"The {len(pairs)} most confused pairs of {facts.nouns}") if len(pairs) else "",
+        centres=[(c, results.labels[c], int(errors[c])) for c in busy],
+        plot=figure(
+            "confusion-plot", plot, f"Confusions between {results.nouns}; the table below has the most frequent"
+        ),
+        pairs=table(pairs, formats, f"The {len(pairs)} most confused pairs of {results.nouns}") if len(pairs) else "",
     )
     return Panel("confusion", "Confusion", note, body)
 
 
-def errors(facts: RunFacts) -> Panel:
+def errors(results: RunResults) -> Panel:
     """Returns the panel of the surest mistakes with their texts."""
-    kept, counts = _multi_label(facts) if facts.multi_label else _single_label(facts)
+    kept, counts = _multi_label(results) if results.multi_label else _single_label(results)
     rows = np.unique([each["row"] for each in kept]).astype(np.int64)
-    texts = dict(zip(rows.tolist(), map(_cut, facts.texts(rows)), strict=True)) if len(rows) else {}
+    texts = dict(zip(rows.tolist(), map(_cut, results.texts(rows)), strict=True)) if len(rows) else {}
     total = int(next(iter(counts.values())).sum())
     content = {
-        "labels": facts.labels,
-        "multi": facts.multi_label,
+        "labels": results.labels,
+        "multi": results.multi_label,
         "errors": kept,
         "whole": len(kept) == total,
         "texts": texts,
-        "ids": {int(row): str(facts.ids[row]) for row in rows},
+        "ids": {int(row): str(results.ids[row]) for row in rows},
     }
-    if facts.multi_label:
-        content["truth"] = {int(row): facts.truth[row].indices for row in rows}
-        content["given"] = {int(row): facts.given[row].indices for row in rows}
+    if results.multi_label:
+        content["truth"] = {int(row): results.truth[row].indices for row in rows}
+        content["given"] = {int(row): results.given[row].indices for row in rows}
     choices: dict[str, list[tuple[str, int, int]]] = {"label": [], "true": [], "predicted": []}
     for role, found in counts.items():
-        named = [(facts.labels[c], c, int(found[c])) for c in np.flatnonzero(found).tolist()]
+        named = [(results.labels[c], c, int(found[c])) for c in np.flatnonzero(found).tolist()]
         choices[role] = sorted(named, key=lambda choice: (-choice[2], choice[0]))
-    top_k = facts.setting("decision", "top_k")
+    top_k = results.setting("decision", "top_k")
     if top_k is not None:
         note = (
             f"Each text got its {top_k} most probable labels. Those given although wrong, the most probable first, and "
         )
         note += "those missed, the least probable first."
-    elif facts.multi_label:
+    elif results.multi_label:
         note = "Labels given although wrong and labels missed, each the furthest beyond their thresholds first."
     else:
         note = (
-            f"{total:,} of {len(facts.ids):,} test texts are wrong, the surest first. Some labels may be the mistake."
+            f"{total:,} of {len(results.ids):,} test texts are wrong, the surest first. Some labels may be the mistake."
         )
     if len(kept) < total:
-        note += f" Kept are {len(kept):,} of {total:,}: the first, and the first few of each {facts.noun}."
-    body = render("errors.html", multi=facts.multi_label, data=data("errors-data", content), choices=choices)
+        note += f" Kept are {len(kept):,} of {total:,}: the first, and the first few of each {results.noun}."
+    body = render("errors.html", multi=results.multi_label, data=data("errors-data", content), choices=choices)
     return Panel("errors", "Worst mistakes", note, body)
 
 
@@ -134,11 +136,11 @@ def _cut(text: str) -> str:
     return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}…"
 
 
-def _single_label(facts: RunFacts) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+def _single_label(results: RunResults) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Returns the mistakes that are kept, the surest first, and how many there are of each class, int [C], by role."""
-    predicted, truth = facts.test_logits.argmax(axis=1), np.asarray(facts.test_targets)
+    predicted, truth = results.test_logits.argmax(axis=1), np.asarray(results.test_targets)
     rows = np.arange(len(truth))
-    sure, right = (np.exp(facts.test_logits[rows, each] - facts.normalisers) for each in (predicted, truth))
+    sure, right = (np.exp(results.test_logits[rows, each] - results.normalisers) for each in (predicted, truth))
     wrong = np.flatnonzero(predicted != truth)
     wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
     roles = {"true": truth[wrong], "predicted": predicted[wrong]}
@@ -149,32 +151,32 @@ def _single_label(facts: RunFacts) -> tuple[list[dict[str, Any]], dict[str, np.n
         }
         for row in wrong[_worst(*roles.values())]
     ]  # fmt: skip
-    return kept, {role: np.bincount(found, minlength=len(facts.labels)) for role, found in roles.items()}
+    return kept, {role: np.bincount(found, minlength=len(results.labels)) for role, found in roles.items()}
 
 
-def _multi_label(facts: RunFacts) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+def _multi_label(results: RunResults) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Returns the same of labels: how far above its threshold one was given, or below it missed. Where the most
     probable labels are given thresholds mean nothing, and the probability alone counts.
     """
-    assert facts.thresholds is not None
-    given, truth = facts.given, facts.truth
+    assert results.thresholds is not None
+    given, truth = results.given, results.truth
     right = truth.multiply(given).astype(np.int8)
-    used = facts.setting("decision", "top_k") is None
-    cuts = logit(facts.thresholds) if used else np.zeros(len(facts.labels))
+    used = results.setting("decision", "top_k") is None
+    cuts = logit(results.thresholds) if used else np.zeros(len(results.labels))
     result: list[tuple[int, dict[str, Any]]] = []
-    counts = np.zeros(len(facts.labels), np.int64)
+    counts = np.zeros(len(results.labels), np.int64)
     for kind, cells, sign in (("given", given, 1), ("missed", truth, -1)):
         rows, columns = (cells.astype(np.int8) - right).nonzero()
         counts += np.bincount(columns, minlength=len(counts))
-        beyond = sign * (facts.test_logits[rows, columns].astype(np.float64) - cuts[columns])
+        beyond = sign * (results.test_logits[rows, columns].astype(np.float64) - cuts[columns])
         order = np.argsort(-beyond, kind="stable")
         rows, columns = rows[order], columns[order]
         for rank, place in enumerate(_worst(columns)):
             row, column = int(rows[place]), int(columns[place])
             error = {"kind": kind, "row": row, "label": column}
-            error["p"] = round(float(expit(facts.test_logits[row, column])), 4)
+            error["p"] = round(float(expit(results.test_logits[row, column])), 4)
             if used:
-                error["threshold"] = round(float(facts.thresholds[column]), 4)
+                error["threshold"] = round(float(results.thresholds[column]), 4)
             result.append((rank, error))
     # The surest of both kinds in turn: their distances from a threshold do not compare.
     return [error for _, error in sorted(result, key=lambda each: each[0])], {"label": counts}

@@ -4,25 +4,27 @@ from pathlib import Path
 
 from counterpoise.report.page import template_text, write
 from counterpoise.report.run import calibration, classes, headline, learning, mistakes, strategy
-from counterpoise.training.results import RunFacts
+from counterpoise.training.results import RunResults
 
-__all__ = ["RunFacts", "write_run_report"]
+__all__ = ["RunResults", "write_run_report"]
 
 
-def write_run_report(path: str | Path, facts: RunFacts) -> None:
+def write_run_report(path: str | Path, results: RunResults) -> None:
     """Writes the page of a tested run to `path`, one HTML file; replaces it as a whole."""
     panels = [
-        headline.headline(facts),
-        strategy.balance(facts),
-        classes.recall(facts),
-        mistakes.confusion(facts),
-        classes.curves(facts),
-        classes.thresholds(facts),
-        calibration.calibration(facts),
-        mistakes.errors(facts),
-        learning.learning(facts),
-        learning.data(facts),
+        headline.headline(results),
+        strategy.correction(results),
+        classes.recall(results),
+        mistakes.confusion(results),
+        classes.curves(results),
+        classes.thresholds(results),
+        calibration.calibration(results),
+        mistakes.errors(results),
+        learning.learning(results),
+        learning.data(results),
     ]
-    task = "any number of labels a text" if facts.multi_label else "one class a text"
-    subtitle = f"{facts.strategy}{' (scout)' if facts.scout else ''} · {len(facts.labels):,} {facts.nouns}, {task}"
-    write(Path(path), facts.name, subtitle, [panel for panel in panels if panel], template_text("single.js"))
+    task = "any number of labels a text" if results.multi_label else "one class a text"
+    subtitle = (
+        f"{results.strategy}{' (probe)' if results.probe else ''} · {len(results.labels):,} {results.nouns}, {task}"
+    )
+    write(Path(path), results.name, subtitle, [panel for panel in panels if panel], template_text("single.js"))

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from plotly.subplots import make_subplots
 
 from counterpoise.report.page import Panel, factor, figure, render, table
-from counterpoise.training.results import RunFacts
+from counterpoise.training.results import RunResults
 
 LOSSES = {
     "focal": "a focal loss, in which what is decided well counts less",
@@ -23,28 +23,28 @@ STAGES = {
 }
 
 
-def balance(facts: RunFacts) -> Panel:
+def correction(results: RunResults) -> Panel:
     """Returns the panel of what the strategy did to each class."""
-    own, order = facts.balance, np.argsort(-facts.counts, kind="stable")
+    own, order = results.correction, np.argsort(-results.counts, kind="stable")
     ranks = np.arange(1, len(order) + 1)
     rows = pd.DataFrame(
         {
-            facts.noun: np.array(facts.labels, object),
-            "examples": facts.counts,
-            "drawn an epoch": own.drawn_counts,
-            "draws of one": own.expected_draws,
-            "weight": own.weights,
-            **({"weight of a negative": own.negative_weights} if facts.multi_label else {}),
-            "share of examples": facts.counts / max(facts.counts.sum(), 1),
-            "emphasis": facts.emphasis / facts.emphasis.sum(),
+            results.noun: np.array(results.labels, object),
+            "examples": results.counts,
+            "drawn an epoch": own.expected_class_counts,
+            "draws of one": own.draws_per_example,
+            "weight": own.class_weights,
+            **({"weight of a negative": own.negative_weights} if results.multi_label else {}),
+            "share of examples": results.counts / max(results.counts.sum(), 1),
+            "effective_prior": results.effective_prior / results.effective_prior.sum(),
         }
     ).iloc[order]
     plot = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.07, row_heights=[0.6, 0.4])
-    hover = np.column_stack([rows[facts.noun].to_numpy(object), rows.examples.to_numpy(object)])
+    hover = np.column_stack([rows[results.noun].to_numpy(object), rows.examples.to_numpy(object)])
     tip = "%{customdata[0]}<br>%{customdata[1]:,} training examples<br>"
     series = [
         ("share of examples", "share of the examples", "var(--faint)", "circle", 1),
-        ("emphasis", "share of the training (emphasis)", "var(--c2)", "circle", 1),
+        ("effective_prior", "share of the training (effective prior)", "var(--c2)", "circle", 1),
         ("draws of one", "draws of one example an epoch", "var(--c1)", "circle", 2),
         ("weight", "weight of one drawn example", "var(--c3)", "diamond", 2),
     ]
@@ -67,42 +67,42 @@ def balance(facts: RunFacts) -> Panel:
     plot.update_yaxes(title="times, log scale", tickformat="~g", range=np.log10([low, high]).tolist(), row=2, col=1)
     plot.update_xaxes(showgrid=False, dtick=1 if len(order) <= 12 else None)
     plot.update_xaxes(range=[1 - 0.02 * len(order), 1.02 * len(order) + 0.5])
-    plot.update_xaxes(title=f"{facts.nouns}, from the most frequent to the rarest", row=2, col=1)
+    plot.update_xaxes(title=f"{results.nouns}, from the most frequent to the rarest", row=2, col=1)
     plot.update_layout(height=460)
     formats = {"examples": ",d", "drawn an epoch": ",.1f", "draws of one": ",.2f", "weight": ",.3f"}
-    formats |= {"weight of a negative": ",.3f", "share of examples": ".3%", "emphasis": ".3%"}
-    note = f"{effect(facts)} Where the two lines of the upper part meet, training follows the data."
+    formats |= {"weight of a negative": ",.3f", "share of examples": ".3%", "effective_prior": ".3%"}
+    note = f"{effect(results)} Where the two lines of the upper part meet, training follows the data."
     body = figure("balance-plot", plot, "Share of the examples and of the training, draws and weight of each class")
-    return Panel("strategy", "What the strategy did", note, body + _behind(rows, formats, facts))
+    return Panel("strategy", "What the strategy did", note, body + _behind(rows, formats, results))
 
 
-def effect(facts: RunFacts) -> str:
+def effect(results: RunResults) -> str:
     """Returns in a few sentences what the strategy did, first to the largest and the smallest class."""
-    beyond = [words for words in (_loss(facts), _second_stage(facts)) if words]
-    return " ".join([_emphasis(facts, bool(beyond)), *beyond])
+    beyond = [words for words in (_loss(results), _second_stage(results)) if words]
+    return " ".join([_emphasis(results, bool(beyond)), *beyond])
 
 
-def _emphasis(facts: RunFacts, beyond: bool) -> str:
+def _emphasis(results: RunResults, beyond: bool) -> str:
     """Returns what sampler and weights did; beyond: the strategy did more than that."""
-    known, noun, nouns = facts.counts > 0, facts.noun, facts.nouns
-    counts, emphasis = facts.counts[known], facts.emphasis[known]
+    known, noun, nouns = results.counts > 0, results.noun, results.nouns
+    counts, effective_prior = results.counts[known], results.effective_prior[known]
     largest, smallest = counts.argmax(), counts.argmin()
-    most, least = emphasis[largest], emphasis[smallest]
+    most, least = effective_prior[largest], effective_prior[smallest]
     before = counts[largest] / counts[smallest]
-    scheduled = facts.setting("strategy", "schedule") is not None
+    scheduled = results.setting("strategy", "schedule") is not None
     when = "in the epoch of the best checkpoint" if scheduled else "in training"
-    if _alike(emphasis / counts):
+    if _alike(effective_prior / counts):
         what = "Sampler and class weights leave the data as it is" if beyond else "Nothing"
         what += f" {when}" if scheduled else ""
         if before == 1:
             return f"{what}: every {noun} has as many examples as any other, and counts as much."
         return f"{what}: the largest {noun} counts {factor(before)} times the smallest, as in the data."
     if before == 1:
-        most, least = emphasis.max(), emphasis.min()
+        most, least = effective_prior.max(), effective_prior.min()
         spread = f"one counts up to {factor(most / least)} times as much as another" if least else "some do not count"
         return f"All {nouns} have as many examples; {when} {spread}."
     words = f"The largest {noun} has {factor(before)} times the examples of the smallest; {when}"
-    if _alike(emphasis):
+    if _alike(effective_prior):
         return f"{words} each counts the same."
     if not (most and least):
         return f"{words} {'the smallest' if most else 'it'} does not count."
@@ -117,21 +117,21 @@ def _alike(values: np.ndarray) -> bool:
     return bool(values.max() <= 1.01 * values.min())
 
 
-def _loss(facts: RunFacts) -> str:
+def _loss(results: RunResults) -> str:
     """Returns what the loss does beyond likelihood and class weights, nothing where it is no more than that."""
-    name = _name(facts.setting("strategy", "loss", "_target_"))
-    if name in ("", "likelihood"):
+    name = _name(results.setting("strategy", "loss", "_target_"))
+    if name in ("", "cross_entropy"):
         return ""
-    own = ", with weights of its own" if facts.setting("strategy", "loss", "label_weights") else ""
+    own = ", with weights of its own" if results.setting("strategy", "loss", "label_weights") else ""
     return f"The strategy trained with {LOSSES.get(name, f'the loss {name}')}{own}."
 
 
-def _second_stage(facts: RunFacts) -> str:
+def _second_stage(results: RunResults) -> str:
     """Returns what the second stage did, nothing where there was none."""
-    found = facts.metrics.get("second_stage")
+    found = results.metrics.get("second_stage")
     if found is None:
         return ""
-    name = _name(facts.setting("strategy", "second_stage", "_target_"))
+    name = _name(results.setting("strategy", "second_stage", "_target_"))
     numbers = ", ".join(
         f"{key} {value:,}" if isinstance(value, int) else f"{key} {value:g}" for key, value in found.items()
     )
@@ -142,8 +142,8 @@ def _name(target: object) -> str:
     return str(target or "").rsplit(".", 1)[-1]
 
 
-def _behind(rows: pd.DataFrame, formats: dict[str, str], facts: RunFacts) -> Markup:
+def _behind(rows: pd.DataFrame, formats: dict[str, str], results: RunResults) -> Markup:
     return render(
-        "behind.html", summary=f"The numbers of all {len(rows):,} {facts.nouns}",
-        body=table(rows, formats, f"{facts.nouns.capitalize()} by training examples"),
+        "behind.html", summary=f"The numbers of all {len(rows):,} {results.nouns}",
+        body=table(rows, formats, f"{results.nouns.capitalize()} by training examples"),
     )  # fmt: skip

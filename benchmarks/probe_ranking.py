@@ -1,4 +1,4 @@
-"""How well scouts rank strategies: their macro F1 beside that of fine-tuned runs, and Kendall's tau between the two.
+"""How well probes rank strategies: their macro F1 beside that of fine-tuned runs, and Kendall's tau between the two.
 
 `python benchmarks/scout_ranking.py SCOUTS TUNED [--output scout_ranking.png]`: two sweep folders over the same
 strategies and data; strategies that only one of them has are left out.
@@ -36,27 +36,27 @@ def draw(path: Path, both: pd.DataFrame, tau: float, metric: str) -> None:
             str(name), (row.mean_scout, row.mean_tuned), (5, 4), textcoords="offset points", fontsize=8, color=style.INK
         )
     style.axes(axes, grid="y")
-    axes.set_xlabel(f"{metric} of the scout: frozen encoder, heads alone")
+    axes.set_xlabel(f"{metric} of the probe: frozen encoder, heads alone")
     axes.set_ylabel(f"{metric} after fine-tuning")
-    style.title(axes, "Do scouts rank strategies?", f"{len(both)} strategies, Kendall's tau {tau:.2f}")
+    style.title(axes, "Do probes rank strategies?", f"{len(both)} strategies, Kendall's tau {tau:.2f}")
     style.save(figure, path)
 
 
 def main() -> None:
     """Prints the table and tau, and draws the picture where one is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scouts", type=Path, help="folder of a sweep with train=scout")
+    parser.add_argument("probes", type=Path, help="folder of a sweep with train=probe")
     parser.add_argument("tuned", type=Path, help="folder of a sweep of fine-tuned runs")
     parser.add_argument("--metric", default="macro_f1")
     parser.add_argument("--output", type=Path, help="a picture to write")
     arguments = parser.parse_args()
-    pair = [ranking(folder, arguments.metric) for folder in (arguments.scouts, arguments.tuned)]
+    pair = [ranking(folder, arguments.metric) for folder in (arguments.probes, arguments.tuned)]
     both = pair[0].add_suffix("_scout").join(pair[1].add_suffix("_tuned"), how="inner")
     both = both.sort_values("mean_tuned", ascending=False)
     if len(both) < 3:
-        raise UserError(f"{arguments.scouts} and {arguments.tuned} share {len(both)} strategies: a ranking needs three")
+        raise UserError(f"{arguments.probes} and {arguments.tuned} share {len(both)} strategies: a ranking needs three")
     tau, p = kendalltau(both.mean_scout, both.mean_tuned)
-    print(f"{'strategy':24}{'scout':>9}{'seeds':>7}{'tuned':>9}{'seeds':>7}{'scout rank':>12}")
+    print(f"{'strategy':24}{'probe':>9}{'seeds':>7}{'tuned':>9}{'seeds':>7}{'probe rank':>12}")
     ranks = both.mean_scout.rank(ascending=False)
     for name, row in both.iterrows():
         seeds = f"{row.count_scout:7.0f}{row.mean_tuned:9.4f}{row.count_tuned:7.0f}"
