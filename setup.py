@@ -1,0 +1,13 @@
+"""Packages to install: src/counterpoise, and conf/ as `counterpoise.conf`, which forks compose with pkg://."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages("src"), "counterpoise.conf"],
+    package_dir={"": "src", "counterpoise.conf": "conf"},
+    package_data={
+        "counterpoise": ["py.typed", "commands/fork_template/**/*", "commands/fork_template/.gitignore"],
+        "counterpoise.conf": ["**/*.yaml"],
+        "counterpoise.report": ["templates/**/*"],
+    },
+)
