@@ -1,0 +1,1 @@
+"""The project's own data source, head and loss."""
