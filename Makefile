@@ -4,30 +4,36 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help train test sweep probe bench lint format typecheck clean
+.PHONY: help train test sweep probe fork bench lint format typecheck clean
 
-help: ## what there is to make
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
+$(STAMP): requirements.txt constraints.txt pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is required: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	@touch $@
 
 train: $(STAMP) ## install, then fine-tune and test on Reuters R52 with the defaults
 	$(BIN)/python train.py
 
-sweep: $(STAMP) ## train with each of the five strategies and compare them
+sweep: $(STAMP) ## fine-tune with five strategies and compare them
 	$(BIN)/python train.py -m sweep=strategies
 
-probe: $(STAMP) ## try every strategy, five seeds each, on a frozen encoder and compare them
+probe: $(STAMP) ## compare every strategy with five seeds by linear probes on a frozen encoder
 	$(BIN)/python train.py -m sweep=probe
 
 test: $(STAMP) ## install, then run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-bench: $(STAMP) ## measure speed and memory on this CPU against peers, in a quarter of an hour
+fork: $(STAMP) ## write a small project that builds on this package: make fork NAME=mytask DIR=../mytask
+	@test -n "$(NAME)" -a -n "$(DIR)" || { echo "error: make fork NAME=mytask DIR=../mytask" >&2; exit 2; }
+	@rm -rf build dist
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@$(BIN)/python -m counterpoise.fork $(NAME) $(DIR) --wheel dist/*.whl
+
+bench: $(STAMP) ## measure speed and memory on this CPU against peers (about 15 minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	mkdir -p outputs/bench
 	$(BIN)/python benchmarks/start_up.py --repeats 3 --json outputs/bench/start_up.json
@@ -37,17 +43,17 @@ bench: $(STAMP) ## measure speed and memory on this CPU against peers, in a quar
 	$(BIN)/python benchmarks/data_scale.py --rows 100000 200000 --json outputs/bench/data_scale.json
 	$(BIN)/python benchmarks/scaling.py --json outputs/bench --picture outputs/bench
 
-lint: $(STAMP) ## look for mistakes and bad layout
+lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(STAMP) ## lay the code out
+format: $(STAMP) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 typecheck: $(STAMP) ## check the types
 	$(BIN)/mypy
 
-clean: ## remove what was installed and cached here (runs in outputs/ stay)
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove the environment and caches (outputs/ stays)
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
