@@ -15,10 +15,10 @@ import pytest
 from browser import Opened
 from counterpoise.analysis.comparison import BUCKETS, Comparison, Group
 from counterpoise.metrics.buckets import Bounds, buckets
-from counterpoise.report.comparison.names import GAIN, LOSS, UNDECIDED, behind_best, folded, short
-from counterpoise.report.comparison.page import classes as comparison_classes
-from counterpoise.report.comparison.page import groups as comparison_groups
-from counterpoise.report.comparison.page import panels, subtitle, write_comparison_report
+from counterpoise.report.comparison.comparison_report import class_figures as comparison_classes
+from counterpoise.report.comparison.comparison_report import group_figures as comparison_groups
+from counterpoise.report.comparison.comparison_report import panels, subtitle, write_comparison_report
+from counterpoise.report.comparison.formatting import GAIN, LOSS, UNDECIDED, behind_best, folded, short
 
 METRICS = ["macro_f1", "accuracy", "head_f1"]
 HOSTILE = "<script>window.hacked=1</script>"

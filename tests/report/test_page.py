@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import pytest
 
 from browser import Opened
-from counterpoise.report.page import Panel, data, figure, table, write
+from counterpoise.report.html_page import Panel, data, figure, table, write
 from report.runs import HOSTILE
 
 

@@ -20,11 +20,12 @@ from counterpoise.balance import ClassIndex, Strategy
 from counterpoise.metrics import multi_label as multilabel
 from counterpoise.metrics import single_label as metrics
 from counterpoise.model import second_stage
-from counterpoise.report.page import factor
+from counterpoise.report.html_page import factor
 from counterpoise.report.run import calibration as trust
-from counterpoise.report.run import classes, headline, mistakes, strategy
+from counterpoise.report.run import classes, mistakes, strategy
 from counterpoise.report.run import learning as training
-from counterpoise.report.run.page import write_run_report
+from counterpoise.report.run import scores as score_panel
+from counterpoise.report.run.run_report import write_run_report
 from counterpoise.training.results import RunResults, one_hot
 from report.runs import HOSTILE, LABELS, TEXTS, multi_label, single_label
 
@@ -51,10 +52,10 @@ def test_a_strategy_that_does_nothing_is_not_drawn_as_a_mountain_of_rounding_err
     assert 10**high >= 2
 
 
-@pytest.mark.parametrize("facts", [single_label(), multi_label()], ids=["single", "multi"])
+@pytest.mark.parametrize("results", [single_label(), multi_label()], ids=["single", "multi"])
 def test_headline_scores_are_those_of_metrics_inside_their_intervals(results: RunResults) -> None:
     nothing = csr_matrix(results.truth.shape, dtype=bool)
-    found = headline.estimates(results, nothing)
+    found = score_panel.estimates(results, nothing)
     compared = [name for name in found if name in results.metrics["test"]]
     assert {"macro_f1", "tail_recall"} <= set(compared)
     for name in compared:
@@ -66,7 +67,7 @@ def test_headline_scores_are_those_of_metrics_inside_their_intervals(results: Ru
 def test_the_baseline_of_one_class_is_always_the_largest() -> None:
     results = single_label()
     always = one_hot(np.zeros(TEXTS, int), len(LABELS))
-    found = headline.estimates(results, always)
+    found = score_panel.estimates(results, always)
     scores = metrics.scores(metrics.confusion_matrix(results.test_targets, np.zeros(TEXTS, int), 6), results.counts)
     assert found["accuracy"].baseline == pytest.approx(scores["majority_accuracy"])
     assert found["macro_f1"].baseline == pytest.approx(scores["majority_macro_f1"])
@@ -103,7 +104,7 @@ def test_binned_counts_are_exact_at_every_threshold(monkeypatch: pytest.MonkeyPa
     assert found["texts"] == TEXTS
 
 
-@pytest.mark.parametrize("facts", [single_label(), multi_label()], ids=["single", "multi"])
+@pytest.mark.parametrize("results", [single_label(), multi_label()], ids=["single", "multi"])
 def test_curves_have_the_average_precision_of_scikit_learn(results: RunResults) -> None:
     content = block(classes.curves(results).body, "curves-data")
     scores = results.test_logits if results.multi_label else softmax(results.test_logits.astype(float), axis=1)
@@ -364,7 +365,7 @@ def test_factors_are_no_powers_of_ten() -> None:
     ]
     results = single_label()
     ratio = results.metrics | {"strategy": {"weight_ratio": 1060.0}}
-    assert "weights up to 1,060 : 1" in headline.headline(replace(results, metrics=ratio)).body
+    assert "weights up to 1,060 : 1" in score_panel.scores(replace(results, metrics=ratio)).body
 
 
 def test_the_interval_of_a_share_holds_it() -> None:

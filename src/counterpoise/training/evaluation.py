@@ -28,7 +28,7 @@ from counterpoise.model.embeddings import encode
 from counterpoise.model.encoder import Encoder
 from counterpoise.model.module import Classifier
 from counterpoise.model.second_stage import FirstStage, Refined
-from counterpoise.report.run.page import write_run_report
+from counterpoise.report.run.run_report import write_run_report
 from counterpoise.terminal import console
 from counterpoise.training.artifacts import draw_pictures, write_tables
 from counterpoise.training.callbacks import FIRST_STAGE

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from counterpoise.metrics import probabilities
 from counterpoise.metrics.probabilities import Reliability, RiskCurve
-from counterpoise.report.page import Panel, figure, table
+from counterpoise.report.html_page import Panel, figure, table
 from counterpoise.training.results import RunResults
 
 NAMES = {

@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 from scipy.special import expit, logit
 
 from counterpoise.analysis.plots import count_marks
-from counterpoise.report.page import Panel, data, figure, render, table
+from counterpoise.report.html_page import Panel, data, figure, render, table
 from counterpoise.training.results import CELLS, RunResults, one_hot
 
 GRID = np.arange(1, 200) / 200
@@ -75,7 +75,7 @@ def recall(results: RunResults) -> Panel:
     )
     names = {"train_count": "train", "test_count": "test", "average_precision": "average precision"}
     body = render(
-        "recall.html",
+        "run/recall.html",
         noun=results.noun,
         measures=measures,
         labels=rows[results.noun].tolist(),
@@ -121,7 +121,7 @@ def curves(results: RunResults) -> Panel:
         "run decided. The area under a curve is its average precision."
     )
     body = render(
-        "curves.html",
+        "run/precision_recall.html",
         noun=results.noun,
         data=data("curves-data", content),
         plot=figure("curves-plot", plot, f"Precision against recall of chosen {results.nouns}"),
@@ -164,7 +164,7 @@ def thresholds(results: RunResults) -> Panel | None:
     scatter.update_yaxes(range=[0, 1.02], title="threshold of the label")
     scatter.update_layout(height=300)
     body = render(
-        "thresholds.html",
+        "run/thresholds.html",
         data=data("thresholds-data", content),
         steps=len(GRID),
         half=int(np.searchsorted(GRID, 0.5)) + 1,

@@ -9,8 +9,8 @@ from markupsafe import Markup
 from plotly.subplots import make_subplots
 
 from counterpoise.data.quality import RARE
-from counterpoise.report.page import Panel, figure, render, table
-from counterpoise.report.run.headline import NAMES
+from counterpoise.report.html_page import Panel, figure, render, table
+from counterpoise.report.run.scores import NAMES
 from counterpoise.training.results import RunResults, one_hot
 
 SPLITS = {"train_sample": "train", "validation": "validation", "test": "test"}
@@ -125,7 +125,7 @@ def data(results: RunResults) -> Panel:
     counts = dict.fromkeys(("train", "validation", "test"), ",d")
     caption = f"{results.nouns.capitalize()} with fewer than {RARE} test texts, whose own scores say little"
     body = render(
-        "data.panel.html",
+        "run/data.html",
         lengths=figure("lengths-plot", plot, f"Histogram of the tokens of training texts. {text}"),
         splits=table(_splits(results), dict.fromkeys(("texts", "unseen"), ",d"), "Splits"),
         audit=results.audit,

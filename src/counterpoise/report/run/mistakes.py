@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from scipy.sparse import csr_matrix, hstack
 from scipy.special import expit, logit
 
-from counterpoise.report.page import Panel, data, figure, render, table
+from counterpoise.report.html_page import Panel, data, figure, render, table
 from counterpoise.training.results import RunResults
 
 SIZES = (10, 20, 30, 50, 80)
@@ -78,7 +78,7 @@ def confusion(results: RunResults) -> Panel:
     if size <= 80:
         sizes.append(size)
     body = render(
-        "confusion.html",
+        "run/confusion.html",
         noun=results.noun,
         data=data("confusion-data", content),
         sizes=sizes,
@@ -128,7 +128,7 @@ def errors(results: RunResults) -> Panel:
         )
     if len(kept) < total:
         note += f" Kept are {len(kept):,} of {total:,}: the first, and the first few of each {results.noun}."
-    body = render("errors.html", multi=results.multi_label, data=data("errors-data", content), choices=choices)
+    body = render("run/mistakes.html", multi=results.multi_label, data=data("errors-data", content), choices=choices)
     return Panel("errors", "Worst mistakes", note, body)
 
 

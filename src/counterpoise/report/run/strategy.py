@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.subplots import make_subplots
 
-from counterpoise.report.page import Panel, factor, figure, render, table
+from counterpoise.report.html_page import Panel, factor, figure, render, table
 from counterpoise.training.results import RunResults
 
 LOSSES = {
@@ -144,6 +144,6 @@ def _name(target: object) -> str:
 
 def _behind(rows: pd.DataFrame, formats: dict[str, str], results: RunResults) -> Markup:
     return render(
-        "behind.html", summary=f"The numbers of all {len(rows):,} {results.nouns}",
+        "shared/expandable.html", summary=f"The numbers of all {len(rows):,} {results.nouns}",
         body=table(rows, formats, f"{results.nouns.capitalize()} by training examples"),
     )  # fmt: skip

@@ -6,8 +6,17 @@ import numpy as np
 import plotly.graph_objects as go
 
 from counterpoise.analysis.comparison import Comparison, metric_name
-from counterpoise.report.comparison.names import GAIN, behind_best, differences, folded, p_value, reference_number, short, shown_name
-from counterpoise.report.page import HEIGHT
+from counterpoise.report.comparison.formatting import (
+    GAIN,
+    behind_best,
+    differences,
+    folded,
+    p_value,
+    reference_number,
+    short,
+    shown_name,
+)
+from counterpoise.report.html_page import HEIGHT
 
 # Between the page's blue and its card; a name of the page that it lacks falls back on what follows.
 _HALF = "var(--half, color-mix(in srgb, var(--c1) 50%, var(--card)))"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from counterpoise.report.page import template_text, write
-from counterpoise.report.run import calibration, classes, headline, learning, mistakes, strategy
+from counterpoise.report.html_page import template_text, write
+from counterpoise.report.run import calibration, classes, learning, mistakes, scores, strategy
 from counterpoise.training.results import RunResults
 
 __all__ = ["RunResults", "write_run_report"]
@@ -12,7 +12,7 @@ __all__ = ["RunResults", "write_run_report"]
 def write_run_report(path: str | Path, results: RunResults) -> None:
     """Writes the page of a tested run to `path`, one HTML file; replaces it as a whole."""
     panels = [
-        headline.headline(results),
+        scores.scores(results),
         strategy.correction(results),
         classes.recall(results),
         mistakes.confusion(results),
@@ -27,4 +27,4 @@ def write_run_report(path: str | Path, results: RunResults) -> None:
     subtitle = (
         f"{results.strategy}{' (probe)' if results.probe else ''} · {len(results.labels):,} {results.nouns}, {task}"
     )
-    write(Path(path), results.name, subtitle, [panel for panel in panels if panel], template_text("single.js"))
+    write(Path(path), results.name, subtitle, [panel for panel in panels if panel], template_text("run/run.js"))

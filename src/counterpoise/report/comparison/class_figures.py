@@ -9,9 +9,19 @@ import numpy as np
 import plotly.graph_objects as go
 
 from counterpoise.analysis.comparison import BUCKETS, Comparison, significant
-from counterpoise.metrics.buckets import buckets
 from counterpoise.analysis.plots import count_marks
-from counterpoise.report.comparison.names import GAIN, LOSS, UNDECIDED, folded, p_value, records, reference_number, shown_name, unit
+from counterpoise.metrics.buckets import buckets
+from counterpoise.report.comparison.formatting import (
+    GAIN,
+    LOSS,
+    UNDECIDED,
+    folded,
+    p_value,
+    records,
+    reference_number,
+    shown_name,
+    unit,
+)
 
 
 def page_data(comparison: Comparison) -> dict[str, Any]:

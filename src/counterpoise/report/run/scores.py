@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from counterpoise.analysis.significance import Outcomes, bootstrap, count_metrics, interval, observed
-from counterpoise.report.page import Panel, factor, render
+from counterpoise.report.html_page import Panel, factor, render
 from counterpoise.training.results import RunResults, one_hot
 
 REPLICATES = 1000
@@ -26,7 +26,7 @@ SINGLE = ("macro_f1", "balanced_accuracy", "accuracy", "head_recall", "medium_re
 MULTI = ("macro_f1", "micro_f1", "map", "head_f1", "medium_f1", "tail_f1")
 
 
-def headline(results: RunResults) -> Panel:
+def scores(results: RunResults) -> Panel:
     """Returns the panel of the scores."""
     classes = len(results.labels)
     if results.multi_label:
@@ -46,7 +46,7 @@ def headline(results: RunResults) -> Panel:
         f"over the {supported:,} of {classes:,} that have a test text."
     )
     return Panel(
-        "scores", "Scores", note, render("headline.html", tiles=tiles, results=_about(results), probe=results.probe)
+        "scores", "Scores", note, render("run/scores.html", tiles=tiles, about=_about(results), probe=results.probe)
     )
 
 

@@ -146,8 +146,8 @@
     const colours = 6;
 
     function curve(c, place) {
-      const { hits, called, cuts } = all.series[c], positives = all.positives[c];
-      const recall = hits.map((hit) => hit / positives), precision = hits.map((hit, k) => hit / called[k]);
+      const { true_positives, called, cuts } = all.series[c], positives = all.positives[c];
+      const recall = true_positives.map((count) => count / positives), precision = true_positives.map((count, k) => count / called[k]);
       const area = sum(recall.map((value, k) => (value - (k ? recall[k - 1] : 0)) * precision[k]));
       const colour = `var(--c${place % colours + 1})`, name = all.labels[c];
       const line = {
@@ -214,23 +214,23 @@
       for (let k = grid.length - 1, total = 0; k >= 0; k--) counts[k] = total += bins[k + 1];
       return counts;
     };
-    const score = (hits, called, positives) => {
-      const precision = called ? hits / called : positives ? 0 : NaN, recall = positives ? hits / positives : NaN;
-      return { Precision: precision, Recall: recall, F1: positives ? 2 * hits / (called + positives) : NaN };
+    const score = (true_positives, called, positives) => {
+      const precision = called ? true_positives / called : positives ? 0 : NaN, recall = positives ? true_positives / positives : NaN;
+      return { Precision: precision, Recall: recall, F1: positives ? 2 * true_positives / (called + positives) : NaN };
     };
     const cache = {};
 
     function split(name) {
       return cache[name] ??= (() => {
-        const { texts, called, hits } = all.splits[name];
-        const labels = called.map((bins, c) => ({ called: above(bins), hits: above(hits[c]), positives: sum(hits[c]) }));
+        const { texts, called, true_positives } = all.splits[name];
+        const labels = called.map((bins, c) => ({ called: above(bins), true_positives: above(true_positives[c]), positives: sum(true_positives[c]) }));
         const supported = labels.filter((label) => label.positives), positives = sum(labels.map((label) => label.positives));
         const points = grid.map((_, k) => {
           const given = sum(labels.map((label) => label.called[k]));
-          const each = supported.map((label) => score(label.hits[k], label.called[k], label.positives));
+          const each = supported.map((label) => score(label.true_positives[k], label.called[k], label.positives));
           const macro = Object.fromEntries(["Precision", "Recall", "F1"].map(
             (name) => [name, sum(each.map((one) => one[name])) / each.length]));
-          return { micro: { ...score(sum(labels.map((label) => label.hits[k])), given, positives),
+          return { micro: { ...score(sum(labels.map((label) => label.true_positives[k])), given, positives),
             given: given / texts, true: positives / texts }, macro };
         });
         return { labels, points, texts };
@@ -246,7 +246,7 @@
           ["micro recall", "c1", points.map((p) => p.micro.Recall), "dash"]] };
       }
       const label = labels[Number(c)];
-      const rows = grid.map((_, k) => ({ micro: { ...score(label.hits[k], label.called[k], label.positives),
+      const rows = grid.map((_, k) => ({ micro: { ...score(label.true_positives[k], label.called[k], label.positives),
         given: label.called[k] / texts, true: label.positives / texts }, macro: {} }));
       return { rows, series: [["F1", "c2", rows.map((row) => row.micro.F1), "solid"],
         ["precision", "c1", rows.map((row) => row.micro.Precision), "dot"],

@@ -49,7 +49,7 @@ def figure(id: str, plot: go.Figure, description: str) -> Markup:  # noqa: A002
     constants, with names of classes in customdata.
     """
     height = plot.layout.height or HEIGHT
-    return render("figure.html", id=id, height=height, description=description, json=_json(plain(plot)))
+    return render("shared/figure.html", id=id, height=height, description=description, json=_json(plain(plot)))
 
 
 def plain(plot: go.Figure) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def table(
     body = []
     for values in zip(*(frame[name].tolist() for name in frame), strict=True):
         body.append([_cell(value, formats.get(str(name), "")) for name, value in zip(frame, values, strict=True)])
-    return render("table.html", id=id, caption=caption, columns=columns, body=body, scrolls=len(body) > rows)
+    return render("shared/table.html", id=id, caption=caption, columns=columns, body=body, scrolls=len(body) > rows)
 
 
 def data(id: str, value: Any) -> Markup:  # noqa: A002
@@ -85,7 +85,7 @@ def data(id: str, value: Any) -> Markup:  # noqa: A002
     value: what JSON holds, and numpy arrays, which become lists (int64 and float64 alike); NaN becomes null.
     """
     packed = base64.b64encode(gzip.compress(_json(value).encode(), 6, mtime=0)).decode()
-    return render("data.html", id=id, packed=packed)
+    return render("shared/data_block.html", id=id, packed=packed)
 
 
 def render(template: str, **values: Any) -> Markup:
@@ -100,18 +100,18 @@ def write(path: Path, title: str, subtitle: str, panels: Sequence[Panel], script
     `report.plots[id]` ({data, layout}: change it, then `report.draw(id)`), `report.sort(table)`.
     """
     scripts = {
-        "theme": template_text("theme.js"),
-        "page": template_text("page.js"),
+        "theme": template_text("shared/theme.js"),
+        "page": template_text("shared/page.js"),
         "own": "\n".join(line.rstrip() for line in script.splitlines()),
     }
     plotly = get_plotlyjs()
     allowed = " ".join(f"'sha256-{_sha256(each)}'" for each in [*scripts.values(), plotly] if each)
     page = render(
-        "page.html",
+        "shared/page.html",
         title=title,
         subtitle=subtitle,
         panels=panels,
-        css=Markup(template_text("page.css")),
+        css=Markup(template_text("shared/page.css")),
         scripts={name: Markup(text) for name, text in scripts.items()},
         allowed=allowed,
         plotly=_packed_plotly(),

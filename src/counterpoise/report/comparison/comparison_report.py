@@ -15,10 +15,17 @@ import pandas as pd
 from markupsafe import Markup
 
 from counterpoise.analysis.comparison import ALPHA, BUCKETS, FEWEST, Comparison, metric_name, significant
-from counterpoise.report.comparison import classes
-from counterpoise.report.comparison import groups
-from counterpoise.report.comparison.names import behind_best, differences, p_value, records, reference_number, shown_name, unit
-from counterpoise.report.page import Panel, data, figure, plain, render, table, template_text, write
+from counterpoise.report.comparison import class_figures, group_figures
+from counterpoise.report.comparison.formatting import (
+    behind_best,
+    differences,
+    p_value,
+    records,
+    reference_number,
+    shown_name,
+    unit,
+)
+from counterpoise.report.html_page import Panel, data, figure, plain, render, table, template_text, write
 
 _SPENT: tuple[Literal["seconds", "steps"], ...] = ("seconds", "steps")
 _COSTS = {"seconds": "seconds", "epochs": "epochs", "steps": "optimiser steps"}
@@ -30,7 +37,7 @@ def write_comparison_report(path: Path, comparison: Comparison) -> None:
     title = f"Comparison of {count} groups of runs" if count > 1 else f"Report on {shown_name(comparison, 0)}"
     if all(group.probe for group in comparison.groups):
         title += " (probe)"
-    write(path, title, subtitle(comparison), panels(comparison), template_text("comparison.js"))
+    write(path, title, subtitle(comparison), panels(comparison), template_text("comparison/comparison.js"))
 
 
 def subtitle(comparison: Comparison) -> str:
@@ -75,12 +82,12 @@ def _verdict(comparison: Comparison) -> Panel:
         key = [("gain", "the best, and not told apart from it"), *behind, *key]
         key.append(("line", f"mean of {comparison.reference}"))
     body = render(
-        "comparison_verdict.html",
+        "comparison/ranking.html",
         words=comparison.words[1:],
         note=note,
-        key=render("comparison_key.html", entries=key),
-        chart=figure("ranking", groups.ranking(comparison), _ranking_in_words(comparison)),
-        block=data("comparison", classes.page_data(comparison)),
+        key=render("comparison/color_key.html", entries=key),
+        chart=figure("ranking", group_figures.ranking(comparison), _ranking_in_words(comparison)),
+        block=data("comparison", class_figures.page_data(comparison)),
     )
     lead = Markup('<span class="lead">{}</span>').format(comparison.words[0] if comparison.words else "")
     return Panel("verdict", "What wins" if len(comparison.groups) > 1 else "Result", lead, body)
@@ -127,7 +134,7 @@ def _leaderboard(comparison: Comparison) -> Panel:
         rows.append({"name": name, "reference": own, "seeds": len(group.scores), "cells": cells, "spent": spent})
     several = len(rows) > 1
     body = render(
-        "comparison_leaderboard.html",
+        "comparison/leaderboard.html",
         rows=rows,
         metrics=[metric_name(metric) for metric in comparison.metrics],
         costs=list(_COSTS.values()),
@@ -179,9 +186,9 @@ def _pairs(comparison: Comparison) -> Panel:
     )
     description = f"{told} of {len(frame)} pairs can be told apart; the table below holds them all."
     body = render(
-        "comparison_matrix.html",
-        width=groups.matrix_width(comparison),
-        chart=figure("matrix", groups.matrix(comparison), description),
+        "comparison/pairs.html",
+        width=group_figures.matrix_width(comparison),
+        chart=figure("matrix", group_figures.matrix(comparison), description),
         table=listed,
     )
     return Panel("pairs", "Which can be told apart", note, body)
@@ -198,7 +205,7 @@ def _recall(comparison: Comparison) -> Panel:
         f"A line is a {one}: its recall under two groups, over its training examples. Those of equal count stand "
         "side by side."
     )
-    body = _with_choices(chosen, figure("recall", classes.recall(comparison), f"Recall of each {one} by its count"))
+    body = _with_choices(chosen, figure("recall", class_figures.recall(comparison), f"Recall of each {one} by its count"))
     return Panel("recall", "Recall by training count", note, body)
 
 
@@ -218,12 +225,12 @@ def _effects(comparison: Comparison) -> Panel:
     unknown = unknown[unknown.recall_difference.notna() & unknown.low.isna()]
     few = [("few", f"fewer than {FEWEST} test examples: no interval")] if len(unknown) else []
     key = render(
-        "comparison_key.html",
+        "comparison/color_key.html",
         entries=[("gain", "gain"), ("loss", "loss"), ("chance", "may be chance: the interval holds 0"), *few],
     )
-    axis = figure("effect-axis", classes.effect_axis(comparison), f"Scale of the change in recall by {one}")
-    plot = figure("effect", classes.effect(comparison), f"Change in recall by {one}")
-    body = _with_choices(chosen, render("comparison_effect.html", axis=axis, plot=plot, key=key, one=one))
+    axis = figure("effect-axis", class_figures.effect_axis(comparison), f"Scale of the change in recall by {one}")
+    plot = figure("effect", class_figures.effect(comparison), f"Change in recall by {one}")
+    body = _with_choices(chosen, render("comparison/class_effects.html", axis=axis, plot=plot, key=key, one=one))
     return Panel("effects", f"Effect by {one}", note, body)
 
 
@@ -235,14 +242,14 @@ def _buckets(comparison: Comparison) -> Panel:
         f"Head: {head:,} training examples or more; tail: fewer than {tail:,}."
     )
     rows = comparison.buckets[comparison.buckets.group != comparison.reference]
-    told = classes.told_buckets(comparison)
+    told = class_figures.told_buckets(comparison)
     said = [
         f"{row['group']}, {row['bucket']}: {row['difference']:+.3f}"
         + ", more than chance" * ((row["group"], row["bucket"]) in told)
         for row in records(rows)
     ]
-    chart = figure("buckets", classes.bucket_effects(comparison), "Change in mean recall. " + "; ".join(said))
-    body = render("comparison_wide.html", width=classes.bucket_width(comparison), chart=chart, label="Effect by bucket")
+    chart = figure("buckets", class_figures.bucket_effects(comparison), "Change in mean recall. " + "; ".join(said))
+    body = render("comparison/wide_figure.html", width=class_figures.bucket_width(comparison), chart=chart, label="Effect by bucket")
     *first, last = [bucket for bucket in BUCKETS if (rows.bucket == bucket).any()]
     return Panel("buckets", f"Effect on {', '.join(first)}{' and ' * bool(first)}{last}", note, body)
 
@@ -251,8 +258,8 @@ def _costs(comparison: Comparison, known: Sequence[Literal["seconds", "steps"]])
     options = [(cost, _COSTS[cost]) for cost in known]
     chosen = [{"id": "cost-by", "label": "cost in", "options": options, "selected": known[0]}]
     note = "Mean of a group's runs. On the line: those that no other group beats at the same cost or less."
-    plots = {cost: groups.cost(comparison, cost) for cost in known}
-    said = {cost: groups.cost_in_words(comparison, cost) for cost in known}
+    plots = {cost: group_figures.cost(comparison, cost) for cost in known}
+    said = {cost: group_figures.cost_in_words(comparison, cost) for cost in known}
     each = {cost: {"plot": plain(plots[cost]), "said": said[cost][0], "more": said[cost][1]} for cost in known}
     chart = figure("cost", plots[known[0]], "".join(said[known[0]]))
     return Panel("cost", "Cost and quality", note, _with_choices(chosen, chart + data("comparison-costs", each)))
@@ -263,12 +270,12 @@ def _classes(comparison: Comparison) -> Panel:
     note = f"Recall and F1 of one {one} under each group."
     if len(comparison.groups) > 1:
         note += f" A click on a {one} in the figures above opens it here."
-    body = render("comparison_classes.html", one=one, reference=comparison.reference)
+    body = render("comparison/class_lookup.html", one=one, reference=comparison.reference)
     return Panel("classes", f"Look up a {one}", note, body)
 
 
 def _with_choices(choices: list[dict[str, Any]], body: Markup) -> Markup:
-    return render("comparison_choices.html", choices=choices, body=body)
+    return render("comparison/choices.html", choices=choices, body=body)
 
 
 def _options(comparison: Comparison) -> list[tuple[Any, str]]:
