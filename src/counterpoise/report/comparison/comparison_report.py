@@ -205,7 +205,9 @@ def _recall(comparison: Comparison) -> Panel:
         f"A line is a {one}: its recall under two groups, over its training examples. Those of equal count stand "
         "side by side."
     )
-    body = _with_choices(chosen, figure("recall", class_figures.recall(comparison), f"Recall of each {one} by its count"))
+    body = _with_choices(
+        chosen, figure("recall", class_figures.recall(comparison), f"Recall of each {one} by its count")
+    )
     return Panel("recall", "Recall by training count", note, body)
 
 
@@ -249,7 +251,12 @@ def _buckets(comparison: Comparison) -> Panel:
         for row in records(rows)
     ]
     chart = figure("buckets", class_figures.bucket_effects(comparison), "Change in mean recall. " + "; ".join(said))
-    body = render("comparison/wide_figure.html", width=class_figures.bucket_width(comparison), chart=chart, label="Effect by bucket")
+    body = render(
+        "comparison/wide_figure.html",
+        width=class_figures.bucket_width(comparison),
+        chart=chart,
+        label="Effect by bucket",
+    )
     *first, last = [bucket for bucket in BUCKETS if (rows.bucket == bucket).any()]
     return Panel("buckets", f"Effect on {', '.join(first)}{' and ' * bool(first)}{last}", note, body)
 
