@@ -14,7 +14,8 @@ from sklearn.metrics import (
 )
 
 from counterpoise.metrics.buckets import buckets
-from counterpoise.metrics.multi_label import average_precision, per_label, scores
+from counterpoise.metrics.multi_label import per_label, scores
+from counterpoise.metrics.ranking import average_precision
 
 COUNTS = np.array([200, 30, 5, 5])
 # Text 0 holds a and b, text 1 a, text 2 none; no text holds d. Predicted: a, then a and d, then b.
@@ -163,7 +164,7 @@ def test_scores_at_k_are_means_over_the_orders_of_equal_logits(labels, seed):
 def test_blocks_of_labels_and_of_texts_change_nothing(monkeypatch):
     decided, logits, dense, counts = random_split(np.random.default_rng(3), 50, 40, kinds=9)
     whole = scores(decided, logits, sparse.csr_matrix(dense), counts)
-    monkeypatch.setattr("counterpoise.metrics.multi_label._CELLS", 130)
+    monkeypatch.setattr("counterpoise.metrics.ranking._BLOCK_CELLS", 130)
     assert scores(decided, logits, sparse.csr_matrix(dense), counts) == whole
 
 
@@ -262,7 +263,7 @@ def test_shapes_that_do_not_belong_together_are_refused():
 
 
 def test_a_split_without_texts_is_refused():
-    with pytest.raises(ValueError, match="no text"):
+    with pytest.raises(ValueError, match="no example"):
         scores(np.zeros((0, 4), bool), np.zeros((0, 4)), sparse.csr_matrix((0, 4), dtype=bool), COUNTS)
 
 

@@ -156,11 +156,12 @@ def test_thousands_of_labels_are_kept_once_and_their_targets_as_numbers():
     logits, targets = torch.zeros(50, labels), torch.zeros(50, labels)
     targets[torch.arange(50), torch.arange(50)] = 1
     made.update(logits, targets)
-    kept = [each for states in (made.gathered.logits, made.gathered.sizes, made.gathered.labels) for each in states]
-    assert sum(each.nbytes for each in kept) < 1.01 * logits.nbytes
-    joined, held = made.gathered.compute()
+    stored = made.accumulated
+    kept = sum(each.nbytes for each in (*stored.logits, *stored.sizes, *stored.labels))
+    assert kept < 1.01 * logits.nbytes
+    joined, held = made.accumulated.compute()
     assert held.nnz == 50
-    assert [each.data_ptr() for each in made.gathered.logits] == [joined.ctypes.data]
-    tally = SingleLabelScoring(np.ones(labels), BOUNDS)
-    tally.update(logits, torch.arange(50))
-    assert sum(state.nbytes for state in tally.tally.metric_state.values()) <= 3 * 8 * labels
+    assert [each.data_ptr() for each in made.accumulated.logits] == [joined.ctypes.data]
+    counts = SingleLabelScoring(np.ones(labels), BOUNDS)
+    counts.update(logits, torch.arange(50))
+    assert sum(state.nbytes for state in counts.class_counts.metric_state.values()) <= 3 * 8 * labels

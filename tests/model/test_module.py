@@ -359,7 +359,7 @@ def test_validation_during_training_starts_from_nothing_each_time(parts, tmp_pat
     fit.fit(model, datamodule=data)
     logits, classes = logits_and_targets(data, model, "validation")
     assert fit.callback_metrics["val/loss"].item() == pytest.approx(F.cross_entropy(logits, classes).item(), rel=1e-5)
-    assert int(model.scoring.tally.compute()[1].sum()) in (0, len(classes))
+    assert int(model.scoring.class_counts.compute()[1].sum()) in (0, len(classes))
 
 
 def test_test_outputs_are_the_logits_of_every_row(parts, tmp_path):

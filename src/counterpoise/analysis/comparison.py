@@ -18,7 +18,7 @@ from counterpoise.analysis.runs import Run, data_warnings, gather
 from counterpoise.analysis.significance import ALPHA, Metric, Outcomes
 from counterpoise.errors import UserError, nearest
 from counterpoise.metrics.buckets import Bounds, buckets
-from counterpoise.metrics.single_label import precision_recall_f1
+from counterpoise.metrics.class_counts import precision_recall_f1
 
 FEWEST = 5
 """Test texts of a class whose recall gets an interval: fewer are too often all alike to say how far it may stray."""

@@ -22,8 +22,9 @@ from counterpoise.balance.prior_correction import natural_prior_shift
 from counterpoise.balance.validation import is_number
 from counterpoise.errors import UserError
 from counterpoise.io import atomic_path
-from counterpoise.metrics import probabilities, single_label
-from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds
+from counterpoise.metrics import probabilities
+from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds, buckets
+from counterpoise.metrics.class_counts import precision_recall_f1
 from counterpoise.metrics.outcomes import Adjusted, Outcomes
 from counterpoise.metrics.probabilities import TEMPERATURES, Reliability, RiskCurve
 
@@ -190,7 +191,7 @@ def measure(
         "temperatures": {name: variants[name].temperature for name in variants if name in UNSCALED},
         "validation": validated,
         "test": tested,
-        "shares": _shares({"observed": observed} | means, single_label.buckets(counts, *bounds)),
+        "shares": _shares({"observed": observed} | means, buckets(counts, *bounds)),
     }
     bins = {name: each for name, (_, _, each, _) in measured.items()}
     return Calibration(list(labels), variants, chosen, summary, bins, risks)
@@ -254,7 +255,7 @@ def _decisions(logits: Adjusted, targets: Targets) -> tuple[dict[str, float], np
         overall = {"micro_f1": float(2 * true_positives.sum() / max(support.sum() + called.sum(), 1))}
     else:
         overall = {"accuracy": float(true_positives.sum() / texts)}
-    by_class = single_label.precision_recall_f1(true_positives, support, called)[2]
+    by_class = precision_recall_f1(true_positives, support, called)[2]
     macro = float(by_class[support > 0].mean()) if support.any() else float("nan")
     return overall | {"macro_f1": macro}, expected / texts
 
@@ -272,10 +273,10 @@ def _counts(targets: Targets, classes: int) -> np.ndarray:
     return np.asarray(targets.sum(axis=0), np.int64).ravel()
 
 
-def _shares(by_class: dict[str, np.ndarray], buckets: np.ndarray) -> dict[str, dict[str, float]]:
+def _shares(by_class: dict[str, np.ndarray], bucket_of_class: np.ndarray) -> dict[str, dict[str, float]]:
     """Returns by bucket, where it has classes, how many of them a text has on average, by name."""
     return {
-        bucket: {name: float(means[buckets == bucket].sum()) for name, means in by_class.items()}
+        bucket: {name: float(means[bucket_of_class == bucket].sum()) for name, means in by_class.items()}
         for bucket in ("head", "medium", "tail")
-        if (buckets == bucket).any()
+        if (bucket_of_class == bucket).any()
     }

@@ -1,6 +1,7 @@
-"""What an evaluation gathers over batches and processes, and the scores it comes to."""
+"""Accumulators of an evaluation: batches of logits in, metrics out, over all processes."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,66 +10,147 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from counterpoise.metrics import multi_label, single_label
+from counterpoise.balance.counts import Targets
+from counterpoise.metrics import multi_label, registry
 from counterpoise.metrics.buckets import Bounds
+from counterpoise.metrics.class_counts import ClassCounts
 from counterpoise.metrics.probabilities import negative_log_likelihood
-from counterpoise.metrics.single_label import Tally
+from counterpoise.metrics.split import EvaluatedSplit
 from counterpoise.metrics.thresholds import Decision
 
 
-class SingleLabelScoring(nn.Module):
-    """The tally of each class and the unweighted cross-entropy.
+class Scoring(Protocol):
+    """What training and evaluation need of either task's accumulator.
 
-    counts: int [C], training examples of each class. bounds: of head, medium and tail.
+    `thresholds` is None for single-label data, where a text gets its most probable class.
     """
+
+    multi_label: bool
+    counts: np.ndarray
+    bounds: Bounds
+    thresholds: Tensor | None
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Add a batch."""
+
+    def reset(self) -> None:
+        """Forget all batches."""
+
+    def scores(self, tune: bool = False) -> dict[str, float]:
+        """Return the metrics of all batches; with `tune`, choose thresholds first where there are any."""
+
+    def names(self, targets: Targets) -> list[str]:
+        """Return the names of the metrics of a split with these targets."""
+
+    def tune(self, logits: np.ndarray, targets: Targets) -> None:
+        """Choose thresholds where there are any."""
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """Return the predicted class of each text, int [N], or its labels, bool [N, C]."""
+
+    def measure(self, logits: np.ndarray, targets: Targets, threshold: float | None = None) -> dict[str, float]:
+        """Return the metrics of given logits."""
+
+
+class SingleLabelScoring(nn.Module):
+    """Class counts and unweighted cross-entropy of single-label data.
+
+    Logits are kept only if a registered metric needs them.
+
+    Args:
+        counts: Training examples of each class, int [C].
+        bounds: Bounds of head, medium and tail.
+    """
+
+    multi_label = False
+    thresholds = None
 
     def __init__(self, counts: np.ndarray, bounds: Bounds) -> None:
         super().__init__()
         self.counts, self.bounds = counts, bounds
-        self.tally = _Tallies(len(counts))
+        # Kept by the module: a spawned process has not loaded a fork's metrics.
+        self.metrics = registry.select("single_label")
+        self.class_counts = AccumulatedCounts(len(counts))
         self.losses = Mean()
+        needs_logits = any(each.needs == "logits" for each in self.metrics)
+        self.accumulated = AccumulatedLogits() if needs_logits else None
 
     def update(self, logits: Tensor, classes: Tensor) -> None:
-        """Adds a batch: logits [B, C], classes int64 [B]."""
-        self.tally.update(logits.argmax(-1), classes)
+        """Add a batch.
+
+        Args:
+            logits: Float [B, C].
+            classes: True classes, int64 [B].
+        """
+        self.class_counts.update(logits.argmax(-1), classes)
         self.losses.update(F.cross_entropy(logits.float(), classes), len(classes))
+        if self.accumulated is not None:
+            self.accumulated.update(logits, classes)
 
     def reset(self) -> None:
-        """Forgets all batches."""
-        self.tally.reset()
-        self.losses.reset()
+        """Forget all batches."""
+        for each in (self.class_counts, self.losses, self.accumulated):
+            if each is not None:
+                each.reset()
 
-    def scores(self) -> dict[str, float]:
-        """Returns the scores of `evaluate.metrics.scores` and the unweighted loss."""
-        tally = Tally(*self.tally.compute().cpu().numpy())
-        return single_label.scores(tally, self.counts, *self.bounds) | {"loss": float(self.losses.compute())}
+    def scores(self, tune: bool = False) -> dict[str, float]:
+        """Return the metrics of all batches. `tune` has no effect: there are no thresholds."""
+        counts = ClassCounts(*self.class_counts.compute().cpu().numpy())
+        logits, classes = None, None
+        if self.accumulated is not None:
+            logits, held = self.accumulated.compute()
+            classes = held.indices.astype(np.int64)
+        return self._evaluate(counts, float(self.losses.compute()), logits, classes)
 
     def names(self, classes: np.ndarray) -> list[str]:
-        """Returns what `scores` names on texts of these classes, int [N]."""
-        right = Tally.of(classes, classes, len(self.counts))
-        return [*single_label.scores(right, self.counts, *self.bounds), "loss"]
+        """Return the names of the metrics of a split with these classes, int [N]."""
+        return _names(self.metrics, np.bincount(classes, minlength=len(self.counts)), self.counts, self.bounds)
 
-    def measure(self, logits: np.ndarray, classes: np.ndarray) -> dict[str, float]:
-        """Returns the same for given logits [N, C] and classes int [N]."""
-        tally = Tally.of(classes, logits.argmax(1), len(self.counts))
-        loss = negative_log_likelihood(logits, classes)
-        return single_label.scores(tally, self.counts, *self.bounds) | {"loss": loss}
+    def tune(self, logits: np.ndarray, classes: np.ndarray) -> None:
+        """Do nothing: there are no thresholds."""
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """Return the most probable class of each text, int [N], for logits [N, C]."""
+        return logits.argmax(axis=1)
+
+    def measure(self, logits: np.ndarray, classes: np.ndarray, threshold: float | None = None) -> dict[str, float]:
+        """Return the metrics of logits [N, C] and classes int [N]. `threshold` has no effect."""
+        counts = ClassCounts.of(classes, self.decide(logits), len(self.counts))
+        return self._evaluate(counts, negative_log_likelihood(logits, classes), logits, classes)
+
+    def _evaluate(
+        self, counts: ClassCounts, loss: float, logits: np.ndarray | None, classes: np.ndarray | None
+    ) -> dict[str, float]:
+        decided = None if logits is None else self.decide(logits)
+        train_counts = np.asarray(self.counts, np.int64)
+        split = EvaluatedSplit("single_label", counts, train_counts, self.bounds, logits, classes, decided, loss)
+        return registry.evaluate(split, self.metrics)
 
 
 class MultiLabelScoring(nn.Module):
-    """All logits and targets, and the thresholds.
+    """All logits and targets of multi-label data, and the thresholds.
 
-    labels: C names; counts: int [C], training positives of each; bounds: of head, medium and tail. `thresholds`,
-    float64 [C], are saved with the weights. They stay on the CPU: not every device has double precision.
+    Args:
+        labels: Names of the C labels.
+        counts: Training positives of each label, int [C].
+        bounds: Bounds of head, medium and tail.
+        decision: How logits become labels.
+
+    Attributes:
+        thresholds: Probabilities, float64 [C], saved with the weights. They stay on the CPU, since not every device
+            has double precision.
     """
 
+    multi_label = True
     thresholds: Tensor
 
     def __init__(self, labels: Sequence[str], counts: np.ndarray, bounds: Bounds, decision: Decision) -> None:
         super().__init__()
         self.counts, self.bounds, self.decision = counts, bounds, decision
+        # Kept by the module: a spawned process has not loaded a fork's metrics.
+        self.metrics = registry.select("multi_label")
         self.register_buffer("thresholds", torch.from_numpy(decision.initial(labels)))
-        self.gathered = _Gathered()
+        self.accumulated = AccumulatedLogits()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MultiLabelScoring":
         thresholds = self._buffers.pop("thresholds")
@@ -77,53 +159,55 @@ class MultiLabelScoring(nn.Module):
         return self
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Adds a batch: logits [B, C], targets float [B, C]."""
-        self.gathered.update(logits, targets)
+        """Add a batch: logits and targets float [B, C]."""
+        self.accumulated.update(logits, targets)
 
     def reset(self) -> None:
-        """Forgets all batches; the thresholds stay."""
-        self.gathered.reset()
+        """Forget all batches; the thresholds stay."""
+        self.accumulated.reset()
 
     def scores(self, tune: bool = False) -> dict[str, float]:
-        """Returns the scores of `evaluate.multilabel.scores` and the unweighted binary cross-entropy, the mean
-        over texts and labels. tune: chooses new thresholds first.
-        """
-        logits, targets = self.gathered.compute()
+        """Return the metrics of all batches; with `tune`, choose new thresholds first."""
+        logits, targets = self.accumulated.compute()
         if tune:
             self.tune(logits, targets)
         return self.measure(logits, targets)
 
+    def names(self, targets: csr_matrix) -> list[str]:
+        """Return the names of the metrics of a split with these labels, bool csr [N, C]."""
+        return _names(self.metrics, np.asarray(targets.sum(axis=0)).ravel(), self.counts, self.bounds)
+
     def tune(self, logits: np.ndarray, targets: csr_matrix) -> None:
-        """Chooses the thresholds on logits [N, C] and targets bool [N, C], where the decision has any to choose."""
+        """Choose the thresholds for logits [N, C] and targets bool csr [N, C], unless the decision fixes them."""
         if self.decision.tunes:
             self.thresholds.copy_(torch.from_numpy(self.decision.fit(logits, targets)))
 
-    def names(self, targets: csr_matrix) -> list[str]:
-        """Returns what `scores` names on texts with these labels, bool [N, C]."""
-        # One label of each bucket that they have, and as many as the scores at k ask for, of thousands.
-        held = np.flatnonzero(np.asarray(targets.sum(axis=0)).ravel())
-        _, first = np.unique(single_label.buckets(self.counts, *self.bounds)[held], return_index=True)
-        some = np.union1d(held[first], held[: max(multi_label.K)])
-        right = np.eye(len(some), dtype=bool)
-        counts = self.counts[some]
-        return [*multi_label.scores(right, right.astype(float), csr_matrix(right), counts, *self.bounds), "loss"]
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """Return the labels of each text, bool [N, C], for logits [N, C]."""
+        return self.decision.decide(logits, self.thresholds.numpy())
 
     def measure(self, logits: np.ndarray, targets: csr_matrix, threshold: float | None = None) -> dict[str, float]:
-        """Returns the same for given logits [N, C] and targets bool [N, C]; `threshold`: one for all labels instead."""
-        decision = self.decision if threshold is None else Decision(threshold)
-        thresholds = self.thresholds.numpy() if threshold is None else decision.fit(logits, targets)
-        decided = decision.decide(logits, thresholds)
-        scores = multi_label.scores(decided, logits, targets, self.counts, *self.bounds)
-        return scores | {"loss": negative_log_likelihood(logits, targets)}
+        """Return the metrics of given logits.
 
-    def decide(self, logits: np.ndarray) -> np.ndarray:
-        """Returns which labels each text gets, bool [N, C], of logits [N, C]."""
-        return self.decision.decide(logits, self.thresholds.numpy())
+        Args:
+            logits: Float [N, C].
+            targets: Bool csr [N, C].
+            threshold: One probability for all labels in place of the tuned thresholds.
+        """
+        decided = self.decide(logits)
+        if threshold is not None:
+            decision = Decision(threshold)
+            decided = decision.decide(logits, decision.fit(logits, targets))
+        counts = multi_label.count_labels(decided, targets)
+        loss, train_counts = (negative_log_likelihood(logits, targets), np.asarray(self.counts, np.int64))
+        split = EvaluatedSplit("multi_label", counts, train_counts, self.bounds, logits, targets, decided, loss)
+        return registry.evaluate(split, self.metrics)
 
 
 class Mean(Metric):
-    """The mean over texts of values that are means over batches. A batch without a number leaves none: it would go
-    unnoticed in torchmetrics' own.
+    """The mean over texts of values that are means over batches.
+
+    Unlike torchmetrics' own mean, it keeps NaN: a batch without a finite loss must not go unnoticed.
     """
 
     total: Tensor
@@ -135,17 +219,17 @@ class Mean(Metric):
             self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, value: Tensor, texts: int) -> None:
-        """Adds the mean over so many texts, a scalar."""
+        """Add the mean of `texts` texts, a scalar."""
         self.total += value * texts
         self.texts += texts
 
     def compute(self) -> Tensor:
-        """Returns the mean, over all batches and processes."""
+        """Return the mean over all batches and processes."""
         return self.total / self.texts
 
 
-class _Tallies(Metric):
-    """Hits, support and predictions of each class, int64 [3, C], without the C x C cells of a confusion matrix."""
+class AccumulatedCounts(Metric):
+    """True positives, support and predictions of each class, without the C x C cells of a confusion matrix."""
 
     counts: Tensor
 
@@ -155,19 +239,19 @@ class _Tallies(Metric):
         self.add_state("counts", torch.zeros(3 * classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, predicted: Tensor, truth: Tensor) -> None:
-        """Adds a batch of class numbers, int64 [B] each."""
+        """Add a batch of class numbers, int64 [B] each."""
         cells = torch.stack([truth, truth + self.classes, predicted + 2 * self.classes])
         counted = torch.ones_like(cells)
         counted[0] = predicted == truth
         self.counts.index_add_(0, cells.flatten(), counted.flatten())
 
     def compute(self) -> Tensor:
-        """Returns int64 [3, C], over all batches and processes."""
+        """Return the fields of `ClassCounts`, int64 [3, C], over all batches and processes."""
         return self.counts.view(3, -1)
 
 
-class _Gathered(Metric):
-    """Logits and targets of all batches; of the targets only which are true is kept."""
+class AccumulatedLogits(Metric):
+    """Logits and targets of all batches; targets are stored as the numbers of the true classes."""
 
     logits: list[Tensor]
     sizes: list[Tensor]
@@ -179,30 +263,40 @@ class _Gathered(Metric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Adds a batch: logits [B, C], targets [B, C]."""
-        true = targets > 0.5
+        """Add a batch: logits [B, C]; targets, int64 [B] or float [B, C]."""
         self.logits.append(logits.float())
-        self.sizes.append(true.sum(dim=1))
-        self.labels.append(true.nonzero()[:, 1])
+        if targets.ndim == 1:
+            self.sizes.append(torch.ones_like(targets))
+            self.labels.append(targets)
+        else:
+            true = targets > 0.5
+            self.sizes.append(true.sum(dim=1))
+            self.labels.append(true.nonzero()[:, 1])
 
     def compute(self) -> tuple[np.ndarray, csr_matrix]:
-        """Returns logits, float32 [N, C], and targets, csr of bool [N, C], over all batches and processes."""
+        """Return logits, float32 [N, C], and targets, bool csr [N, C], over all batches and processes."""
         logits, sizes, labels = (_joined(each).numpy() for each in (self.logits, self.sizes, self.labels))
         starts = np.append(0, np.cumsum(sizes))
         return logits, csr_matrix((np.ones(len(labels), bool), labels, starts), logits.shape)
 
 
-def _joined(blocks: Tensor | list[Tensor]) -> Tensor:
-    """Returns the blocks one below the other, on the CPU, and leaves only that in their list.
+def _names(
+    metrics: Sequence[registry.Metric], support: np.ndarray, train_counts: np.ndarray, bounds: Bounds
+) -> list[str]:
+    return [each.name for each in metrics if each.exists(support, np.asarray(train_counts), bounds)]
 
-    With several processes a tensor takes the place of the list, in which the blocks of all are joined already.
+
+def _joined(blocks: Tensor | list[Tensor]) -> Tensor:
+    """Concatenate blocks on the CPU and replace the contents of their list by the result.
+
+    With several processes torchmetrics has already replaced the list by one tensor.
     """
     if isinstance(blocks, Tensor):
         return blocks.cpu()
     end = sum(len(block) for block in blocks)
     joined = torch.empty((end, *blocks[0].shape[1:]), dtype=blocks[0].dtype)
     while blocks:
-        block = blocks.pop()  # from the end, and let go at once, so that the allocator can give it back
+        block = blocks.pop()  # Released at once, so that the allocator can reuse its memory.
         joined[end - len(block) : end] = block
         end -= len(block)
     blocks.append(joined)

@@ -1,157 +1,193 @@
-"""Scores of a single-label classifier, as functions of its confusion matrix and the training counts.
+"""Metrics of single-label classification, functions of class counts. See also `metrics/averages.py`.
 
-A confusion matrix is int64 [C, C]: rows are the truth, columns the prediction. Of thousands of classes that is
-hundreds of MB, and scores need no more than its `Tally`. A class is *supported* when
-the evaluated split holds at least one example of it. Rare classes are often absent from a split, and nothing
-can be said about their recall there: they are left out of every mean here except `macro_f1_all`.
+A class is supported if the evaluated split holds at least one example of it.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from counterpoise.metrics.buckets import buckets
+from counterpoise.metrics.averages import class_mean
+from counterpoise.metrics.buckets import Bounds
+from counterpoise.metrics.class_counts import ClassCounts, precision_recall_f1
+from counterpoise.metrics.registry import CountAverage, evaluate, metric
+from counterpoise.metrics.split import EvaluatedSplit
+
+HIDDEN = {"results": None, "leaderboard": None, "headline": None, "comparison": None}
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns int64 [C, C] (rows truth, columns prediction) of class numbers, both int [N]."""
+    """Return the confusion matrix of class numbers.
+
+    Args:
+        truth: True classes, int [N].
+        predicted: Predicted classes, int [N].
+        num_classes: C.
+
+    Returns:
+        int64 [C, C]; rows are the truth, columns the prediction.
+    """
     cells = np.bincount(truth * num_classes + predicted, minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes)
 
 
-class Tally(NamedTuple):
-    """How many examples of each class are decided rightly, are true, are predicted: int64 [C] each."""
+def per_class(counts: ClassCounts | np.ndarray, train_counts: np.ndarray) -> pd.DataFrame:
+    """Return one row per class: `train_count, test_count, precision, recall, f1`.
 
-    true_positives: np.ndarray
-    support: np.ndarray
-    predicted: np.ndarray
+    Args:
+        counts: Class counts, or a confusion matrix [C, C] with the truth in rows.
+        train_counts: Training examples of each class, int [C].
 
-    @classmethod
-    def of(cls, truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> "Tally":
-        """Returns the tally of class numbers, both int [N]."""
-        right = truth[truth == predicted]
-        return cls(*(np.bincount(each, minlength=num_classes) for each in (right, truth, predicted)))
-
-
-def per_class(outcome: Tally | np.ndarray, train_counts: np.ndarray) -> pd.DataFrame:
-    """Returns one row per class: `train_count, test_count, precision, recall, f1`, as in `precision_recall_f1`.
-
-    outcome: a tally, or a confusion matrix.
+    Raises:
+        ValueError: The shapes do not match.
     """
-    tally, counts = _checked(outcome, train_counts)
-    precision, recall, f1 = precision_recall_f1(*tally)
+    counted, train = _checked(counts, train_counts)
+    precision, recall, f1 = precision_recall_f1(*counted)
     return pd.DataFrame(
-        {"train_count": counts, "test_count": tally.support, "precision": precision, "recall": recall, "f1": f1}
+        {"train_count": train, "test_count": counted.support, "precision": precision, "recall": recall, "f1": f1}
     )
 
 
-def precision_recall_f1(
-    true_positives: np.ndarray, support: np.ndarray, predicted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns precision, recall and F1, float64 [C] each, of counts int [C]: right, true and predicted examples.
-
-    A supported class that is never predicted has precision 0. A class absent from the split has recall and F1
-    NaN; its precision is 0 when it was predicted all the same, and NaN when it was not.
-    """
-    precision = _ratio(true_positives, predicted, otherwise=np.where(support > 0, 0.0, np.nan))
-    recall = _ratio(true_positives, support, otherwise=np.nan)
-    f1 = np.where(support > 0, _ratio(2 * true_positives, support + predicted, otherwise=np.nan), np.nan)
-    return precision, recall, f1
-
-
 def scores(
-    outcome: Tally | np.ndarray, train_counts: np.ndarray, tail_max: int = 20, head_min: int = 101
+    counts: ClassCounts | np.ndarray, train_counts: np.ndarray, tail_max: int = 20, head_min: int = 101
 ) -> dict[str, float]:
-    """Returns the scores of one split, all Python floats. Raises ValueError for a split without examples.
+    """Compute all single-label metrics that need only counts.
 
-    outcome: a tally, or a confusion matrix.
+    Args:
+        counts: Class counts, or a confusion matrix [C, C] with the truth in rows.
+        train_counts: Training examples of each class, int [C].
+        tail_max: Classes with fewer training examples are tail classes.
+        head_min: Classes with at least this many training examples are head classes.
 
-    - `accuracy`, and `micro_f1`, which is the same number when every example has one label.
-    - `balanced_accuracy`: mean recall over supported classes, as in scikit-learn; `macro_recall` is the same
-      number.
-    - `macro_precision`, `macro_recall`, `macro_f1`: means over supported classes. scikit-learn's
-      `average="macro"` also averages over classes that are absent from the split but predicted, with F1 0, so
-      that a mean's denominator depends on the model; its `labels=` argument with the supported classes gives
-      the numbers here.
-    - `macro_f1_all`: the sum of F1 over all C classes, absent ones counting 0, divided by C.
-    - `weighted_precision`, `weighted_recall`, `weighted_f1`: means weighted by the examples of each class.
-    - `mcc`: the multi-class correlation R_K of Gorodkin 2004; 0 when truth or prediction is constant.
-    - `worst_recall`: the lowest recall of a supported class.
-    - `head_recall`, `medium_recall`, `tail_recall`: mean recall over the supported classes of a bucket (see
-      `buckets`); left out when the bucket has none.
-    - `supported_classes`, `classes`: how many.
-    - `majority_accuracy`, `majority_macro_f1`: what always predicting the largest training class scores here.
+    Raises:
+        ValueError: The split holds no example, or the shapes do not match.
     """
-    tally, counts = _checked(outcome, train_counts)
-    total = tally.support.sum()
-    if total == 0:
-        raise ValueError("the split holds no example: there is nothing to score")
-    table = per_class(tally, counts)
-    supported = tally.support > 0
-    present = table[supported]
-    share = present.test_count / total
-    macro = present[["precision", "recall", "f1"]].mean()
-    weighted = present[["precision", "recall", "f1"]].mul(share, axis=0).sum()
-    accuracy = tally.true_positives.sum() / total
-
-    majority = int(np.argmax(counts))
-    found = tally.support[majority]
-    majority_f1 = 2 * found / (found + total) if found else 0.0
-
-    result = {
-        "accuracy": accuracy,
-        "balanced_accuracy": macro.recall,
-        "macro_precision": macro.precision,
-        "macro_recall": macro.recall,
-        "macro_f1": macro.f1,
-        "macro_f1_all": present.f1.sum() / len(table),
-        "weighted_precision": weighted.precision,
-        "weighted_recall": weighted.recall,
-        "weighted_f1": weighted.f1,
-        "micro_f1": accuracy,
-        "mcc": _mcc(tally),
-        "worst_recall": present.recall.min(),
-        "supported_classes": supported.sum(),
-        "classes": len(table),
-        "majority_accuracy": found / total,
-        "majority_macro_f1": majority_f1 / supported.sum(),
-    }
-    bucket = buckets(counts, tail_max, head_min)
-    for name in ("head", "medium", "tail"):
-        recalls = table.recall[supported & (bucket == name)]
-        if len(recalls):
-            result[f"{name}_recall"] = recalls.mean()
-    return {name: float(value) for name, value in result.items()}
+    counted, train = _checked(counts, train_counts)
+    return evaluate(EvaluatedSplit("single_label", counted, train, Bounds(tail_max, head_min)))
 
 
-def _checked(outcome: Tally | np.ndarray, train_counts: np.ndarray) -> tuple[Tally, np.ndarray]:
-    """Returns the tally and the counts as int64; raises ValueError when their shapes do not belong together."""
-    counts = np.asarray(train_counts, dtype=np.int64)
-    if not isinstance(outcome, Tally):
-        confusion = np.asarray(outcome, dtype=np.int64)
-        if confusion.shape != (len(counts), len(counts)):
-            raise ValueError(f"expected confusion [C, C] and train_counts [C], got {confusion.shape}, {counts.shape}")
-        outcome = Tally(np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0))
-    if any(each.shape != counts.shape for each in outcome):
-        raise ValueError(f"expected a tally of {len(counts)} classes, got {[each.shape for each in outcome]}")
-    return outcome, counts
+@metric(
+    task="single_label",
+    results=10,
+    leaderboard=70,
+    headline=30,
+    comparison=30,
+    resampling=CountAverage("recall", "micro"),
+)
+def accuracy(split: EvaluatedSplit) -> float:
+    """Fraction of texts whose class is predicted."""
+    return split.counts.true_positives.sum() / split.counts.support.sum()
 
 
-def _ratio(top: np.ndarray, bottom: np.ndarray, otherwise: float | np.ndarray) -> np.ndarray:
-    """Returns top / bottom as float64 [C], and `otherwise` where bottom is 0."""
-    return np.where(bottom > 0, top / np.maximum(bottom, 1), otherwise)
+@metric(
+    task="single_label",
+    results=20,
+    leaderboard=60,
+    headline=20,
+    comparison=20,
+    resampling=CountAverage("recall", "macro"),
+)
+def balanced_accuracy(split: EvaluatedSplit) -> float:
+    """Mean recall over supported classes, as in scikit-learn."""
+    return class_mean(split.by_class["recall"][split.supported])
 
 
-def _mcc(tally: Tally) -> float:
-    """Returns R_K (Gorodkin 2004, eq. 8) in the form of covariances of one-hot truth and prediction."""
-    # Sums of squares of counts pass 2^63 for large splits once multiplied: float64 from here on.
-    truth = tally.support.astype(np.float64)
-    predicted = tally.predicted.astype(np.float64)
+@metric(task="single_label", same_as="balanced_accuracy", **HIDDEN)
+def macro_recall(split: EvaluatedSplit) -> float:
+    """Mean recall over supported classes: another name of balanced accuracy."""
+    return balanced_accuracy(split)
+
+
+@metric("micro F1", task="single_label", same_as="accuracy", **HIDDEN)
+def micro_f1(split: EvaluatedSplit) -> float:
+    """F1 of all decisions: equal to accuracy if each text has one class."""
+    return accuracy(split)
+
+
+@metric(task="single_label", **HIDDEN)
+def weighted_precision(split: EvaluatedSplit) -> float:
+    """Mean precision over supported classes, weighted by support."""
+    return _weighted_mean(split, "precision")
+
+
+@metric(task="single_label", **HIDDEN)
+def weighted_recall(split: EvaluatedSplit) -> float:
+    """Mean recall over supported classes, weighted by support."""
+    return _weighted_mean(split, "recall")
+
+
+@metric("weighted F1", task="single_label", results=80, leaderboard=None, headline=None, comparison=None)
+def weighted_f1(split: EvaluatedSplit) -> float:
+    """Mean F1 over supported classes, weighted by support."""
+    return _weighted_mean(split, "f1")
+
+
+@metric("MCC", task="single_label", results=85, leaderboard=75, headline=None, comparison=None)
+def mcc(split: EvaluatedSplit) -> float:
+    """Matthews correlation coefficient of C classes; 0 if the truth or the predictions are constant.
+
+    Reference:
+        R_K of Gorodkin 2004, eq. 8, as covariances of one-hot truth and prediction.
+    """
+    # Squares of large counts exceed int64: float64 from here on.
+    truth = split.counts.support.astype(np.float64)
+    predicted = split.counts.predicted.astype(np.float64)
     total = truth.sum()
-    spread_truth = total**2 - truth @ truth
-    spread_predicted = total**2 - predicted @ predicted
-    if spread_truth == 0 or spread_predicted == 0:
+    truth_variance = total**2 - truth @ truth
+    predicted_variance = total**2 - predicted @ predicted
+    if truth_variance == 0 or predicted_variance == 0:
         return 0.0
-    covariance = total * tally.true_positives.sum() - truth @ predicted
-    return covariance / np.sqrt(spread_truth) / np.sqrt(spread_predicted)
+    covariance = total * split.counts.true_positives.sum() - truth @ predicted
+    return covariance / np.sqrt(truth_variance) / np.sqrt(predicted_variance)
+
+
+@metric(task="single_label", results=90, leaderboard=80, headline=None, comparison=None)
+def worst_recall(split: EvaluatedSplit) -> float:
+    """Lowest recall of a supported class."""
+    return split.by_class["recall"][split.supported].min()
+
+
+@metric(task="single_label", **HIDDEN)
+def supported_classes(split: EvaluatedSplit) -> float:
+    """Number of supported classes."""
+    return split.supported.sum()
+
+
+@metric(task="single_label", **HIDDEN)
+def classes(split: EvaluatedSplit) -> float:
+    """Number of classes, C."""
+    return len(split.train_counts)
+
+
+@metric(task="single_label", **HIDDEN)
+def majority_accuracy(split: EvaluatedSplit) -> float:
+    """Accuracy of a baseline that always predicts the largest training class."""
+    return split.counts.support[_majority(split)] / split.counts.support.sum()
+
+
+@metric("majority macro F1", task="single_label", **HIDDEN)
+def majority_macro_f1(split: EvaluatedSplit) -> float:
+    """Macro F1 of a baseline that always predicts the largest training class."""
+    found, total = split.counts.support[_majority(split)], split.counts.support.sum()
+    return (2 * found / (found + total) if found else 0.0) / split.supported.sum()
+
+
+def _majority(split: EvaluatedSplit) -> int:
+    return int(np.argmax(split.train_counts))
+
+
+def _weighted_mean(split: EvaluatedSplit, measure: str) -> float:
+    support = split.counts.support[split.supported]
+    return (split.by_class[measure][split.supported] * (support / support.sum())).sum()
+
+
+def _checked(counts: ClassCounts | np.ndarray, train_counts: np.ndarray) -> tuple[ClassCounts, np.ndarray]:
+    """Return class counts and training counts as int64; raise ValueError if the shapes do not match."""
+    train = np.asarray(train_counts, dtype=np.int64)
+    if not isinstance(counts, ClassCounts):
+        confusion = np.asarray(counts, dtype=np.int64)
+        if confusion.shape != (len(train), len(train)):
+            raise ValueError(f"expected confusion [C, C] and train_counts [C], got {confusion.shape}, {train.shape}")
+        counts = ClassCounts.of_confusion(confusion)
+    if any(each.shape != train.shape for each in counts):
+        raise ValueError(f"expected counts of {len(train)} classes, got {[each.shape for each in counts]}")
+    return counts, train

@@ -8,7 +8,8 @@ import numpy as np
 from counterpoise.analysis import plots
 from counterpoise.io import atomic_path
 from counterpoise.metrics import multi_label
-from counterpoise.metrics.single_label import confusion_matrix, precision_recall_f1
+from counterpoise.metrics.class_counts import precision_recall_f1
+from counterpoise.metrics.single_label import confusion_matrix
 from counterpoise.training import calibration_picture
 from counterpoise.training.predictions import write_multilabel_predictions, write_predictions
 from counterpoise.training.results import RunResults

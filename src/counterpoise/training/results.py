@@ -14,8 +14,9 @@ from counterpoise.balance import Correction
 from counterpoise.balance.counts import Targets
 from counterpoise.metrics import multi_label as multilabel
 from counterpoise.metrics import single_label
-from counterpoise.metrics.buckets import Bounds
+from counterpoise.metrics.buckets import Bounds, buckets
 from counterpoise.metrics.calibration import Calibration
+from counterpoise.metrics.class_counts import ClassCounts
 
 CELLS = 2**21
 """Logits that are looked at at a time: a copy of all those of thousands of classes would be what a run needs most."""
@@ -93,7 +94,7 @@ class RunResults:
     @property
     def buckets(self) -> np.ndarray:
         """Head, medium or tail, str [C]."""
-        return single_label.buckets(self.counts, *self.bounds)
+        return buckets(self.counts, *self.bounds)
 
     @cached_property
     def truth(self) -> csr_matrix:
@@ -121,7 +122,7 @@ class RunResults:
             return multilabel.per_label(self.decided, self.test_logits, self.test_targets, self.counts)
         predicted = self.test_logits.argmax(axis=1)
         return single_label.per_class(
-            single_label.Tally.of(self.test_targets, predicted, len(self.labels)), self.counts
+            ClassCounts.of(self.test_targets, predicted, len(self.labels)), self.counts
         )
 
 
