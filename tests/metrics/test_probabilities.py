@@ -184,7 +184,7 @@ class TestPriorShift:
             ([-1, 2], [1, 1]),
             ([1, np.nan], [1, 1]),
         ]:
-            with pytest.raises(ValueError, match="effective_prior"):
+            with pytest.raises(ValueError, match=r"effective.prior"):
                 prior_shift(effective_prior, counts)
 
 

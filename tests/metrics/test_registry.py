@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 from counterpoise.metrics.registry import EvaluatedSplit, metric
 
 
-@metric("macro AUROC", needs="logits", leaderboard=15)
+@metric("macro AUROC", needs="logits", shown={"results": 65, "leaderboard": 15, "headline": 40, "comparison": 70})
 def macro_auroc(split: EvaluatedSplit) -> float:
     """Mean area under the ROC curve of one class against the rest, over classes with both outcomes."""
     positives = split.truth.sum(axis=0)
@@ -84,8 +84,7 @@ def test_a_listed_metric_is_part_of_multi_label_validation(fork):
 @pytest.mark.parametrize("task", registry.TASKS)
 def test_a_listed_metric_is_shown_in_every_view(fork, task):
     load([fork])
-    for view in ("results", "headline", "comparison"):
-        assert select(task, view)[-1].name == "macro_auroc" or view == "results"
+    for view in registry.VIEWS:
         assert "macro_auroc" in [each.name for each in select(task, view)]
     assert [each.name for each in select(task, "leaderboard")][:2] == ["macro_f1", "macro_auroc"]
     assert registry.title("macro_auroc") == "macro AUROC"

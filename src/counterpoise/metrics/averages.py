@@ -8,15 +8,24 @@ from functools import partial
 
 import numpy as np
 
-from counterpoise.metrics.registry import CountAverage, metric
+from counterpoise.metrics.registry import CountAverage, Task, View, metric
 from counterpoise.metrics.split import EvaluatedSplit
 
 BUCKETS = ("head", "medium", "tail")
 TITLES = {"recall": "recall", "precision": "precision", "f1": "F1", "ap": "average precision"}
+# Views show recall of classes and F1 of labels, whose thresholds trade precision for recall. Positions of the head.
+BUCKET_METRICS: tuple[tuple[Task, str, dict[View, float]], ...] = (
+    ("single_label", "recall", {"results": 100, "leaderboard": 100, "headline": 100, "comparison": 50}),
+    ("single_label", "f1", {"comparison": 60}),
+    ("multi_label", "recall", {"leaderboard": 100, "comparison": 50}),
+    ("multi_label", "precision", {}),
+    ("multi_label", "f1", {"results": 100, "leaderboard": 90, "headline": 100, "comparison": 60}),
+    ("multi_label", "ap", {}),
+)
 RESAMPLING = {"recall": CountAverage("recall", "macro"), "f1": CountAverage("f1", "macro")}
 
 
-@metric("macro precision", results=70, leaderboard=None, headline=None, comparison=None)
+@metric("macro precision", shown={"results": 70})
 def macro_precision(split: EvaluatedSplit) -> float:
     """Mean precision over supported classes.
 
@@ -26,20 +35,22 @@ def macro_precision(split: EvaluatedSplit) -> float:
     return class_mean(split.by_class["precision"][split.supported])
 
 
-@metric("macro F1", results=60, leaderboard=10, headline=10, comparison=10, resampling=RESAMPLING["f1"])
+@metric(
+    "macro F1", shown={"results": 60, "leaderboard": 10, "headline": 10, "comparison": 10}, resampling=RESAMPLING["f1"]
+)
 def macro_f1(split: EvaluatedSplit) -> float:
     """Mean F1 over supported classes."""
     return class_mean(split.by_class["f1"][split.supported])
 
 
-@metric("macro F1 of all classes", results=None, leaderboard=None, headline=None, comparison=None)
+@metric("macro F1 of all classes", shown={})
 def macro_f1_all(split: EvaluatedSplit) -> float:
     """Sum of F1 over supported classes divided by C: absent classes count as 0."""
     supported = split.by_class["f1"][split.supported]
     return supported.sum() / len(split.train_counts) if len(supported) else np.nan
 
 
-@metric("unweighted loss", higher_is_better=False, results=900, leaderboard=900, headline=None, comparison=None)
+@metric("unweighted loss", higher_is_better=False, shown={"results": 900, "leaderboard": 900})
 def loss(split: EvaluatedSplit) -> float | None:
     """Mean unweighted cross-entropy; multi-label: binary cross-entropy over all pairs of text and label."""
     return split.loss
@@ -62,28 +73,14 @@ def bucket_mean(split: EvaluatedSplit, bucket: str, measure: str) -> float:
     return class_mean(values[split.supported & (split.buckets == bucket)])
 
 
-def _register_bucket_averages() -> None:
-    """Register recall and F1 of each bucket, and precision and average precision of multi-label data."""
-    for number, bucket in enumerate(BUCKETS):
-        for measure in ("recall", "precision", "f1", "ap"):
-            # Views show recall for classes and F1 for labels, whose thresholds trade precision for recall.
-            for task, shown in (("single_label", "recall"), ("multi_label", "f1")):
-                if task == "single_label" and measure in ("precision", "ap"):
-                    continue
-                place = 100.0 + number if measure == shown else None
-                on_leaderboard = measure == "recall" or (task, measure) == ("multi_label", "f1")
-                metric(
-                    f"{bucket} {TITLES[measure]}",
-                    name=f"{bucket}_{measure}",
-                    task=task,  # type: ignore[arg-type]
-                    needs="logits" if measure == "ap" else "counts",
-                    bucket=bucket,
-                    resampling=RESAMPLING.get(measure),
-                    results=place,
-                    headline=place,
-                    leaderboard={"f1": 90.0, "recall": 100.0}[measure] + number if on_leaderboard else None,
-                    comparison={"recall": 50.0, "f1": 60.0}[measure] + number if measure in RESAMPLING else None,
-                )(partial(bucket_mean, bucket=bucket, measure=measure))
-
-
-_register_bucket_averages()
+for _bucket_number, _bucket in enumerate(BUCKETS):
+    for _task, _measure, _shown in BUCKET_METRICS:
+        metric(
+            f"{_bucket} {TITLES[_measure]}",
+            name=f"{_bucket}_{_measure}",
+            task=_task,
+            needs="logits" if _measure == "ap" else "counts",
+            bucket=_bucket,
+            resampling=RESAMPLING.get(_measure),
+            shown={view: position + _bucket_number for view, position in _shown.items()},
+        )(partial(bucket_mean, bucket=_bucket, measure=_measure))

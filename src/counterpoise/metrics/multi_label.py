@@ -22,8 +22,6 @@ from counterpoise.metrics.ranking import K, average_precision, mean_of_known
 from counterpoise.metrics.registry import CountAverage, evaluate, metric
 from counterpoise.metrics.split import EvaluatedSplit
 
-HIDDEN = {"results": None, "leaderboard": None, "headline": None, "comparison": None}
-
 
 def per_label(
     decided: np.ndarray, logits: np.ndarray, targets: sparse.csr_matrix, train_counts: np.ndarray
@@ -90,7 +88,7 @@ def scores(
     return evaluate(EvaluatedSplit("multi_label", counted, train, bounds, logits, targets, decided, loss))
 
 
-@metric("micro precision", task="multi_label", results=31, leaderboard=None, headline=None, comparison=None)
+@metric("micro precision", task="multi_label", shown={"results": 31})
 def micro_precision(split: EvaluatedSplit) -> float:
     """Precision of all N * C decisions together."""
     return _micro(split)[0]
@@ -98,10 +96,7 @@ def micro_precision(split: EvaluatedSplit) -> float:
 
 @metric(
     task="multi_label",
-    results=32,
-    leaderboard=40,
-    headline=None,
-    comparison=40,
+    shown={"results": 32, "leaderboard": 40, "comparison": 40},
     resampling=CountAverage("recall", "micro"),
 )
 def micro_recall(split: EvaluatedSplit) -> float:
@@ -110,7 +105,9 @@ def micro_recall(split: EvaluatedSplit) -> float:
 
 
 @metric(
-    task="multi_label", results=30, leaderboard=20, headline=20, comparison=30, resampling=CountAverage("f1", "micro")
+    task="multi_label",
+    shown={"results": 30, "leaderboard": 20, "headline": 20, "comparison": 30},
+    resampling=CountAverage("f1", "micro"),
 )
 def micro_f1(split: EvaluatedSplit) -> float:
     """F1 of all N * C decisions together."""
@@ -119,10 +116,7 @@ def micro_f1(split: EvaluatedSplit) -> float:
 
 @metric(
     task="multi_label",
-    results=71,
-    leaderboard=30,
-    headline=None,
-    comparison=20,
+    shown={"results": 71, "leaderboard": 30, "comparison": 20},
     resampling=CountAverage("recall", "macro"),
 )
 def macro_recall(split: EvaluatedSplit) -> float:
@@ -130,72 +124,64 @@ def macro_recall(split: EvaluatedSplit) -> float:
     return class_mean(split.by_class["recall"][split.supported])
 
 
-@metric(task="multi_label", needs="logits", **HIDDEN)
+@metric(task="multi_label", needs="logits", shown={})
 def sample_precision(split: EvaluatedSplit) -> float:
     """Precision of the labels of a text, mean over texts with labels."""
     return _sample(split)[0]
 
 
-@metric(task="multi_label", needs="logits", **HIDDEN)
+@metric(task="multi_label", needs="logits", shown={})
 def sample_recall(split: EvaluatedSplit) -> float:
     """Recall of the labels of a text, mean over texts with labels."""
     return _sample(split)[1]
 
 
-@metric(task="multi_label", needs="logits", **HIDDEN)
+@metric(task="multi_label", needs="logits", shown={})
 def sample_f1(split: EvaluatedSplit) -> float:
     """F1 of the labels of a text, mean over texts with labels."""
     return _sample(split)[2]
 
 
 @metric(
-    "mAP", name="map", task="multi_label", needs="logits", results=120, leaderboard=50, headline=30, comparison=None
+    "mAP", name="map", task="multi_label", needs="logits", shown={"results": 120, "leaderboard": 50, "headline": 30}
 )
 def mean_average_precision(split: EvaluatedSplit) -> float:
     """Mean average precision over supported labels."""
     return mean_of_known(split.average_precision[split.supported])
 
 
-@metric(task="multi_label", needs="logits", **HIDDEN)
+@metric(task="multi_label", needs="logits", shown={})
 def subset_accuracy(split: EvaluatedSplit) -> float:
     """Fraction of texts whose predicted labels are exactly the true ones."""
     true_positives, support, predicted = split.counts_by_text
     return ((true_positives == support) & (true_positives == predicted)).mean()
 
 
-@metric("LRAP", task="multi_label", needs="logits", results=150, leaderboard=None, headline=None, comparison=None)
+@metric("LRAP", task="multi_label", needs="logits", shown={"results": 150})
 def lrap(split: EvaluatedSplit) -> float:
     """Label ranking average precision, mean over texts with labels."""
     return split.ranking["lrap"]
 
 
-@metric(task="multi_label", **HIDDEN)
+@metric(task="multi_label", shown={})
 def supported_labels(split: EvaluatedSplit) -> float:
     """Number of supported labels."""
     return split.supported.sum()
 
 
-@metric(task="multi_label", **HIDDEN)
+@metric(task="multi_label", shown={})
 def labels(split: EvaluatedSplit) -> float:
     """Number of labels, C."""
     return len(split.train_counts)
 
 
-@metric(task="multi_label", needs="logits", **HIDDEN)
+@metric(task="multi_label", needs="logits", shown={})
 def labels_per_text(split: EvaluatedSplit) -> float:
     """True labels per text, mean over all texts."""
     return split.counts_by_text.support.mean()
 
 
-@metric(
-    "predicted labels per text",
-    task="multi_label",
-    needs="logits",
-    results=160,
-    leaderboard=None,
-    headline=None,
-    comparison=None,
-)
+@metric("predicted labels per text", task="multi_label", needs="logits", shown={"results": 160})
 def predicted_per_text(split: EvaluatedSplit) -> float:
     """Predicted labels per text, mean over all texts."""
     return split.counts_by_text.predicted.mean()
@@ -214,10 +200,7 @@ for _name, _title, _results in (("recall", "recall", 130), ("precision", "precis
             task="multi_label",
             needs="logits",
             min_classes=_k,
-            results=_results if _k == 5 else None,
-            leaderboard=None,
-            headline=None,
-            comparison=None,
+            shown={"results": _results} if _results and _k == 5 else {},
         )(partial(_ranking_score, name=f"{_name}_at_{_k}"))
 
 

@@ -22,7 +22,7 @@ A place that shows metrics asks for its view, in the order of display:
 """
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
 
@@ -38,7 +38,8 @@ Function = Callable[[EvaluatedSplit], float | None]
 F = TypeVar("F", bound=Function)
 
 TASKS: tuple[Task, ...] = get_args(Task)
-LAST = 1000
+VIEWS: tuple[View, ...] = get_args(View)
+LAST = 1000.0
 """Default position in every view: after the built-in metrics."""
 
 
@@ -114,10 +115,7 @@ def metric(
     min_classes: int = 1,
     same_as: str | None = None,
     resampling: CountAverage | None = None,
-    results: float | None = LAST,
-    leaderboard: float | None = LAST,
-    headline: float | None = LAST,
-    comparison: float | None = LAST,
+    shown: Mapping[View, float] | None = None,
 ) -> Callable[[F], F]:
     """Register a function as a metric. See `Metric` for the arguments that are not listed here.
 
@@ -125,24 +123,17 @@ def metric(
         title: Defaults to the name with spaces.
         name: Defaults to the name of the function.
         task: "both" registers the function for both tasks.
-        results: Position in the results table of the terminal; None hides the metric there.
-        leaderboard: The same for the leaderboard of a sweep.
-        headline: The same for the first panel of the report.
-        comparison: The same for the comparison of runs.
+        shown: Position in each view that shows the metric: "results" (table in the terminal), "leaderboard" (of a
+            sweep), "headline" (of the report), "comparison" (of runs). Lower positions come first. Defaults to the
+            end of every view; {} shows the metric in none.
 
     Returns:
         A decorator that returns the function unchanged. A later metric replaces an earlier one of the same name.
     """
-    given: dict[View, float | None] = {
-        "results": results,
-        "leaderboard": leaderboard,
-        "headline": headline,
-        "comparison": comparison,
-    }
-    positions: dict[View, float] = {view: place for view, place in given.items() if place is not None}
+    positions = dict.fromkeys(VIEWS, LAST) if shown is None else dict(shown)
 
     def register(function: F) -> F:
-        key = name or function.__name__  # type: ignore[attr-defined]
+        key = name or function.__name__
         for each in TASKS if task == "both" else (task,):
             _metrics[key, each] = Metric(
                 key,

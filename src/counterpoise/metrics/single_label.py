@@ -12,8 +12,6 @@ from counterpoise.metrics.class_counts import ClassCounts, precision_recall_f1
 from counterpoise.metrics.registry import CountAverage, evaluate, metric
 from counterpoise.metrics.split import EvaluatedSplit
 
-HIDDEN = {"results": None, "leaderboard": None, "headline": None, "comparison": None}
-
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """Return the confusion matrix of class numbers.
@@ -67,10 +65,7 @@ def scores(
 
 @metric(
     task="single_label",
-    results=10,
-    leaderboard=70,
-    headline=30,
-    comparison=30,
+    shown={"results": 10, "leaderboard": 70, "headline": 30, "comparison": 30},
     resampling=CountAverage("recall", "micro"),
 )
 def accuracy(split: EvaluatedSplit) -> float:
@@ -80,10 +75,7 @@ def accuracy(split: EvaluatedSplit) -> float:
 
 @metric(
     task="single_label",
-    results=20,
-    leaderboard=60,
-    headline=20,
-    comparison=20,
+    shown={"results": 20, "leaderboard": 60, "headline": 20, "comparison": 20},
     resampling=CountAverage("recall", "macro"),
 )
 def balanced_accuracy(split: EvaluatedSplit) -> float:
@@ -91,37 +83,37 @@ def balanced_accuracy(split: EvaluatedSplit) -> float:
     return class_mean(split.by_class["recall"][split.supported])
 
 
-@metric(task="single_label", same_as="balanced_accuracy", **HIDDEN)
+@metric(task="single_label", same_as="balanced_accuracy", shown={})
 def macro_recall(split: EvaluatedSplit) -> float:
     """Mean recall over supported classes: another name of balanced accuracy."""
     return balanced_accuracy(split)
 
 
-@metric("micro F1", task="single_label", same_as="accuracy", **HIDDEN)
+@metric("micro F1", task="single_label", same_as="accuracy", shown={})
 def micro_f1(split: EvaluatedSplit) -> float:
     """F1 of all decisions: equal to accuracy if each text has one class."""
     return accuracy(split)
 
 
-@metric(task="single_label", **HIDDEN)
+@metric(task="single_label", shown={})
 def weighted_precision(split: EvaluatedSplit) -> float:
     """Mean precision over supported classes, weighted by support."""
     return _weighted_mean(split, "precision")
 
 
-@metric(task="single_label", **HIDDEN)
+@metric(task="single_label", shown={})
 def weighted_recall(split: EvaluatedSplit) -> float:
     """Mean recall over supported classes, weighted by support."""
     return _weighted_mean(split, "recall")
 
 
-@metric("weighted F1", task="single_label", results=80, leaderboard=None, headline=None, comparison=None)
+@metric("weighted F1", task="single_label", shown={"results": 80})
 def weighted_f1(split: EvaluatedSplit) -> float:
     """Mean F1 over supported classes, weighted by support."""
     return _weighted_mean(split, "f1")
 
 
-@metric("MCC", task="single_label", results=85, leaderboard=75, headline=None, comparison=None)
+@metric("MCC", task="single_label", shown={"results": 85, "leaderboard": 75})
 def mcc(split: EvaluatedSplit) -> float:
     """Matthews correlation coefficient of C classes; 0 if the truth or the predictions are constant.
 
@@ -140,31 +132,31 @@ def mcc(split: EvaluatedSplit) -> float:
     return covariance / np.sqrt(truth_variance) / np.sqrt(predicted_variance)
 
 
-@metric(task="single_label", results=90, leaderboard=80, headline=None, comparison=None)
+@metric(task="single_label", shown={"results": 90, "leaderboard": 80})
 def worst_recall(split: EvaluatedSplit) -> float:
     """Lowest recall of a supported class."""
     return split.by_class["recall"][split.supported].min()
 
 
-@metric(task="single_label", **HIDDEN)
+@metric(task="single_label", shown={})
 def supported_classes(split: EvaluatedSplit) -> float:
     """Number of supported classes."""
     return split.supported.sum()
 
 
-@metric(task="single_label", **HIDDEN)
+@metric(task="single_label", shown={})
 def classes(split: EvaluatedSplit) -> float:
     """Number of classes, C."""
     return len(split.train_counts)
 
 
-@metric(task="single_label", **HIDDEN)
+@metric(task="single_label", shown={})
 def majority_accuracy(split: EvaluatedSplit) -> float:
     """Accuracy of a baseline that always predicts the largest training class."""
     return split.counts.support[_majority(split)] / split.counts.support.sum()
 
 
-@metric("majority macro F1", task="single_label", **HIDDEN)
+@metric("majority macro F1", task="single_label", shown={})
 def majority_macro_f1(split: EvaluatedSplit) -> float:
     """Macro F1 of a baseline that always predicts the largest training class."""
     found, total = split.counts.support[_majority(split)], split.counts.support.sum()
