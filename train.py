@@ -34,11 +34,12 @@ def main(config: DictConfig) -> float | None:
     data.prepare_data()
     data.setup()
 
-    plan = instantiate(config.strategy).plan(data.labels, data.index, config.trainer.max_epochs)
-    data.sampler = plan.sampler
-    run.show(plan, data, config)
+    fitted = instantiate(config.strategy).fit(data.labels, data.index, config.trainer.max_epochs)
+    data.sampler = lambda epoch: fitted.at_epoch(epoch).sampler
+    run.show(fitted, data, config)
 
-    correction, loss = plan.correction(0), plan.loss(0)
+    first = fitted.at_epoch(0)
+    correction, loss = first.correction, first.loss
     model = Classifier(
         run.embed_splits(encoder, data, config) if config.probe else encoder.load(),
         loss,
@@ -46,7 +47,7 @@ def main(config: DictConfig) -> float | None:
         data.labels,
         data.counts,
         data.batch_size,
-        losses=plan.loss,
+        losses=lambda epoch: fitted.at_epoch(epoch).loss,
         micro_batch_size=config.micro_batch_size,
         dropout=config.dropout,
         decision=instantiate(config.decision) if correction.multi_label else None,
@@ -56,12 +57,12 @@ def main(config: DictConfig) -> float | None:
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger]
     trainer: pl.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
-    check(trainer, model, data, plan, config)
+    check(trainer, model, data, fitted, config)
 
     trainer.fit(model, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
     if not run.continues_alone(trainer):
         return None
-    metrics = finish(trainer, model, data, plan, config)
+    metrics = finish(trainer, model, data, fitted, config)
     return metrics["validation"][config.monitor.removeprefix("val/")] if metrics else None
 
 

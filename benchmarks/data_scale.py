@@ -95,12 +95,10 @@ def second_start(file: str, folder: str) -> list[dict[str, Any]]:
     meter = Meter()
     data = module(file, folder)
     meter.step("set up again", lambda: set_up(data))
-    plan = Strategy().plan(data.labels, data.index, 1)
-    data.sampler = plan.sampler
+    fitted = Strategy().fit(data.labels, data.index, 1)
+    data.sampler = lambda epoch: fitted.at_epoch(epoch).sampler
     source = EncoderSource(f"{folder}/encoder", max_length=MAX_LENGTH)
-    model = Classifier(
-        source.load(), plan.loss(0), Optim(), data.labels, data.counts, data.batch_size, losses=plan.loss
-    )
+    model = Classifier(source.load(), fitted.at_epoch(0).loss, Optim(), data.labels, data.counts, data.batch_size)
     first = FirstStep()
     trainer = pl.Trainer(
         accelerator="cpu",

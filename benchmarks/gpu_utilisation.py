@@ -159,11 +159,14 @@ def ours(texts: Texts, packed: bool, compiled: bool) -> tuple[float, np.ndarray]
     dataset = texts.dataset(packed)
     index = ClassIndex.of(texts.targets, CLASSES)
     labels = [str(c) for c in range(CLASSES)]
-    plan = Strategy().plan(labels, index, 1)
+    fitted = Strategy().fit(labels, index, 1)
     encoder = texts.source(packed=packed, compile=compiled).load()
-    model = Classifier(encoder, plan.loss(0), Optim(), labels, index.counts, texts.batch_size, losses=plan.loss)
+    model = Classifier(encoder, fitted.final.loss, Optim(), labels, index.counts, texts.batch_size)
     order = BatchOrder(
-        lambda epoch, rng: plan.sampler(epoch).draw(index, rng), len(dataset), dataset.lengths, texts.batch_size
+        lambda epoch, rng: fitted.at_epoch(epoch).sampler.draw(index, rng),
+        len(dataset),
+        dataset.lengths,
+        texts.batch_size,
     )
     clock, on_gpu = Clock(texts.device, texts.steps), texts.device.type == "cuda"
     trainer = build(

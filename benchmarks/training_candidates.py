@@ -32,7 +32,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from counterpoise.balance import Plan
+from counterpoise.balance import FittedStrategy
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.token_store import load_tokenizer
 from counterpoise.model.encoder import Encoder, EncoderSource
@@ -69,7 +69,7 @@ class Setting:
     config: DictConfig
     source: EncoderSource
     data: Module
-    plan: Plan
+    fitted: FittedStrategy
     precision: str
     folder: tempfile.TemporaryDirectory
 
@@ -81,7 +81,7 @@ class Setting:
     @property
     def weight(self) -> Tensor:
         """The weights of the classes, float32 [C]."""
-        return torch.as_tensor(self.plan.correction(0).weights, dtype=torch.float32)
+        return torch.as_tensor(self.fitted.at_epoch(0).correction.class_weights, dtype=torch.float32)
 
     def texts(self, split: str) -> tuple[list[str], list[int]]:
         """Returns the texts of a split and their classes."""
@@ -116,10 +116,10 @@ def prepare(data: str, max_length: int, precision: str, *overrides: str) -> Sett
     module = Module(instantiate(config.data), tokenizer, max_length=max_length, seed=config.seed, **config.loader)
     module.prepare_data()
     module.setup()
-    plan = instantiate(config.strategy).plan(module.labels, module.index, config.trainer.max_epochs)
-    module.sampler = plan.sampler
+    fitted = instantiate(config.strategy).fit(module.labels, module.index, config.trainer.max_epochs)
+    module.sampler = lambda epoch: fitted.at_epoch(epoch).sampler
     silent = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    return Setting(config, source, module, plan, str(instantiate(config.trainer, **silent).precision), folder)
+    return Setting(config, source, module, fitted, str(instantiate(config.trainer, **silent).precision), folder)
 
 
 # Ours, and the same without Lightning.
@@ -169,16 +169,16 @@ def bare(setting: Setting, choose: Choose) -> Training:
 def classifier(setting: Setting) -> Classifier:
     """Returns the model that `train.py` trains."""
     torch.manual_seed(setting.config.seed)
-    data, plan, config = setting.data, setting.plan, setting.config
+    data, fitted, config = setting.data, setting.fitted, setting.config
     optim, bounds = instantiate(config.optim), instantiate(config.buckets)
     return Classifier(
         setting.source.load(),
-        plan.loss(0),
+        fitted.at_epoch(0).loss,
         optim,
         data.labels,
         data.counts,
         data.batch_size,
-        losses=plan.loss,
+        losses=lambda epoch: fitted.at_epoch(epoch).loss,
         dropout=config.dropout,
         bounds=bounds,
     )

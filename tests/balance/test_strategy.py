@@ -271,7 +271,7 @@ def test_manual_weights_come_from_the_command_line():
     by_hand = balanced(composed("strategy=manual", "strategy.weights.by_label={fraud: 20, fine: 1}"), *FRAUD)
     assert by_hand.weight_ratio == pytest.approx(20)
     in_order = balanced(composed("strategy=manual", "strategy.weights.by_label=[1, 20]"), *FRAUD)
-    np.testing.assert_array_equal(in_order.weights, by_hand.weights)
+    np.testing.assert_array_equal(in_order.class_weights, by_hand.class_weights)
 
 
 def test_a_class_that_no_weight_names_is_refused_from_the_command_line():
@@ -296,7 +296,7 @@ def test_sampler_weights_and_loss_combine_freely():
 def test_what_the_settings_of_another_loss_leave_behind_is_refused_with_the_way_out():
     overrides = ("strategy=class_balanced_focal", "strategy/loss=cross_entropy")
     with pytest.raises(
-        InstantiationException, match=r"label_weights: likelihood takes no .*; ~strategy\.loss\.label_weights leaves"
+        InstantiationException, match=r"label_weights: cross_entropy takes no .*; ~strategy\.loss\.label_weights"
     ):
         composed(*overrides)
     assert composed(*overrides, "~strategy.loss.label_weights").loss.func is cross_entropy
@@ -320,7 +320,7 @@ def test_balanced_softmax_is_logit_adjustment_of_all_that_is_left():
 def test_class_balanced_focal_loss_weighs_classes_by_their_effective_numbers():
     made = composed("strategy=class_balanced_focal", "strategy.loss.label_weights.beta=0.99")
     loss, effective = made.loss(balanced(made, R8)), balanced(Strategy(weights=EffectiveNumber(0.99)), R8)
-    np.testing.assert_allclose(loss.class_weights, effective.weights, rtol=1e-6)
+    np.testing.assert_allclose(loss.class_weights, effective.class_weights, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -73,17 +73,17 @@ def parts(tables, tiny_encoder, cache):
         data = TextDataModule(FileSource(**files), tokenizer, max_length=32, batch_size=32, eval_batch_size=5)
         data.prepare_data()
         data.setup()
-        plan = strategy.plan(data.labels, data.index, epochs)
-        correction, data.sampler = plan.correction(0), plan.sampler
+        fitted = strategy.fit(data.labels, data.index, epochs)
+        correction, data.sampler = fitted.at_epoch(0).correction, lambda epoch: fitted.at_epoch(epoch).sampler
         torch.manual_seed(0)
         model = Classifier(
             source.load(),
-            plan.loss(0),
+            fitted.at_epoch(0).loss,
             optim or Optim(),
             data.labels,
             data.counts,
             data.batch_size,
-            losses=plan.loss,
+            losses=lambda epoch: fitted.at_epoch(epoch).loss,
             dropout=dropout,
             decision=Decision() if correction.multi_label else None,
             head_bias=correction.prior_logits if correction.multi_label else None,

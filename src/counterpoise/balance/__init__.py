@@ -12,8 +12,8 @@ from counterpoise.balance.losses.margin import LDAM, LogitAdjusted
 from counterpoise.balance.losses.multi_label import Asymmetric, BinaryCrossEntropy, DistributionBalanced, Focal
 from counterpoise.balance.losses.single_label import CrossEntropy, SoftmaxFocal, cross_entropy, focal
 from counterpoise.balance.samplers import Blend, PowerSampler, RepeatFactorSampler, Sampler
-from counterpoise.balance.schedule import Deferred, Plan, Progressive
-from counterpoise.balance.strategy import Strategy
+from counterpoise.balance.schedule import Deferred, Progressive
+from counterpoise.balance.strategy import EpochCorrection, FittedStrategy, Strategy
 from counterpoise.balance.weights import EffectiveNumber, InverseFrequency, ManualWeights
 
 __all__ = [
@@ -27,11 +27,12 @@ __all__ = [
     "Deferred",
     "DistributionBalanced",
     "EffectiveNumber",
+    "EpochCorrection",
+    "FittedStrategy",
     "Focal",
     "InverseFrequency",
     "LogitAdjusted",
     "ManualWeights",
-    "Plan",
     "PowerSampler",
     "Progressive",
     "RepeatFactorSampler",

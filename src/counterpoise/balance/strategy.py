@@ -1,7 +1,7 @@
-"""A strategy: the sampler, the weights and the loss that together correct the imbalance."""
+"""A strategy: the sampler, class weights and loss that together correct the imbalance, and the schedule they follow."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -12,8 +12,9 @@ from torch import nn
 from counterpoise.balance.correction import Correction
 from counterpoise.balance.counts import ClassIndex
 from counterpoise.balance.losses.single_label import cross_entropy
+from counterpoise.balance.over_correction import refuse_over_correction
 from counterpoise.balance.samplers import Blend, PowerSampler, Sampler
-from counterpoise.balance.schedule import Plan, Schedule
+from counterpoise.balance.schedule import Schedule
 from counterpoise.balance.weights import (
     InverseFrequency,
     ManualWeights,
@@ -26,21 +27,28 @@ from counterpoise.balance.weights import (
 )
 from counterpoise.errors import UserError
 
-MULTI_LABEL_RATIO = 10.0
-"""The most that a positive may weigh over a negative unless told. With raw ratios, up to N, a few positives of rare
-labels outweigh all else; the losses that win on long-tailed texts stay within 11 (Huang et al., EMNLP 2021)."""
+MULTI_LABEL_MAX_RATIO = 10.0
+"""Default limit of the positive weight relative to the negative weight of a label. Uncapped ratios reach N: a few
+positives of rare labels then dominate the gradient. The losses that perform best on long-tailed texts stay within 11
+(Huang et al., EMNLP 2021)."""
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """How the imbalance is corrected, before the counts are known.
+    """Correction of class imbalance, before the class counts are known.
 
-    sampler: what is drawn. weights: how much a drawn example counts, a scheme of `balance.weights`.
-    loss: makes the module that is trained with from the `Balance`. max_ratio: the most that one class may weigh over
-    another; multi-label, one side of a label over the other. None: no limit. "auto": 10 for multi-label data, else
-    none; weights given by hand are left alone. schedule: how much of sampler and weights is in force in which epoch;
-    None: all of it, always. second_stage: what becomes of the head after training, see `model.second_stage`.
-    allow_overcorrection: permit alpha + beta > 1, which turns the imbalance upside down.
+    Args:
+        sampler: Draws the rows of an epoch. Defaults to the data as it is.
+        weights: Weight scheme of `balance.weights`. Defaults to no weights.
+        loss: Builds the loss from the `Correction` of an epoch. Defaults to cross-entropy.
+        max_ratio: Largest ratio of two class weights (multi-label: of the two weights of a label). None: no limit.
+            "auto" (default): 10 for multi-label data, except for manual weights; otherwise no limit.
+        schedule: Strength of sampler and weights in each epoch. None (default): always the full correction.
+        second_stage: What is done to the head after training, see `model.second_stage`. Defaults to nothing.
+        allow_overcorrection: Permit alpha + beta > 1. Defaults to False.
+
+    Raises:
+        UserError: `max_ratio` is invalid, or the loss does not accept one of its options.
     """
 
     sampler: Sampler = field(default_factory=PowerSampler)
@@ -53,81 +61,145 @@ class Strategy:
 
     def __post_init__(self) -> None:
         if isinstance(self.loss, partial):
-            _check_settings(self.loss)
+            reject_unknown_options(self.loss)
         if self.max_ratio in ("auto", None):
             return
         if isinstance(self.max_ratio, str) or not self.max_ratio >= 1:
-            raise UserError(f"strategy.max_ratio={self.max_ratio}: a ratio of weights is 1 or more; or auto, or null")
+            raise UserError(f"strategy.max_ratio={self.max_ratio}: use a number, at least 1, auto or null")
 
-    def plan(self, labels: Sequence[str], index: ClassIndex, epochs: int | None = None) -> Plan:
-        """Returns what the strategy comes to in each of so many epochs."""
-        return Plan(self, labels, index, epochs)
+    def fit(self, labels: Sequence[str], index: ClassIndex, epochs: int | None = None) -> "FittedStrategy":
+        """Return the correction and the loss of every epoch for given training data.
+
+        Args:
+            labels: Names of the C classes or labels.
+            index: Training rows of each class or label.
+            epochs: Number of epochs of the whole run. Required by a schedule only.
+
+        Raises:
+            UserError: Sampler and weights over-correct, the loss does not fit the task, or the schedule does not fit
+                the number of epochs.
+        """
+        return FittedStrategy(self, labels, index, epochs)
 
     def correction(self, labels: Sequence[str], index: ClassIndex, strength: float = 1.0) -> Correction:
-        """Returns what the strategy comes to on this training data.
+        """Return sampling probabilities and class weights for given training data.
 
-        strength: how much of the correction is in force, in [0, 1], see `balance.schedule`. Raises UserError when
-        sampler and weights together correct more than the whole imbalance.
+        Args:
+            labels: Names of the C classes or labels.
+            index: Training rows of each class or label.
+            strength: Strength of the correction, in [0, 1], see `balance.schedule`. Defaults to 1.
+
+        Raises:
+            UserError: Sampler and weights together exceed the full correction.
         """
         sampler = self.sampler if strength == 1 else Blend(self.sampler, strength)
-        size = sampler.size(index)
-        probabilities = sampler.expected_class_counts(index) / size
+        epoch_size = sampler.size(index)
+        sampling_probs = sampler.expected_class_counts(index) / epoch_size
+        max_ratio = self._max_ratio(index)
         if index.multi_label:
-            raw = ratios(self.weights, labels, index.counts, index.num_rows)
-            raw = raw**strength
-            limited = cap_ratios(raw, self._limit(index))
-            weights, negative_weights = normalise_ratios(limited, probabilities)
+            raw = ratios(self.weights, labels, index.counts, index.num_rows) ** strength
+            capped = cap_ratios(raw, max_ratio)
+            weights, negative_weights = normalise_ratios(capped, sampling_probs)
         else:
             raw = self.weights(labels, np.maximum(index.counts, 1)) ** strength
-            limited = cap(raw, self._limit(index))
-            weights, negative_weights = normalise(limited, probabilities), np.ones(len(raw))
-        if strength == 1:
-            self._check_correction(raw, size * probabilities, index)
-        return Correction(labels, index, sampler, size, probabilities, weights, negative_weights, limited != raw)
+            capped = cap(raw, max_ratio)
+            weights, negative_weights = (normalise(capped, sampling_probs), np.ones(len(raw)))
+        # Manual weights may express costs rather than counts.
+        if strength == 1 and not self.allow_overcorrection and not isinstance(self.weights, ManualWeights):
+            refuse_over_correction(self.sampler, raw, epoch_size * sampling_probs, index)
+        return Correction(labels, index, sampler, epoch_size, sampling_probs, weights, negative_weights, capped != raw)
 
-    def _limit(self, index: ClassIndex) -> float | None:
+    def _max_ratio(self, index: ClassIndex) -> float | None:
         if self.max_ratio == "auto":
-            return MULTI_LABEL_RATIO if index.multi_label and not isinstance(self.weights, ManualWeights) else None
+            return MULTI_LABEL_MAX_RATIO if index.multi_label and not isinstance(self.weights, ManualWeights) else None
         return self.max_ratio  # type: ignore[return-value]
 
-    def _check_correction(self, raw: np.ndarray, drawn: np.ndarray, index: ClassIndex) -> None:
-        # Manual weights may express costs rather than counts: the user has already insisted.
-        if self.allow_overcorrection or isinstance(self.weights, ManualWeights):
-            return
-        present = index.counts > 0
-        counts = index.counts[present]
-        odds = counts / np.maximum(index.num_rows - counts, 1) if index.multi_label else counts
-        alpha = getattr(self.sampler, "alpha", None)
-        if alpha is None:
-            alpha = power_law_exponent(drawn[present] / counts, counts)
-        beta = power_law_exponent(raw[present], odds)
-        if alpha + beta > 1 + 1e-6:
-            raise UserError(
-                f"the sampler (alpha={alpha:.3g}) and the class weights (beta={beta:.3g}) correct twice: "
-                f"alpha + beta = {alpha + beta:.3g} is above 1 and would turn the imbalance upside down; "
-                "lower one of them, or set strategy.allow_overcorrection=true"
-            )
+
+@dataclass(frozen=True)
+class EpochCorrection:
+    """Correction and loss of one epoch.
+
+    Args:
+        epoch: The epoch, starting at 0.
+        strength: Strength of the correction, in [0, 1].
+        correction: Sampling probabilities and class weights.
+        loss: The loss. Epochs of equal strength share it where possible.
+    """
+
+    epoch: int
+    strength: float
+    correction: Correction
+    loss: nn.Module
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler of the epoch."""
+        return self.correction.sampler
 
 
-def _check_settings(loss: partial[nn.Module]) -> None:
-    """Raises UserError for a setting that the loss does not take, as the settings of another one leave behind."""
+class FittedStrategy:
+    """A strategy with the corrections that it gives for one training set.
+
+    Args:
+        strategy: The strategy.
+        labels: Names of the C classes or labels.
+        index: Training rows of each class or label.
+        epochs: Number of epochs of the whole run. Required by a schedule only.
+
+    Attributes:
+        strengths: Strength of the correction in each epoch; one number without a schedule.
+        final: The correction of the last epoch, which the trained model represents.
+    """
+
+    def __init__(self, strategy: Strategy, labels: Sequence[str], index: ClassIndex, epochs: int | None = None) -> None:
+        self.strategy, self.labels, self.index = strategy, labels, index
+        self.strengths = [1.0]
+        if strategy.schedule is not None:
+            if epochs is None or epochs < 2:
+                raise UserError(
+                    f"strategy.schedule needs at least two epochs, but trainer.max_epochs={epochs}: raise it, or set "
+                    "strategy.schedule=null"
+                )
+            self.strengths = [strategy.schedule.strength(epoch, epochs) for epoch in range(epochs)]
+        self.final = self._correct(len(self.strengths) - 1)
+        # One epoch is kept besides the last: a correction may hold a number per row.
+        self._latest = self.final
+
+    @property
+    def changes(self) -> bool:
+        """Whether the strength differs between epochs."""
+        return len(set(self.strengths)) > 1
+
+    def strength(self, epoch: int) -> float:
+        """Return the strength of the correction in an epoch (starting at 0); after the last one, that of the last."""
+        if epoch < 0:
+            raise ValueError(f"epoch={epoch} is negative")
+        return self.strengths[min(epoch, len(self.strengths) - 1)]
+
+    def at_epoch(self, epoch: int) -> EpochCorrection:
+        """Return correction and loss of an epoch (starting at 0); after the last one, those of the last."""
+        strength = self.strength(epoch)
+        for known in (self._latest, self.final):
+            if known.strength == strength:
+                return replace(known, epoch=epoch)
+        self._latest = self._correct(epoch)
+        return self._latest
+
+    def _correct(self, epoch: int) -> EpochCorrection:
+        strength = self.strength(epoch)
+        correction = self.strategy.correction(self.labels, self.index, strength)
+        return EpochCorrection(epoch, strength, correction, self.strategy.loss(correction))
+
+
+def reject_unknown_options(loss: partial[nn.Module]) -> None:
+    """Raise an error for an option that the loss does not accept, such as one left over from another loss.
+
+    Raises:
+        UserError: Names the option and how to remove it.
+    """
     for name in loss.keywords:
         try:
             signature(loss.func).bind_partial(**{name: None})
         except TypeError as error:
-            key, what = f"strategy.loss.{name}", getattr(loss.func, "__name__", "this loss")
-            raise UserError(f"{key}: {what} takes no such setting; ~{key} leaves it out") from error
-
-
-def power_law_exponent(values: np.ndarray, counts: np.ndarray) -> float:
-    """Returns the x for which counts^(-x) spans the same range as the values; 0 where all counts are equal or none.
-
-    Of the weights of `Power` this is beta, of the draws per example of `PowerSampler` alpha; of any other function of
-    the counts, what it amounts to on these counts.
-    """
-    if not len(counts):
-        return 0.0
-    largest, smallest = counts.argmax(), counts.argmin()
-    if counts[largest] == counts[smallest]:
-        return 0.0
-    return float(np.log(values[smallest] / values[largest]) / np.log(counts[largest] / counts[smallest]))
+            key, function = (f"strategy.loss.{name}", getattr(loss.func, "__name__", "this loss"))
+            raise UserError(f"{key}: {function} takes no such setting; ~{key} leaves it out") from error

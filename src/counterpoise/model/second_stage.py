@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from counterpoise.balance import Correction, Plan, PowerSampler, Sampler, Strategy
+from counterpoise.balance import Correction, PowerSampler, Sampler, Strategy
 from counterpoise.balance.counts import Targets
 from counterpoise.balance.prior_correction import natural_prior_shift, post_hoc, prior_shift
 from counterpoise.balance.validation import is_number
@@ -163,8 +163,8 @@ class Retrained:
 
     def __call__(self, first: FirstStage) -> Refined:
         """Returns the new head."""
-        plan = Plan(Strategy(self.sampler), first.correction.labels, first.correction.index)
-        correction, loss = plan.final, plan.loss(0)
+        final = Strategy(self.sampler).fit(first.correction.labels, first.correction.index).final
+        correction, loss = final.correction, final.loss
         vectors, targets, weights = first.vectors("train"), first.targets["train"], first.weights
         generator = torch.Generator().manual_seed(first.seed)
         with torch.random.fork_rng(devices=[]):

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
-from counterpoise.balance import Plan
+from counterpoise.balance import FittedStrategy
 from counterpoise.data.batching import optimizer_steps
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError, nearest
@@ -18,7 +18,9 @@ from counterpoise.training.callbacks import BestCheckpoint
 from counterpoise.training.checkpoints import load_checkpoint
 
 
-def check(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: Plan, config: DictConfig) -> None:
+def check(
+    trainer: pl.Trainer, model: Classifier, data: TextDataModule, fitted: FittedStrategy, config: DictConfig
+) -> None:
     """Raises UserError for what would fail only after minutes of training."""
     known = [f"val/{name}" for name in model.scoring.names(data.splits["validation"].targets)]
     if config.monitor not in known:
@@ -28,8 +30,8 @@ def check(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: Pl
         )
     if config.probe and config.encoder.unfreeze_at_epoch is not None:
         raise UserError("encoder.unfreeze_at_epoch: the encoder of a probe stays as it is; use train=finetune")
-    if plan.strategy.second_stage is not None:
-        plan.strategy.second_stage.check(plan.final, model.loss)
+    if fitted.strategy.second_stage is not None:
+        fitted.strategy.second_stage.check(fitted.final.correction, model.loss)
         if not any(isinstance(each, BestCheckpoint) for each in trainer.checkpoint_callbacks):
             raise UserError("strategy.second_stage goes on from the best checkpoint: leave callbacks.best as it is")
     if config.costs:

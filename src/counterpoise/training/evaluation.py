@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from scipy.special import softmax
 
-from counterpoise.balance import Correction, Plan
+from counterpoise.balance import Correction, FittedStrategy
 from counterpoise.balance.counts import Targets
 from counterpoise.data.batching import EmbeddingDataset
 from counterpoise.data.datamodule import TextDataModule
@@ -57,7 +57,7 @@ class Trained(NamedTuple):
     trainer: pl.Trainer
     model: Classifier
     data: TextDataModule
-    plan: Plan
+    fitted: FittedStrategy
     config: DictConfig
     loss: torch.nn.Module
     correction: Correction
@@ -72,20 +72,24 @@ class Trained(NamedTuple):
         return self.loss.effective_prior(self.correction)  # type: ignore[operator]
 
 
-def finish(trainer: pl.Trainer, model: Classifier, data: TextDataModule, plan: Plan, config: DictConfig) -> dict:
+def finish(
+    trainer: pl.Trainer, model: Classifier, data: TextDataModule, fitted: FittedStrategy, config: DictConfig
+) -> dict:
     """Tests the best checkpoint, writes and shows the results. Returns what `metrics.json` holds."""
     start = time.monotonic()
-    best, refined, epoch = best_checkpoint(trainer), None, -1
+    best, refined, epoch_correction = best_checkpoint(trainer), None, fitted.final
     epochs, steps = progress(trainer)
-    if best and plan.changes:
+    if best and fitted.changes:
         epoch = load_checkpoint(best)["epoch"]
-        _tell_of_schedule(epochs - 1, plan, epoch)
-    trained = Trained(trainer, model, data, plan, config, plan.loss(epoch), plan.correction(epoch), epochs, steps)
+        _tell_of_schedule(epochs - 1, fitted, epoch)
+        epoch_correction = fitted.at_epoch(epoch)
+    loss, correction = epoch_correction.loss, epoch_correction.correction
+    trained = Trained(trainer, model, data, fitted, config, loss, correction, epochs, steps)
     shift_quality = prior_correction(trained.loss, trained.correction)
     if shift_quality[0] and data.splits["train"].dataset.weights is not None:
         # The law knows nothing of the weights of single texts.
         shift_quality = "approximate", shift_quality[1]
-    if best and plan.strategy.second_stage is not None:
+    if best and fitted.strategy.second_stage is not None:
         refined, best = refine(trained, best, shift_quality[0])
         shift_quality = refined.shift_quality, np.zeros(len(data.labels)) if refined.shift is None else refined.shift
     tester = single_device(trainer)
@@ -126,7 +130,7 @@ def refine(trained: Trained, best: Path, shift_quality: str | None) -> tuple[Ref
 
     The checkpoint of the first stage is kept beside it, as first_stage.ckpt. correction: as `FirstStage` has it.
     """
-    trainer, model, data, plan, config = trained[:5]
+    trainer, model, data, fitted, config = trained[:5]
     checkpoint = load_checkpoint(best)
     model.load_state_dict(checkpoint["state_dict"])
     device, encoded = trainer.strategy.root_device, {}
@@ -154,7 +158,7 @@ def refine(trained: Trained, best: Path, shift_quality: str | None) -> tuple[Ref
         shift_quality=shift_quality,
     )
     console.print("second stage: a new head on the encoder as it is now")
-    refined = plan.strategy.second_stage(first)
+    refined = fitted.strategy.second_stage(first)
     model.head = refined.head
     if isinstance(model.scoring, MultiLabelScoring):
         with torch.no_grad():
@@ -168,22 +172,22 @@ def refine(trained: Trained, best: Path, shift_quality: str | None) -> tuple[Ref
     return refined, target
 
 
-def _tell_of_schedule(last: int, plan: Plan, epoch: int) -> None:
+def _tell_of_schedule(last: int, fitted: FittedStrategy, epoch: int) -> None:
     """Says so where a schedule's correction had not come into force in the best checkpoint, which is of `epoch`.
 
     last: the epoch in which training ended.
     """
-    if plan.strength(max(last, 0)) < 1:
+    if fitted.strength(max(last, 0)) < 1:
         log.warning(
             "training ended after epoch %d, before the schedule's correction was in full force: raise "
             "callbacks.early_stopping.patience, or set callbacks.early_stopping=null",
             last,
         )
-    elif plan.strength(epoch) < 1:
+    elif fitted.strength(epoch) < 1:
         log.warning(
             "the best checkpoint is of epoch %d, before the schedule's correction was in full force (%s)",
             epoch,
-            ", ".join(f"epoch {e}: {strength:.2g}" for e, strength in enumerate(plan.strengths[: last + 1])),
+            ", ".join(f"epoch {e}: {strength:.2g}" for e, strength in enumerate(fitted.strengths[: last + 1])),
         )
 
 
@@ -196,7 +200,7 @@ def best_checkpoint(trainer: pl.Trainer) -> Path | None:
 
 
 def _metrics(trained: Trained, evaluated: dict[str, Evaluated]) -> dict[str, Any]:
-    model, correction = trained.model, trained.plan.final
+    model, correction = trained.model, trained.fitted.final.correction
     metrics: dict[str, Any] = {name: model.scoring.measure(*split) for name, split in evaluated.items()}
     if isinstance(model.scoring, MultiLabelScoring):
         metrics["test_at_half"] = model.scoring.measure(*evaluated["test"], threshold=0.5)

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from counterpoise.balance import Correction, Plan
+from counterpoise.balance import Correction, FittedStrategy
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError
 from counterpoise.io import atomic_path
@@ -121,9 +121,9 @@ def embed_splits(source: EncoderSource, data: TextDataModule, config: DictConfig
     return PrecomputedEmbeddings(size)
 
 
-def show(plan: Plan, data: TextDataModule, config: DictConfig) -> None:
+def show(fitted: FittedStrategy, data: TextDataModule, config: DictConfig) -> None:
     """Prints what the strategy does to the classes, and writes it and the splits into the run folder."""
-    correction = plan.final
+    correction = fitted.final.correction
     sizes = ", ".join(f"{name} {len(examples):,}" for name, examples in data.splits.items())
     train = data.splits["train"].dataset
     lengths = train.lengths
@@ -136,8 +136,8 @@ def show(plan: Plan, data: TextDataModule, config: DictConfig) -> None:
     if RANK == 0:
         for line in data.data_warnings:
             console.print(line, markup=False)
-    if plan.changes:
-        console.print(f"schedule: strength of the correction by epoch: {_strengths(plan.strengths)}; at its full:")
+    if fitted.changes:
+        console.print(f"schedule: strength of the correction by epoch: {_strengths(fitted.strengths)}; at its full:")
     show_balance(correction, HydraConfig.get().runtime.choices.get("strategy", "custom"))
     if RANK == 0:
         table = pd.DataFrame(

@@ -16,7 +16,8 @@ from counterpoise.balance import (
     ManualWeights,
     PowerSampler,
 )
-from counterpoise.balance.strategy import Strategy, power_law_exponent
+from counterpoise.balance.over_correction import power_law_exponent
+from counterpoise.balance.strategy import Strategy
 from counterpoise.errors import UserError
 
 COUNTS = np.array([6000, 300, 90, 10])
