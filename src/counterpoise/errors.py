@@ -1,25 +1,25 @@
-"""Mistakes that the person at the terminal can mend."""
+"""Errors that the user can fix."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A mistake of the user's: one line that says what is wrong, where, and what would be right.
+    """A user error: one line that states what is wrong, where, and what to do.
 
-    `train.py` prints the line without a traceback and exits with code 2.
+    The command line prints the message without a traceback and exits with code 2.
     """
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """Returns `" Did you mean 'label'?"` for the candidate closest to `name`, or an empty string."""
-    matches = get_close_matches(str(name), [str(c) for c in candidates], n=1, cutoff=0.5)
+    """Return `" Did you mean 'label'?"` for the candidate closest to `name`, or an empty string."""
+    matches = get_close_matches(str(name), [str(candidate) for candidate in candidates], n=1, cutoff=0.5)
     return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error says that the memory of a device ran out."""
-    # Imported here: both take seconds, and most commands never run out of memory.
+    """Return whether `error` reports that a device ran out of memory."""
+    # These imports take seconds and most commands do not need them.
     import torch
     from pytorch_lightning.utilities.memory import is_oom_error
 

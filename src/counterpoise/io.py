@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic file writes."""
 
 import uuid
 from collections.abc import Iterator
@@ -8,13 +8,19 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields a new path beside `path` to write to; moves it over `path` when the block ends without an error.
+    """Write a file atomically: yield a temporary path beside `path` and rename it when the block ends.
 
-    Makes the folder. A reader sees the old file or the new one, never a part; an error leaves the old one.
+    Readers see the old file or the complete new one. If the block raises, the old file is unchanged and the temporary
+    file is removed. Missing parent folders are created.
+
+    Args:
+        path: The file to write.
+
+    Yields:
+        The temporary path, with the suffix of `path`, because some savers choose the format by the suffix.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept: savers choose their format by it.
     unfinished = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield unfinished

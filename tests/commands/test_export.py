@@ -38,7 +38,7 @@ def runs(tmp_path_factory, texts, tagged, tiny_encoder) -> dict[str, Path]:
     folders = {}
     for kind, (shared, *overrides) in given.items():
         folders[kind] = tmp_path_factory.mktemp("run") / "run"
-        outcome = run(folders[kind], *shared, *overrides, draws=False)
+        outcome = run(folders[kind], *shared, *overrides, report=False)
         assert outcome.code == 0, outcome.err
     return folders
 

@@ -248,7 +248,7 @@ def test_what_a_second_stage_cannot_do_is_told_before_training(stage, good, tmp_
 )
 def test_a_setting_without_mistakes_runs(right, good, files, tmp_path):
     (files / "numbered.csv").write_text(GOOD.replace("text,label", "0,1"))
-    done = run(tmp_path / "run", *good, *(each.format(files=files) for each in right), draws=False)
+    done = run(tmp_path / "run", *good, *(each.format(files=files) for each in right), report=False)
     assert done.code == 0, done.err
 
 
@@ -259,7 +259,7 @@ def test_a_gpu_that_is_not_there_is_one_line(trainer, good, tmp_path):
 
 
 def test_a_checkpoint_of_another_label_set_is_one_line(good, files, tmp_path):
-    first = run(tmp_path / "first", *good, draws=False)
+    first = run(tmp_path / "first", *good, report=False)
     (files / "other.csv").write_text(GOOD.replace("beta", "gamma"))
     overrides = [f"data.train={files}/other.csv", f"ckpt={first.folder}/checkpoints/last.ckpt"]
     done = run(tmp_path / "run", *good, *overrides, f"data.test={files}/other.csv")
@@ -281,7 +281,7 @@ def test_traceback_true_shows_where_an_error_comes_from(good, tmp_path):
 
 def test_rows_and_classes_that_cannot_be_used_are_left_out_counted_and_told(good, files, tmp_path):
     (files / "train.csv").write_text(GOOD + "beta3,\n,alpha\n")
-    done = run(tmp_path / "run", *good, f"data.train={files}/train.csv", f"data.test={files}/unseen.csv", draws=False)
+    done = run(tmp_path / "run", *good, f"data.train={files}/train.csv", f"data.test={files}/unseen.csv", report=False)
     assert done.code == 0, done.err
     assert done.metrics["data"]["train"]["dropped"] == {"without a label": 1, "without a text": 1}
     assert done.metrics["data"]["test"]["unseen"] == 1

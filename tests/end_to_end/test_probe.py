@@ -46,7 +46,7 @@ def test_a_scout_says_so_leaves_a_head_alone_and_predicts_like_any_run(probe, te
     assert done.metrics["probe"] is True
     assert done.metrics["epochs"] == 20
     assert set(load(done.folder / "checkpoints/best.ckpt")["state_dict"]) == {"head.weight", "head.bias"}
-    assert (done.folder / "confusion.png").is_file()
+    assert (done.folder / "report.html").is_file()
     output = tmp_path / "out.parquet"
     assert call(predict.main, monkeypatch, done.folder, texts["test"], "--output", output) == 0
     ours, theirs = pd.read_parquet(output), pd.read_parquet(done.folder / "predictions.parquet")
@@ -62,11 +62,11 @@ def test_a_scout_is_a_training_whose_encoder_is_frozen_and_encodes_once(
     # What train=probe sets otherwise.
     like_scout = ["loader.batch_size=32", "loader.group_by_length=false", "callbacks.early_stopping=null"]
     frozen = [*setting(texts, tiny_encoder), *same, *like_scout, "encoder.freeze=encoder"]
-    fine_tuned = run(tmp_path / "frozen", *frozen, draws=False)
+    fine_tuned = run(tmp_path / "frozen", *frozen, report=False)
     assert fine_tuned.code == 0, fine_tuned.err
     assert not encodings
     settings = [*probe, *same, "loader.batch_size=32", "trainer.check_val_every_n_epoch=1"]
-    scouted = run(tmp_path / "probe", *settings, draws=False)
+    scouted = run(tmp_path / "probe", *settings, report=False)
     assert scouted.code == 0, scouted.err
     assert sorted(encodings) == [25, 93]  # test, and training with what is split off it
     for split, expected in logits(fine_tuned.folder).items():
@@ -77,10 +77,10 @@ def test_a_scout_is_a_training_whose_encoder_is_frozen_and_encodes_once(
     np.testing.assert_allclose(*heads, atol=1e-5)
 
     encodings.clear()
-    again = run(tmp_path / "again", *settings, "strategy=plain", "seed=1", draws=False)
+    again = run(tmp_path / "again", *settings, "strategy=plain", "seed=1", report=False)
     assert again.code == 0, again.err
     assert not encodings
-    pooled = run(tmp_path / "pooled", *settings, "encoder.pooling=cls", draws=False)
+    pooled = run(tmp_path / "pooled", *settings, "encoder.pooling=cls", report=False)
     assert pooled.code == 0, pooled.err
     assert sorted(encodings) == [25, 93]
 
@@ -89,7 +89,7 @@ def test_a_scout_of_several_labels_has_a_schedule_a_second_stage_and_thresholds(
     tagged, tiny_encoder, tmp_path, monkeypatch
 ):
     settings = [*setting(tagged, tiny_encoder), "data.label=labels", "train=probe", "strategy=deferred_resampling"]
-    done = run(tmp_path / "run", *settings, "strategy/second_stage=retrained", draws=False)
+    done = run(tmp_path / "run", *settings, "strategy/second_stage=retrained", report=False)
     assert done.code == 0, done.err
     assert done.metrics["probe"] is True
     assert done.metrics["second_stage"]["epochs"] == 10

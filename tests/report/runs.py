@@ -93,11 +93,11 @@ def _facts(train: Any, splits: Any, measured: Any, rng: np.random.Generator, **c
         "validation_logits": splits["validation"][0],
         "lengths": rng.integers(3, 33, 227),
         "max_length": 32,
-        "cut": 0.03,
+        "truncated_fraction": 0.03,
         "calibration": calibration.measure(
             LABELS, correction.counts, splits["validation"], splits["test"], (None, np.zeros(6)), Bounds(20, 50)
         ),
         "history": history,
-        "audit": ["a line with <script>window.hacked=1</script>"],
+        "data_warnings": ["a line with <script>window.hacked=1</script>"],
     }
     return RunResults(**arguments | changes)

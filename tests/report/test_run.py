@@ -76,7 +76,7 @@ def test_the_baseline_of_one_class_is_always_the_largest() -> None:
 def test_confusions_of_one_class_are_the_confusion_matrix() -> None:
     results = single_label()
     expected = metrics.confusion_matrix(results.test_targets, results.test_logits.argmax(1), 6)
-    assert (mistakes.confused(results.truth, results.given, False).toarray() == expected).all()
+    assert (mistakes.confused(results.truth, results.predicted, False).toarray() == expected).all()
 
 
 def test_confusions_of_labels_count_texts_where_one_is_missed_and_another_wrongly_given() -> None:
@@ -89,11 +89,11 @@ def test_confusions_of_labels_count_texts_where_one_is_missed_and_another_wrongl
             for instead in wrong if len(wrong) else [6]:
                 expected[missed, instead] += 1
     assert expected.sum() > 20
-    assert (mistakes.confused(results.truth, results.given, True).toarray() == expected).all()
+    assert (mistakes.confused(results.truth, results.predicted, True).toarray() == expected).all()
 
 
 def test_binned_counts_are_exact_at_every_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classes, "CELLS", 6 * 50)
+    monkeypatch.setattr(classes, "BLOCK_SIZE", 6 * 50)
     results = multi_label()
     found = classes.binned(results.test_logits, results.truth)
     above = [np.asarray(found[name])[:, ::-1].cumsum(axis=1)[:, ::-1] for name in ("called", "true_positives")]
@@ -227,7 +227,7 @@ def test_filters_count_all_mistakes_and_the_note_says_how_many_are_kept(monkeypa
     assert panel.note.endswith(f" Kept are {kept} of {wrong.sum()}: the first, and the first few of each class.")
     several = multi_label()
     panel = mistakes.errors(several)
-    missed_or_given = (several.truth != several.given).toarray().sum(axis=0)
+    missed_or_given = (several.truth != several.predicted).toarray().sum(axis=0)
     assert options(panel.body, "label") == {LABELS[c]: missed_or_given[c] for c in np.flatnonzero(missed_or_given)}
     assert f"of {missed_or_given.sum()}: the first" in panel.note
     monkeypatch.undo()
@@ -395,7 +395,7 @@ def test_a_run_of_one_class_has_no_thresholds_and_one_of_labels_has(tmp_path: Pa
 @pytest.mark.parametrize("made", [single_label, multi_label], ids=["single", "multi"])
 def test_what_is_not_known_is_left_out(tmp_path: Path, made: Any) -> None:
     path = tmp_path / "report.html"
-    write_run_report(path, made(calibration=None, history=None, audit=[], seconds=None, config={}, probe=True))
+    write_run_report(path, made(calibration=None, history=None, data_warnings=[], seconds=None, config={}, probe=True))
     assert "calibration" in sections(path)
     assert "Probe" in path.read_text()
     results = made(calibration=None)

@@ -1,27 +1,12 @@
 """What the callbacks do to a run, seen from the command line."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from pytorch_lightning.callbacks import Callback
 
 from commandline import load, run, setting
 
 pytestmark = pytest.mark.e2e
-
-
-class Spoil(Callback):
-    """Makes the weights not a number before a batch."""
-
-    def __init__(self, batch: int) -> None:
-        self.left = batch
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if self.left == 0:
-            torch.nn.init.constant_(pl_module.head.bias, float("nan"))
-        self.left -= 1
 
 
 @pytest.fixture
@@ -52,7 +37,7 @@ def test_checkpoints_never_hold_weights_that_are_not_numbers(batch, every, tiny,
         "trainer.max_epochs=3",
         f"+callbacks.finite_loss.every_n_steps={every}",
         "+callbacks.last.every_n_train_steps=1",
-        f"+callbacks.spoil={{_target_: test_callbacks.Spoil, batch: {batch}}}",
+        f"+callbacks.diverge={{_target_: diverging.NonFiniteWeights, batch: {batch}}}",
     )
     assert done.code == 2, done.err
     assert f"batch {batch - 6}" in done.error
@@ -71,4 +56,4 @@ def test_weights_spoilt_by_the_last_step_of_an_epoch_are_found_by_the_validation
 
 def test_a_loss_can_go_unwatched(tiny, tmp_path):
     settings = ["optim.encoder_lr=1e30", "callbacks.finite_loss=null", "trainer.gradient_clip_val=null"]
-    assert run(tmp_path / "run", *tiny, *settings, draws=False).code == 0
+    assert run(tmp_path / "run", *tiny, *settings, report=False).code == 0

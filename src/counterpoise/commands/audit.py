@@ -31,7 +31,8 @@ from counterpoise.data.token_store import load_tokenizer
 from counterpoise.errors import UserError
 from counterpoise.io import atomic_path
 from counterpoise.metrics.buckets import Bounds, buckets
-from counterpoise.terminal import check_types, console
+from counterpoise.terminal import console
+from counterpoise.training.config_types import check_types
 
 PERCENTILES = {"median": 50, "95%": 95, "99%": 99, "longest": 100}
 FLOWS = (("validation", "train"), ("test", "train"), ("test", "validation"))

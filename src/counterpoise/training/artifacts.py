@@ -1,58 +1,66 @@
-"""The tables and pictures of a tested run, as files in its folder."""
+"""Files that a run writes into its folder: correction and splits before training, results after it."""
 
 import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from counterpoise.analysis import plots
+from counterpoise.balance import Correction
+from counterpoise.data.datamodule import TextDataModule
 from counterpoise.io import atomic_path
-from counterpoise.metrics import multi_label
-from counterpoise.metrics.class_counts import precision_recall_f1
-from counterpoise.metrics.single_label import confusion_matrix
-from counterpoise.training import calibration_picture
 from counterpoise.training.predictions import write_multilabel_predictions, write_predictions
 from counterpoise.training.results import RunResults
 
+MAX_LOGITS = 2**26
+"""`logits.npz` is written if no split has more logits (rows times classes) than this."""
 
-def write_tables(run: Path, results: RunResults, least_cost: np.ndarray | None = None) -> None:
-    """Writes per_class.csv and predictions.parquet, multi-label thresholds.json too, into the folder `run`.
 
-    least_cost: int [N], single-label, the classes that cost least; they get a column of their own.
+def write_inputs(folder: Path, correction: Correction, data: TextDataModule) -> None:
+    """Write `balance.csv`, the correction of each class, and `splits.npz`, the source rows of each split."""
+    table = pd.DataFrame(
+        {
+            "class": correction.labels,
+            "count": correction.counts,
+            "draw_rate": correction.sampling_probs,
+            "draws_per_example": correction.draws_per_example,
+            "weight": correction.class_weights,
+            **({"negative_weight": correction.negative_weights} if correction.multi_label else {}),
+            "effective_prior": correction.effective_prior,
+        }
+    )
+    table.to_csv(folder / "balance.csv", index=False)
+    data.save_splits(folder / "splits.npz")
+
+
+def write_results(folder: Path, results: RunResults) -> None:
+    """Write the files of a tested run.
+
+    These are `metrics.json`, `per_class.csv`, `predictions.parquet`, `logits.npz` (up to `MAX_LOGITS`),
+    `calibration.json` (if calibrated) and `thresholds.json` (multi-label).
     """
+    with atomic_path(folder / "metrics.json") as path:
+        path.write_text(json.dumps(results.metrics, indent=2), encoding="utf-8")
+    logits = {"validation": results.validation_logits, "test": results.test_logits}
+    if max(each.size for each in logits.values()) <= MAX_LOGITS:
+        with atomic_path(folder / "logits.npz") as path, path.open("wb") as file:
+            np.savez(file, **logits)  # type: ignore[arg-type]
+    if results.calibration:
+        results.calibration.save(folder / "calibration.json")
     table = results.table.copy()
     table.insert(0, "class", results.labels)
-    predictions = run / "predictions.parquet"
-    if results.decided is None:
-        truth, logits = results.test_targets, results.test_logits
-        write_predictions(predictions, results.ids, results.labels, truth, logits, least_cost=least_cost)
-    else:
-        assert results.thresholds is not None
+    if results.thresholds is not None:
         table["threshold"] = results.thresholds
         by_label = dict(zip(results.labels, results.thresholds.tolist(), strict=True))
-        with atomic_path(run / "thresholds.json") as path:
+        with atomic_path(folder / "thresholds.json") as path:
             path.write_text(json.dumps(by_label, indent=2, ensure_ascii=False), encoding="utf-8")
-        write_multilabel_predictions(
-            predictions, results.ids, results.labels, results.truth, results.test_logits, results.decided
-        )
-    table.to_csv(run / "per_class.csv", index=False)
+    table.to_csv(folder / "per_class.csv", index=False)
+    _write_predictions(folder / "predictions.parquet", results)
 
 
-def draw_pictures(run: Path, results: RunResults) -> None:
-    """Draws recall_vs_count.png, single-label confusion.png, and curves.png and calibration.png where there is any."""
-    recalls = {results.strategy: (results.counts, results.table["recall"].to_numpy())}
+def _write_predictions(path: Path, results: RunResults) -> None:
+    ids, labels, logits = results.ids, results.labels, results.test_logits
     if results.decided is None:
-        predicted = results.test_logits.argmax(axis=1)
-        confusion = confusion_matrix(results.test_targets, predicted, len(results.labels))
-        plots.confusion(run / "confusion.png", confusion, results.labels)
+        write_predictions(path, ids, labels, results.test_targets, logits, least_cost=results.least_cost)
     else:
-        at_half = multi_label.tally(results.test_logits > 0, results.truth)
-        recalls = {
-            f"{results.strategy}, threshold 0.5": (results.counts, precision_recall_f1(*at_half)[1]),
-            f"{results.strategy}, as decided": recalls[results.strategy],
-        }
-    plots.recall_vs_count(run / "recall_vs_count.png", recalls, *results.bounds, unit=results.noun)
-    if results.history is not None:
-        plots.curves(run / "curves.png", results.history)
-    if results.calibration:
-        calibration_picture.draw(run / "calibration.png", results.calibration)
+        write_multilabel_predictions(path, ids, labels, results.truth, logits, results.decided)

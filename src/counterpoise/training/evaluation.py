@@ -1,7 +1,6 @@
-"""What a run does once it is trained: the second stage, the test, calibration, and the files and pictures of it all."""
+"""Evaluation after training: second stage, test of the best checkpoint, calibration and decision costs."""
 
-import json
-import time
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,257 +8,206 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
 from scipy.special import softmax
 
-from counterpoise.balance import Correction, FittedStrategy
+from counterpoise.balance import FittedStrategy
 from counterpoise.balance.counts import Targets
-from counterpoise.data.batching import EmbeddingDataset
 from counterpoise.data.datamodule import TextDataModule
-from counterpoise.io import atomic_path
 from counterpoise.metrics.calibration import Calibration, prior_correction
 from counterpoise.metrics.calibration import measure as calibrate
 from counterpoise.metrics.costs import least_cost, mean_cost, read_costs
 from counterpoise.metrics.scoring import MultiLabelScoring
-from counterpoise.model.embeddings import encode
-from counterpoise.model.encoder import Encoder
 from counterpoise.model.module import Classifier
-from counterpoise.model.second_stage import FirstStage, Refined
-from counterpoise.report.run.run_report import write_run_report
+from counterpoise.model.second_stage import Refined
 from counterpoise.terminal import console
-from counterpoise.training.artifacts import draw_pictures, write_tables
-from counterpoise.training.callbacks import FIRST_STAGE
-from counterpoise.training.checkpoints import AtomicCheckpointIO, load_checkpoint
+from counterpoise.training.checkpoints import best_checkpoint, load_checkpoint
+from counterpoise.training.outcome import TrainingOutcome
 from counterpoise.training.results import RunResults
-from counterpoise.training.run import folder, log, seconds
-from counterpoise.training.summary import show_calibration, show_results
-from counterpoise.training.trainer import progress, single_device
+from counterpoise.training.run import RunContext
+from counterpoise.training.second_stage_run import run_second_stage
+from counterpoise.training.trainer import evaluation_trainer, finished_epochs_and_steps
 
-KEPT_LOGITS = 2**26
-"""Logits of a split that are written into the run folder at most."""
+log = logging.getLogger(__name__)
+
+TRAIN_SAMPLE = 500
+"""Training examples that are evaluated at least, to compare training and validation scores."""
 
 
-class Evaluated(NamedTuple):
-    """A split's logits, float32 [N, C], and targets, in the order of its rows."""
+class SplitLogits(NamedTuple):
+    """Logits, float32 [N, C], and targets of a split, in the order of its rows."""
 
     logits: np.ndarray
     targets: Targets
 
 
-class Trained(NamedTuple):
-    """What training left. loss, balance: those of the best checkpoint's epoch, which its logits stand for. epochs,
-    steps: of the optimiser.
+def evaluate_best_checkpoint(
+    run: RunContext, trainer: pl.Trainer, model: Classifier, data: TextDataModule, fitted: FittedStrategy
+) -> RunResults | None:
+    """Apply the second stage, test the best checkpoint and calibrate its probabilities.
+
+    Args:
+        run: The run's context.
+        trainer: The trainer after `fit`.
+        model: The model after training; it holds the weights of the tested checkpoint afterwards.
+        data: The data of all splits.
+        fitted: The fitted strategy.
+
+    Returns:
+        The results, or None after `debug=fast`, which measures nothing.
     """
-
-    trainer: pl.Trainer
-    model: Classifier
-    data: TextDataModule
-    fitted: FittedStrategy
-    config: DictConfig
-    loss: torch.nn.Module
-    correction: Correction
-    epochs: int
-    steps: int
-
-    @property
-    def effective_prior(self) -> np.ndarray:
-        """Of classes by the loss, of labels by sampler and weights, float [C]."""
-        if self.correction.multi_label:
-            return self.correction.effective_prior
-        return self.loss.effective_prior(self.correction)  # type: ignore[operator]
-
-
-def finish(
-    trainer: pl.Trainer, model: Classifier, data: TextDataModule, fitted: FittedStrategy, config: DictConfig
-) -> dict:
-    """Tests the best checkpoint, writes and shows the results. Returns what `metrics.json` holds."""
-    start = time.monotonic()
-    best, refined, epoch_correction = best_checkpoint(trainer), None, fitted.final
-    epochs, steps = progress(trainer)
-    if best and fitted.changes:
-        epoch = load_checkpoint(best)["epoch"]
-        _tell_of_schedule(epochs - 1, fitted, epoch)
-        epoch_correction = fitted.at_epoch(epoch)
-    loss, correction = epoch_correction.loss, epoch_correction.correction
-    trained = Trained(trainer, model, data, fitted, config, loss, correction, epochs, steps)
-    shift_quality = prior_correction(trained.loss, trained.correction)
-    if shift_quality[0] and data.splits["train"].dataset.weights is not None:
-        # The law knows nothing of the weights of single texts.
-        shift_quality = "approximate", shift_quality[1]
+    outcome, best = finished_training(run, trainer, model, data, fitted)
+    quality, shift = _prior_correction(outcome)
+    second_stage: Refined | None = None
     if best and fitted.strategy.second_stage is not None:
-        refined, best = refine(trained, best, shift_quality[0])
-        shift_quality = refined.shift_quality, np.zeros(len(data.labels)) if refined.shift is None else refined.shift
-    tester = single_device(trainer)
+        second_stage, best = run_second_stage(outcome, best, quality)
+        quality = second_stage.shift_quality
+        shift = np.zeros(len(data.labels)) if second_stage.shift is None else second_stage.shift
+    tester = evaluation_trainer(trainer)
     tester.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if tester.fast_dev_run:  # type: ignore[attr-defined]
         console.print("one batch of training, validation and test ran; nothing is measured")
-        return {}
+        return None
+    train_rows = max(TRAIN_SAMPLE, len(data.splits["validation"]))
     evaluated = {
-        "test": Evaluated(_in_order(model.test_outputs), data.splits["test"].targets),
-        "validation": _evaluate(tester, model, data, "validation"),
-        "train_sample": _evaluate(tester, model, data, "train", limit=max(500, len(data.splits["validation"]))),
+        "test": SplitLogits(_in_row_order(model.test_outputs), data.splits["test"].targets),
+        "validation": _predict(tester, model, data, "validation"),
+        "train_sample": _predict(tester, model, data, "train", limit=train_rows),
     }
     scoring = model.scoring
     decided = scoring.decide(evaluated["test"].logits) if isinstance(scoring, MultiLabelScoring) else None
     calibration = calibrate(
-        data.labels, data.counts, evaluated["validation"], evaluated["test"], shift_quality, scoring.bounds, decided
+        data.labels, data.counts, evaluated["validation"], evaluated["test"], (quality, shift), scoring.bounds, decided
     )
-    metrics = _metrics(trained, evaluated) | {"best_checkpoint": str(best) if best else None}
-    if refined:
-        metrics["second_stage"] = refined.results
+    metrics = _metrics(outcome, evaluated) | {"best_checkpoint": str(best) if best else None}
+    if second_stage:
+        metrics["second_stage"] = second_stage.results
     if calibration:
         metrics["calibration"] = calibration.summary
-    cheapest = _least_cost(trained, evaluated["test"], calibration, metrics)
-    with atomic_path(folder() / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=2))
-    _write(_facts(trained, evaluated, decided, metrics, calibration), cheapest)
-    show_results(metrics, model.scoring.bounds)
-    show_calibration(metrics)
-    console.print(f"[dim]tested and drawn in {time.monotonic() - start:.0f} s; everything is in[/dim] {folder()}")
-    if console.quiet:
-        settings = " ".join(HydraConfig.get().overrides.task)
-        log.info("%s: test macro F1 %.4f", settings, metrics["test"]["macro_f1"])
-    return metrics
+    cheapest = None
+    if run.config.costs and calibration:
+        cheapest, metrics["costs"] = _least_cost(outcome, evaluated["test"], calibration)
+    return _results(outcome, evaluated, metrics, decided, cheapest, calibration)
 
 
-def refine(trained: Trained, best: Path, shift_quality: str | None) -> tuple[Refined, Path]:
-    """Gives the best checkpoint the head that the strategy's second stage makes of it, and returns both.
+def finished_training(
+    run: RunContext, trainer: pl.Trainer, model: Classifier, data: TextDataModule, fitted: FittedStrategy
+) -> tuple[TrainingOutcome, Path | None]:
+    """Return the outcome of a training and the path of its best checkpoint (None after `debug=fast`)."""
+    best = best_checkpoint(trainer)
+    epochs, steps = finished_epochs_and_steps(trainer)
+    tested = fitted.final
+    if best and fitted.changes:
+        tested = fitted.at_epoch(load_checkpoint(best)["epoch"])
+        warn_about_schedule(fitted, last=max(epochs - 1, 0), best=tested.epoch)
+    return TrainingOutcome(run, trainer, model, data, fitted, tested.loss, tested.correction, epochs, steps), best
 
-    The checkpoint of the first stage is kept beside it, as first_stage.ckpt. correction: as `FirstStage` has it.
+
+def warn_about_schedule(fitted: FittedStrategy, last: int, best: int) -> None:
+    """Warn if a schedule's correction was not at full strength in the best checkpoint.
+
+    Args:
+        fitted: The fitted strategy, with a schedule.
+        last: Last epoch of the training.
+        best: Epoch of the best checkpoint.
     """
-    trainer, model, data, fitted, config = trained[:5]
-    checkpoint = load_checkpoint(best)
-    model.load_state_dict(checkpoint["state_dict"])
-    device, encoded = trainer.strategy.root_device, {}
-
-    def vectors(split: str) -> np.ndarray:
-        dataset = data.splits[split].dataset
-        if split not in encoded and isinstance(dataset, EmbeddingDataset):
-            encoded[split] = np.asarray(dataset.vectors[dataset.store_rows])
-        elif split not in encoded:
-            assert isinstance(model.encoder, Encoder)
-            with trainer.precision_plugin.forward_context():
-                encoded[split] = encode(model.encoder, dataset, data.eval_batch_size, device)
-        return encoded[split]
-
-    first = FirstStage(
-        head=model.head.cpu(),
-        vectors=vectors,
-        targets={name: part.targets for name, part in data.splits.items()},
-        weights=data.splits["train"].dataset.weights,
-        correction=trained.correction,
-        effective_prior=trained.effective_prior if shift_quality and not trained.correction.multi_label else None,
-        score=lambda logits, targets: model.scoring.measure(logits, targets)["macro_f1"],
-        dropout=config.dropout,
-        seed=config.seed,
-        shift_quality=shift_quality,
-    )
-    console.print("second stage: a new head on the encoder as it is now")
-    refined = fitted.strategy.second_stage(first)
-    model.head = refined.head
-    if isinstance(model.scoring, MultiLabelScoring):
-        with torch.no_grad():
-            logits = refined.head(torch.from_numpy(vectors("validation"))).numpy()
-        model.scoring.tune(logits, data.splits["validation"].targets)
-    target = best.with_name("best.ckpt")
-    if target == best:
-        best.replace(best.with_name(FIRST_STAGE))
-    changed = {"state_dict": model.state_dict(), "second_stage": refined.results}
-    AtomicCheckpointIO().save_checkpoint(checkpoint | changed, target)
-    return refined, target
-
-
-def _tell_of_schedule(last: int, fitted: FittedStrategy, epoch: int) -> None:
-    """Says so where a schedule's correction had not come into force in the best checkpoint, which is of `epoch`.
-
-    last: the epoch in which training ended.
-    """
-    if fitted.strength(max(last, 0)) < 1:
+    if fitted.strength(last) < 1:
         log.warning(
-            "training ended after epoch %d, before the schedule's correction was in full force: raise "
+            "training ended after epoch %d, before the schedule reached full strength: raise "
             "callbacks.early_stopping.patience, or set callbacks.early_stopping=null",
             last,
         )
-    elif fitted.strength(epoch) < 1:
+    elif fitted.strength(best) < 1:
+        strengths = ", ".join(f"epoch {e}: {strength:.2g}" for e, strength in enumerate(fitted.strengths[: last + 1]))
         log.warning(
-            "the best checkpoint is of epoch %d, before the schedule's correction was in full force (%s)",
-            epoch,
-            ", ".join(f"epoch {e}: {strength:.2g}" for e, strength in enumerate(fitted.strengths[: last + 1])),
+            "the best checkpoint is from epoch %d, before the schedule reached full strength (%s)", best, strengths
         )
 
 
-def best_checkpoint(trainer: pl.Trainer) -> Path | None:
-    """Returns the path of the best checkpoint, None where there is none."""
-    best = trainer.checkpoint_callback
-    if isinstance(best, ModelCheckpoint) and best.best_model_path and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return Path(best.best_model_path)
-    return None
+def _prior_correction(outcome: TrainingOutcome) -> tuple[str | None, np.ndarray]:
+    """Return the quality and the shift of the correction to the natural prior, before a second stage."""
+    quality, shift = prior_correction(outcome.loss, outcome.correction)
+    if quality and outcome.data.splits["train"].dataset.weights is not None:
+        # Weights of single texts are not part of the effective prior.
+        quality = "approximate"
+    return quality, shift
 
 
-def _metrics(trained: Trained, evaluated: dict[str, Evaluated]) -> dict[str, Any]:
-    model, correction = trained.model, trained.fitted.final.correction
-    metrics: dict[str, Any] = {name: model.scoring.measure(*split) for name, split in evaluated.items()}
-    if isinstance(model.scoring, MultiLabelScoring):
-        metrics["test_at_half"] = model.scoring.measure(*evaluated["test"], threshold=0.5)
+def _predict(
+    tester: pl.Trainer, model: Classifier, data: TextDataModule, split: str, limit: int | None = None
+) -> SplitLogits:
+    loader = data.evaluation_dataloader(split, limit)
+    outputs: Any = tester.predict(model, loader, weights_only=True)
+    return SplitLogits(_in_row_order(outputs), loader.dataset.targets)  # type: ignore[attr-defined]
+
+
+def _in_row_order(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> np.ndarray:
+    """Return logits, float32 [N, C], in row order. Empties `outputs`, so that memory holds the logits once."""
+    logits = np.empty((sum(len(rows) for rows, _ in outputs), outputs[0][1].shape[1]), np.float32)
+    while outputs:
+        rows, block = outputs.pop()
+        logits[rows.cpu().numpy()] = block.cpu().numpy()
+    return logits
+
+
+def _metrics(outcome: TrainingOutcome, evaluated: dict[str, SplitLogits]) -> dict[str, Any]:
+    """Return the scores of the splits and facts about strategy, data and training, as `metrics.json` holds them."""
+    scoring, correction = outcome.model.scoring, outcome.fitted.final.correction
+    metrics: dict[str, Any] = {name: scoring.measure(*split) for name, split in evaluated.items()}
+    if isinstance(scoring, MultiLabelScoring):
+        metrics["test_at_half"] = scoring.measure(*evaluated["test"], threshold=0.5)
     return metrics | {
-        "probe": trained.config.probe,
+        "probe": outcome.run.config.probe,
         "strategy": {
-            "name": HydraConfig.get().runtime.choices.get("strategy"),
+            "name": outcome.run.choices.get("strategy"),
             "weight_ratio": correction.weight_ratio,
             "effective_sample_size": correction.effective_sample_size,
             "epoch_size": correction.epoch_size,
         },
         "data": {
-            name: {"examples": len(part), "dropped": part.split.dropped, "unseen": part.unseen}
-            for name, part in trained.data.splits.items()
+            name: {"examples": len(split), "dropped": split.split.dropped, "unseen": split.unseen}
+            for name, split in outcome.data.splits.items()
         },
-        "epochs": trained.epochs,
-        "steps": trained.steps,
+        "epochs": outcome.epochs,
+        "steps": outcome.steps,
     }
 
 
 def _least_cost(
-    trained: Trained, test: Evaluated, calibration: Calibration | None, metrics: dict[str, Any]
-) -> np.ndarray | None:
-    """Returns the classes of least expected cost, int64 [N], where there are costs, and notes what they come to."""
-    if not trained.config.costs or calibration is None:
-        return None
-    costs = read_costs(trained.config.costs, trained.data.labels)
+    outcome: TrainingOutcome, test: SplitLogits, calibration: Calibration
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Return the classes of least expected cost, int64 [N], and the mean costs with and without them."""
+    costs = read_costs(outcome.run.config.costs, outcome.data.labels)
     if calibration.summary["prior_correction"] is None:
         log.warning(
-            "costs: no shift of its logits leads this model's probabilities back to the natural distribution; they are "
-            "weighed as they are, with a temperature"
+            "costs: the probabilities of this model cannot be corrected to the natural prior; expected costs use them "
+            "uncorrected, with a temperature"
         )
     decided = least_cost(softmax(calibration.chosen(test.logits), axis=1), costs)
-    metrics["costs"] = {
+    return decided, {
         "most_probable": mean_cost(test.targets, test.logits.argmax(axis=1), costs),
         "least_cost": mean_cost(test.targets, decided, costs),
     }
-    return decided
 
 
-def _facts(
-    trained: Trained,
-    evaluated: dict[str, Evaluated],
-    decided: np.ndarray | None,
+def _results(
+    outcome: TrainingOutcome,
+    evaluated: dict[str, SplitLogits],
     metrics: dict[str, Any],
+    decided: np.ndarray | None,
+    cheapest: np.ndarray | None,
     calibration: Calibration | None,
 ) -> RunResults:
-    data, scoring = trained.data, trained.model.scoring
-    test, train, history = data.splits["test"], data.splits["train"].dataset, folder() / "csv" / "metrics.csv"
-    several = scoring if isinstance(scoring, MultiLabelScoring) else None
+    run, data, scoring = outcome.run, outcome.data, outcome.model.scoring
+    test, train, history = (data.splits["test"], data.splits["train"].dataset, run.folder / "csv" / "metrics.csv")
     return RunResults(
-        name=str(HydraConfig.get().runtime.choices.get("data")),
-        strategy=HydraConfig.get().runtime.choices.get("strategy") or "run",
-        probe=trained.config.probe,
-        config=OmegaConf.to_container(trained.config, resolve=True),  # type: ignore[arg-type]
+        name=str(run.choices.get("data")),
+        strategy=run.strategy_name,
+        probe=run.config.probe,
+        config=run.resolved_config,
         metrics=metrics,
-        seconds=seconds(),
-        correction=trained.correction,
-        effective_prior=trained.effective_prior,
+        seconds=run.seconds,
+        correction=outcome.correction,
+        effective_prior=outcome.effective_prior,
         bounds=scoring.bounds,
         ids=test.ids,
         texts=test.texts,
@@ -269,41 +217,11 @@ def _facts(
         validation_logits=evaluated["validation"].logits,
         lengths=train.lengths,
         max_length=data.max_length,
-        cut=train.store.truncated / len(train.store),
+        truncated_fraction=train.store.truncated / len(train.store),
         decided=decided,
-        thresholds=several.thresholds.numpy() if several else None,
+        thresholds=scoring.thresholds.numpy() if isinstance(scoring, MultiLabelScoring) else None,
+        least_cost=cheapest,
         calibration=calibration,
         history=pd.read_csv(history) if history.is_file() else None,
-        audit=data.data_warnings,
+        data_warnings=data.data_warnings,
     )
-
-
-def _write(results: RunResults, least_cost: np.ndarray | None) -> None:
-    """Writes the files of the run folder; pictures and report not in a sweep of probes, whose comparison is read."""
-    kept = {"validation": results.validation_logits, "test": results.test_logits}
-    if max(each.size for each in kept.values()) <= KEPT_LOGITS:
-        with atomic_path(folder() / "logits.npz") as path, path.open("wb") as file:
-            np.savez(file, **kept)  # type: ignore[arg-type]
-    if results.calibration:
-        results.calibration.save(folder() / "calibration.json")
-    write_tables(folder(), results, least_cost)
-    if not (results.probe and HydraConfig.get().mode == RunMode.MULTIRUN):
-        draw_pictures(folder(), results)
-        write_run_report(folder() / "report.html", results)
-
-
-def _evaluate(
-    tester: pl.Trainer, model: Classifier, data: TextDataModule, split: str, limit: int | None = None
-) -> Evaluated:
-    loader = data.evaluation_dataloader(split, limit)
-    outputs: Any = tester.predict(model, loader, weights_only=True)
-    return Evaluated(_in_order(outputs), loader.dataset.targets)  # type: ignore[attr-defined]
-
-
-def _in_order(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> np.ndarray:
-    """Returns logits, float32 [N, C], in row order, and empties the list: they are large, and kept once."""
-    logits = np.empty((sum(len(rows) for rows, _ in outputs), outputs[0][1].shape[1]), np.float32)
-    while outputs:
-        rows, block = outputs.pop()
-        logits[rows.cpu().numpy()] = block.cpu().numpy()
-    return logits

@@ -1,4 +1,4 @@
-"""Predictions as a Parquet file, one row per example: those of a split, or of new texts a part at a time."""
+"""Predictions as Parquet files with one row per text, written at once or in blocks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,10 +12,12 @@ from scipy.special import expit
 
 from counterpoise.io import atomic_path
 
-# Rows per row group, fewer where there are very many labels: the float64 probabilities exist for one group at a time.
-_ROWS = 16_384
-_CELLS = 2**22
-_LISTS = pa.list_(pa.string()), pa.list_(pa.float32())
+MAX_ROWS = 16_384
+"""Rows of a row group at most."""
+MAX_CELLS = 2**22
+"""Probabilities (rows times classes) of a row group at most; they are float64 in memory, one group at a time."""
+
+_NAMES, _NUMBERS = pa.list_(pa.string()), pa.list_(pa.float32())
 
 
 def write_predictions(
@@ -30,18 +32,25 @@ def write_predictions(
     calibrated: np.ndarray | None = None,
     least_cost: np.ndarray | None = None,
 ) -> None:
-    """Writes `id, label, prediction, probability` and further probabilities of N examples, C classes.
+    """Write predictions of single-label data as Parquet; an existing file is replaced atomically.
 
-    labels: the vocabulary, C names; truth: int [N], or None; logits: float [N, C]. The column `label` is the
-    name of the truth, null where the truth is unknown (None, or negative). With C <= `full_up_to` each class
-    has a column `p:<label>`; above, `top_labels` and `top_probabilities` list the `top_k` most probable
-    classes, first the most probable (at equal probability: first in the vocabulary). Probabilities are a
-    softmax in float64, stored as float32. The file is replaced as a whole. Raises ValueError when the lengths
-    do not belong together.
+    Columns: `id`, `label` (true class, null where unknown), `prediction`, `probability`, `least_cost` (if given), and
+    either `p:<class>` for each class or the lists `top_labels` and `top_probabilities`. Probabilities are computed in
+    float64 and stored as float32.
 
-    calibrated: logits, float [N, C], of which the probabilities are to be instead; the prediction, the most probable
-    class, remains that of `logits`, with its calibrated probability. least_cost: int [N], the classes that a column
-    `least_cost`, after the probability, names.
+    Args:
+        path: The file to write.
+        ids: Ids of the N texts.
+        labels: Names of the C classes.
+        truth: True classes, int [N], negative where unknown; None if all are unknown.
+        logits: Float [N, C]. Their most probable class is the prediction.
+        top_k: Number of most probable classes that are listed; ties are in the order of `labels`. Default 5.
+        full_up_to: Number of classes up to which each class has its own probability column. Default 20.
+        calibrated: Calibrated logits, float [N, C], from which probabilities are computed. Default: `logits`.
+        least_cost: Classes of least expected cost, int [N].
+
+    Raises:
+        ValueError: If the shapes do not match.
     """
     with predictions_writer(path, labels, top_k, full_up_to, least_cost=least_cost is not None) as write:
         write(ids, truth, logits, calibrated, least_cost)
@@ -51,10 +60,19 @@ def write_predictions(
 def predictions_writer(
     path: str | Path, labels: Sequence[str], top_k: int = 5, full_up_to: int = 20, *, least_cost: bool = False
 ) -> Iterator[Callable[..., None]]:
-    """Yields write(ids, truth, logits, calibrated=None, least_cost=None), which adds examples to the file.
+    """Open a prediction file of single-label data that is written in blocks.
 
-    The arguments are those of `write_predictions`, of some of the examples at a time. least_cost: whether there is
-    such a column. The file appears, or is replaced, when the block ends without an error.
+    The file appears, or is replaced, when the `with` block ends without an error.
+
+    Args:
+        path: The file to write.
+        labels: Names of the C classes.
+        top_k: See `write_predictions`.
+        full_up_to: See `write_predictions`.
+        least_cost: Whether the file has the column `least_cost`.
+
+    Yields:
+        write(ids, truth, logits, calibrated=None, least_cost=None) with the arguments of `write_predictions`.
     """
     full, names = len(labels) <= full_up_to, pa.array(labels, pa.string())
     schema = _schema(labels, full, least_cost)
@@ -77,7 +95,7 @@ def predictions_writer(
         if least_cost and (cheapest is None or np.shape(cheapest) != (rows,)):
             got = None if cheapest is None else np.shape(cheapest)
             raise ValueError(f"expected least_cost [{rows}] for {rows} ids, got {got}")
-        for part in _parts(rows, len(labels)):
+        for part in _row_groups(rows, len(labels)):
             probabilities = _softmax(calibrated[part])
             decided = logits[part].argmax(axis=1)
             columns = [
@@ -107,14 +125,23 @@ def write_multilabel_predictions(
     decided: np.ndarray,
     top_k: int = 5,
 ) -> None:
-    """Writes `id, labels, predictions, probabilities, top_labels, top_probabilities` of N texts, C labels.
+    """Write predictions of multi-label data as Parquet; an existing file is replaced atomically.
 
-    labels: the vocabulary, C names; targets: csr [N, C] of bool, or None; logits: float [N, C]; decided: bool [N, C].
-    All columns but the id are lists. `labels` are the true ones in the order of the vocabulary, null where targets are
-    None; `predictions` the decided ones with their `probabilities`, the most probable first; `top_labels` and
-    `top_probabilities` the `top_k` most probable, decided or not (at equal logits: first in the vocabulary).
-    Probabilities are a sigmoid in float64, stored as float32. The file is replaced as a whole. Raises ValueError when
-    the lengths do not belong together.
+    Columns: `id` and the lists `labels` (true labels in the order of the vocabulary, null where unknown), `predictions`
+    with their `probabilities`, and `top_labels` with `top_probabilities`; the last four are sorted by probability,
+    ties in the order of `labels`. Probabilities are computed in float64 and stored as float32.
+
+    Args:
+        path: The file to write.
+        ids: Ids of the N texts.
+        labels: Names of the C labels.
+        targets: True labels, bool csr [N, C]; None if unknown.
+        logits: Float [N, C].
+        decided: Predicted labels, bool [N, C].
+        top_k: Number of most probable labels that are listed, predicted or not. Default 5.
+
+    Raises:
+        ValueError: If the shapes do not match.
     """
     with multilabel_predictions_writer(path, labels, top_k) as write:
         write(ids, targets, logits, decided)
@@ -124,14 +151,21 @@ def write_multilabel_predictions(
 def multilabel_predictions_writer(
     path: str | Path, labels: Sequence[str], top_k: int = 5
 ) -> Iterator[Callable[..., None]]:
-    """Yields write(ids, targets, logits, decided), which adds texts to the file.
+    """Open a prediction file of multi-label data that is written in blocks.
 
-    The arguments are those of `write_multilabel_predictions`, of some of the texts at a time. The file appears, or is
-    replaced, when the block ends without an error.
+    The file appears, or is replaced, when the `with` block ends without an error.
+
+    Args:
+        path: The file to write.
+        labels: Names of the C labels.
+        top_k: See `write_multilabel_predictions`.
+
+    Yields:
+        write(ids, targets, logits, decided) with the arguments of `write_multilabel_predictions`.
     """
     names = pa.array(labels, pa.string())
     columns = ("labels", "predictions", "probabilities", "top_labels", "top_probabilities")
-    types = (_LISTS[0], *_LISTS, *_LISTS)
+    types = (_NAMES, _NAMES, _NUMBERS, _NAMES, _NUMBERS)
     schema = pa.schema([("id", pa.string()), *zip(columns, types, strict=True)])
 
     def write(ids: Sequence[str], targets: sparse.csr_matrix | None, logits: np.ndarray, decided: np.ndarray) -> None:
@@ -143,9 +177,9 @@ def multilabel_predictions_writer(
                 f"expected logits, decided and targets {[*shape]} for {shape[0]} ids and {shape[1]} labels, "
                 f"got {', '.join(map(str, shapes))}"
             )
-        for part in _parts(*shape):
+        for part in _row_groups(*shape):
             texts = [str(i) for i in ids[part]]
-            true: pa.Array = pa.nulls(len(texts), _LISTS[0])
+            true: pa.Array = pa.nulls(len(texts), _NAMES)
             if targets is not None:
                 own = targets[part]
                 true = pa.ListArray.from_arrays(pa.array(own.indptr, pa.int32()), names.take(pa.array(own.indices)))
@@ -158,14 +192,14 @@ def multilabel_predictions_writer(
         yield write
 
 
-def _parts(rows: int, labels: int) -> list[slice]:
-    """Returns the rows of each row group."""
-    size = max(1, min(_ROWS, _CELLS // max(labels, 1)))
+def _row_groups(rows: int, labels: int) -> list[slice]:
+    """Return the rows of each row group."""
+    size = max(1, min(MAX_ROWS, MAX_CELLS // max(labels, 1)))
     return [slice(start, start + size) for start in range(0, rows, size)]
 
 
 def _top(scores: np.ndarray, k: int) -> np.ndarray:
-    """Returns bool [N, C]: the k highest scores of each row, of equal ones the first; NaN is the lowest."""
+    """Mark the k highest scores of each row, bool [N, C]; of ties the first, NaN counts as the lowest."""
     k = min(k, scores.shape[1])
     if not k:
         return np.zeros(scores.shape, bool)
@@ -184,7 +218,7 @@ def _ranked(
     names: pa.Array,
     probability: Callable[[np.ndarray], np.ndarray] = lambda scores: scores,
 ) -> tuple[pa.ListArray, pa.ListArray]:
-    """Returns the names of the cells that are set in bool [N, C] and their probabilities, the highest score first."""
+    """Return names and probabilities of the marked cells, bool [N, C], of each row, the highest score first."""
     rows, columns = np.nonzero(cells)
     values = scores[rows, columns].astype(np.float64)
     order = np.lexsort((-values, rows))
@@ -205,11 +239,11 @@ def _schema(labels: Sequence[str], full: bool, least_cost: bool) -> pa.Schema:
     ]
     if full:
         return pa.schema([*fields, *((f"p:{label}", pa.float32()) for label in labels)])
-    return pa.schema([*fields, ("top_labels", _LISTS[0]), ("top_probabilities", _LISTS[1])])
+    return pa.schema([*fields, ("top_labels", _NAMES), ("top_probabilities", _NUMBERS)])
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns float64 probabilities [N, C] of logits [N, C]."""
+    """Return probabilities, float64 [N, C], of logits [N, C]."""
     logits = logits.astype(np.float64)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)

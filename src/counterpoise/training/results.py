@@ -1,4 +1,4 @@
-"""What the report of a run is made of."""
+"""The results of a tested run, which its files and its report are written from."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,27 +12,47 @@ from scipy.special import logsumexp
 
 from counterpoise.balance import Correction
 from counterpoise.balance.counts import Targets
-from counterpoise.metrics import multi_label as multilabel
-from counterpoise.metrics import single_label
+from counterpoise.metrics import multi_label, single_label
 from counterpoise.metrics.buckets import Bounds, buckets
 from counterpoise.metrics.calibration import Calibration
 from counterpoise.metrics.class_counts import ClassCounts
 
-CELLS = 2**21
-"""Logits that are looked at at a time: a copy of all those of thousands of classes would be what a run needs most."""
+BLOCK_SIZE = 2**21
+"""Logits that are processed at a time, because copies of all logits of thousands of classes need too much memory."""
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """A tested run. Logits are float [N, C] in the order of the targets: int [N], or csr of bool [N, C].
+    """A tested run.
 
-    name: of the run. strategy: its name. probe: whether its encoder stayed frozen. config: resolved. metrics: what
-    `metrics.json` holds. seconds: it took so far, or None. effective prior: float [C], of classes, by the strategy's loss.
-    ids, texts: of the test split; texts(rows) are those of some of its rows.
-    decided, thresholds: bool [N, C] and float [C], what test texts get and by which thresholds; multi-label only.
-    calibration: as `evaluate.calibration.measure` returns it. history: `csv/metrics.csv`. audit: what
-    `data.audit.remarkable` says. lengths: int, tokens of each training text, at most max_length; cut: the share of
-    training texts that were longer.
+    Logits are float [N, C] in the order of the targets. Targets are int [N] for single-label data and bool csr [N, C]
+    for multi-label data.
+
+    Args:
+        name: Name of the data.
+        strategy: Name of the strategy.
+        probe: Whether the encoder was frozen (linear probe).
+        config: Resolved configuration.
+        metrics: Content of `metrics.json`.
+        seconds: Duration of the run so far, or None.
+        correction: Correction that the tested checkpoint was trained with.
+        effective_prior: Effective prior including the loss's own offsets, float [C].
+        bounds: Training counts that separate head, medium and tail.
+        ids: Ids of the test texts.
+        texts: Returns the test texts of given rows.
+        test_targets: Targets of the test split.
+        test_logits: Logits of the test split.
+        validation_targets: Targets of the validation split.
+        validation_logits: Logits of the validation split.
+        lengths: Tokens of each training text after truncation, int.
+        max_length: Tokens per text at most.
+        truncated_fraction: Fraction of training texts that were longer than `max_length`.
+        decided: Predicted labels of the test texts, bool [N, C]; None for single-label data.
+        thresholds: Probability threshold of each label, float [C]; None for single-label data.
+        least_cost: Class of least expected cost for each test text, int [N]; None without a cost matrix.
+        calibration: Calibration of the probabilities; None if the logits were not finite.
+        history: Content of `csv/metrics.csv`, or None.
+        data_warnings: Warnings about the data, one line each.
     """
 
     name: str
@@ -52,23 +72,24 @@ class RunResults:
     validation_logits: np.ndarray
     lengths: np.ndarray
     max_length: int
-    cut: float
+    truncated_fraction: float
     decided: np.ndarray | None = None
     thresholds: np.ndarray | None = None
+    least_cost: np.ndarray | None = None
     calibration: Calibration | None = None
     history: pd.DataFrame | None = None
-    audit: Sequence[str] = ()
+    data_warnings: Sequence[str] = ()
 
     def setting(self, *keys: str) -> Any:
-        """Returns what the configuration holds under these keys, None where it has none of them."""
-        found: Any = self.config
+        """Return the value below these nested keys of the configuration, or None if there is none."""
+        value: Any = self.config
         for key in keys:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
 
     @property
     def labels(self) -> list[str]:
-        """The C names of classes or labels."""
+        """Names of the C classes or labels."""
         return list(self.correction.labels)
 
     @property
@@ -78,56 +99,55 @@ class RunResults:
 
     @property
     def multi_label(self) -> bool:
-        """Whether a text may have any number of labels."""
+        """Whether a text can have several labels."""
         return self.correction.multi_label
 
     @property
     def noun(self) -> str:
-        """What a class is called: class or label."""
+        """The word "class" or "label"."""
         return "label" if self.multi_label else "class"
 
     @property
     def nouns(self) -> str:
-        """The same of several."""
+        """The word "classes" or "labels"."""
         return "labels" if self.multi_label else "classes"
 
     @property
     def buckets(self) -> np.ndarray:
-        """Head, medium or tail, str [C]."""
+        """Bucket of each class: "head", "medium" or "tail", str [C]."""
         return buckets(self.counts, *self.bounds)
 
     @cached_property
     def truth(self) -> csr_matrix:
-        """What is true of the test texts, bool [N, C]."""
+        """True classes or labels of the test texts, bool [N, C]."""
         return one_hot(self.test_targets, len(self.labels))
 
     @cached_property
-    def given(self) -> csr_matrix:
-        """What the test texts get, bool [N, C]."""
+    def predicted(self) -> csr_matrix:
+        """Predicted classes or labels of the test texts, bool [N, C]."""
         if self.decided is not None:
             return csr_matrix(self.decided)
         return one_hot(self.test_logits.argmax(axis=1), len(self.labels))
 
     @cached_property
     def normalisers(self) -> np.ndarray:
-        """What is subtracted from a test text's logits to get the log of its classes' probabilities, float64 [N]."""
-        step = max(1, CELLS // len(self.labels))
-        parts = (self.test_logits[start : start + step] for start in range(0, len(self.test_logits), step))
-        return np.concatenate([np.empty(0), *(logsumexp(part.astype(np.float64), axis=1) for part in parts)])
+        """Log of the sum of exp(logits) of each test text, float64 [N]: logits minus this are log-probabilities."""
+        rows = max(1, BLOCK_SIZE // len(self.labels))
+        blocks = (self.test_logits[start : start + rows] for start in range(0, len(self.test_logits), rows))
+        return np.concatenate([np.empty(0), *(logsumexp(block.astype(np.float64), axis=1) for block in blocks)])
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row per class, as `single_label.per_class`, multi-label `multilabel.per_label`, has it."""
+        """Scores of each class (`single_label.per_class`) or label (`multi_label.per_label`), one row each."""
         if self.decided is not None:
-            return multilabel.per_label(self.decided, self.test_logits, self.test_targets, self.counts)
+            return multi_label.per_label(self.decided, self.test_logits, self.test_targets, self.counts)
         predicted = self.test_logits.argmax(axis=1)
-        return single_label.per_class(
-            ClassCounts.of(self.test_targets, predicted, len(self.labels)), self.counts
-        )
+        class_counts = ClassCounts.of(self.test_targets, predicted, len(self.labels))
+        return single_label.per_class(class_counts, self.counts)
 
 
 def one_hot(targets: Targets, classes: int) -> csr_matrix:
-    """Returns targets, int [N] or csr [N, C], as csr of bool [N, C]."""
+    """Return targets, int [N] or csr [N, C], as bool csr [N, C]."""
     if not isinstance(targets, np.ndarray):
         return csr_matrix(targets, dtype=bool)
     rows = np.arange(len(targets))

@@ -1,4 +1,4 @@
-"""What `train.py` calls around the training itself: the run folder, its status, its results, and errors in one line."""
+"""The context of one training run: its folder, status file, configuration and process rank."""
 
 import functools
 import gc
@@ -8,189 +8,170 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import pytorch_lightning as pl
-import torch
-import torch.distributed as dist
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from counterpoise.balance import Correction, FittedStrategy
-from counterpoise.data.datamodule import TextDataModule
-from counterpoise.errors import UserError
 from counterpoise.io import atomic_path
-from counterpoise.model.embeddings import PrecomputedEmbeddings, cached_embeddings, fingerprint
-from counterpoise.model.encoder import EncoderSource
-from counterpoise.terminal import check_types, console, stop, user_error_line
-from counterpoise.training.summary import show_balance, show_config
+from counterpoise.terminal import INTERRUPTED, console, exit_with_error, user_error_line
+from counterpoise.training.config_types import check_types
+from counterpoise.training.summary import show_config
 
 log = logging.getLogger(__name__)
 
-RANK: int = rank_zero_only.rank  # type: ignore[attr-defined]
-"""Of this process among those that train together; Lightning's launchers set it before the program starts."""
+TERMINATED = 143
+"""Exit code after SIGTERM, as shells use it."""
 
 
-_started = 0.0
+@dataclass(frozen=True)
+class RunContext:
+    """One training run.
+
+    Args:
+        config: Composed Hydra configuration.
+        folder: Run folder, created by Hydra.
+        choices: Chosen option of each configuration group, for example {"strategy": "weighted"}.
+        overrides: Command-line overrides of the run.
+        sweep: Whether the run is a job of a sweep (`-m`).
+        job_number: Number of the job in its sweep, None in a single run.
+        started: `time.monotonic()` at the start.
+    """
+
+    config: DictConfig
+    folder: Path
+    choices: Mapping[str, str]
+    overrides: Sequence[str]
+    sweep: bool
+    job_number: int | None
+    started: float
+
+    @classmethod
+    def from_hydra(cls, config: DictConfig) -> "RunContext":
+        """Return the context of the Hydra job that runs in this process."""
+        hydra = HydraConfig.get()
+        return cls(
+            config=config,
+            folder=Path(hydra.runtime.output_dir),
+            choices=dict(hydra.runtime.choices),
+            overrides=list(hydra.overrides.task),
+            sweep=hydra.mode == RunMode.MULTIRUN,
+            job_number=OmegaConf.select(hydra, "job.num"),  # type: ignore[arg-type]
+            started=time.monotonic(),
+        )
+
+    @property
+    def rank(self) -> int:
+        """Rank of this process. Lightning's launchers set it before the program starts; only rank 0 writes files."""
+        return rank_zero_only.rank  # type: ignore[attr-defined]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start of the run."""
+        return time.monotonic() - self.started
+
+    @property
+    def strategy_name(self) -> str:
+        """Option of the group `strategy`."""
+        return self.choices.get("strategy") or "custom"
+
+    @property
+    def part_of_probe_sweep(self) -> bool:
+        """Whether the run is one of many linear probes, which are read through their comparison only."""
+        return bool(self.config.probe) and self.sweep
+
+    @functools.cached_property
+    def resolved_config(self) -> dict[str, Any]:
+        """The configuration with all interpolations resolved, as plain values."""
+        return OmegaConf.to_container(self.config, resolve=True)  # type: ignore[return-value]
+
+    def begin(self) -> None:
+        """Set up the terminal, check the types of the configuration, print it and write it to `config.yaml`."""
+        console.quiet = self.rank != 0 or self.part_of_probe_sweep
+        silence_library_warnings()
+        if console.quiet and self.job_number:
+            # All jobs of a sweep read the same data: the first one reports its defects.
+            logging.getLogger("counterpoise.data").setLevel(logging.ERROR)
+        check_types(self.resolved_config)
+        show_config(self.resolved_config)
+        if self.rank == 0:
+            text = yaml.safe_dump(self.resolved_config, sort_keys=False, allow_unicode=True)
+            (self.folder / "config.yaml").write_text(text, encoding="utf-8")
+
+    def write_status(self, state: str, reason: str | None = None) -> None:
+        """Write `status.json`.
+
+        Args:
+            state: "running", "finished" or "failed".
+            reason: Why the run failed, one line.
+        """
+        if self.rank != 0:
+            return
+        status = {
+            "state": state,
+            "reason": reason,
+            "overrides": list(self.overrides),
+            "seconds": round(self.seconds, 1),
+        }
+        with atomic_path(self.folder / "status.json") as path:
+            path.write_text(json.dumps(status, indent=2), encoding="utf-8")
 
 
-def seconds() -> float:
-    """Returns how long the run has taken so far."""
-    return time.monotonic() - _started
+def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictConfig], float | None]:
+    """Turn a function of a `RunContext` into a Hydra task that keeps `status.json` up to date.
 
-
-def recorded(task: Callable[[DictConfig], float | None]) -> Callable[[DictConfig], float | None]:
-    """Wraps a Hydra task: keeps `status.json` in the run folder, and lets a sweep survive a job that fails."""
+    In a sweep a failed job is logged and returns None, so that the other jobs still run.
+    """
 
     @functools.wraps(task)
-    def recording(config: DictConfig) -> float | None:
-        global _started
-        _started = start = time.monotonic()
-        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-        _write_status("running", start)
+    def run_and_record(config: DictConfig) -> float | None:
+        run = RunContext.from_hydra(config)
+        run.write_status("running")
         try:
-            value = task(config)
+            value = task(run)
         except Exception as error:
-            line = user_error_line(error)
-            reason = line or f"{type(error).__name__}: {' '.join(str(error).split())}"
-            _write_status("failed", start, reason)
-            log.debug("failed", exc_info=True)
-            if not sweep:
-                if line is None or config.traceback:
-                    raise
-                stop(line)
-            if line is None or config.traceback:
-                traceback.print_exc()
-            log.error("this job failed, the sweep goes on: %s", reason)
+            _record_failure(run, error)
             return None
         except (KeyboardInterrupt, SystemExit) as end:
-            # Lightning turns SIGTERM into an exit that looks like success, and Ctrl-C into one with code 1.
+            # Lightning turns SIGTERM into exit code 0 and Ctrl-C into exit code 1.
             interrupted = KeyboardInterrupt in (type(end), type(end.__context__))
-            code = 130 if interrupted else getattr(end, "code", None) or 143
-            by = {130: "Ctrl-C", 143: "SIGTERM"}.get(code, f"exit with code {code}")
-            _write_status("failed", start, f"stopped by {by}")
+            code = INTERRUPTED if interrupted else getattr(end, "code", None) or TERMINATED
+            cause = {INTERRUPTED: "Ctrl-C", TERMINATED: "SIGTERM"}.get(code, f"exit with code {code}")
+            run.write_status("failed", f"stopped by {cause}")
             sys.exit(code)
-        _write_status("finished", start)
+        run.write_status("finished")
         if not config.probe:
-            gc.collect()  # model and trainer refer to each other: without this a sweep holds several of them
+            # Model and trainer reference each other. Without a collection a sweep holds several of them in memory.
+            gc.collect()
         return value
 
-    return recording
+    return run_and_record
 
 
-def folder() -> Path:
-    """Returns the run folder that Hydra made."""
-    return Path(HydraConfig.get().runtime.output_dir)
+def _record_failure(run: RunContext, error: Exception) -> None:
+    """Record the exception that is being handled; raise it or exit, except in a sweep."""
+    line = user_error_line(error)
+    reason = line or f"{type(error).__name__}: {' '.join(str(error).split())}"
+    run.write_status("failed", reason)
+    log.debug("failed", exc_info=True)
+    with_traceback = line is None or run.config.traceback
+    if not run.sweep:
+        if with_traceback:
+            raise error
+        exit_with_error(str(line))
+    if with_traceback:
+        traceback.print_exc()
+    log.error("this job failed, the sweep continues: %s", reason)
 
 
-def begin(config: DictConfig) -> None:
-    """Checks and shows the configuration and keeps it, resolved, in the run folder."""
-    console.quiet = RANK != 0 or (config.probe and HydraConfig.get().mode == RunMode.MULTIRUN)
-    _quieten()
-    if console.quiet and OmegaConf.select(HydraConfig.get(), "job.num"):  # type: ignore[arg-type]
-        # What is wrong with the data is the same in every job of a sweep: the first one says it.
-        logging.getLogger("counterpoise.data").setLevel(logging.ERROR)
-    resolved = OmegaConf.to_container(config, resolve=True)
-    check_types(resolved)  # type: ignore[arg-type]
-    show_config(resolved)  # type: ignore[arg-type]
-    if RANK == 0:
-        (folder() / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
-
-
-_encoders: dict[str, tuple[str, int]] = {}
-"""Fingerprint and size of encoders by their settings: the jobs of a sweep share them."""
-
-
-def embed_splits(source: EncoderSource, data: TextDataModule, config: DictConfig) -> PrecomputedEmbeddings:
-    """Replaces the texts of all splits by the vectors that the encoder makes of them. Returns what takes its place."""
-    if repr(source) not in _encoders:
-        encoder = source.load()
-        _encoders[repr(source)] = fingerprint(encoder), encoder.size
-    key, size = _encoders[repr(source)]
-    device = torch.device("cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-    pad, batch_size = data.splits["train"].dataset.pad, data.eval_batch_size
-    data.embed(lambda store: cached_embeddings(source.load, key, store, pad, batch_size, device))
-    torch.set_num_threads(1)  # a head is too small to be shared
-    return PrecomputedEmbeddings(size)
-
-
-def show(fitted: FittedStrategy, data: TextDataModule, config: DictConfig) -> None:
-    """Prints what the strategy does to the classes, and writes it and the splits into the run folder."""
-    correction = fitted.final.correction
-    sizes = ", ".join(f"{name} {len(examples):,}" for name, examples in data.splits.items())
-    train = data.splits["train"].dataset
-    lengths = train.lengths
-    what = "labels" if correction.multi_label else "classes"
-    console.print(
-        f"examples: {sizes}; {len(data.labels)} {what}; tokens per text: mean {lengths.mean():.0f}, "
-        f"longest {lengths.max()}; {train.store.truncated / len(train.store):.0%} cut at "
-        f"encoder.max_length={data.max_length}"
-    )
-    if RANK == 0:
-        for line in data.data_warnings:
-            console.print(line, markup=False)
-    if fitted.changes:
-        console.print(f"schedule: strength of the correction by epoch: {_strengths(fitted.strengths)}; at its full:")
-    show_balance(correction, HydraConfig.get().runtime.choices.get("strategy", "custom"))
-    if RANK == 0:
-        table = pd.DataFrame(
-            {
-                "class": correction.labels,
-                "count": correction.counts,
-                "draw_rate": correction.sampling_probs,
-                "draws_per_example": correction.draws_per_example,
-                "weight": correction.class_weights,
-                **({"negative_weight": correction.negative_weights} if correction.multi_label else {}),
-                "effective_prior": correction.effective_prior,
-            }
-        )
-        table.to_csv(folder() / "balance.csv", index=False)
-        data.save_splits(folder() / "splits.npz")
-
-
-def _strengths(strengths: Sequence[float]) -> str:
-    shown = [f"{strength:.2g}" for strength in strengths]
-    return ", ".join(shown if len(shown) <= 12 else [*shown[:5], "...", *shown[-5:]])
-
-
-def head_bias(correction: Correction, loss: Any, setting: bool | str) -> np.ndarray | None:
-    """Returns what the bias of the head starts from: the logits of the least loss without a look at texts, or None."""
-    if setting not in (True, False, "auto"):
-        raise UserError(f"bias_init={setting}: use true, false or auto")
-    if setting is False or (setting == "auto" and not correction.multi_label):
-        return None
-    return loss.initial_logits(correction)
-
-
-def continues_alone(trainer: pl.Trainer) -> bool:
-    """Returns whether this process does the evaluation; ends the process group of a run on several devices."""
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
-    return trainer.is_global_zero
-
-
-@rank_zero_only
-def _write_status(state: str, start: float, reason: str | None = None) -> None:
-    status = {
-        "state": state,
-        "reason": reason,
-        "overrides": list(HydraConfig.get().overrides.task),
-        "seconds": round(time.monotonic() - start, 1),
-    }
-    with atomic_path(folder() / "status.json") as path:
-        path.write_text(json.dumps(status, indent=2))
-
-
-def _quieten() -> None:
-    """Silences what libraries say that is no news here."""
+def silence_library_warnings() -> None:
+    """Hide warnings of libraries about situations that are intended here."""
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*")

@@ -9,7 +9,7 @@ from scipy.special import expit, logit
 
 from counterpoise.analysis.plots import count_marks
 from counterpoise.report.html_page import Panel, data, figure, render, table
-from counterpoise.training.results import CELLS, RunResults, one_hot
+from counterpoise.training.results import BLOCK_SIZE, RunResults, one_hot
 
 GRID = np.arange(1, 200) / 200
 """The global thresholds that the page offers."""
@@ -91,7 +91,7 @@ def curves(results: RunResults) -> Panel:
     """Returns the panel of the precision-recall curves."""
     by_class = results.truth.tocsc()
     series: list[dict[str, np.ndarray] | None] = []
-    step = max(1, CELLS // max(len(results.ids), 1))
+    step = max(1, BLOCK_SIZE // max(len(results.ids), 1))
     for start in range(0, len(results.labels), step):
         scores = results.test_logits[:, start : start + step].T.copy()
         if not results.multi_label:
@@ -193,7 +193,7 @@ def binned(logits: np.ndarray, truth: csr_matrix) -> dict[str, object]:
     """
     classes, bins = logits.shape[1], len(GRID) + 1
     called, true_positives = np.zeros((2, classes * bins), np.int64)
-    step = max(1, CELLS // classes)
+    step = max(1, BLOCK_SIZE // classes)
     for start in range(0, len(logits), step):
         part, own = logits[start : start + step].astype(np.float64), truth[start : start + step]
         cells = np.searchsorted(logit(GRID), part, side="left") + bins * np.arange(classes)

@@ -95,7 +95,7 @@ def data(results: RunResults) -> Panel:
         )
     )  # fmt: skip
     plot.add_vline(results.max_length + 0.5, line={"color": "var(--c2)", "width": 2, "dash": "dash"})
-    cut = f"{results.cut:.1%}" if results.cut else "none"
+    cut = f"{results.truncated_fraction:.1%}" if results.truncated_fraction else "none"
     text = f"max_length {results.max_length}: {cut} cut"
     plot.add_annotation(
         x=results.max_length, y=1, yref="paper", text=text, showarrow=False, xanchor="right", xshift=-6, yanchor="bottom",
@@ -108,7 +108,7 @@ def data(results: RunResults) -> Panel:
     plot.update_yaxes(title="texts")
     middle = np.median(results.lengths) if len(results.lengths) else 0
     note = f"Half of the training texts have {middle:.0f} tokens or more; "
-    if results.cut:
+    if results.truncated_fraction:
         note += f"{cut} are longer than encoder.max_length={results.max_length}, and what is beyond was not read."
     else:
         note += f"none is longer than encoder.max_length={results.max_length}."
@@ -128,7 +128,7 @@ def data(results: RunResults) -> Panel:
         "run/data.html",
         lengths=figure("lengths-plot", plot, f"Histogram of the tokens of training texts. {text}"),
         splits=table(_splits(results), dict.fromkeys(("texts", "unseen"), ",d"), "Splits"),
-        audit=results.audit,
+        audit=results.data_warnings,
         rare=table(rows, counts, caption) if len(rare) else "",
         summary=f"{len(rare):,} of {len(test):,} {results.nouns} have fewer than {RARE} test texts",
     )

@@ -38,7 +38,7 @@ def confused(truth: csr_matrix, given: csr_matrix, multi_label: bool) -> csr_mat
 
 def confusion(results: RunResults) -> Panel:
     """Returns the panel of the confusions."""
-    cells = confused(results.truth, results.given, results.multi_label).tocoo()
+    cells = confused(results.truth, results.predicted, results.multi_label).tocoo()
     support = np.bincount(results.truth.indices, minlength=len(results.labels))
     size = len(results.labels)
     off = (cells.row != cells.col) & (cells.col < size)
@@ -109,7 +109,7 @@ def errors(results: RunResults) -> Panel:
     }
     if results.multi_label:
         content["truth"] = {int(row): results.truth[row].indices for row in rows}
-        content["given"] = {int(row): results.given[row].indices for row in rows}
+        content["given"] = {int(row): results.predicted[row].indices for row in rows}
     choices: dict[str, list[tuple[str, int, int]]] = {"label": [], "true": [], "predicted": []}
     for role, found in counts.items():
         named = [(results.labels[c], c, int(found[c])) for c in np.flatnonzero(found).tolist()]
@@ -159,7 +159,7 @@ def _multi_label(results: RunResults) -> tuple[list[dict[str, Any]], dict[str, n
     probable labels are given thresholds mean nothing, and the probability alone counts.
     """
     assert results.thresholds is not None
-    given, truth = results.given, results.truth
+    given, truth = results.predicted, results.truth
     right = truth.multiply(given).astype(np.int8)
     used = results.setting("decision", "top_k") is None
     cuts = logit(results.thresholds) if used else np.zeros(len(results.labels))

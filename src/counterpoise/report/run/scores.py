@@ -62,8 +62,8 @@ class Estimate(NamedTuple):
 def estimates(results: RunResults, baseline: csr_matrix) -> dict[str, Estimate]:
     """Returns the scores that are functions of counts, by name; baseline: other decisions, bool [N, C]."""
     metrics = count_metrics(results.multi_label, results.buckets, results.table.test_count.to_numpy())
-    own = Outcomes(results.truth, [[results.given]])
-    values = observed(Outcomes(results.truth, [[results.given], [baseline]]), list(metrics.values()))
+    own = Outcomes(results.truth, [[results.predicted]])
+    values = observed(Outcomes(results.truth, [[results.predicted], [baseline]]), list(metrics.values()))
     low, high = interval(bootstrap(own, list(metrics.values()), REPLICATES)[0])
     columns = (each.tolist() for each in (values[0][0], low, high, values[1][0]))
     return {name: Estimate(*row) for name, *row in zip(metrics, *columns, strict=True)}

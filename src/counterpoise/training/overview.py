@@ -1,0 +1,51 @@
+"""Terminal output of a run: data and correction before training, scores after it."""
+
+import logging
+from collections.abc import Sequence
+
+from counterpoise.balance import FittedStrategy
+from counterpoise.data.datamodule import TextDataModule
+from counterpoise.terminal import console
+from counterpoise.training.results import RunResults
+from counterpoise.training.run import RunContext
+from counterpoise.training.summary import show_balance, show_calibration, show_results
+
+log = logging.getLogger(__name__)
+
+SHOWN_EPOCHS = 12
+"""Epochs up to which the strength of a schedule is printed for each."""
+
+
+def show_overview(run: RunContext, data: TextDataModule, fitted: FittedStrategy) -> None:
+    """Print the sizes of the splits, the data warnings, and the correction of each class or label."""
+    sizes = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
+    train = data.splits["train"].dataset
+    noun = "labels" if fitted.final.correction.multi_label else "classes"
+    console.print(
+        f"examples: {sizes}; {len(data.labels)} {noun}; tokens per text: mean {train.lengths.mean():.0f}, "
+        f"longest {train.lengths.max()}; {train.store.truncated / len(train.store):.0%} truncated at "
+        f"encoder.max_length={data.max_length}"
+    )
+    if run.rank == 0:
+        for line in data.data_warnings:
+            console.print(line, markup=False)
+    if fitted.changes:
+        console.print(
+            f"schedule: strength of the correction by epoch: {_listed(fitted.strengths)}; the table shows the full "
+            "correction"
+        )
+    show_balance(fitted.final.correction, run.strategy_name)
+
+
+def show_test_results(run: RunContext, results: RunResults) -> None:
+    """Print test scores, calibration and the run folder; in a sweep of probes, log one line instead."""
+    show_results(results.metrics, results.bounds)
+    show_calibration(results.metrics)
+    console.print(f"[dim]finished in {run.seconds:.0f} s; results are in[/dim] {run.folder}")
+    if console.quiet:
+        log.info("%s: test macro F1 %.4f", " ".join(run.overrides), results.metrics["test"]["macro_f1"])
+
+
+def _listed(strengths: Sequence[float]) -> str:
+    shown = [f"{strength:.2g}" for strength in strengths]
+    return ", ".join(shown if len(shown) <= SHOWN_EPOCHS else [*shown[:5], "...", *shown[-5:]])
