@@ -102,7 +102,7 @@ def test_the_terminal_shows_counts_emphasis_and_results_once_and_the_folder_pict
     done = run(tmp_path / "run", *tiny, "strategy=combined")
     assert (done.folder / "report.html").is_file()
     assert done.out.count("strategy: combined") == done.out.count("results with the best checkpoint") == 1
-    assert "effective sample" in done.out
+    assert "effective sample" in " ".join(done.out.split())
     assert "error" not in done.err
     assert "Traceback" not in done.err
 
