@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 import counterpoise
 import finished
-from counterpoise.report.sweep import SHOWN, LeaderboardCallback
+from counterpoise.commands.sweep import SHOWN, LeaderboardCallback
 
 APPLICATION = """
 import json, pathlib
@@ -44,7 +44,7 @@ hydra:
   job: {chdir: %s}
   sweep: {dir: "sweeps/${now:%%H-%%M-%%S-%%f}"}
   callbacks:
-    leaderboard: {_target_: counterpoise.report.sweep.LeaderboardCallback}
+    leaderboard: {_target_: counterpoise.commands.sweep.LeaderboardCallback}
 """
 
 
