@@ -1,4 +1,4 @@
-"""A headless Chromium that opens pages from disk and notes what goes wrong in them."""
+"""A headless Chromium that opens pages from disk and records their errors."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,28 +12,28 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 class Opened:
-    """A page opened from disk. complaints: console messages, errors of scripts, and requests for anything else."""
+    """A page opened from disk, with its console messages, script errors and external requests (`complaints`)."""
 
     def __init__(self, page: Any, path: Path) -> None:
         self.page, self.complaints = page, []
         page.on("console", lambda message: self.complaints.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
-        page.on("request", lambda request: self._note(request.url, path))
+        page.on("request", lambda request: self._record(request.url, path))
         self.load(path)
 
     def load(self, path: Path) -> None:
-        """Opens the page and waits until all is drawn."""
+        """Open the page and wait until all figures are drawn."""
         self.page.goto(path.as_uri())
         self.page.wait_for_selector("html[data-drawn]", timeout=30_000, state="attached")
 
-    def _note(self, url: str, path: Path) -> None:
+    def _record(self, url: str, path: Path) -> None:
         if url.split("#")[0] != path.as_uri() and not url.startswith(("data:", "blob:")):
             self.complaints.append(f"request: {url}")
 
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """Yields a playwright browser; skips the test where there is no Chromium or no playwright."""
+    """Yield a playwright browser, or skip the test if Chromium or playwright is missing."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:

@@ -1,4 +1,4 @@
-"""Drives `train.py` as a user does: its command line, its exit code, its terminal, its run folder."""
+"""Run `train.py` and the commands as a user does: command line, exit code, terminal output, run folder."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ import torch
 from counterpoise.terminal import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
-LOSS_OF_ONE_TASK = {
+TASK_OF_LOSS = {
     "asymmetric": "multi_label",
     "distribution_balanced": "multi_label",
     "ntr_focal": "multi_label",
@@ -33,20 +33,20 @@ LOSS_OF_ONE_TASK = {
     "ldam_drw": "single_label",
     "logit_adjusted": "single_label",
 }
-"""The strategies whose loss is for one task only."""
-ONE_TASK = LOSS_OF_ONE_TASK | {"post_hoc": "single_label", "tau_normalised": "single_label"}
-"""The strategies that are for one task only, by their loss or by their second stage."""
+"""Strategies whose loss supports one task only, and the task."""
+TASK_OF_STRATEGY = TASK_OF_LOSS | {"post_hoc": "single_label", "tau_normalised": "single_label"}
+"""Strategies that support one task only because of loss or second stage, and the task."""
 
 
 def strategies(task: str) -> list[str]:
-    """Every strategy of conf/ that is for the task."""
+    """Return the strategies of conf/ that support the task."""
     names = sorted({path.stem for path in (ROOT / "conf/strategy").glob("*.yaml")} - {"base"})
-    return [name for name in names if ONE_TASK.get(name, task) == task]
+    return [name for name in names if TASK_OF_STRATEGY.get(name, task) == task]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is left of a run: exit code, standard output, standard error, run folder."""
+    """A finished run: exit code, standard output, standard error, run folder."""
 
     code: int
     out: str
@@ -63,12 +63,12 @@ class Outcome:
 
     @property
     def last(self) -> dict[str, Any]:
-        """The last checkpoint."""
+        """Content of the last checkpoint."""
         return load(self.folder / "checkpoints/last.ckpt")
 
     @property
     def error(self) -> str:
-        """The one line for a user's mistake."""
+        """The message of the user error."""
         lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1, self.err
         return lines[0]
@@ -110,7 +110,7 @@ def run(folder: Path, *overrides: str, report: bool = True) -> Outcome:
 
 
 def call(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Runs another command of the package in this process; returns its exit code."""
+    """Run another command of the package in this process and return its exit code."""
     monkeypatch.setattr(sys, "argv", ["counterpoise", *map(str, arguments)])
     try:
         command_line(main)
@@ -120,20 +120,20 @@ def call(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *arguments: 
 
 
 def start(*overrides: str) -> "subprocess.Popen[str]":
-    """Starts `train.py` as a process of its own, for what only a process shows."""
+    """Start `train.py` in its own process, for tests of signals and process groups."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *overrides],
         env={**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell starts what it runs in the background with Ctrl-C ignored, which is inherited.
+        # Background jobs of a shell ignore SIGINT, and child processes inherit this.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 def finish(process: "subprocess.Popen[str]", folder: Path, seconds: float = 300) -> Outcome:
-    """Waits for a process that `start` started."""
+    """Wait for a process from `start`."""
     try:
         out, err = process.communicate(timeout=seconds)
     finally:
@@ -142,7 +142,7 @@ def finish(process: "subprocess.Popen[str]", folder: Path, seconds: float = 300)
 
 
 def setting(texts: dict[str, Path], encoder: Path) -> list[str]:
-    """Overrides for the tiny encoder on the generated texts, learning fast."""
+    """Return overrides for the tiny encoder on generated texts, with high learning rates."""
     return [
         "data=files",
         f"data.train={texts['train']}",
@@ -158,11 +158,11 @@ def setting(texts: dict[str, Path], encoder: Path) -> list[str]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint, with nothing in it but tensors and plain values."""
+    """Return a checkpoint of tensors and plain values."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two checkpoints hold the same weights, bit for bit."""
+    """Return whether two checkpoints have the same weights, bit for bit."""
     one, other = one["state_dict"], other["state_dict"]
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

@@ -1,4 +1,4 @@
-"""Fixtures: a tiny randomly initialised BERT on disk, generated texts of imbalanced classes, an empty cache."""
+"""Fixtures: a tiny randomly initialised BERT, generated imbalanced texts, and an empty cache."""
 
 import csv
 import json
@@ -14,19 +14,19 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from counterpoise.errors import UserError
 
 torch.set_num_threads(1)
-# How long an example takes says more of the machine than of the code.
+# The duration of an example depends on the load of the machine.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 COUNTS = {"alpha": 60, "beta": 24, "gamma": 8, "delta": 1}
-"""Training examples of each class of the generated texts."""
+"""Number of generated training texts of each class."""
 
 WORDS = [f"{label}{i}" for label in COUNTS for i in range(8)] + [f"word{i}" for i in range(40)]
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of this test's own."""
+    """An empty cache folder for each test."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("COUNTERPOISE_CACHE", str(folder))
     return folder
@@ -34,7 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a BERT of 2 layers, 16 wide, and its word tokenizer."""
+    """A folder with a BERT of 2 layers and width 16, and its word tokenizer."""
     folder = tmp_path_factory.mktemp("encoder")
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     vocabulary = {token: i for i, token in enumerate(specials + WORDS)}
@@ -66,7 +66,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_texts(path: Path, counts: dict[str, int], seed: int = 0) -> Path:
-    """Writes a CSV (columns text, label) in which each class has words of its own among common ones."""
+    """Write a CSV (columns text, label) in which each class has its own words besides common ones."""
     rng = np.random.default_rng(seed)
     rows = []
     for label, count in counts.items():
@@ -83,12 +83,12 @@ def write_texts(path: Path, counts: dict[str, int], seed: int = 0) -> Path:
 
 
 def write_tagged_texts(path: Path, rows: int, seed: int = 0) -> Path:
-    """Writes JSON lines (text, labels, source) with 0 to 3 of the labels of `COUNTS`, alpha often and delta rarely."""
+    """Write JSON lines (text, labels, source) with 0 to 3 labels each, alpha often and delta rarely."""
     rng = np.random.default_rng(seed)
     rates = {"alpha": 0.6, "beta": 0.3, "gamma": 0.1, "delta": 0.04}
     with path.open("w") as file:
         for row in range(rows):
-            # Two rows of each label first, so that none is absent whatever is drawn.
+            # The first rows have each label twice, so that no label is absent.
             always = list(rates)[row] if row < 4 else list(rates)[row - 4] if row < 8 else ""
             labels = [label for label, rate in rates.items() if label == always or rng.random() < rate]
             own = [f"{label}{i}" for label in labels for i in rng.integers(0, 8, 3)]
@@ -100,7 +100,7 @@ def write_tagged_texts(path: Path, rows: int, seed: int = 0) -> Path:
 
 @pytest.fixture(scope="session")
 def tagged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Files "train" and "test" of generated texts with any number of labels each."""
+    """Files "train" and "test" of generated multi-label texts."""
     folder = tmp_path_factory.mktemp("tagged")
     return {
         "train": write_tagged_texts(folder / "train.jsonl", 240),
@@ -110,7 +110,7 @@ def tagged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Files "train" (`COUNTS`) and "test" of the generated texts."""
+    """Files "train" (`COUNTS`) and "test" of generated single-label texts."""
     folder = tmp_path_factory.mktemp("texts")
     test = {label: max(2, count // 4) for label, count in COUNTS.items()}
     return {
@@ -121,7 +121,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """The `datasets` library with its cache in a fresh folder, and offline."""
+    """The `datasets` library, offline and with an empty cache."""
     import datasets
     import huggingface_hub
 
@@ -133,8 +133,8 @@ def hub(tmp_path, monkeypatch):
 
 
 def refused(source) -> str:
-    """Returns the one line with which a source of data refuses to load."""
-    with pytest.raises(UserError) as told:
+    """Return the message of the UserError that a data source raises."""
+    with pytest.raises(UserError) as error:
         source.load()
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)

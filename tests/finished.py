@@ -1,4 +1,4 @@
-"""Folders of finished runs, written as a run writes them, without any training."""
+"""Folders of finished runs, written without training."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from counterpoise.training.predictions import write_multilabel_predictions, writ
 LABELS = ["NA", "1", "c", "d", "e"]
 COUNTS = np.array([300, 150, 60, 12, 4])
 TRUTH = np.repeat([0, 1, 2, 3], [40, 30, 20, 10])
-"""Of 100 test texts; the last class has none."""
+"""True classes of 100 test texts; the last class has none."""
 
 
 def run(
@@ -30,7 +30,7 @@ def run(
     config: dict | None = None,
     state: str = "finished",
 ) -> Path:
-    """Writes a single-label run that is right but for `wrong`: the first so many texts of these classes."""
+    """Write a single-label run with correct predictions except for the first `wrong[c]` texts of each class c."""
     decided = truth.copy()
     for label, number in (wrong or {}).items():
         decided[np.flatnonzero(truth == label)[:number]] = (label + 1) % 4
@@ -45,7 +45,7 @@ def run(
 
 
 def multi_label_run(folder: Path, *overrides: str, seed: int = 0, errors: float = 0.1) -> Path:
-    """Writes a run of any number of labels a text, whose decisions are wrong at this rate."""
+    """Write a multi-label run whose predictions have the given error rate."""
     rng = np.random.default_rng(0)
     targets = rng.random((200, 5)) < [0.4, 0.3, 0.2, 0.1, 0]
     decided = targets ^ (np.random.default_rng(seed + 1).random(targets.shape) < errors)
@@ -60,7 +60,7 @@ def multi_label_run(folder: Path, *overrides: str, seed: int = 0, errors: float 
 
 
 def sweep(folder: Path) -> Path:
-    """Writes a sweep: plain and combined, which is right in the tail, with two seeds, and a job that failed."""
+    """Write a sweep of plain and combined (better in the tail), with two seeds each, and a failed job."""
     common = ("experiment=r8",)
     run(folder / "0", *common, "strategy=plain", "seed=0", wrong={0: 1, 3: 9}, seconds=100)
     run(folder / "1", *common, "strategy=plain", "seed=1", wrong={0: 2, 3: 8}, seconds=100)

@@ -4,7 +4,7 @@ import torch
 from counterpoise.terminal import command_line
 
 
-def test_ctrl_c_is_one_line_and_exit_code_130(capsys):
+def test_ctrl_c_prints_one_line_and_exits_with_130(capsys):
     def main() -> None:
         raise KeyboardInterrupt
 
@@ -17,7 +17,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(capsys):
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
-def test_memory_that_runs_out_is_one_line_that_says_what_to_lower(error, capsys):
+def test_running_out_of_memory_names_the_settings_to_lower(error, capsys):
     def main() -> None:
         raise error
 

@@ -1,4 +1,4 @@
-"""A user's mistake is one line that says what is wrong and what would be right, and exit code 2."""
+"""User errors print one line that names the setting and the remedy, and exit with code 2."""
 
 from pathlib import Path
 
@@ -28,8 +28,8 @@ FILES = {
     "no_tokenizer/config.json": '{"model_type": "bert"}',
 }
 
-# What is passed, and what the line must say. {files} is the folder of FILES, {tiny} the encoder's.
-MISTAKES: dict[str, tuple[list[str], list[str]]] = {
+# Overrides, and what the message must contain. {files} is the folder of FILES, {tiny} the folder of the encoder.
+USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
     "missing file": (["data.train={files}/god.csv"], ["god.csv", "Did you mean 'good.csv'?"]),
     "missing folder": (["data.train=nowhere/good.csv"], ["nowhere/good.csv"]),
     "no file": (["data.train=null"], ["data.train is not set"]),
@@ -133,15 +133,15 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "number for weights": (["strategy.weights=0.5"], ["strategy.weights=0.5", "such as strategy.weights.beta=0.5"]),
     "name of label weights": (
         ["strategy=focal", "strategy.loss.label_weights=balanced"],
-        ["strategy.loss.label_weights=balanced", "keys of its own", "or null"],
+        ["strategy.loss.label_weights=balanced", "a mapping", "or null"],
     ),
     "setting of another loss": (
         ["strategy=balanced_softmax", "strategy/loss=focal"],
-        ["strategy.loss.tau: focal takes no such setting; ~strategy.loss.tau leaves it out"],
+        ["strategy.loss.tau: focal", "~strategy.loss.tau"],
     ),
     "setting of another sampler": (
         ["strategy=combined", "strategy/sampler=repeat_factor"],
-        ["strategy.sampler.alpha: RepeatFactorSampler takes no such setting; ~strategy.sampler.alpha leaves it out"],
+        ["strategy.sampler.alpha: RepeatFactorSampler", "~strategy.sampler.alpha"],
     ),
     "by_label missing": (["strategy=manual"], ["strategy.weights.by_label has no value"]),
     "by_label lacks a class": (
@@ -203,7 +203,7 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def good(files: Path, tiny_encoder: Path) -> list[str]:
-    """A setting that is right, for the mistake to be added to."""
+    """Valid overrides, to which a test adds an error."""
     return setting({"train": files / "good.csv", "test": files / "good.csv"}, tiny_encoder)
 
 
@@ -217,22 +217,22 @@ def assert_one_line(done: Outcome, says: list[str]) -> None:
         assert done.error == f"error: {done.status['reason']}"
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line(mistake, good, files, tiny_encoder, tmp_path):
-    overrides, says = MISTAKES[mistake]
+@pytest.mark.parametrize("case", USER_ERRORS)
+def test_a_user_error_is_reported_in_one_line(case, good, files, tiny_encoder, tmp_path):
+    overrides, says = USER_ERRORS[case]
     done = run(tmp_path / "run", *good, *(each.format(files=files, tiny=tiny_encoder) for each in overrides))
     assert_one_line(done, says)
 
 
 @pytest.mark.parametrize("stage", ["tau_normalised", "post_hoc"])
-def test_what_a_second_stage_cannot_do_is_told_before_training(stage, good, tmp_path):
+def test_a_second_stage_that_does_not_fit_the_loss_is_refused_before_training(stage, good, tmp_path):
     done = run(tmp_path / "run", *good, f"strategy={stage}", "strategy/loss=ldam")
     assert_one_line(done, ["strategy.second_stage"])
     assert not (done.folder / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
-    "right",
+    "valid",
     [
         [],
         ["data.train={files}/numbered.csv", "data.test={files}/numbered.csv", "data.text=0", "data.label=1"],
@@ -244,21 +244,21 @@ def test_what_a_second_stage_cannot_do_is_told_before_training(stage, good, tmp_
             "callbacks.last=null",
         ],
     ],
-    ids=["as it is", "columns with numbers for names", "setting left out", "null where it says something"],
+    ids=["defaults", "numeric column names", "removed setting", "null for optional settings"],
 )
-def test_a_setting_without_mistakes_runs(right, good, files, tmp_path):
+def test_valid_settings_run(valid, good, files, tmp_path):
     (files / "numbered.csv").write_text(GOOD.replace("text,label", "0,1"))
-    done = run(tmp_path / "run", *good, *(each.format(files=files) for each in right), report=False)
+    done = run(tmp_path / "run", *good, *(each.format(files=files) for each in valid), report=False)
     assert done.code == 0, done.err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("trainer", ["gpu", "ddp"])
-def test_a_gpu_that_is_not_there_is_one_line(trainer, good, tmp_path):
+def test_a_missing_gpu_is_reported_in_one_line(trainer, good, tmp_path):
     assert_one_line(run(tmp_path / "run", *good, f"trainer={trainer}"), ["trainer", "gpu"])
 
 
-def test_a_checkpoint_of_another_label_set_is_one_line(good, files, tmp_path):
+def test_a_checkpoint_of_another_label_set_is_reported_in_one_line(good, files, tmp_path):
     first = run(tmp_path / "first", *good, report=False)
     (files / "other.csv").write_text(GOOD.replace("beta", "gamma"))
     overrides = [f"data.train={files}/other.csv", f"ckpt={first.folder}/checkpoints/last.ckpt"]
@@ -266,12 +266,12 @@ def test_a_checkpoint_of_another_label_set_is_one_line(good, files, tmp_path):
     assert_one_line(done, ["another label set", "not in this data: beta", "not in the checkpoint: gamma"])
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(good, files, tmp_path, monkeypatch):
+def test_an_unwritable_cache_is_reported_in_one_line(good, files, tmp_path, monkeypatch):
     monkeypatch.setenv("COUNTERPOISE_CACHE", str(files / "good.csv" / "cache"))
     assert_one_line(run(tmp_path / "run", *good), ["cache", "COUNTERPOISE_CACHE"])
 
 
-def test_traceback_true_shows_where_an_error_comes_from(good, tmp_path):
+def test_traceback_true_shows_the_traceback_of_a_user_error(good, tmp_path):
     done = run(tmp_path / "run", *good, "data.text=txet", "traceback=true")
     assert done.code != 0
     assert "Traceback" in done.err
@@ -279,7 +279,7 @@ def test_traceback_true_shows_where_an_error_comes_from(good, tmp_path):
     assert done.status["state"] == "failed"
 
 
-def test_rows_and_classes_that_cannot_be_used_are_left_out_counted_and_told(good, files, tmp_path):
+def test_unusable_rows_and_classes_are_dropped_counted_and_reported(good, files, tmp_path):
     (files / "train.csv").write_text(GOOD + "beta3,\n,alpha\n")
     done = run(tmp_path / "run", *good, f"data.train={files}/train.csv", f"data.test={files}/unseen.csv", report=False)
     assert done.code == 0, done.err

@@ -1,4 +1,4 @@
-"""Probe: heads on the vectors of an encoder that stays as it is, from the command line to predictions."""
+"""Linear probes (train=probe) from the command line to predictions."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def probe(texts: dict[str, Path], tiny_encoder: Path) -> list[str]:
 
 @pytest.fixture
 def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many texts were encoded, each time that any were."""
+    """The number of texts of each encoding."""
     counted: list[int] = []
     real = vectors.encode
 
@@ -40,7 +40,7 @@ def logits(folder: Path) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
-def test_a_scout_says_so_leaves_a_head_alone_and_predicts_like_any_run(probe, texts, tmp_path, monkeypatch):
+def test_a_probe_is_marked_saves_only_its_head_and_predicts_like_any_run(probe, texts, tmp_path, monkeypatch):
     done = run(tmp_path / "run", *probe, "strategy=weighted")
     assert done.code == 0, done.err
     assert done.metrics["probe"] is True
@@ -55,25 +55,25 @@ def test_a_scout_says_so_leaves_a_head_alone_and_predicts_like_any_run(probe, te
     np.testing.assert_allclose(np.log(ours.filter(like="p:")), expected, atol=1e-4)
 
 
-def test_a_scout_is_a_training_whose_encoder_is_frozen_and_encodes_once(
+def test_a_probe_equals_a_training_with_a_frozen_encoder_and_encodes_each_text_once(
     probe, texts, tiny_encoder, tmp_path, encodings
 ):
     same = ["strategy=combined", "dropout=0", "trainer.max_epochs=3", "optim.head_lr=0.1"]
-    # What train=probe sets otherwise.
-    like_scout = ["loader.batch_size=32", "loader.group_by_length=false", "callbacks.early_stopping=null"]
-    frozen = [*setting(texts, tiny_encoder), *same, *like_scout, "encoder.freeze=encoder"]
+    # Settings in which train=probe differs from the defaults.
+    like_probe = ["loader.batch_size=32", "loader.group_by_length=false", "callbacks.early_stopping=null"]
+    frozen = [*setting(texts, tiny_encoder), *same, *like_probe, "encoder.freeze=encoder"]
     fine_tuned = run(tmp_path / "frozen", *frozen, report=False)
     assert fine_tuned.code == 0, fine_tuned.err
     assert not encodings
     settings = [*probe, *same, "loader.batch_size=32", "trainer.check_val_every_n_epoch=1"]
-    scouted = run(tmp_path / "probe", *settings, report=False)
-    assert scouted.code == 0, scouted.err
-    assert sorted(encodings) == [25, 93]  # test, and training with what is split off it
+    probed = run(tmp_path / "probe", *settings, report=False)
+    assert probed.code == 0, probed.err
+    assert sorted(encodings) == [25, 93]  # the test split, and training together with validation
     for split, expected in logits(fine_tuned.folder).items():
-        np.testing.assert_allclose(logits(scouted.folder)[split], expected, atol=1e-5)
+        np.testing.assert_allclose(logits(probed.folder)[split], expected, atol=1e-5)
     for name in ("steps", "epochs", "test", "validation"):
-        assert scouted.metrics[name] == pytest.approx(fine_tuned.metrics[name], abs=1e-5)
-    heads = [load(done.folder / "checkpoints/best.ckpt")["state_dict"]["head.weight"] for done in (scouted, fine_tuned)]
+        assert probed.metrics[name] == pytest.approx(fine_tuned.metrics[name], abs=1e-5)
+    heads = [load(done.folder / "checkpoints/best.ckpt")["state_dict"]["head.weight"] for done in (probed, fine_tuned)]
     np.testing.assert_allclose(*heads, atol=1e-5)
 
     encodings.clear()
@@ -85,9 +85,7 @@ def test_a_scout_is_a_training_whose_encoder_is_frozen_and_encodes_once(
     assert sorted(encodings) == [25, 93]
 
 
-def test_a_scout_of_several_labels_has_a_schedule_a_second_stage_and_thresholds(
-    tagged, tiny_encoder, tmp_path, monkeypatch
-):
+def test_a_multi_label_probe_supports_schedule_second_stage_and_thresholds(tagged, tiny_encoder, tmp_path, monkeypatch):
     settings = [*setting(tagged, tiny_encoder), "data.label=labels", "train=probe", "strategy=deferred_resampling"]
     done = run(tmp_path / "run", *settings, "strategy/second_stage=retrained", report=False)
     assert done.code == 0, done.err
@@ -103,7 +101,7 @@ def test_a_scout_of_several_labels_has_a_schedule_a_second_stage_and_thresholds(
     assert [len(row) for row in ours["predictions"].to_pylist()] == decided.sum(1).tolist()
 
 
-def test_scouts_of_a_sweep_run_side_by_side_draw_nothing_and_survive_one_that_fails(probe, tmp_path):
+def test_probes_of_a_sweep_run_in_parallel_write_no_report_and_survive_a_failed_job(probe, tmp_path):
     sweep = tmp_path / "sweep"
     jobs = ["strategy=weighted,manual,crt", "hydra.launcher.n_jobs=2"]
     epochs = ["trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2"]

@@ -1,4 +1,4 @@
-"""A real Hydra application, run as a user runs it."""
+"""The leaderboard of a sweep, on a small Hydra application."""
 
 import os
 import subprocess
@@ -73,7 +73,7 @@ def test_a_sweep_without_failures_shows_its_leaderboard_and_exits_with_0(tmp_pat
     done = run(tmp_path, "-m", "strategy=plain,weighted", "seed=1,2", chdir=chdir)
     assert done.returncode == 0, done.stderr
     assert table(tmp_path).state.tolist() == ["finished"] * 4
-    # Rows of the leaderboard that each job found: jobs as fast as these do not wait for a new one each time.
+    # Rows of the leaderboard that each job found. It is not rewritten after each of these fast jobs.
     found = [path.read_text() for path in sorted(tmp_path.glob("sweeps/*/*/found"))]
     assert found == ["0", "1", "1", "1"]
     (markdown,) = tmp_path.glob("sweeps/*/leaderboard.md")
@@ -82,7 +82,7 @@ def test_a_sweep_without_failures_shows_its_leaderboard_and_exits_with_0(tmp_pat
     assert len(list(tmp_path.rglob("leaderboard.csv"))) == 1
 
 
-def test_a_sweep_with_a_failed_job_goes_on_and_exits_with_1(tmp_path):
+def test_a_sweep_continues_after_a_failed_job_and_exits_with_1(tmp_path):
     done = run(tmp_path, "-m", "strategy=ldam,killed,plain")
     assert done.returncode == 1, done.stderr
     assert table(tmp_path).state.tolist() == ["failed", "failed", "finished"]
@@ -91,7 +91,7 @@ def test_a_sweep_with_a_failed_job_goes_on_and_exits_with_1(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_of_many_jobs_the_terminal_shows_those_that_failed_and_no_empty_table(tmp_path, capsys):
+def test_the_terminal_lists_only_failed_jobs_of_a_large_sweep_and_no_empty_table(tmp_path, capsys):
     for number in range(SHOWN + 1):
         texts = [f"{number % 2}-{n}" for n in range(100)]
         finished.run(tmp_path / str(number), f"data.path={number % 2}", f"seed={number}", ids=texts)
@@ -109,7 +109,7 @@ def test_of_many_jobs_the_terminal_shows_those_that_failed_and_no_empty_table(tm
     assert "data.path" not in printed
 
 
-def test_the_leaderboard_is_there_even_when_a_job_raises(tmp_path):
+def test_the_leaderboard_exists_even_if_a_job_raises(tmp_path):
     done = run(tmp_path, "-m", "strategy=plain,raising")
     assert done.returncode == 1
     assert len(table(tmp_path)) == 2
@@ -121,7 +121,7 @@ def test_a_single_run_has_no_leaderboard(tmp_path):
     assert not list(tmp_path.rglob("leaderboard*"))
 
 
-def test_a_leaderboard_that_cannot_be_written_does_not_end_the_sweep(tmp_path):
+def test_an_unwritable_leaderboard_does_not_end_the_sweep(tmp_path):
     (tmp_path / "taken" / "leaderboard.csv" / "x").mkdir(parents=True)
     done = run(tmp_path, "-m", "strategy=plain,weighted", "hydra.sweep.dir=taken")
     assert done.returncode == 0, done.stderr

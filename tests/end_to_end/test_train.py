@@ -1,4 +1,4 @@
-"""Training from the command line to the run folder, in this process where the process does not matter."""
+"""Single-label training from the command line to the run folder; in this process unless a test needs its own."""
 
 import math
 import signal
@@ -29,7 +29,7 @@ SNAPSHOTS = (
 
 
 class StopAt(Callback):
-    """Ends the run like a signal, the n-th time that a hook is called."""
+    """Stop the run like a signal, at the n-th call of a hook."""
 
     def __init__(self, hook: str, n: int) -> None:
         self.left = n
@@ -47,13 +47,13 @@ def stop_at(hook: str, n: int) -> str:
 
 @pytest.fixture
 def tiny(texts: dict[str, Path], tiny_encoder: Path) -> list[str]:
-    """The tiny encoder on the smallest data: six steps an epoch."""
+    """Overrides for the tiny encoder on the smallest data: six steps per epoch."""
     return setting(texts, tiny_encoder)
 
 
 @pytest.fixture
 def learnable(tmp_path: Path, tiny_encoder: Path) -> list[str]:
-    """The tiny encoder on enough data to learn from in five epochs."""
+    """Overrides for the tiny encoder on enough data to learn from in five epochs."""
     counts = {"alpha": 120, "beta": 60, "gamma": 30, "delta": 12}
     files = {
         "train": write_texts(tmp_path / "train.csv", counts),
@@ -64,7 +64,7 @@ def learnable(tmp_path: Path, tiny_encoder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("strategy", strategies("single_label"))
-def test_every_strategy_learns_and_leaves_a_full_run_folder(strategy, learnable, tmp_path):
+def test_every_strategy_learns_and_writes_a_complete_run_folder(strategy, learnable, tmp_path):
     given = [BY_HAND] if strategy == "manual" else []
     done = run(tmp_path / "run", *learnable, f"strategy={strategy}", *given, report=False)
     assert done.code == 0, done.err
@@ -98,7 +98,7 @@ def test_every_strategy_learns_and_leaves_a_full_run_folder(strategy, learnable,
     assert (predictions.prediction == predictions.label).mean() == pytest.approx(test["accuracy"])
 
 
-def test_the_terminal_shows_counts_emphasis_and_results_once_and_the_folder_pictures(tiny, tmp_path):
+def test_the_terminal_shows_correction_and_results_once_and_the_folder_has_a_report(tiny, tmp_path):
     done = run(tmp_path / "run", *tiny, "strategy=combined")
     assert (done.folder / "report.html").is_file()
     assert done.out.count("strategy: combined") == done.out.count("results with the best checkpoint") == 1
@@ -107,7 +107,7 @@ def test_the_terminal_shows_counts_emphasis_and_results_once_and_the_folder_pict
     assert "Traceback" not in done.err
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_another_order(tiny, tmp_path):
+def test_the_same_seed_repeats_a_run_and_another_seed_changes_the_order_only(tiny, tmp_path):
     runs = [run(tmp_path / str(i), *tiny, f"seed={seed}", report=False) for i, seed in enumerate((5, 5, 6))]
     assert runs[0].metrics["test"] == runs[1].metrics["test"]
     assert same_weights(runs[0].last, runs[1].last)
@@ -129,7 +129,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_another_order(tin
     ],
     ids=lambda overrides: overrides[0],
 )
-def test_settings_other_than_the_defaults_run(overrides, tiny, tmp_path):
+def test_non_default_settings_run(overrides, tiny, tmp_path):
     done = run(tmp_path / "run", *tiny, *overrides)
     assert done.code == 0, done.err
     assert done.status["state"] == "finished"
@@ -146,28 +146,28 @@ def test_settings_other_than_the_defaults_run(overrides, tiny, tmp_path):
         (["+trainer.max_steps=4"], "trainer.max_steps=4 ends the training before the first validation"),
         (["trainer.max_epochs=-1"], "set trainer.max_steps"),
         (["+trainer.limit_val_batches=0"], "trainer.limit_val_batches=0"),
-        (["strategy=crt", "callbacks.best=null"], "leave callbacks.best as it is"),
+        (["strategy=crt", "callbacks.best=null"], "callbacks.best"),
         (["monitor=val/loss_weighted", "monitor_mode=min"], "no such metric of this validation split"),
         (["monitor=val/tail_recall", "buckets.tail_max=2"], "no such metric of this validation split"),
-        (["logger.csv=null"], "callbacks.learning_rate needs a logger"),
+        (["logger.csv=null"], "callbacks.learning_rate"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_would_fail_after_the_training_is_told_before(overrides, says, tiny, tmp_path):
+def test_settings_that_fail_after_training_are_refused_before_training(overrides, says, tiny, tmp_path):
     done = run(tmp_path / "run", *tiny, *overrides, report=False)
     assert done.code == 2, done.err
     assert says in done.error
     assert not (done.folder / "checkpoints").exists()
 
 
-def test_weights_alone_are_nothing_to_resume_from(tiny, tmp_path):
+def test_a_checkpoint_of_weights_only_cannot_be_resumed(tiny, tmp_path):
     first = run(tmp_path / "first", *tiny, report=False)
     done = run(tmp_path / "run", *tiny, f"ckpt={first.folder}/checkpoints/best.ckpt", report=False)
     assert done.code == 2
     assert "resume from the last.ckpt beside it" in done.error
 
 
-def test_a_sweep_survives_a_job_that_fails_and_ends_with_its_leaderboard(tiny, tmp_path):
+def test_a_sweep_continues_after_a_failed_job_and_writes_its_leaderboard(tiny, tmp_path):
     sweep = tmp_path / "sweep"
     done = run(sweep, "-m", *tiny, f"hydra.sweep.dir={sweep}", "strategy=plain,manual,weighted", report=False)
     assert done.code == 1, done.err
@@ -180,7 +180,7 @@ def test_a_sweep_survives_a_job_that_fails_and_ends_with_its_leaderboard(tiny, t
     assert "Traceback" not in done.err
 
 
-def test_several_processes_in_a_sweep_are_refused_in_one_line(tiny, tmp_path):
+def test_subprocess_launchers_are_refused_in_a_sweep(tiny, tmp_path):
     sweep = tmp_path / "sweep"
     done = run(sweep, "-m", *tiny, f"hydra.sweep.dir={sweep}", "trainer=ddp_cpu", "seed=0")
     assert done.code == 1
@@ -204,7 +204,7 @@ STOPS = {
         (["strategy/schedule=progressive"], 2, 0, list(STOPS)),
     ],
 )
-def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(schedule, accumulate, workers, stops, tiny, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_run_bit_for_bit(schedule, accumulate, workers, stops, tiny, tmp_path):
     settings = [
         *tiny,
         "strategy=combined",
@@ -229,8 +229,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(schedule, accumu
         assert resumed.metrics["test"] == whole.metrics["test"], when
 
 
-def test_a_resumed_run_takes_the_best_checkpoint_so_far_along(tiny, tmp_path):
-    # A constant never improves: the first epoch is the best.
+def test_a_run_resumed_in_another_folder_keeps_the_best_checkpoint_so_far(tiny, tmp_path):
+    # The monitored value is constant, so the first epoch is the best.
     settings = [*tiny, "trainer.max_epochs=3", "monitor=val/classes"]
     whole = run(tmp_path / "whole", *settings, report=False)
     stopped = run(tmp_path / "stopped", *settings, stop_at("on_before_backward", 9), report=False)
@@ -241,7 +241,7 @@ def test_a_resumed_run_takes_the_best_checkpoint_so_far_along(tiny, tmp_path):
     assert resumed.metrics["test"] == whole.metrics["test"]
 
 
-def test_a_frozen_encoder_is_trained_from_its_epoch_on_also_when_resumed(tiny, tiny_encoder, tmp_path):
+def test_a_frozen_encoder_is_unfrozen_at_its_epoch_also_after_resuming(tiny, tiny_encoder, tmp_path):
     settings = [*tiny, "encoder.freeze=encoder", "encoder.unfreeze_at_epoch=1", "trainer.max_epochs=2"]
     whole = run(tmp_path / "whole", *settings, SNAPSHOTS % (tmp_path / "each"), report=False)
     first, second = (load(tmp_path / f"each/{step}.ckpt")["state_dict"] for step in (6, 12))
@@ -258,7 +258,7 @@ def test_a_frozen_encoder_is_trained_from_its_epoch_on_also_when_resumed(tiny, t
 
 @pytest.fixture(scope="module")
 def staged(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, Path], tiny_encoder: Path):
-    """Returns a finished run of a strategy, made once: the same training, with another second stage or none."""
+    """Return a finished run with a given second stage or none; the training is the same and runs once each."""
     runs: dict[str, Outcome] = {}
 
     def of(strategy: str) -> Outcome:
@@ -276,12 +276,12 @@ STAGES = ["crt", "post_hoc", "tau_normalised"]
 
 
 def head(checkpoint: dict[str, Any]) -> list[np.ndarray]:
-    """Weights and bias of the head of a checkpoint."""
+    """Return weight and bias of the head in a checkpoint."""
     return [checkpoint["state_dict"][f"head.{name}"].double().numpy() for name in ("weight", "bias")]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_second_stage_changes_the_head_alone_and_keeps_the_checkpoint_of_the_first(stage, staged):
+def test_a_second_stage_changes_only_the_head_and_keeps_the_first_checkpoint(stage, staged):
     done, plain = staged(stage), staged("plain")
     first, best = (load(done.folder / "checkpoints" / name) for name in ("first_stage.ckpt", "best.ckpt"))
     assert same_weights(first, load(plain.folder / "checkpoints/best.ckpt"))
@@ -301,11 +301,11 @@ def test_a_second_stage_changes_the_head_alone_and_keeps_the_checkpoint_of_the_f
         assert not made_bias.any()
         assert results == {"tau": 0.7}
     else:
-        assert results == {"epochs": 10, "steps": 10}  # 81 texts in one step an epoch
+        assert results == {"epochs": 10, "steps": 10}  # 81 texts, one step per epoch
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_a_second_stage_made_is_what_is_tested_and_predicts(stage, staged, texts, tmp_path, monkeypatch):
+def test_the_head_of_a_second_stage_is_tested_and_used_for_predictions(stage, staged, texts, tmp_path, monkeypatch):
     done = staged(stage)
     output = tmp_path / "out.parquet"
     assert call(predict.main, monkeypatch, done.folder, texts["test"], "--output", output) == 0
@@ -317,8 +317,8 @@ def test_what_a_second_stage_made_is_what_is_tested_and_predicts(stage, staged, 
     assert abs(theirs.filter(like="p:") - before.filter(like="p:")).to_numpy().max() > 0.01
 
 
-def test_a_run_that_goes_on_after_its_second_stage_goes_on_from_the_first(staged, tiny, tmp_path):
-    # A constant never improves: the best checkpoint stays that of the first epoch, without the prior taken off.
+def test_a_run_resumed_after_its_second_stage_continues_from_the_first_stage(staged, tiny, tmp_path):
+    # The monitored value is constant, so the best checkpoint is that of the first epoch, before the second stage.
     settings = [*tiny, "strategy=post_hoc", "monitor=val/classes"]
     first = run(tmp_path / "first", *settings, "trainer.max_epochs=1", report=False)
     for name in ("second", "first"):
@@ -332,7 +332,7 @@ def test_a_run_that_goes_on_after_its_second_stage_goes_on_from_the_first(staged
 
 
 @pytest.mark.parametrize(("sent", "code", "by"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
-def test_a_stopped_run_says_so_and_leaves_a_checkpoint(sent, code, by, tiny, tmp_path):
+def test_a_stopped_run_records_the_signal_and_leaves_a_checkpoint(sent, code, by, tiny, tmp_path):
     folder = tmp_path / "run"
     process = start(*tiny, f"hydra.run.dir={folder}", "trainer.max_epochs=10000", "callbacks.early_stopping=null")
     deadline = time.monotonic() + 300
@@ -347,10 +347,10 @@ def test_a_stopped_run_says_so_and_leaves_a_checkpoint(sent, code, by, tiny, tmp
     assert "Traceback" not in done.err
 
 
-def test_two_processes_train_to_the_same_weights_as_one_and_test_each_example_once(tiny, tmp_path):
+def test_two_processes_give_the_same_weights_as_one_and_test_each_example_once(tiny, tmp_path):
     settings = [*tiny, *NO_DROPOUT, "strategy=combined", "trainer.max_epochs=2"]
     folder = tmp_path / "two"
-    # One of them in passes, whose gradients the processes must not exchange before the last.
+    # With micro-batches, gradients must be exchanged only after the last one.
     process = start(*settings, "trainer=ddp_cpu", "micro_batch_size=1", f"hydra.run.dir={folder}")
     one = run(tmp_path / "one", *settings, report=False)
     two = finish(process, folder)
@@ -361,7 +361,7 @@ def test_two_processes_train_to_the_same_weights_as_one_and_test_each_example_on
     assert len(pd.read_parquet(folder / "predictions.parquet")) == sum(max(2, n // 4) for n in COUNTS.values())
 
 
-def test_spawned_processes_train_to_the_same_weights_as_one(tiny, tmp_path):
+def test_spawned_processes_give_the_same_weights_as_one(tiny, tmp_path):
     settings = [*tiny, *NO_DROPOUT]
     folder = tmp_path / "two"
     process = start(*settings, "trainer=ddp_cpu", "trainer.strategy=ddp_spawn", f"hydra.run.dir={folder}")
@@ -382,7 +382,7 @@ def assert_near(one: Outcome, two: Outcome) -> None:
         assert two.metrics["test"][key] == pytest.approx(value, abs=1e-5), key
 
 
-def test_debug_fast_runs_one_batch_of_everything_and_measures_nothing(tiny, tmp_path):
+def test_debug_fast_runs_one_batch_of_each_split_and_measures_nothing(tiny, tmp_path):
     done = run(tmp_path / "run", *tiny, "debug=fast")
     assert done.code == 0, done.err
     assert "nothing is measured" in done.out
@@ -390,7 +390,7 @@ def test_debug_fast_runs_one_batch_of_everything_and_measures_nothing(tiny, tmp_
     assert done.status["state"] == "finished"
 
 
-def test_debug_overfit_learns_its_examples_by_heart(tiny, tmp_path):
+def test_debug_overfit_reaches_a_loss_near_zero(tiny, tmp_path):
     done = run(
         tmp_path / "run", *tiny, "debug=overfit", "encoder.hidden_dropout=0", "optim.encoder_lr=1e-2", report=False
     )
@@ -399,7 +399,7 @@ def test_debug_overfit_learns_its_examples_by_heart(tiny, tmp_path):
     assert history["train/loss_epoch"].dropna().iloc[-1] < 0.1
 
 
-def test_debug_profile_leaves_its_table(tiny, tmp_path):
+def test_debug_profile_writes_its_table(tiny, tmp_path):
     done = run(tmp_path / "run", *tiny, "debug=profile")
     assert done.code == 0, done.err
     assert "run_training_batch" in (done.folder / "fit-profile.txt").read_text()

@@ -1,4 +1,4 @@
-"""Texts with any number of labels, from the command line to predictions."""
+"""Multi-label training from the command line to predictions."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tagged: dict[str, Path], 
 
 
 @pytest.mark.parametrize("strategy", strategies("multi_label"))
-def test_every_strategy_learns_several_labels_and_leaves_a_full_run_folder(strategy, tiny, tmp_path):
+def test_every_strategy_learns_multi_label_data_and_writes_a_complete_run_folder(strategy, tiny, tmp_path):
     given = [BY_HAND] if strategy == "manual" else []
     done = run(tmp_path / "run", *tiny, f"strategy={strategy}", "trainer.max_epochs=8", *given, report=False)
     assert done.code == 0, done.err
@@ -47,7 +47,7 @@ def test_every_strategy_learns_several_labels_and_leaves_a_full_run_folder(strat
     assert len(pd.read_csv(done.folder / "balance.csv")) == 4
 
 
-def test_thresholds_are_tuned_for_the_head_of_a_second_stage_which_predicts(tiny, tagged, tmp_path, monkeypatch):
+def test_thresholds_are_tuned_for_the_head_of_the_second_stage(tiny, tagged, tmp_path, monkeypatch):
     done = run(tmp_path / "run", *tiny, "strategy=crt", report=False)
     assert done.code == 0, done.err
     states = [load(done.folder / "checkpoints" / name)["state_dict"] for name in ("first_stage.ckpt", "best.ckpt")]
@@ -63,7 +63,7 @@ def test_thresholds_are_tuned_for_the_head_of_a_second_stage_which_predicts(tiny
     assert pq.read_table(output)["predictions"].to_pylist() == theirs
 
 
-def test_the_thresholds_that_decide_are_tuned_saved_and_reported(finished):
+def test_tuned_thresholds_are_saved_and_reported(finished):
     written = json.loads((finished / "thresholds.json").read_text())
     saved = load(finished / "checkpoints" / "best.ckpt")["state_dict"]["scoring.thresholds"]
     assert list(written) == LABELS
@@ -72,12 +72,12 @@ def test_the_thresholds_that_decide_are_tuned_saved_and_reported(finished):
     np.testing.assert_allclose(pd.read_csv(finished / "per_class.csv")["threshold"], saved)
 
 
-def test_a_fixed_threshold_is_the_same_as_the_comparison_at_one_half(tiny, tmp_path):
+def test_a_fixed_threshold_of_one_half_equals_the_baseline_at_one_half(tiny, tmp_path):
     done = run(tmp_path, *tiny, "decision.thresholds=0.5", report=False)
     assert done.metrics["test"] == done.metrics["test_at_half"]
 
 
-def test_new_texts_are_predicted_as_the_run_predicted_its_test_split(finished, tagged, tmp_path, monkeypatch):
+def test_predict_repeats_the_predictions_of_the_test_split(finished, tagged, tmp_path, monkeypatch):
     output = tmp_path / "out.parquet"
     assert call(predict.main, monkeypatch, finished, tagged["test"], "--output", output) == 0
     ours, theirs = pq.read_table(output), pq.read_table(finished / "predictions.parquet")
@@ -85,14 +85,14 @@ def test_new_texts_are_predicted_as_the_run_predicted_its_test_split(finished, t
     assert ours["id"].to_pylist() == theirs["id"].to_pylist()
 
 
-def test_thresholds_can_be_given_by_hand(finished, tagged, tmp_path, monkeypatch):
+def test_predict_uses_thresholds_from_a_file(finished, tagged, tmp_path, monkeypatch):
     by_hand, output = tmp_path / "thresholds.json", tmp_path / "out.parquet"
     by_hand.write_text(json.dumps(dict.fromkeys(LABELS, 0.999999) | {"beta": 1e-9}))
     assert call(predict.main, monkeypatch, finished, tagged["test"], "--thresholds", by_hand, "--output", output) == 0
     assert set(map(tuple, pq.read_table(output)["predictions"].to_pylist())) == {("beta",)}
 
 
-def test_the_loss_starts_near_the_entropy_of_the_labels(tiny, tmp_path):
+def test_with_bias_init_the_initial_loss_is_near_the_entropy_of_the_labels(tiny, tmp_path):
     quiet = ["optim.encoder_lr=0", "optim.head_lr=0", "strategy=plain"]
     done = run(tmp_path / "on", *tiny, *quiet, report=False)
     correction = pd.read_csv(done.folder / "balance.csv")
@@ -103,7 +103,7 @@ def test_the_loss_starts_near_the_entropy_of_the_labels(tiny, tmp_path):
     assert without.metrics["train_sample"]["loss"] == pytest.approx(math.log(2), abs=0.03)
 
 
-MISTAKES: dict[str, tuple[list[str], list[str]]] = {
+USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
     "loss of the other task": (
         ["strategy.loss._target_=counterpoise.balance.CrossEntropy"],
         ["CrossEntropy", "single_label", "multi_label"],
@@ -119,10 +119,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line(name, tiny, tmp_path):
+@pytest.mark.parametrize("name", USER_ERRORS)
+def test_a_user_error_is_reported_in_one_line(name, tiny, tmp_path):
     (tmp_path / "others.json").write_text(json.dumps({"omega": 0.5}))
-    overrides, words = MISTAKES[name]
+    overrides, words = USER_ERRORS[name]
     done = run(tmp_path / "run", *tiny, *(override.format(tmp=tmp_path) for override in overrides))
     assert done.code == 2, done.err
     (line,) = done.err.strip().splitlines()
@@ -131,13 +131,13 @@ def test_a_mistake_is_one_line(name, tiny, tmp_path):
         assert word in line
 
 
-def test_a_loss_for_several_labels_is_refused_for_one_class_a_text(texts, tiny_encoder, tmp_path):
+def test_a_multi_label_loss_is_refused_for_single_label_data(texts, tiny_encoder, tmp_path):
     done = run(tmp_path, *setting(texts, tiny_encoder), "strategy=distribution_balanced")
     assert done.code == 2
     assert "single_label" in done.err
 
 
-def test_thresholds_are_refused_for_one_class_a_text(texts, tiny_encoder, tmp_path, monkeypatch, capsys):
+def test_predict_refuses_thresholds_for_single_label_data(texts, tiny_encoder, tmp_path, monkeypatch, capsys):
     done = run(tmp_path, *setting(texts, tiny_encoder), report=False)
     assert done.code == 0
     (tmp_path / "thresholds.json").write_text("{}")
@@ -145,7 +145,7 @@ def test_thresholds_are_refused_for_one_class_a_text(texts, tiny_encoder, tmp_pa
     assert "one class a text" in capsys.readouterr().err
 
 
-def test_two_processes_equal_one(tiny, tmp_path):
+def test_two_processes_give_the_same_scores_and_thresholds_as_one(tiny, tmp_path):
     alone = run(tmp_path / "one", *tiny, "trainer.max_epochs=2", report=False)
     folder = tmp_path / "two"
     done = finish(start(*tiny, "trainer.max_epochs=2", "trainer=ddp_cpu", f"hydra.run.dir={folder}"), folder)

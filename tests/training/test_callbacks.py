@@ -1,4 +1,4 @@
-"""What the callbacks do to a run, seen from the command line."""
+"""The stop at a non-finite loss, in runs from the command line."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def finite(path: Path) -> bool:
     return all(tensor.isfinite().all() for tensor in load(path)["state_dict"].values())
 
 
-def test_a_diverging_run_ends_in_one_line_that_names_step_batch_and_remedy(tiny, tmp_path):
+def test_a_diverging_run_stops_and_names_step_batch_and_settings_to_change(tiny, tmp_path):
     done = run(tmp_path / "run", *tiny, "optim.encoder_lr=1e30", "trainer.gradient_clip_val=null")
     assert done.code == 2
     for part in ("training loss", "step 2", "epoch 0, batch 1", "examples", "optim.encoder_lr"):
@@ -30,7 +30,7 @@ def test_a_diverging_run_ends_in_one_line_that_names_step_batch_and_remedy(tiny,
 
 @pytest.mark.parametrize("every", [1, 4, 50])
 @pytest.mark.parametrize("batch", [8, 11])
-def test_checkpoints_never_hold_weights_that_are_not_numbers(batch, every, tiny, tmp_path):
+def test_checkpoints_never_contain_non_finite_weights(batch, every, tiny, tmp_path):
     done = run(
         tmp_path / "run",
         *tiny,
@@ -46,7 +46,7 @@ def test_checkpoints_never_hold_weights_that_are_not_numbers(batch, every, tiny,
     assert finite(done.folder / "checkpoints/best.ckpt")
 
 
-def test_weights_spoilt_by_the_last_step_of_an_epoch_are_found_by_the_validation(tiny, tmp_path):
+def test_validation_detects_weights_that_the_last_step_made_non_finite(tiny, tmp_path):
     settings = ["optim.encoder_lr=1e30", "trainer.gradient_clip_val=null", "loader.train_limit=14"]
     done = run(tmp_path / "run", *tiny, *settings)
     assert done.code == 2, done.err
@@ -54,6 +54,6 @@ def test_weights_spoilt_by_the_last_step_of_an_epoch_are_found_by_the_validation
     assert not list(done.folder.glob("checkpoints/*"))
 
 
-def test_a_loss_can_go_unwatched(tiny, tmp_path):
+def test_the_check_can_be_switched_off(tiny, tmp_path):
     settings = ["optim.encoder_lr=1e30", "callbacks.finite_loss=null", "trainer.gradient_clip_val=null"]
     assert run(tmp_path / "run", *tiny, *settings, report=False).code == 0

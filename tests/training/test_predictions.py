@@ -12,7 +12,7 @@ def names(count):
     return [f"class {i}" for i in range(count)]
 
 
-def test_few_classes_get_a_probability_column_each(tmp_path):
+def test_each_of_few_classes_has_a_probability_column(tmp_path):
     path = tmp_path / "deep" / "predictions.parquet"
     logits = np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=np.float32)
     write_predictions(path, ["a", "b"], ["x", "y", "z"], np.array([0, 1]), logits)
@@ -27,7 +27,7 @@ def test_few_classes_get_a_probability_column_each(tmp_path):
     assert table.probability.tolist() == [table["p:x"][0], table["p:z"][1]]
 
 
-def test_many_classes_get_the_most_probable_ones_as_lists(tmp_path):
+def test_the_most_probable_of_many_classes_are_listed(tmp_path):
     logits = RNG.normal(size=(7, 30))
     write_predictions(tmp_path / "p.parquet", names(7), names(30), np.arange(7), logits, top_k=4)
     table = pd.read_parquet(tmp_path / "p.parquet")
@@ -46,19 +46,19 @@ def test_many_classes_get_the_most_probable_ones_as_lists(tmp_path):
         assert (np.diff(row.top_probabilities) <= 0).all()
 
 
-def test_the_bound_between_columns_and_lists_can_be_chosen(tmp_path):
+def test_full_up_to_sets_the_number_of_classes_with_own_columns(tmp_path):
     write_predictions(tmp_path / "p.parquet", ["a"], names(3), None, np.zeros((1, 3)), full_up_to=2, top_k=5)
     assert list(pd.read_parquet(tmp_path / "p.parquet").top_labels[0]) == names(3)
 
 
-def test_equal_probabilities_go_to_the_first_of_the_vocabulary(tmp_path):
+def test_ties_are_in_the_order_of_the_vocabulary(tmp_path):
     write_predictions(tmp_path / "p.parquet", ["a"], names(25), None, np.zeros((1, 25)), top_k=2)
     table = pd.read_parquet(tmp_path / "p.parquet")
     assert table.prediction[0] == "class 0"
     assert list(table.top_labels[0]) == ["class 0", "class 1"]
 
 
-def test_an_unknown_truth_is_null(tmp_path):
+def test_an_unknown_true_class_is_null(tmp_path):
     write_predictions(tmp_path / "none.parquet", ["a", "b"], names(2), None, np.eye(2))
     assert pd.read_parquet(tmp_path / "none.parquet").label.isna().all()
     write_predictions(tmp_path / "some.parquet", ["a", "b"], names(2), np.array([-1, 1]), np.eye(2))
@@ -72,7 +72,7 @@ def test_huge_half_precision_logits_give_probabilities(tmp_path):
 
 
 @pytest.mark.parametrize(("rows", "classes"), [(0, 3), (0, 30), (40_000, 2), (40_000, 21)])
-def test_any_number_of_rows_keeps_its_order(tmp_path, rows, classes):
+def test_rows_keep_their_order_across_row_groups(tmp_path, rows, classes):
     truth = RNG.integers(0, classes, rows)
     logits = np.eye(classes, dtype=np.float32)[truth]
     write_predictions(tmp_path / "p.parquet", [str(i) for i in range(rows)], names(classes), truth, logits)
@@ -81,7 +81,7 @@ def test_any_number_of_rows_keeps_its_order(tmp_path, rows, classes):
     assert table.prediction.tolist() == table.label.tolist() == [f"class {i}" for i in truth]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_keeps_the_old_file_and_removes_the_temporary_one(tmp_path):
     path = tmp_path / "p.parquet"
     write_predictions(path, ["a"], names(2), None, np.eye(2)[:1])
     old = path.read_bytes()
@@ -91,12 +91,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_lengths_that_do_not_belong_together_are_refused(tmp_path):
+def test_mismatched_lengths_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected logits \[2, 3\]"):
         write_predictions(tmp_path / "p.parquet", ["a", "b"], names(3), None, np.zeros((2, 4)))
 
 
-def test_multi_label_predictions_are_lists_most_probable_first(tmp_path):
+def test_multi_label_predictions_are_lists_sorted_by_probability(tmp_path):
     path = tmp_path / "deep" / "predictions.parquet"
     logits = np.array([[2.0, 0.0, 3.0], [-1.0, -3.0, -2.0], [-1.0, 4.0, 4.0]], dtype=np.float32)
     decided = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 1]], bool)
@@ -114,7 +114,7 @@ def test_multi_label_predictions_are_lists_most_probable_first(tmp_path):
     assert [len(row) for row in table.probabilities] == [2, 0, 2]
 
 
-def test_the_highest_labels_are_those_of_a_full_sort_of_equal_ones_the_first(tmp_path):
+def test_the_top_labels_equal_those_of_a_stable_full_sort(tmp_path):
     logits = RNG.integers(0, 4, (50, 30)).astype(np.float16)
     write_multilabel_predictions(tmp_path / "p.parquet", names(50), names(30), None, logits, logits > 2, top_k=7)
     table = pd.read_parquet(tmp_path / "p.parquet")
@@ -124,7 +124,7 @@ def test_the_highest_labels_are_those_of_a_full_sort_of_equal_ones_the_first(tmp
     assert [list(row) for row in table.predictions] == above
 
 
-def test_unknown_true_labels_are_null_and_no_labels_are_an_empty_list(tmp_path):
+def test_unknown_labels_are_null_and_no_labels_are_an_empty_list(tmp_path):
     none = np.zeros((2, 3), bool)
     write_multilabel_predictions(tmp_path / "null.parquet", ["a", "b"], names(3), None, np.zeros((2, 3)), none)
     assert pd.read_parquet(tmp_path / "null.parquet").labels.isna().all()
@@ -134,7 +134,7 @@ def test_unknown_true_labels_are_null_and_no_labels_are_an_empty_list(tmp_path):
 
 
 @pytest.mark.parametrize(("rows", "labels"), [(0, 3), (40_000, 4), (300, 40_000)])
-def test_any_number_of_multi_label_rows_keeps_its_order(tmp_path, rows, labels):
+def test_multi_label_rows_keep_their_order_across_row_groups(tmp_path, rows, labels):
     own = RNG.integers(0, labels, rows)
     targets = sparse.csr_matrix((np.ones(rows, bool), own, np.arange(rows + 1)), shape=(rows, labels))
     decided = targets.toarray()
@@ -146,7 +146,7 @@ def test_any_number_of_multi_label_rows_keeps_its_order(tmp_path, rows, labels):
         assert [list(row) for row in column] == [[f"class {i}"] for i in own]
 
 
-def test_fewer_labels_than_the_list_is_long_are_all_listed(tmp_path):
+def test_all_labels_are_listed_if_there_are_fewer_than_top_k(tmp_path):
     logits = np.array([[1.0, 2.0], [np.inf, -np.inf]])
     write_multilabel_predictions(tmp_path / "p.parquet", ["a", "b"], names(2), None, logits, logits > 0, top_k=5)
     table = pd.read_parquet(tmp_path / "p.parquet")
@@ -154,7 +154,7 @@ def test_fewer_labels_than_the_list_is_long_are_all_listed(tmp_path):
     assert table.top_probabilities[1].tolist() == [1, 0]
 
 
-def test_a_failed_multi_label_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_multi_label_write_keeps_the_old_file_and_removes_the_temporary_one(tmp_path):
     path, cells = tmp_path / "p.parquet", np.eye(2)
     write_multilabel_predictions(path, ["a", "b"], names(2), None, cells, cells > 0)
     old = path.read_bytes()
@@ -166,13 +166,13 @@ def test_a_failed_multi_label_write_leaves_the_old_file_and_nothing_else(tmp_pat
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_multi_label_shapes_that_do_not_belong_together_are_refused(tmp_path):
+def test_mismatched_multi_label_shapes_are_refused(tmp_path):
     cells, targets = np.zeros((2, 3)), sparse.csr_matrix((2, 2), dtype=bool)
     with pytest.raises(ValueError, match=r"expected logits, decided and targets \[2, 3\].*\(2, 2\)"):
         write_multilabel_predictions(tmp_path / "p.parquet", ["a", "b"], names(3), targets, cells, cells > 0)
 
 
-def test_calibrated_probabilities_leave_the_predictions_as_they_are(tmp_path):
+def test_calibrated_probabilities_do_not_change_the_predictions(tmp_path):
     logits, calibrated = np.array([[2.0, 1.0], [0.0, 1.0]]), np.log([[0.25, 0.75], [0.5, 0.5]])
     write_predictions(tmp_path / "p.parquet", ["a", "b"], ["x", "y"], None, logits, calibrated=calibrated)
     table = pd.read_parquet(tmp_path / "p.parquet")
@@ -188,7 +188,7 @@ def test_calibrated_probabilities_leave_the_predictions_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("classes", [3, 30])
-def test_the_decision_of_the_least_cost_has_a_column_where_there_is_one(tmp_path, classes):
+def test_the_class_of_least_expected_cost_has_its_own_column(tmp_path, classes):
     rows = 20_000
     logits, cheapest = RNG.normal(size=(rows, classes)).astype(np.float32), RNG.integers(0, classes, rows)
     without, path = tmp_path / "without.parquet", tmp_path / "with.parquet"
@@ -200,7 +200,7 @@ def test_the_decision_of_the_least_cost_has_a_column_where_there_is_one(tmp_path
     pd.testing.assert_frame_equal(table.drop(columns="least_cost"), pd.read_parquet(without))
 
 
-def test_calibrated_logits_and_costs_of_another_length_are_refused(tmp_path):
+def test_mismatched_calibrated_logits_and_costs_are_refused(tmp_path):
     given = (tmp_path / "p.parquet", ["a", "b"], names(3), None, np.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"expected logits \[2, 3\].*\(2, 4\)"):
         write_predictions(*given, calibrated=np.zeros((2, 4)))
