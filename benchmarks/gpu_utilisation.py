@@ -34,7 +34,7 @@ from training_candidates import quieten
 from transformers import BertConfig, BertModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from counterpoise.balance import ClassIndex, Strategy
-from counterpoise.data.batching import BatchOrder, TokenDataset
+from counterpoise.data.batching import BucketBatchSampler, TokenDataset
 from counterpoise.data.token_store import TokenStore
 from counterpoise.errors import UserError
 from counterpoise.model.encoder import EncoderSource
@@ -162,7 +162,7 @@ def ours(texts: Texts, packed: bool, compiled: bool) -> tuple[float, np.ndarray]
     fitted = Strategy().fit(labels, index, 1)
     encoder = texts.source(packed=packed, compile=compiled).load()
     model = Classifier(encoder, fitted.final.loss, Optim(), labels, index.counts, texts.batch_size)
-    order = BatchOrder(
+    order = BucketBatchSampler(
         lambda epoch, rng: fitted.at_epoch(epoch).sampler.draw(index, rng),
         len(dataset),
         dataset.lengths,
@@ -183,7 +183,7 @@ def ours(texts: Texts, packed: bool, compiled: bool) -> tuple[float, np.ndarray]
     )
     loader = DataLoader(dataset, sampler=order, batch_size=None, pin_memory=on_gpu)
     trainer.fit(model, loader)
-    return clock.seconds, np.concatenate(list(order.plan())[WARM_UP:])
+    return clock.seconds, np.concatenate(list(order.epoch_steps())[WARM_UP:])
 
 
 class Peer(nn.Module):

@@ -124,7 +124,7 @@ def part_of(split: Split, kept: np.ndarray) -> Split:
     """Returns the rows for which `kept` (bool [N]) is true."""
     if split.task != "multi_label":
         raise UserError(f"{split.file}: each text has one label here; this is for texts with several")
-    return split.take(kept)
+    return split.filter(kept)
 
 
 def main() -> None:

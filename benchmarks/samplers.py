@@ -27,7 +27,7 @@ from torch.utils.data import BatchSampler, WeightedRandomSampler
 
 from counterpoise.balance import Blend, ClassIndex, PowerSampler, RepeatFactorSampler, Sampler
 from counterpoise.balance.counts import Targets
-from counterpoise.data.batching import BatchOrder, evaluation_batches, stratified_batches
+from counterpoise.data.batching import BucketBatchSampler, evaluation_batches, stratified_batches
 from counterpoise.data.splits import split_off
 
 CLASSES = 500
@@ -43,7 +43,7 @@ def ours(targets: Targets, lengths: np.ndarray, sampler: Sampler) -> Seconds:
     clock("build")
     rows = sampler.draw(index, np.random.default_rng(0))
     clock("draw")
-    for _ in BatchOrder(lambda epoch, rng: rows, len(rows), lengths, BATCH):
+    for _ in BucketBatchSampler(lambda epoch, rng: rows, len(rows), lengths, BATCH):
         pass
     return clock("batches")
 

@@ -40,7 +40,7 @@ from counterpoise import balance as losses
 from counterpoise.analysis import plot_style as style
 from counterpoise.analysis.plot_style import COLOURS, FAINT, MUTED, PAPER
 from counterpoise.balance import ClassIndex, InverseFrequency, PowerSampler, Strategy
-from counterpoise.data.batching import BatchOrder
+from counterpoise.data.batching import BucketBatchSampler
 from counterpoise.data.token_store import load_tokenizer, tokenise
 from counterpoise.metrics import calibration
 from counterpoise.metrics.buckets import DEFAULT_BOUNDS
@@ -113,7 +113,7 @@ def epoch(rows: int) -> dict[str, float]:
     return {
         "class index": median(lambda: ClassIndex.of(targets, CLASSES)),
         "draw of an epoch": median(lambda: sampler.draw(index, rng)),
-        "order by length": median(lambda: next(iter(BatchOrder(lambda *_: drawn.copy(), rows, lengths, 32)))),
+        "order by length": median(lambda: next(iter(BucketBatchSampler(lambda *_: drawn.copy(), rows, lengths, 32)))),
     }
 
 

@@ -35,7 +35,7 @@ from measure import interleaved, peak_memory, ratio, report
 from sklearn.metrics import accuracy_score, f1_score
 from training_candidates import CANDIDATES, Batches, dealt, prepare
 
-from counterpoise.data.batching import BatchOrder
+from counterpoise.data.batching import BucketBatchSampler
 from counterpoise.terminal import command_line
 
 SAMPLERS = ("plain", "oversampled", "undersampled", "combined", "repeat_factor", "progressive")
@@ -133,11 +133,14 @@ def padding(max_length: int, epochs: int = 3) -> list[dict[str, Any]]:
         for row in rows:
             overrides = (f"strategy={row['sampler']}", f"trainer.max_epochs={epochs}")
             module = prepare(data, max_length, "32-true", *overrides).data
-            lengths, order = module.splits["train"].dataset.lengths, cast(BatchOrder, module.train_dataloader().sampler)
+            lengths, order = (
+                module.splits["train"].dataset.lengths,
+                cast(BucketBatchSampler, module.train_dataloader().sampler),
+            )
             shares = []
             for epoch in range(epochs):
                 order.set_epoch(epoch)
-                batches = list(order.plan())
+                batches = list(order.epoch_steps())
                 real = sum(int(lengths[batch].sum()) for batch in batches)
                 shares.append(1 - real / sum(dealt(module, batch) for batch in batches))
             row[data] = 100 * max(shares)

@@ -57,7 +57,7 @@ class Module(TextDataModule):
         loader = super().train_dataloader()
         if self.choose is not None:
             order: Any = loader.sampler
-            chosen = self.batches = self.choose(list(order.plan()), self.splits["train"].dataset.lengths)
+            chosen = self.batches = self.choose(list(order.epoch_steps()), self.splits["train"].dataset.lengths)
             order.plan, order.steps = lambda: chosen, len(chosen)
         return loader
 

@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import refused
-from counterpoise.data import arrow_cache as staged
-from counterpoise.data import readers as tables
+from counterpoise.data import arrow_cache, readers
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.token_store import load_tokenizer, tokenise
@@ -25,8 +24,8 @@ LABELS = [f"class {row % 5}" for row in range(ROWS)]
 @pytest.fixture
 def large(monkeypatch):
     """Every file is a large one, of many blocks."""
-    monkeypatch.setattr(tables, "STAGED", 0)
-    monkeypatch.setattr(tables, "BLOCK", 2**14)
+    monkeypatch.setattr(readers, "MAX_IN_MEMORY", 0)
+    monkeypatch.setattr(readers.files, "BLOCK", 2**14)
 
 
 def written(path: Path, texts=TEXTS, labels=LABELS) -> str:
@@ -58,7 +57,7 @@ def test_a_large_file_gives_what_a_small_one_gives(tmp_path, cache, large, monke
     texts = ["" if row in bad else text for row, text in enumerate(TEXTS)]
     file = written(tmp_path / name, texts, ["", *LABELS[1:]])
     with monkeypatch.context() as small:
-        small.setattr(tables, "STAGED", 2**30)
+        small.setattr(readers, "MAX_IN_MEMORY", 2**30)
         expected = train(file, id="key")
     assert not entries(cache)
     split = train(file, id="key")
@@ -92,7 +91,7 @@ def test_mapped_pages_can_be_let_go_of_and_are_read_again(tmp_path, large):
     assert split.texts.to_pylist() == texts
     grown = resident()
     assert grown - before > 14e6
-    staged.release_pages()
+    arrow_cache.release_pages()
     assert resident() - before < 2e6
     assert split.texts[2999].as_py() == texts[2999]
 
@@ -100,7 +99,7 @@ def test_mapped_pages_can_be_let_go_of_and_are_read_again(tmp_path, large):
 def test_a_large_file_is_read_once(tmp_path, cache, large, monkeypatch):
     file = written(tmp_path / "a.csv")
     first = train(file)
-    monkeypatch.setattr(tables, "_read_csv", None)
+    monkeypatch.setattr(readers, "read_csv", None)
     again = train(file)
     assert again.texts.equals(first.texts)
     assert len(entries(cache)) == 1
@@ -133,22 +132,22 @@ def test_a_file_written_anew_is_read_anew_even_at_once_and_of_the_same_size(tmp_
 
 
 def test_the_digest_of_a_file_is_kept_until_it_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(staged, "SETTLED", -1)
+    monkeypatch.setattr(arrow_cache, "MIN_FILE_AGE", -1)
     path = tmp_path / "a"
     path.write_text("one")
-    first = staged.content_digest(path)
+    first = arrow_cache.content_digest(path)
     with monkeypatch.context() as unreadable:
-        unreadable.setattr(staged.hashlib, "file_digest", None)
-        assert staged.content_digest(path) == first
+        unreadable.setattr(arrow_cache.hashlib, "file_digest", None)
+        assert arrow_cache.content_digest(path) == first
     times = path.stat()
     path.write_text("two")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert staged.content_digest(path) != first
+    assert arrow_cache.content_digest(path) != first
 
 
 def test_the_digest_of_a_file_that_was_just_written_is_not_kept(tmp_path, cache):
     (tmp_path / "a").write_text("one")
-    staged.content_digest(tmp_path / "a")
+    arrow_cache.content_digest(tmp_path / "a")
     assert not (cache / "digests").exists()
 
 
@@ -160,7 +159,7 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path, cache, large, mo
             more.write("late,class 1,9\n")
         return "digest"
 
-    monkeypatch.setattr(tables, "content_digest", growing)
+    monkeypatch.setattr(readers, "content_digest", growing)
     assert refused(FileSource(file)) == "a.csv changed while it was read: start again when it is complete"
     assert not entries(cache)
 
@@ -214,7 +213,7 @@ def test_the_data_module_of_a_large_file_is_that_of_a_small_one(tmp_path, cache,
 
     data = made()
     with monkeypatch.context() as small:
-        small.setattr(tables, "STAGED", 2**30)
+        small.setattr(readers, "MAX_IN_MEMORY", 2**30)
         expected = made()
     for name, part in data.splits.items():
         np.testing.assert_array_equal(part.rows, expected.splits[name].rows)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from counterpoise.data.arrow_columns import BLANK, NOT_UTF8, take, text_faults
+from counterpoise.data.arrow_columns import BLANK, NOT_UTF8, find_text_faults, take_rows
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [0, 3, 3, 7], list(range(1, 10))])
@@ -15,7 +15,7 @@ def test_rows_are_taken_in_their_order_however_the_column_is_cut(cuts, rows):
     values = [f"text {row}" for row in range(10)]
     edges = [0, *cuts, 10]
     column = pa.chunked_array([pa.array(values[a:b], pa.large_string()) for a, b in pairwise(edges)])
-    taken = take(column, np.array(rows, np.int64))
+    taken = take_rows(column, np.array(rows, np.int64))
     assert taken.to_pylist() == [values[row] for row in rows]
     assert taken.type == pa.large_string()
 
@@ -23,7 +23,7 @@ def test_rows_are_taken_in_their_order_however_the_column_is_cut(cuts, rows):
 def test_taking_a_few_rows_does_not_copy_the_column():
     column = pa.chunked_array([pa.array(["x" * 1000] * 1000, pa.large_string()) for _ in range(5)])
     before = pa.total_allocated_bytes()
-    taken = take(column, np.array([4999, 0]))
+    taken = take_rows(column, np.array([4999, 0]))
     assert pa.total_allocated_bytes() - before < 50_000
     assert len(taken) == 2
 
@@ -32,6 +32,6 @@ def test_each_text_has_its_fault_however_the_column_is_cut():
     values = [b"good", b"", b"\xff", None, b" \t\n", "\u3000".encode(), "é".encode(), b"\xffbad", b" x "]
     faults = [0, BLANK, NOT_UTF8, BLANK, BLANK, BLANK, 0, NOT_UTF8, 0]
     array = pa.array(values, pa.large_binary())
-    assert text_faults(array).tolist() == faults
-    assert text_faults(pa.chunked_array([array[:2], array[2:2], array[2:]])).tolist() == faults
-    assert text_faults(array).dtype == np.uint8
+    assert find_text_faults(array).tolist() == faults
+    assert find_text_faults(pa.chunked_array([array[:2], array[2:2], array[2:]])).tolist() == faults
+    assert find_text_faults(array).dtype == np.uint8

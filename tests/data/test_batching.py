@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from counterpoise.balance import ClassIndex, PowerSampler
 from counterpoise.data.batching import (
-    BatchOrder,
+    BucketBatchSampler,
     EmbeddingDataset,
     TokenDataset,
     evaluation_batches,
@@ -33,8 +33,8 @@ def shuffled(epoch: int, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(N)
 
 
-def order(draw=shuffled, size=N, lengths=LENGTHS, batch_size=32, epoch=0, **options) -> BatchOrder:
-    batches = BatchOrder(draw, size, lengths, batch_size, **options)
+def order(draw=shuffled, size=N, lengths=LENGTHS, batch_size=32, epoch=0, **options) -> BucketBatchSampler:
+    batches = BucketBatchSampler(draw, size, lengths, batch_size, **options)
     batches.set_epoch(epoch)
     return batches
 
@@ -113,7 +113,7 @@ def test_micro_batches_of_a_step_are_of_equal_size(world_size, accumulate):
 def test_every_process_gets_as_many_batches_as_it_announces(size, micro, batch_size, seed):
     world_size, accumulate = micro
     for rank in range(world_size):
-        batches = BatchOrder(
+        batches = BucketBatchSampler(
             lambda epoch, rng: rng.permutation(size),
             size,
             LENGTHS,
@@ -150,14 +150,14 @@ def test_what_is_drawn_may_depend_on_the_epoch():
 
 def test_the_longest_text_is_in_the_first_step():
     for epoch in range(20):
-        assert LENGTHS.argmax() in order(epoch=epoch).plan()[0]
+        assert LENGTHS.argmax() in order(epoch=epoch).epoch_steps()[0]
 
 
 def test_the_steps_are_those_of_the_lengths_whatever_the_width_of_their_numbers():
-    plan = order(seed=1, epoch=2).plan()
+    plan = order(seed=1, epoch=2).epoch_steps()
     assert len(plan) == 32
     for factor in (1, 1000, 10**8):
-        assert rows(order(seed=1, epoch=2, lengths=LENGTHS * factor).plan()) == rows(plan)
+        assert rows(order(seed=1, epoch=2, lengths=LENGTHS * factor).epoch_steps()) == rows(plan)
     assert plan[3].tolist() == rows(plan)[3]
 
 
@@ -238,7 +238,7 @@ def test_leaving_out_the_last_step_does_not_change_the_others():
         batches = order(
             lambda epoch, rng: rng.permutation(size), size, longest, batch_size=4, accumulate=accumulate, epoch=epoch
         )
-        return rows(batches.plan())
+        return rows(batches.epoch_steps())
 
     for epoch in range(5):
         every = plan(1, epoch)
@@ -301,7 +301,7 @@ def test_vectors_take_the_place_of_tokens_and_nothing_else_changes(weights):
 
 def test_some_rows_of_vectors_are_taken_without_weights():
     tokens = TokenDataset(store_of([[1], [2], [3]]), np.array([2, 0, 1]), np.array([5, 6, 7]), 0, np.ones(3))
-    taken = EmbeddingDataset(tokens, np.array([[0.0], [0.1], [0.2]], np.float32)).take(np.array([2, 0]))
+    taken = EmbeddingDataset(tokens, np.array([[0.0], [0.1], [0.2]], np.float32)).subset(np.array([2, 0]))
     batch = taken[np.array([0, 1])]
     np.testing.assert_allclose(batch["vectors"], [[0.1], [0.2]])
     assert batch["targets"].tolist() == [7, 5]
@@ -316,7 +316,7 @@ def test_a_packed_batch_has_the_tokens_of_its_texts_end_to_end():
     assert batch["input_ids"].dtype == torch.int64
     for name, values in padded[np.array([2, 1, 0])].items():
         assert name == "input_ids" or torch.equal(batch[name], values)
-    assert dataset.take(np.array([1]))[np.array([0])]["input_ids"].tolist() == [5, 6, 7]
+    assert dataset.subset(np.array([1]))[np.array([0])]["input_ids"].tolist() == [5, 6, 7]
 
 
 @settings(deadline=None)

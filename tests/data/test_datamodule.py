@@ -384,21 +384,20 @@ def test_a_limited_evaluation_of_several_labels_takes_a_stratified_sample(make_t
 
 
 @pytest.mark.parametrize("choice", ["drop", "error"])
-def test_a_source_needs_two_methods_and_may_choose_what_becomes_of_bad_rows(tokenizer, tmp_path, choice):
+def test_on_bad_row_of_any_source_decides_about_classes_that_training_lacks(tokenizer, tmp_path, choice):
     train, test = (write_texts(tmp_path / f"{name}.csv", COUNTS) for name in ("train", "test"))
     test.write_text(test.read_text() + "omega1,omega\n")
     files = FileSource(str(train), test=str(test))
 
-    class OfTwoMethods:
+    class OwnSource:
+        on_bad_row = choice
+
         def prepare(self) -> None: ...
 
         def load(self):
             return files.load()
 
-    source = OfTwoMethods()
-    if choice == "error":
-        source.on_bad_row = choice
-    data = TextDataModule(source, tokenizer, max_length=16)
+    data = TextDataModule(OwnSource(), tokenizer, max_length=16)
     if choice == "error":
         with pytest.raises(UserError, match="'omega'"):
             data.setup()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import refused
-from counterpoise.data import readers as tables
+from counterpoise.data import readers
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.sources.hub import HubSource
 
@@ -136,7 +136,7 @@ def test_labels_are_read_alike_however_many_blocks_a_file_has(tmp_path, caplog, 
         return split.labels.to_pylist(), split.rows.tolist(), split.dropped, list(caplog.messages)
 
     whole = read()
-    monkeypatch.setattr(tables, "BLOCK", 256)
+    monkeypatch.setattr(readers.files, "BLOCK", 256)
     assert read() == whole
     labels, rows, dropped, messages = whole
     assert labels[:6] == labels[-6:] == [["a", "b"], ["c"], ["b"], [], ["c", "a"], ["d"]]

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from scipy.sparse import csr_matrix
 
-from counterpoise.data import quality as audit
+from counterpoise.data import near_duplicates, quality
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.token_store import load_tokenizer
@@ -16,11 +16,11 @@ def texts(*values: str) -> pa.Array:
 
 
 def shingles(text: str) -> set[str]:
-    return {text[i : i + audit.SHINGLE] for i in range(len(text) - audit.SHINGLE + 1)}
+    return {text[i : i + near_duplicates.SHINGLE] for i in range(len(text) - near_duplicates.SHINGLE + 1)}
 
 
 def near(*values: str) -> list[tuple[int, int]]:
-    found = audit.near_texts(texts(*values))
+    found = near_duplicates.find_near_duplicates(texts(*values))
     return list(zip(found.left.tolist(), found.right.tolist(), strict=True))
 
 
@@ -38,22 +38,22 @@ def variations(rng: np.random.Generator, count: int, letters: str = "abcdefghij 
 
 def test_texts_are_equal_but_for_case_spaces_and_forms_of_characters():
     values = texts("One  text", "another", " one text\n", "ONE\ttext", "\uff4fne\u3000text", "anothér", "one texts")
-    assert audit.equal_texts(values).tolist() == [0, 1, 0, 0, 0, 2, 3]
-    assert audit.equal_texts(pa.chunked_array([texts("a"), texts("A")])).tolist() == [0, 0]
-    assert audit.equal_texts(texts()).tolist() == []
+    assert quality.group_equal_texts(values).tolist() == [0, 1, 0, 0, 0, 2, 3]
+    assert quality.group_equal_texts(pa.chunked_array([texts("a"), texts("A")])).tolist() == [0, 0]
+    assert quality.group_equal_texts(texts()).tolist() == []
 
 
-@pytest.mark.parametrize("block", [audit.BLOCK, 500], ids=["one block", "many blocks"])
+@pytest.mark.parametrize("block", [near_duplicates.BLOCK, 500], ids=["one block", "many blocks"])
 def test_near_texts_are_those_that_comparing_all_with_all_finds(monkeypatch, block):
-    monkeypatch.setattr(audit, "BLOCK", block)
+    monkeypatch.setattr(near_duplicates, "BLOCK", block)
     values = variations(np.random.default_rng(0), 100)
     sets = [shingles(" ".join(value.split())) for value in values]
     true = {(i, j): len(sets[i] & sets[j]) / len(sets[i] | sets[j]) for j in range(len(sets)) for i in range(j)}
-    found = audit.near_texts(texts(*values))
+    found = near_duplicates.find_near_duplicates(texts(*values))
     pairs = list(zip(found.left.tolist(), found.right.tolist(), strict=True))
     assert pairs == sorted(pairs)
     np.testing.assert_allclose(found.similarity, [true[pair] for pair in pairs])
-    wanted = {pair for pair, similarity in true.items() if similarity >= audit.NEAR}
+    wanted = {pair for pair, similarity in true.items() if similarity >= near_duplicates.MIN_SIMILARITY}
     assert set(pairs) <= wanted
     assert len(wanted) > 30
     assert len(wanted - set(pairs)) <= 1
@@ -83,29 +83,31 @@ def test_few_texts_have_no_near_ones(values):
 def test_no_leak_hides_in_a_large_family_of_near_texts():
     values = texts(*(f"failed to connect to the server number {row}" for row in range(1000)))
     part = np.repeat([0, 1], [800, 200])
-    found = audit.leaks(audit.equal_texts(values), part, 0, 1, audit.near_texts(values))
+    found = quality.leaks(quality.group_equal_texts(values), part, 0, 1, near_duplicates.find_near_duplicates(values))
     assert sorted(found.row) == list(range(800, 1000))
 
 
 def test_a_leak_is_told_with_the_most_similar_row_of_its_source():
     groups = np.array([0, 1, 0, 2, 0, 3, 4, 5])
     part = np.array([0, 0, 0, 1, 1, 1, 1, 2])
-    pairs = audit.Near(np.array([0, 1, 2, 0]), np.array([2, 2, 3, 4]), np.array([0.8, 0.9, 0.95, 0.85]))
-    found = audit.leaks(groups, part, 0, 1, pairs)
+    pairs = near_duplicates.SimilarPairs(
+        np.array([0, 1, 2, 0]), np.array([2, 2, 3, 4]), np.array([0.8, 0.9, 0.95, 0.85])
+    )
+    found = quality.leaks(groups, part, 0, 1, pairs)
     assert found.to_dict("list") == {
         "row": [4, 3, 6],
         "of": [0, 1, 0],
         "similarity": [1.0, 0.9, 0.85],
         "equal": [True, False, False],
     }
-    assert audit.leaks(groups, part, 0, 1).row.tolist() == [4]
-    assert audit.leaks(groups, part, 0, 2, pairs).empty
+    assert quality.leaks(groups, part, 0, 1).row.tolist() == [4]
+    assert quality.leaks(groups, part, 0, 2, pairs).empty
 
 
 def test_a_near_text_counts_where_both_of_a_pair_are():
-    pairs = audit.Near(np.array([0, 1, 0]), np.array([2, 2, 4]), np.array([0.8, 0.9, 0.85]))
-    assert audit.with_near(np.array([0, 5, 4, 0, 1]), pairs).tolist() == [True, False, True, True, False]
-    assert audit.with_near(np.array([0, 1]), pairs).tolist() == [False, False]
+    pairs = near_duplicates.SimilarPairs(np.array([0, 1, 0]), np.array([2, 2, 4]), np.array([0.8, 0.9, 0.85]))
+    assert quality.has_near_duplicate(np.array([0, 5, 4, 0, 1]), pairs).tolist() == [True, False, True, True, False]
+    assert quality.has_near_duplicate(np.array([0, 1]), pairs).tolist() == [False, False]
 
 
 def test_digits_are_told_apart_where_the_texts_are_made_of_them():
@@ -114,19 +116,19 @@ def test_digits_are_told_apart_where_the_texts_are_made_of_them():
 
 def test_equal_texts_of_different_classes_conflict():
     groups = np.array([0, 1, 0, 2, 1, 3, 3])
-    assert audit.conflicts(groups, np.array([5, 1, 5, 1, 2, 0, 0])).tolist() == [1]
+    assert quality.conflicting_groups(groups, np.array([5, 1, 5, 1, 2, 0, 0])).tolist() == [1]
 
 
 def test_equal_texts_of_different_sets_of_labels_conflict():
     groups = np.array([0, 0, 1, 1, 2, 2, 3])
     sets = csr_matrix(np.array([[1, 0, 1], [1, 0, 1], [1, 1, 0], [1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]], bool))
-    assert audit.conflicts(groups, sets).tolist() == [1, 2]
+    assert quality.conflicting_groups(groups, sets).tolist() == [1, 2]
 
 
 def test_odd_texts_are_named_by_what_is_odd():
     long = " ".join(["sentence"] * 60)
     values = texts("a usual sentence", "Word", "12:30 - 14", "caf\ufffd au lait", long, "a \x07 bell", "天气很好")
-    found = {reason: rows.tolist() for reason, rows in audit.odd_texts(values).items()}
+    found = {reason: rows.tolist() for reason, rows in quality.unusual_texts(values).items()}
     assert found == {"one word": [1], "no letter": [2], "damaged characters": [3, 5], "extremely long": [4]}
 
 
@@ -134,20 +136,20 @@ def test_lengths_are_those_of_whole_texts_and_leave_the_tokenizer_alone(tiny_enc
     backend = load_tokenizer(str(tiny_encoder)).backend_tokenizer
     backend.enable_truncation(4)
     long = " ".join(["word1"] * 100)
-    assert audit.token_lengths(texts("word1 word2", long), backend).tolist() == [4, 102]
+    assert quality.token_lengths(texts("word1 word2", long), backend).tolist() == [4, 102]
     assert len(backend.encode(long)) == 4
 
 
 def test_imbalance_of_counts_worked_by_hand():
-    found = audit.imbalance(np.array([1, 8, 3]))
+    found = quality.imbalance(np.array([1, 8, 3]))
     assert found["ratio"] == 8
     assert found["half"] == 1
     # Mean difference over all pairs: 2 (7 + 2 + 5) / 9; twice the mean: 8.
     assert found["gini"] == pytest.approx(28 / 9 / 8)
     shares = np.array([1, 8, 3]) / 12
     assert found["entropy"] == pytest.approx(-(shares * np.log(shares)).sum() / np.log(3))
-    assert audit.imbalance(np.array([4, 4, 4])) == pytest.approx({"ratio": 1, "entropy": 1, "gini": 0, "half": 2})
-    assert audit.imbalance(np.array([4])) == {"ratio": 1, "entropy": 1, "gini": 0, "half": 1}
+    assert quality.imbalance(np.array([4, 4, 4])) == pytest.approx({"ratio": 1, "entropy": 1, "gini": 0, "half": 2})
+    assert quality.imbalance(np.array([4])) == {"ratio": 1, "entropy": 1, "gini": 0, "half": 1}
 
 
 @pytest.mark.parametrize(
@@ -161,11 +163,11 @@ def test_imbalance_of_counts_worked_by_hand():
     ],
 )
 def test_the_strategy_to_start_with_follows_from_ratio_and_task(counts, rows, multi_label, strategy):
-    assert audit.recommended(np.array(counts), rows, multi_label, tail=1)[0] == strategy
+    assert quality.recommend_strategy(np.array(counts), rows, multi_label, tail=1)[0] == strategy
 
 
 def test_without_a_tail_plain_is_named_beside_the_correction():
-    assert "plain" in audit.recommended(np.array([500, 30]), 530, False, tail=0)[1]
+    assert "plain" in quality.recommend_strategy(np.array([500, 30]), 530, False, tail=0)[1]
 
 
 @pytest.fixture
@@ -189,7 +191,7 @@ TRAIN = [("word1 word2", "a"), ("word3", "b"), ("word4 word5", "a"), ("word6 wor
 
 
 def short(data: TextDataModule) -> list[str]:
-    return audit.find_data_warnings(data.splits, data.labels)
+    return quality.find_data_warnings(data.splits, data.labels)
 
 
 def test_the_short_form_says_only_what_is_remarkable(split_data):
@@ -207,6 +209,6 @@ def test_the_short_form_counts_leaks_conflicts_and_absent_classes(split_data):
 
 
 def test_the_short_form_does_not_compare_more_texts_than_it_can_in_a_moment(split_data, monkeypatch):
-    monkeypatch.setattr(audit, "COMPARABLE", 10)
+    monkeypatch.setattr(quality, "MAX_COMPARED_BYTES", 10)
     data = split_data(train=TRAIN, validation=TRAIN, test=TRAIN)
     assert short(data) == ["the texts are too many to look for repeats in each run: python -m counterpoise.audit does"]

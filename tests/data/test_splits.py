@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from counterpoise.data.splits import Vocabulary, iterative_split, split_off, stratified_split, unseen
+from counterpoise.data.splits import Vocabulary, iterative_split, split_off, stratified_split, unseen_labels
 
 some_classes = st.lists(st.integers(0, 6), max_size=200).map(lambda classes: np.array(classes, np.int64))
 fractions = st.floats(0, 0.99)
@@ -112,10 +112,10 @@ def test_encoding_the_labels_of_a_vocabulary_and_back_changes_nothing(labels):
 
 def test_unseen_labels_are_counted_most_frequent_first():
     labels = pa.array(["x", "a", "z", "z", "y", "a"])
-    assert unseen(labels, Vocabulary(["a"])) == [("z", 2), ("x", 1), ("y", 1)]
-    assert unseen(labels, Vocabulary(["a", "x", "y", "z"])) == []
+    assert unseen_labels(labels, Vocabulary(["a"])) == [("z", 2), ("x", 1), ("y", 1)]
+    assert unseen_labels(labels, Vocabulary(["a", "x", "y", "z"])) == []
     lists = pa.array([["x", "a"], [], ["z", "y"], ["z"]])
-    assert unseen(lists, Vocabulary(["a"])) == [("z", 2), ("x", 1), ("y", 1)]
+    assert unseen_labels(lists, Vocabulary(["a"])) == [("z", 2), ("x", 1), ("y", 1)]
 
 
 # Several labels for a row

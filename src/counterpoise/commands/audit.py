@@ -25,7 +25,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from counterpoise.data import quality
+from counterpoise.data import near_duplicates, quality
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.token_store import load_tokenizer
 from counterpoise.errors import UserError
@@ -102,16 +102,18 @@ class Compared:
     ids: list[str]
     groups: np.ndarray
     first: np.ndarray
-    near: quality.Near
+    near: near_duplicates.SimilarPairs
 
     @classmethod
     def of(cls, data: TextDataModule) -> "Compared":
         """Compares the texts of all splits."""
-        rows = quality.stacked(data.splits)
-        groups = quality.equal_texts(rows.texts)
+        rows = quality.stack_splits(data.splits)
+        groups = quality.group_equal_texts(rows.texts)
         first = np.unique(groups, return_index=True)[1]
         ids = [name for part in data.splits.values() for name in part.ids]
-        return cls(data, rows, ids, groups, first, quality.near_texts(rows.texts.take(pa.array(first))))
+        return cls(
+            data, rows, ids, groups, first, near_duplicates.find_near_duplicates(rows.texts.take(pa.array(first)))
+        )
 
     def listing(self, numbers: Any, prefix: str = "") -> pd.DataFrame:
         """Returns split, id, labels ("|" between them) and how the text begins, for each of `numbers` (int [M])."""
@@ -137,11 +139,11 @@ def measured(data: TextDataModule, bounds: Bounds) -> tuple[dict[str, Any], dict
     data: after `setup`. bounds: of head, medium and tail.
     """
     compared = Compared.of(data)
-    odd = quality.odd_texts(compared.rows.texts)
+    odd = quality.unusual_texts(compared.rows.texts)
     tables = _tables(compared, odd)
     bucket, counts, rows = buckets(data.counts, **bounds._asdict()), data.counts, len(data.splits["train"])
     tail = int((bucket == "tail").sum())
-    strategy, reason = quality.recommended(counts, rows, data.task == "multi_label", tail)
+    strategy, reason = quality.recommend_strategy(counts, rows, data.task == "multi_label", tail)
     facts = {
         "task": data.task,
         "max_length": data.max_length,
@@ -170,7 +172,7 @@ def _tables(compared: Compared, odd: Mapping[str, np.ndarray]) -> dict[str, pd.D
     groups, first, near, listing = compared.groups, compared.first, compared.near, compared.listing
     repeated = np.flatnonzero(np.bincount(groups)[groups] > 1)
     repeated = repeated[np.argsort(groups[repeated], kind="stable")]
-    conflicting = np.isin(groups[repeated], quality.conflicts(groups, compared.rows.targets))
+    conflicting = np.isin(groups[repeated], quality.conflicting_groups(groups, compared.rows.targets))
     equal = pd.DataFrame({"group": groups[repeated], "conflict": conflicting})
     pairs = pd.DataFrame({"similarity": near.similarity.round(3)})
     names = list(compared.data.splits)
@@ -199,12 +201,12 @@ def _of_splits(compared: Compared, odd: Mapping[str, np.ndarray]) -> dict[str, d
             "rows": len(part),
             "dropped": part.split.dropped if name == part.split.name else {},  # else counted where it was split off
             "unseen": part.unseen,
-            "unlabelled": quality.unlabelled(part.targets),
+            "unlabelled": quality.count_unlabelled(part.targets),
             "labels_per_text": float(held.sum() / len(part)),
             "absent": [data.labels[c] for c in np.flatnonzero(held == 0)],
-            "rare": [data.labels[c] for c in np.flatnonzero((held > 0) & (held < quality.RARE))],
+            "rare": [data.labels[c] for c in np.flatnonzero((held > 0) & (held < quality.MIN_TEST_EXAMPLES))],
             "repeats": int(mine.sum()) - len(np.unique(groups[mine])),
-            "with_near": int(quality.with_near(groups[mine], compared.near).sum()),
+            "with_near": int(quality.has_near_duplicate(groups[mine], compared.near).sum()),
             "tokens": {key: int(np.percentile(tokens, at)) for key, at in PERCENTILES.items()},
             "truncated": float((tokens > data.max_length).mean()),
             "odd": {reason: int(mine[found].sum()) for reason, found in odd.items()},
@@ -236,7 +238,10 @@ def show(facts: dict[str, Any]) -> None:
         title = f"{conflicts['texts']:,} texts occur with different {noun}, in {conflicts['rows']:,} rows"
         lines = [", ".join(f"{e['split']} {e['id']}: {e['labels']}" for e in rows) for rows in conflicts["examples"]]
         page.append(_listed(f"{title}, such as", lines))
-    for key, title in (("absent", "without a test text"), ("rare", f"with 1 to {quality.RARE - 1} test texts")):
+    for key, title in (
+        ("absent", "without a test text"),
+        ("rare", f"with 1 to {quality.MIN_TEST_EXAMPLES - 1} test texts"),
+    ):
         if test[key]:
             page.append(_listed(f"{len(test[key]):,} {noun} {title}", [_first(test[key], 8)]))
     if facts["remarkable"]:
@@ -308,7 +313,7 @@ def _splits(facts: dict[str, Any], noun: str) -> Iterator[RenderableType]:
     if facts["task"] == "multi_label":
         row("labels per text", each("labels_per_text"))
     row(f"{noun} without a text", [len(names) for names in each("absent")])
-    row(f"{noun} with under {quality.RARE} texts", [len(names) for names in each("rare")])
+    row(f"{noun} with under {quality.MIN_TEST_EXAMPLES} texts", [len(names) for names in each("rare")])
     row("equal to an earlier text", each("repeats"), True)
     row("near another text", each("with_near"), True)
     for key in PERCENTILES:
@@ -318,8 +323,8 @@ def _splits(facts: dict[str, Any], noun: str) -> Iterator[RenderableType]:
         row(reason, [part["odd"][reason] for part in splits.values()])
     yield table
     yield _note(
-        f"equal: but for case and spaces; near: not equal, but with a similarity of {quality.NEAR} or more "
-        f"(Jaccard, of all runs of {quality.SHINGLE} letters)"
+        f"equal: but for case and spaces; near: not equal, but with a similarity of {near_duplicates.MIN_SIMILARITY} or more "
+        f"(Jaccard, of all runs of {near_duplicates.SHINGLE} letters)"
     )
 
 

@@ -232,7 +232,7 @@ def _test_split(run: Path, config: dict, ours: Predictor) -> _Tested:
     source.prepare()
     loaded = source.load()
     split = loaded.get("test", loaded["train"])
-    split = split.take(np.isin(split.rows, rows))
+    split = split.filter(np.isin(split.rows, rows))
     truth = pq.read_table(run / "predictions.parquet")["labels" if split.task == "multi_label" else "label"]
     targets, before = (Vocabulary(ours.labels).encode(labels) for labels in (split.labels, truth))
     same = before.shape == targets.shape and not (before != targets).sum()

@@ -27,11 +27,11 @@ from scipy.special import softmax
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from counterpoise.data.arrow_columns import Column, is_text, listed
-from counterpoise.data.batching import padded
+from counterpoise.data.arrow_columns import Column, format_rows, is_text
+from counterpoise.data.batching import pad_sequences
 from counterpoise.data.readers import read_columns, suffix_of
-from counterpoise.data.table import row_names
-from counterpoise.data.token_store import CHUNK, load_tokenizer
+from counterpoise.data.table import row_ids
+from counterpoise.data.token_store import TEXTS_PER_CHUNK, load_tokenizer
 from counterpoise.errors import UserError
 from counterpoise.metrics.calibration import Adjustment, read_adjustment
 from counterpoise.metrics.costs import least_cost, read_costs
@@ -99,7 +99,7 @@ class Predictor:
 
     def tokenise(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Returns the token ids of each text, special tokens included."""
-        batches = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
+        batches = (texts[start : start + TEXTS_PER_CHUNK] for start in range(0, len(texts), TEXTS_PER_CHUNK))
         encodings = (encoding for batch in batches for encoding in self.tokenizer.encode_batch_fast(batch))
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
@@ -111,7 +111,7 @@ class Predictor:
         first = 0
         while first < len(order):
             rows = order[first : first + max(1, self.tokens // max(1, lengths[order[first]]))]
-            ids, mask = padded([tokens[row] for row in rows], self.pad)
+            ids, mask = pad_sequences([tokens[row] for row in rows], self.pad)
             outputs.append(self.model(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))))
             first += len(rows)
             done(len(rows))
@@ -376,9 +376,9 @@ def _require_text(column: pa.ChunkedArray, what: str) -> None:
 
 def _names(column: pa.ChunkedArray, what: str) -> Column:
     """Returns the ids of the rows, as in training; raises UserError."""
-    names, bad = row_names(column, what)
+    names, bad = row_ids(column, what)
     if bad.any():
-        raise UserError(f"{what} is not in UTF-8 in {listed(np.flatnonzero(bad) + 1)}")
+        raise UserError(f"{what} is not in UTF-8 in {format_rows(np.flatnonzero(bad) + 1)}")
     return names
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from counterpoise.data.cache import cache_root, cached
 from counterpoise.io import atomic_path
 
-SETTLED = 5.0
+MIN_FILE_AGE = 5.0
 """Seconds without a change after which the times of a file tell of the next one."""
 FILE = "table.arrow"
 DIGEST = b"counterpoise.digest"
@@ -27,32 +27,32 @@ DIGEST = b"counterpoise.digest"
 TableSink = Callable[[pa.RecordBatchReader], pa.Table]
 """Takes what a reader reads and returns it as a table; may be called again, and the last call counts."""
 
-_maps: WeakSet[mmap.mmap] = WeakSet()
+_open_maps: WeakSet[mmap.mmap] = WeakSet()
 
 
-def staged(key: str, read: Callable[[TableSink], object], digest: str) -> pa.Table:
+def cached_table(key: str, read: Callable[[TableSink], object], digest: str) -> pa.Table:
     """Returns a table mapped from the cache; where it is absent, `read(keep)` hands its batches to `keep` first.
 
-    key: a digest of all that the table depends on. digest: of what its texts depend on; see `digest_of`.
+    key: a digest of all that the table depends on. digest: of what its texts depend on; see `text_digest`.
     """
 
     def build(folder: Path) -> None:
-        read(lambda reader: _written(reader, folder / FILE))
+        read(lambda reader: _write_table(reader, folder / FILE))
 
-    table = _mapped(cached(f"tables/{key}", build) / FILE)
+    table = _map_table(cached(f"tables/{key}", build) / FILE)
     return table.replace_schema_metadata({**(table.schema.metadata or {}), DIGEST: digest.encode()})
 
 
-def digest_of(table: pa.Table) -> str | None:
-    """Returns the digest of the texts of a table that is staged, or None."""
+def text_digest(table: pa.Table) -> str | None:
+    """Returns the digest of the texts of a table that is cached_table, or None."""
     digest = (table.schema.metadata or {}).get(DIGEST)
     return None if digest is None else digest.decode()
 
 
-def filtered(column: pa.ChunkedArray, keep: np.ndarray, digest: str | None) -> tuple[pa.ChunkedArray, str | None]:
+def filter_column(column: pa.ChunkedArray, keep: np.ndarray, digest: str | None) -> tuple[pa.ChunkedArray, str | None]:
     """Returns the rows of a column for which `keep` (bool [N]) is true, and their digest.
 
-    Of a staged column, which has a digest, they are staged too: its values are not copied into memory.
+    Of a cached_table column, which has a digest, they are cached_table too: its values are not copied into memory.
     """
     if keep.all():
         return column, digest
@@ -69,13 +69,13 @@ def filtered(column: pa.ChunkedArray, keep: np.ndarray, digest: str | None) -> t
         keep_batches(pa.RecordBatchReader.from_batches(schema, batches))
 
     key = hashlib.blake2b(digest.encode() + np.packbits(keep).tobytes(), digest_size=16).hexdigest()
-    return staged(key, read, key)["column"], key
+    return cached_table(key, read, key)["column"], key
 
 
 def release_pages() -> None:
-    """Takes staged tables out of the resident memory of this process, and what Arrow holds but does not use."""
+    """Takes cached_table tables out of the resident memory of this process, and what Arrow holds but does not use."""
     if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        for each in list(_maps):
+        for each in list(_open_maps):
             each.madvise(mmap.MADV_DONTNEED)
     pa.default_memory_pool().release_unused()
 
@@ -98,7 +98,7 @@ def content_digest(path: Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     changed = max(path.stat().st_mtime, path.stat().st_ctime)
-    if time.time() - changed > SETTLED:
+    if time.time() - changed > MIN_FILE_AGE:
         with suppress(OSError), atomic_path(kept) as unfinished:
             unfinished.write_text(json.dumps({"path": str(path), "state": state, "sha256": digest}))
     return digest
@@ -110,18 +110,18 @@ def file_state(path: Path) -> list[int]:
     return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
-def _written(reader: pa.RecordBatchReader, path: Path) -> pa.Table:
+def _write_table(reader: pa.RecordBatchReader, path: Path) -> pa.Table:
     # A stream, as the dictionaries of a column may differ from batch to batch, which a file of Arrow cannot hold.
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, reader.schema) as writer:
         for batch in reader:
             writer.write_batch(batch)
             release_pages()
-    return _mapped(path)
+    return _map_table(path)
 
 
-def _mapped(path: Path) -> pa.Table:
+def _map_table(path: Path) -> pa.Table:
     with path.open("rb") as file:
         whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    _maps.add(whole)
+    _open_maps.add(whole)
     with pa.ipc.open_stream(pa.py_buffer(whole)) as reader:
         return reader.read_all()

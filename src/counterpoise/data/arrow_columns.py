@@ -15,7 +15,7 @@ NOT_UTF8, BLANK = 1, 2
 """Faults of a text."""
 
 
-def strings(column: Column, where: str) -> Column:
+def cast_to_text(column: Column, where: str) -> Column:
     """Returns text, whole numbers and bools as large_binary; a float must be whole: pandas writes ints so.
 
     Raises UserError, which begins with `where`, for anything else.
@@ -36,11 +36,11 @@ def strings(column: Column, where: str) -> Column:
     return column.cast(pa.large_string()).cast(pa.large_binary())
 
 
-def numbers(column: Column) -> np.ndarray:
+def parse_numbers(column: Column) -> np.ndarray:
     """Returns float64 [N]: numbers, and text that reads as one; nan for anything else."""
     column = _plain(column)
     if is_text(column.type):
-        text, _ = utf8(column.cast(pa.large_binary()))
+        text, _ = decode_utf8(column.cast(pa.large_binary()))
         text = pc.utf8_trim_whitespace(text)
         try:
             column = text.cast(pa.float64())
@@ -52,7 +52,7 @@ def numbers(column: Column) -> np.ndarray:
         return np.full(len(column), np.nan)
 
 
-def utf8(column: Column, block: int = 1024) -> tuple[Column, np.ndarray]:
+def decode_utf8(column: Column, block: int = 1024) -> tuple[Column, np.ndarray]:
     """Returns a large_binary column as large_string, and bool [N]: what is not UTF-8, left empty."""
     bad = np.zeros(len(column), dtype=bool)
     try:
@@ -68,12 +68,12 @@ def utf8(column: Column, block: int = 1024) -> tuple[Column, np.ndarray]:
     return pc.if_else(pa.array(bad), empty, column).cast(pa.large_string()), bad
 
 
-def text_faults(texts: Column) -> np.ndarray:
+def find_text_faults(texts: Column) -> np.ndarray:
     """Returns what is wrong with each text of a large_binary column: NOT_UTF8, BLANK or 0, uint8 [N]."""
     faults = [np.empty(0, np.uint8)]
     for chunk in chunks(texts):
-        text, bad = utf8(chunk)
-        faults.append(np.where(bad, NOT_UTF8, np.where(blank(text), BLANK, 0)).astype(np.uint8))
+        text, bad = decode_utf8(chunk)
+        faults.append(np.where(bad, NOT_UTF8, np.where(is_blank(text), BLANK, 0)).astype(np.uint8))
     return np.concatenate(faults)
 
 
@@ -82,7 +82,7 @@ def chunks(column: Column) -> list[pa.Array]:
     return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
 
 
-def take(column: Column, rows: np.ndarray) -> pa.Array:
+def take_rows(column: Column, rows: np.ndarray) -> pa.Array:
     """Returns the values of these rows (int [M]), in their order.
 
     Arrow's own `take` first copies a column of several chunks into one.
@@ -102,7 +102,7 @@ def take(column: Column, rows: np.ndarray) -> pa.Array:
     return pa.concat_arrays(taken).take(pa.array(places))
 
 
-def blank(column: Column) -> np.ndarray:
+def is_blank(column: Column) -> np.ndarray:
     """Returns bool [N]: null, empty or nothing but whitespace."""
     empty = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
     return pc.fill_null(empty, True).to_numpy(zero_copy_only=False)
@@ -136,24 +136,24 @@ def is_list(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def flattened(column: Column) -> tuple[np.ndarray, Column]:
+def flatten_lists(column: Column) -> tuple[np.ndarray, Column]:
     """Returns the row of each element of a column of lists, int64 [M], and the elements, [M]; null holds none."""
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     return np.repeat(np.arange(len(column)), lengths), pc.list_flatten(column)
 
 
-def nested(rows: np.ndarray, values: Column, size: int) -> pa.ListArray:
+def build_lists(rows: np.ndarray, values: Column, size: int) -> pa.ListArray:
     """Returns the list array [size] whose element k, in the order of `rows` (int [M], ascending), is `values[k]`."""
     offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=size))])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), whole(values))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), to_array(values))
 
 
-def whole(column: Column) -> pa.Array:
+def to_array(column: Column) -> pa.Array:
     """Returns the column as one array."""
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def listed(rows: np.ndarray, noun: str = "row") -> str:
+def format_rows(rows: np.ndarray, noun: str = "row") -> str:
     """Returns row numbers in words: "row 3", or "rows 1, 2, 3, 4, 5 and 12 more"."""
     first = ", ".join(str(row) for row in rows[:5])
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""

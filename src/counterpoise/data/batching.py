@@ -1,6 +1,6 @@
 """Batches: which rows go into each, in an order that is a function of (seed, epoch) alone, and their tensors.
 
-A sampler decides what is drawn; this decides only the order. `BatchOrder` yields arrays of row numbers and
+A sampler decides what is drawn; this decides only the order. `BucketBatchSampler` yields arrays of row numbers and
 `TokenDataset` turns such an array into padded tensors at once, so a DataLoader runs them with `batch_size=None`.
 """
 
@@ -19,7 +19,7 @@ from counterpoise.data.token_store import TokenStore
 from counterpoise.errors import UserError
 
 Batch = dict[str, Tensor]
-GROUP = 50
+STEPS_PER_BUCKET = 50
 """Batches sorted by length together: long enough for little padding, short enough to keep the order random."""
 
 
@@ -73,13 +73,13 @@ class TokenDataset(Dataset[Batch]):
         """Returns input_ids and attention_mask of the rows, int64 [B, T]; packed input_ids are [tokens]."""
         where = self.store_rows[rows]
         bounds = zip(self.store.offsets[where], self.store.offsets[where + 1], strict=True)
-        ids, mask = padded([self.store.tokens[start:end] for start, end in bounds], self.pad)
+        ids, mask = pad_sequences([self.store.tokens[start:end] for start, end in bounds], self.pad)
         return {
             "input_ids": torch.from_numpy(ids[mask] if self.packed else ids),
             "attention_mask": torch.from_numpy(mask.astype(np.int64)),
         }
 
-    def take(self, rows: np.ndarray) -> "TokenDataset":
+    def subset(self, rows: np.ndarray) -> "TokenDataset":
         """Returns the dataset of these rows, without weights."""
         return TokenDataset(self.store, self.store_rows[rows], self.targets[rows], self.pad, packed=self.packed)
 
@@ -98,12 +98,12 @@ class EmbeddingDataset(TokenDataset):
         """Returns vectors of the rows, float32 [B, H]."""
         return {"vectors": torch.from_numpy(self.vectors[self.store_rows[rows]])}
 
-    def take(self, rows: np.ndarray) -> "EmbeddingDataset":
+    def subset(self, rows: np.ndarray) -> "EmbeddingDataset":
         """Returns the dataset of these rows, without weights."""
-        return EmbeddingDataset(super().take(rows), self.vectors)
+        return EmbeddingDataset(super().subset(rows), self.vectors)
 
 
-def padded(texts: Sequence[np.ndarray], pad: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_sequences(texts: Sequence[np.ndarray], pad: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the token ids of B texts filled up to the longest, int64 [B, T], and where they are, bool [B, T]."""
     lengths = np.array([len(ids) for ids in texts])
     mask = np.arange(lengths.max()) < lengths[:, None]
@@ -123,7 +123,7 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
 
 
 @dataclass(frozen=True)
-class Steps:
+class EpochSteps:
     """The optimiser steps of an epoch, in the order in which they are taken; each is cut out when it is asked for.
 
     rows: int [M]. Step i is rows[size * order[i] : size * order[i] + size], where order is int [steps].
@@ -141,7 +141,7 @@ class Steps:
         return self.rows[start : start + self.size]
 
 
-class BatchOrder(Sampler[np.ndarray]):
+class BucketBatchSampler(Sampler[np.ndarray]):
     """Deals what a sampler draws into optimiser steps, and these into the micro-batches of one process.
 
     The steps of an epoch depend on (seed, epoch) and on `batch_size` alone. Each is split over `world_size` processes
@@ -151,7 +151,7 @@ class BatchOrder(Sampler[np.ndarray]):
     lengths: tokens per row, int [N], or None to leave the drawn order as it is. batch_size: examples of an optimiser
     step, over all processes.
 
-    Rows are sorted by length within `GROUP` steps and the steps shuffled; the longest step comes first, so that
+    Rows are sorted by length within `STEPS_PER_BUCKET` steps and the steps shuffled; the longest step comes first, so that
     what does not fit into memory shows at once. A step may be smaller than `batch_size` at the end of the draw; one
     with fewer rows than micro-batches is left out.
     """
@@ -190,15 +190,15 @@ class BatchOrder(Sampler[np.ndarray]):
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
 
-    def plan(self) -> Steps:
+    def epoch_steps(self) -> EpochSteps:
         """Returns the optimiser steps of the epoch."""
         rng = np.random.default_rng([self.seed, self.epoch])
         rows = self.draw(self.epoch, rng)
         number = -(-len(rows) // self.batch_size)
         if self.lengths is None:
-            return Steps(rows, np.arange(min(number, self.steps)), self.batch_size)
-        for start in range(0, len(rows), GROUP * self.batch_size):
-            group = rows[start : start + GROUP * self.batch_size]
+            return EpochSteps(rows, np.arange(min(number, self.steps)), self.batch_size)
+        for start in range(0, len(rows), STEPS_PER_BUCKET * self.batch_size):
+            group = rows[start : start + STEPS_PER_BUCKET * self.batch_size]
             group[:] = group[np.argsort(self.lengths[group], kind="stable")]
         # Permuted before the last one may be left out, which then does not change the order of the others.
         order = rng.permutation(number)
@@ -207,14 +207,14 @@ class BatchOrder(Sampler[np.ndarray]):
         ends = np.minimum((order + 1) * self.batch_size, len(rows))
         longest = int(self.lengths[rows[ends - 1]].argmax())
         order[[0, longest]] = order[[longest, 0]]
-        return Steps(rows, order, self.batch_size)
+        return EpochSteps(rows, order, self.batch_size)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         start, self.position = self.position, 0
-        plan = self.plan()
-        for number in range(start, len(plan) * self.accumulate):
+        steps = self.epoch_steps()
+        for number in range(start, len(steps) * self.accumulate):
             step, micro = divmod(number, self.accumulate)
-            yield _part(plan[step], self.rank + micro * self.world_size, self.accumulate * self.world_size)
+            yield _array_part(steps[step], self.rank + micro * self.world_size, self.accumulate * self.world_size)
 
     def __len__(self) -> int:
         return self.steps * self.accumulate
@@ -240,7 +240,7 @@ def evaluation_batches(lengths: np.ndarray, batch_size: int, *, rank: int = 0, w
     All processes get equally many batches and none repeats a row, so that metrics are exact on several devices.
     """
     longest = int(lengths.max(initial=0))
-    return _deal(ClassIndex.of(longest - lengths, longest + 1).rows, batch_size, rank, world_size)
+    return _shard(ClassIndex.of(longest - lengths, longest + 1).rows, batch_size, rank, world_size)
 
 
 def stratified_batches(targets: Targets, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:
@@ -252,7 +252,7 @@ def stratified_batches(targets: Targets, batch_size: int, *, rank: int = 0, worl
     index = ClassIndex.of(classes, int(classes.max(initial=-1)) + 1)
     places = np.empty(len(classes))
     places[index.rows] = np.concatenate([(np.arange(n) + 0.5) / n for n in index.counts if n] or [np.empty(0)])
-    return _deal(np.argsort(places, kind="stable"), batch_size, rank, world_size)
+    return _shard(np.argsort(places, kind="stable"), batch_size, rank, world_size)
 
 
 def _rarest_label(targets: csr_matrix) -> np.ndarray:
@@ -266,14 +266,14 @@ def _rarest_label(targets: csr_matrix) -> np.ndarray:
     return rarest
 
 
-def _part(rows: np.ndarray, part: int, parts: int) -> np.ndarray:
+def _array_part(rows: np.ndarray, part: int, parts: int) -> np.ndarray:
     """Returns `np.array_split(rows, parts)[part]`, without cutting out the others."""
     size, longer = divmod(len(rows), parts)
     start = part * size + min(part, longer)
     return rows[start : start + size + (part < longer)]
 
 
-def _deal(order: np.ndarray, batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:
+def _shard(order: np.ndarray, batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:
     if len(order) < world_size:
         raise UserError(f"{len(order)} evaluation examples are too few for {world_size} devices")
     batches = -(-len(order) // (batch_size * world_size)) * world_size

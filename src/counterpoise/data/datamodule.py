@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,19 @@ from transformers import PreTrainedTokenizerBase
 from counterpoise.balance import ClassIndex, PowerSampler, Sampler
 from counterpoise.balance.counts import Targets
 from counterpoise.data.arrow_cache import release_pages
-from counterpoise.data.arrow_columns import take
 from counterpoise.data.batching import (
     Batch,
-    BatchOrder,
+    BucketBatchSampler,
     EmbeddingDataset,
     TokenDataset,
     evaluation_batches,
     stratified_batches,
     trained_batches,
 )
+from counterpoise.data.encoded_split import EncodedSplit
 from counterpoise.data.quality import find_data_warnings
 from counterpoise.data.sources import Source
-from counterpoise.data.splits import Vocabulary, label_counts, split_off, unseen
+from counterpoise.data.splits import Vocabulary, label_counts, split_off, unseen_labels
 from counterpoise.data.table import Split
 from counterpoise.data.token_store import TokenStore, tokenise
 from counterpoise.errors import UserError
@@ -37,44 +37,6 @@ from counterpoise.errors import UserError
 log = logging.getLogger(__name__)
 
 ORDERS = ("length", "stratified")
-
-
-@dataclass(frozen=True)
-class EncodedSplit:
-    """One split ready for training: its source rows, targets and token ids, all over the same N rows.
-
-    kept: int64 [N], positions of the rows in `split`. unseen: how often it has a class or label that training lacks:
-    such a row is left out of single-label data, and keeps its other labels in multi-label data.
-    """
-
-    split: Split
-    kept: np.ndarray
-    dataset: TokenDataset
-    unseen: int = 0
-
-    @property
-    def targets(self) -> Targets:
-        """Class numbers, int64 [N], or the labels of each row, bool [N, C]."""
-        return self.dataset.targets
-
-    @property
-    def rows(self) -> np.ndarray:
-        """1-based row numbers in the source file, int64 [N]."""
-        return self.split.rows[self.kept]
-
-    @property
-    def ids(self) -> list[str]:
-        """The id column, or the row numbers where there is none."""
-        if self.split.ids is None:
-            return [str(row) for row in self.rows]
-        return self.split.ids.take(pa.array(self.kept)).to_pylist()
-
-    def texts(self, rows: np.ndarray) -> list[str]:
-        """Returns the texts of these of the N rows."""
-        return take(self.split.texts, self.kept[rows]).to_pylist()
-
-    def __len__(self) -> int:
-        return len(self.kept)
 
 
 class TextDataModule(pl.LightningDataModule):
@@ -135,7 +97,7 @@ class TextDataModule(pl.LightningDataModule):
         self.splits: dict[str, EncodedSplit] = {}
         self._loaded: dict[str, Split] | None = None
         self._stores: dict[str, TokenStore] = {}
-        self._order: BatchOrder | None = None
+        self._order: BucketBatchSampler | None = None
         self._resume: dict[str, int] | None = None
 
     @property
@@ -207,12 +169,12 @@ class TextDataModule(pl.LightningDataModule):
                 "classification needs at least two classes"
             )
         encoded = targets if self.vocabulary == everything else None
-        self.splits["train"] = self._examples("train", train, kept, encoded)
+        self.splits["train"] = self._encode_split("train", train, kept, encoded)
         for name in ("validation", "test"):
             if name in held:
-                self.splits[name] = self._examples(name, train, held[name], encoded)
+                self.splits[name] = self._encode_split(name, train, held[name], encoded)
             else:
-                self.splits[name] = self._examples(name, loaded[name], np.arange(len(loaded[name])))
+                self.splits[name] = self._encode_split(name, loaded[name], np.arange(len(loaded[name])))
         release_pages()
 
     def embed(self, vectors: Callable[[TokenStore], np.ndarray]) -> None:
@@ -224,7 +186,7 @@ class TextDataModule(pl.LightningDataModule):
         """Returns the training batches of this process, drawn by `sampler`."""
         dataset, index = self.splits["train"].dataset, self.index
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
-        self._order = BatchOrder(
+        self._order = BucketBatchSampler(
             lambda epoch, rng: self.sampler(epoch).draw(index, rng),
             self.sampler(0).size(index),
             dataset.lengths if self.group_by_length else None,
@@ -254,7 +216,7 @@ class TextDataModule(pl.LightningDataModule):
         """
         dataset = self.splits[split].dataset
         if limit is not None and len(dataset) > limit:
-            dataset = dataset.take(_sample(dataset.targets, limit, self.split_seed))
+            dataset = dataset.subset(_sample(dataset.targets, limit, self.split_seed))
         shard = {"rank": self._rank, "world_size": self._world_size}
         if self.eval_order == "stratified":
             batches = stratified_batches(dataset.targets, self.eval_batch_size, **shard)
@@ -294,16 +256,16 @@ class TextDataModule(pl.LightningDataModule):
             self._stores[split.name] = tokenise(split.texts, self.tokenizer, self.max_length, what, split.digest)
         return self._stores[split.name]
 
-    def _examples(self, name: str, split: Split, rows: np.ndarray, encoded: Targets | None = None) -> EncodedSplit:
+    def _encode_split(self, name: str, split: Split, rows: np.ndarray, encoded: Targets | None = None) -> EncodedSplit:
         """Returns the examples of these rows of a split. encoded: its labels by the vocabulary, which has them all."""
         targets = (self.vocabulary.encode(split.labels) if encoded is None else encoded)[rows]
-        lacking = unseen(split.labels.take(pa.array(rows)), self.vocabulary) if encoded is None else []
+        lacking = unseen_labels(split.labels.take(pa.array(rows)), self.vocabulary) if encoded is None else []
         missing = sum(count for _, count in lacking)
         if missing:
             names = ", ".join(f"'{label}' ({count})" for label, count in lacking[:5])
             more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
             message = f"{split.file}: {missing} {name} rows have {split.noun} that training lacks: {names}{more}"
-            if getattr(self.source, "on_bad_row", "drop") == "error":
+            if self.source.on_bad_row == "error":
                 raise UserError(f"{message}; data.on_bad_row=drop leaves them out")
             log.warning("%s; they are left out and counted in metrics.json", message)
         if isinstance(targets, np.ndarray):
@@ -319,7 +281,7 @@ class TextDataModule(pl.LightningDataModule):
         dataset = TokenDataset(self._tokenise(split), rows, targets, pad, weights, self.packed)
         return EncodedSplit(split, rows, dataset, missing)
 
-    def _loader(self, dataset: TokenDataset, order: BatchOrder | Sequence[np.ndarray]) -> DataLoader[Batch]:
+    def _loader(self, dataset: TokenDataset, order: BucketBatchSampler | Sequence[np.ndarray]) -> DataLoader[Batch]:
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         sampler: Any = order
         return DataLoader(

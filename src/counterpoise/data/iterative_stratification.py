@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_matrix, hstack
 
-PATIENCE = 2 * 10**8
+MAX_READS = 2 * 10**8
 """Work that `iterative_split` spends on its last step, in matrix entries read: under a second."""
 
 
@@ -26,9 +26,9 @@ def iterative_split(
     rng = np.random.default_rng(seed)
     units = np.arange(targets.shape[0]) if groups is None else np.unique(groups, return_inverse=True)[1]
     counts = _unit_counts(targets, units)
-    held = _deal_by_label(counts[:, :-1].tocsr(), fraction, rng)
+    held = _assign_by_label(counts[:, :-1].tocsr(), fraction, rng)
     _return_to_kept(counts, held)
-    _exchange(counts, held, fraction)
+    _move_single_units(counts, held, fraction)
     rows = held[units]
     return np.flatnonzero(~rows), np.flatnonzero(rows)
 
@@ -45,7 +45,7 @@ def _unit_counts(targets: csr_matrix, units: np.ndarray) -> csr_matrix:
     return (members @ per_row).tocsr()
 
 
-def _deal_by_label(counts: csr_matrix, fraction: float, rng: np.random.Generator) -> np.ndarray:
+def _assign_by_label(counts: csr_matrix, fraction: float, rng: np.random.Generator) -> np.ndarray:
     """Returns which units are held out, bool [U]. counts: int64 [U, strata], how much of each stratum a unit holds."""
     by_stratum = counts.tocsc()
     left = np.asarray(counts.sum(0)).ravel()
@@ -58,7 +58,7 @@ def _deal_by_label(counts: csr_matrix, fraction: float, rng: np.random.Generator
         open_ = np.flatnonzero(free[by_stratum.indices[span]])
         open_ = rng.permutation(open_)
         units, sizes = by_stratum.indices[span][open_], by_stratum.data[span][open_]
-        out = _fill(sizes, wanted[c])[: len(units) - (kept[c] == 0)]
+        out = _select_up_to(sizes, wanted[c])[: len(units) - (kept[c] == 0)]
         stay = np.delete(units, out)
         held[units[out]], free[units] = True, False
         taken, given = (np.asarray(counts[each].sum(0)).ravel() for each in (units[out], stay))
@@ -66,7 +66,7 @@ def _deal_by_label(counts: csr_matrix, fraction: float, rng: np.random.Generator
     return held
 
 
-def _fill(sizes: np.ndarray, wanted: float) -> np.ndarray:
+def _select_up_to(sizes: np.ndarray, wanted: float) -> np.ndarray:
     """Returns positions, int64, in order: each whose size is wanted by at least a half after those before it."""
     taken = []
     open_ = np.arange(len(sizes))
@@ -89,7 +89,7 @@ def _return_to_kept(counts: csr_matrix, held: np.ndarray) -> None:
             held[units[rows[units].argmin()]] = False
 
 
-def _exchange(counts: csr_matrix, held: np.ndarray, fraction: float) -> None:
+def _move_single_units(counts: csr_matrix, held: np.ndarray, fraction: float) -> None:
     """Lets units change sides, the best first, while that lessens sum_c (held_c - fraction * n_c)^2 / n_c.
 
     No label loses its last unit in the kept part.
@@ -100,7 +100,7 @@ def _exchange(counts: csr_matrix, held: np.ndarray, fraction: float) -> None:
     present = counts.astype(bool).astype(np.int64)
     kept_units = present.T @ (~held).astype(np.int64)
     own = counts.multiply(counts) @ scale
-    for _ in range(PATIENCE // counts.nnz if counts.nnz else 0):
+    for _ in range(MAX_READS // counts.nnz if counts.nnz else 0):
         direction = np.where(held, -1.0, 1.0)
         change = 2 * direction * (counts @ (scale * surplus)) + own
         unit = int(change.argmin())

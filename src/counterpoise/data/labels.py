@@ -7,7 +7,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from counterpoise.data.arrow_columns import blank, chunks, flattened, is_list, listed, nested, strings, utf8
+from counterpoise.data.arrow_columns import (
+    build_lists,
+    cast_to_text,
+    chunks,
+    decode_utf8,
+    flatten_lists,
+    format_rows,
+    is_blank,
+    is_list,
+)
 from counterpoise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -29,7 +38,7 @@ def read_labels(
     column. task: None, or the one that the labels must be of. shown: the file's name in messages.
     Raises UserError where they are of the other task, or are no labels.
     """
-    several = _several(table, label, separator)
+    several = _multi_label_reason(table, label, separator)
     if task == "single_label" and several:
         raise UserError(f"data.task=single_label, but {several}: a row has any number of labels; leave data.task out")
     if task == "multi_label" and not several:
@@ -38,32 +47,34 @@ def read_labels(
             "a field holds several, or use a column of lists, or name several columns of 0 and 1 in data.label"
         )
     if not isinstance(label, str):
-        return _from_switches(table, label, shown)
+        return _from_indicator_columns(table, label, shown)
     column, where = table[label], f"{shown}: column {label!r} (data.label)"
     if is_list(column.type):
-        _refuse_vectors(column, where)
+        _reject_indicator_vectors(column, where)
         bad = np.zeros(len(column), bool)
     else:
-        column, bad = utf8(strings(column, where))
+        column, bad = decode_utf8(cast_to_text(column, where))
         if separator is None:
             trimmed = [pc.utf8_trim_whitespace(chunk).cast(pa.string()) for chunk in chunks(column)]
-            return pa.concat_arrays(trimmed), {NOT_UTF8: bad, "without a label": blank(column)}
+            return pa.concat_arrays(trimmed), {NOT_UTF8: bad, "without a label": is_blank(column)}
     labels, twice = [], []
     starts = np.cumsum([0, *map(len, chunks(column))])
     for start, chunk in zip(starts, chunks(column), strict=False):
         if is_list(chunk.type):
-            rows, values = flattened(chunk)
-            values, wrong = utf8(strings(values, where))
+            rows, values = flatten_lists(chunk)
+            values, wrong = decode_utf8(cast_to_text(values, where))
             bad[start + rows[wrong]] = True
         else:
-            rows, values = flattened(pc.split_pattern(chunk, separator))
+            rows, values = flatten_lists(pc.split_pattern(chunk, separator))
         values = pc.utf8_trim_whitespace(values)
-        some = ~blank(values)
+        some = ~is_blank(values)
         sets, again = _without_duplicates(rows[some], values.filter(pa.array(some)), len(chunk))
         labels.append(sets)
         twice.append(start + again + 1)
     if len(rows := np.concatenate(twice)):
-        log.warning("%s: a label occurs more than once in %d rows and counts once (%s)", shown, len(rows), listed(rows))
+        log.warning(
+            "%s: a label occurs more than once in %d rows and counts once (%s)", shown, len(rows), format_rows(rows)
+        )
     return pa.concat_arrays(labels), {NOT_UTF8: bad}
 
 
@@ -74,19 +85,19 @@ def task_of(labels: pa.Array) -> str:
 
 def rare_labels(labels: pa.Array, least: int) -> tuple[pa.Array, int]:
     """Returns the labels that fewer than `least` rows have, and the number of rows of the most frequent label."""
-    counts = pc.value_counts(flattened(labels)[1] if is_list(labels.type) else labels)
+    counts = pc.value_counts(flatten_lists(labels)[1] if is_list(labels.type) else labels)
     rows = counts.field("counts").to_numpy()
     return counts.field("values").filter(pa.array(rows < least)), int(rows.max(initial=0))
 
 
-def without(labels: pa.Array, unwanted: pa.Array) -> pa.Array:
+def remove_labels(labels: pa.Array, unwanted: pa.Array) -> pa.Array:
     """Returns lists of labels without the unwanted ones."""
-    rows, values = flattened(labels)
+    rows, values = flatten_lists(labels)
     keep = pc.invert(pc.is_in(values, unwanted))
-    return nested(rows[keep.to_numpy(zero_copy_only=False)], values.filter(keep), len(labels))
+    return build_lists(rows[keep.to_numpy(zero_copy_only=False)], values.filter(keep), len(labels))
 
 
-def _several(table: pa.Table, label: str | Sequence[str], separator: str | None) -> str:
+def _multi_label_reason(table: pa.Table, label: str | Sequence[str], separator: str | None) -> str:
     """Returns why a row can have several labels, or ""."""
     if not isinstance(label, str):
         return f"data.label names {len(label)} columns"
@@ -100,7 +111,9 @@ def _several(table: pa.Table, label: str | Sequence[str], separator: str | None)
     return f"column {label!r} holds lists"
 
 
-def _from_switches(table: pa.Table, columns: Sequence[str], shown: str) -> tuple[pa.Array, dict[str, np.ndarray]]:
+def _from_indicator_columns(
+    table: pa.Table, columns: Sequence[str], shown: str
+) -> tuple[pa.Array, dict[str, np.ndarray]]:
     """Returns as `read_labels` does the names of the columns that hold 1."""
     empty = np.zeros(len(table), bool)
     rows, codes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
@@ -108,10 +121,10 @@ def _from_switches(table: pa.Table, columns: Sequence[str], shown: str) -> tuple
         column = table[name]
         if pa.types.is_floating(column.type):
             column = pc.if_else(pc.is_nan(column), None, column).cast(pa.large_string())
-        text, bad = utf8(strings(column, f"{shown}: column {name!r} (data.label)"))
+        text, bad = decode_utf8(cast_to_text(column, f"{shown}: column {name!r} (data.label)"))
         text = pc.utf8_lower(pc.utf8_trim_whitespace(text))
-        missing = blank(text) & ~bad
-        one, zero = (_among(text, values) for values in (["1", "1.0", "true"], ["0", "0.0", "false"]))
+        missing = is_blank(text) & ~bad
+        one, zero = (_is_any_of(text, values) for values in (["1", "1.0", "true"], ["0", "0.0", "false"]))
         wrong = ~(one | zero | missing)
         if wrong.any():
             row = int(wrong.argmax())
@@ -126,10 +139,10 @@ def _from_switches(table: pa.Table, columns: Sequence[str], shown: str) -> tuple
     where = np.concatenate(rows)
     order = np.argsort(where, kind="stable")
     names = pa.array(list(columns), pa.string()).take(pa.array(np.concatenate(codes)[order]))
-    return nested(where[order], names, len(table)), {"without a 0 or 1 in some label column": empty}
+    return build_lists(where[order], names, len(table)), {"without a 0 or 1 in some label column": empty}
 
 
-def _among(text: pa.ChunkedArray, values: list[str]) -> np.ndarray:
+def _is_any_of(text: pa.ChunkedArray, values: list[str]) -> np.ndarray:
     return pc.is_in(text, pa.array(values, text.type)).to_numpy()
 
 
@@ -139,10 +152,10 @@ def _without_duplicates(rows: np.ndarray, values: pa.Array, size: int) -> tuple[
     pairs = rows * len(encoded.dictionary) + encoded.indices.to_numpy()
     first = np.sort(np.unique(pairs, return_index=True)[1])
     again = np.delete(rows, first)
-    return nested(rows[first], values.cast(pa.string()).take(pa.array(first)), size), np.unique(again)
+    return build_lists(rows[first], values.cast(pa.string()).take(pa.array(first)), size), np.unique(again)
 
 
-def _refuse_vectors(column: pa.ChunkedArray, where: str) -> None:
+def _reject_indicator_vectors(column: pa.ChunkedArray, where: str) -> None:
     """Raises UserError for lists of lists, and for [0, 0, 1, 0]: a place per label instead of a list of labels."""
     values = pc.list_flatten(column)
     if is_list(values.type):

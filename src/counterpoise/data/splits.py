@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +9,8 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
 from counterpoise.balance.counts import ClassIndex, Targets
-from counterpoise.data.arrow_columns import Column, flattened, is_list
+from counterpoise.data.arrow_columns import Column, flatten_lists, is_list
 from counterpoise.data.iterative_stratification import iterative_split
-
-if TYPE_CHECKING:
-    pass
 
 
 def split_off(
@@ -59,7 +55,7 @@ class Vocabulary:
 
         labels: string [N], or list<string> [N].
         """
-        names = pc.unique(_each(labels)[1]).to_pylist()
+        names = pc.unique(_label_values(labels)[1]).to_pylist()
         whole = all(name.removeprefix("-").isdecimal() for name in names)
         return cls(sorted(names, key=(lambda name: (int(name), name)) if whole else None))
 
@@ -68,7 +64,7 @@ class Vocabulary:
 
         Of lists of labels, it returns which labels each row has, bool [N, C], and leaves out the unknown ones.
         """
-        rows, names = _each(labels)
+        rows, names = _label_values(labels)
         found = pc.index_in(names, value_set=pa.array(self.labels, names.type))
         numbers = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
         if not is_list(labels.type):
@@ -84,17 +80,17 @@ class Vocabulary:
         return len(self.labels)
 
 
-def unseen(labels: Column, vocabulary: Vocabulary) -> Sequence[tuple[str, int]]:
+def unseen_labels(labels: Column, vocabulary: Vocabulary) -> Sequence[tuple[str, int]]:
     """Returns (label, rows) of the labels that are not in the vocabulary, most frequent first."""
-    names = _each(labels)[1]
+    names = _label_values(labels)[1]
     unknown = pc.invert(pc.is_in(names, value_set=pa.array(vocabulary.labels, names.type)))
     counts = pc.value_counts(pc.filter(names, unknown)).to_pylist()
     return sorted(((entry["values"], entry["counts"]) for entry in counts), key=lambda pair: (-pair[1], pair[0]))
 
 
-def _each(labels: Column) -> tuple[np.ndarray, Column]:
+def _label_values(labels: Column) -> tuple[np.ndarray, Column]:
     """Returns the row of each label, int64 [M], and the labels, [M]."""
-    return flattened(labels) if is_list(labels.type) else (np.arange(len(labels)), labels)
+    return flatten_lists(labels) if is_list(labels.type) else (np.arange(len(labels)), labels)
 
 
 def label_counts(targets: Targets, size: int) -> np.ndarray:

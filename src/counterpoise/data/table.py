@@ -9,24 +9,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from counterpoise.data.arrow_cache import digest_of, filtered, release_pages
+from counterpoise.data.arrow_cache import filter_column, release_pages, text_digest
 from counterpoise.data.arrow_columns import (
     BLANK,
     NOT_UTF8,
     Column,
-    blank,
+    cast_to_text,
     chunks,
+    decode_utf8,
+    find_text_faults,
+    format_rows,
+    is_blank,
     is_list,
     is_text,
-    listed,
-    numbers,
-    strings,
-    text_faults,
-    utf8,
-    whole,
+    parse_numbers,
+    to_array,
 )
-from counterpoise.data.labels import TASKS, rare_labels, read_labels, task_of, without
-from counterpoise.data.readers import FAULTS
+from counterpoise.data.labels import TASKS, rare_labels, read_labels, remove_labels, task_of
+from counterpoise.data.readers import TEXT_FAULTS
 from counterpoise.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
@@ -75,10 +75,10 @@ class Split:
             return None
         return self.groups.dictionary_encode().indices.to_numpy().astype(np.int64)
 
-    def take(self, kept: np.ndarray) -> "Split":
+    def filter(self, kept: np.ndarray) -> "Split":
         """Returns the rows for which `kept` (bool [N]) is true."""
         mask = pa.array(kept)
-        texts, digest = filtered(self.texts, kept, self.digest)
+        texts, digest = filter_column(self.texts, kept, self.digest)
         return replace(
             self,
             rows=self.rows[kept],
@@ -164,7 +164,7 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
         if len(rows):
             keep[rows - 1] = False
             dropped[reason] = len(rows)
-            complaints.append(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'} {reason} ({listed(rows)})")
+            complaints.append(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'} {reason} ({format_rows(rows)})")
 
     labels, unusable = read_labels(table, source.label, source.separator, source.task, shown)
     for reason, bad in unusable.items():
@@ -173,17 +173,17 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
     if not is_text(texts.type):
         raise UserError(f"{shown}: column {source.text!r} (data.text) holds {texts.type}, not text")
     texts = texts.cast(pa.large_binary())
-    faults = table[FAULTS].to_numpy() if FAULTS in table.column_names else text_faults(texts)
+    faults = table[TEXT_FAULTS].to_numpy() if TEXT_FAULTS in table.column_names else find_text_faults(texts)
     leave_out(faults == NOT_UTF8, "with a text that is not UTF-8")
     leave_out(faults == BLANK, "without a text")
     ids = groups = weights = None
     if source.id:
-        ids, bad = row_names(table[source.id], f"{shown}: column {source.id!r} (data.id)")
+        ids, bad = row_ids(table[source.id], f"{shown}: column {source.id!r} (data.id)")
         leave_out(bad, "with an id that is not UTF-8")
     if source.group and name == "train":
-        groups, bad = utf8(strings(table[source.group], f"{shown}: column {source.group!r} (data.group)"))
+        groups, bad = decode_utf8(cast_to_text(table[source.group], f"{shown}: column {source.group!r} (data.group)"))
         leave_out(bad, "with a group that is not UTF-8")
-        alone = blank(groups)
+        alone = is_blank(groups)
         if alone.any():
             prefix, between = (pa.scalar(part, pa.large_string()) for part in ("row ", ""))
             own = pc.binary_join_element_wise(prefix, _row_numbers(len(table)), between)
@@ -197,40 +197,40 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
         log.warning("%s: dropped %s", shown, complaint)
     if groups is not None and (alone & keep).any():
         rows = np.flatnonzero(alone & keep) + 1
-        log.warning("%s: without a group, each a group of its own: %s", shown, listed(rows))
+        log.warning("%s: without a group, each a group of its own: %s", shown, format_rows(rows))
     if source.weight and name == "train":
         weights = _weights(table[source.weight], keep, f"column {source.weight!r} (data.weight)", shown)
 
     def kept(column: pa.Array | pa.ChunkedArray) -> Any:
         return column if keep.all() else column.filter(pa.array(keep))
 
-    texts, digest = filtered(texts, keep, digest_of(table))
+    texts, digest = filter_column(texts, keep, text_digest(table))
     labels = kept(labels)
     if is_list(labels.type) and not len(labels.flatten()):
-        raise UserError(f"{shown}: no row has a label (data.label={_listing(source.label)})")
+        raise UserError(f"{shown}: no row has a label (data.label={_format_label_setting(source.label)})")
     release_pages()
     return Split(
         name=name,
         file=file,
         rows=np.flatnonzero(keep) + 1,
-        ids=None if ids is None else whole(kept(ids).cast(pa.string())),
+        ids=None if ids is None else to_array(kept(ids).cast(pa.string())),
         # What is left is UTF-8: to look again would take the texts from the disk again.
         texts=pa.chunked_array([chunk.view(pa.large_string()) for chunk in chunks(texts)], pa.large_string()),
         labels=labels,
         dropped=dropped,
-        groups=None if groups is None else whole(kept(groups).cast(pa.string())),
+        groups=None if groups is None else to_array(kept(groups).cast(pa.string())),
         weights=weights,
         digest=digest,
     )
 
 
-def row_names(column: Column, where: str) -> tuple[Column, np.ndarray]:
+def row_ids(column: Column, where: str) -> tuple[Column, np.ndarray]:
     """Returns the ids in a column as large_string [N], the row number where one is blank, and bool [N]: not UTF-8.
 
     Raises UserError, which begins with `where`, for what is neither text nor whole numbers nor bools.
     """
-    ids, bad = utf8(strings(column, where))
-    nameless = blank(ids)
+    ids, bad = decode_utf8(cast_to_text(column, where))
+    nameless = is_blank(ids)
     return (pc.if_else(pa.array(nameless), _row_numbers(len(ids)), ids) if nameless.any() else ids), bad
 
 
@@ -266,7 +266,7 @@ def drop_rare_labels(splits: dict[str, Split], least: int) -> dict[str, Split]:
         raise UserError(f"data.min_count={least}: no label of {train.file} has so many rows; {largest} is the most")
     log.info("%s: labels that fewer than %d rows have, left out (data.min_count): %d", train.file, least, len(rare))
     if train.task == "multi_label":
-        return {name: replace(split, labels=without(split.labels, rare)) for name, split in splits.items()}
+        return {name: replace(split, labels=remove_labels(split.labels, rare)) for name, split in splits.items()}
     return {name: _without_rows(split, rare, least) for name, split in splits.items()}
 
 
@@ -277,15 +277,15 @@ def _without_rows(split: Split, rare: pa.Array, least: int) -> Split:
     if not kept.any():
         raise UserError(f"data.min_count={least} leaves no row of {split.file}")
     reason = f"with a label of fewer than {least} training rows"
-    return replace(split.take(kept), dropped=split.dropped | {reason: int((~kept).sum())})
+    return replace(split.filter(kept), dropped=split.dropped | {reason: int((~kept).sum())})
 
 
 def _weights(column: pa.ChunkedArray, keep: np.ndarray, what: str, shown: str) -> np.ndarray:
-    weights = numbers(column)
+    weights = parse_numbers(column)
     wrong = keep & ~(np.isfinite(weights) & (weights >= 0))
     if wrong.any():
         row = int(wrong.argmax())
-        raise UserError(f"{shown}: row {row + 1}: {what} holds {_shown(column[row])}, not a number from 0 on")
+        raise UserError(f"{shown}: row {row + 1}: {what} holds {_format_value(column[row])}, not a number from 0 on")
     if not weights[keep].any():
         raise UserError(f"{shown}: {what} is 0 in every row; some row must count")
     return weights[keep]
@@ -302,10 +302,10 @@ def _row_numbers(size: int) -> pa.Array:
     return pa.array(np.arange(1, size + 1)).cast(pa.large_string())
 
 
-def _listing(label: str | Sequence[str]) -> str:
+def _format_label_setting(label: str | Sequence[str]) -> str:
     return label if isinstance(label, str) else f"[{','.join(label)}]"
 
 
-def _shown(value: pa.Scalar) -> str:
+def _format_value(value: pa.Scalar) -> str:
     plain = value.as_py()
     return repr(plain.decode(errors="replace") if isinstance(plain, bytes) else plain)

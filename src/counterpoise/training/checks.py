@@ -74,7 +74,7 @@ def _check_length(trainer: pl.Trainer, data: TextDataModule) -> None:
     accumulate = trainer.accumulate_grad_batches
     steps = optimizer_steps(data.sampler(0).size(data.index), data.batch_size, accumulate * trainer.world_size)
     if not steps:
-        return  # BatchOrder raises an error for this.
+        return  # BucketBatchSampler raises an error for this.
     limit = trainer.limit_train_batches
     batches = int(limit * steps * accumulate) if isinstance(limit, float) else min(limit, steps * accumulate)
     first = _first_validation(trainer, batches)

@@ -45,7 +45,7 @@ def build(
             accelerator=accelerator,
             devices=devices,  # type: ignore[arg-type]
             precision=_auto_precision(accelerator) if precision == "auto" else precision,  # type: ignore[arg-type]
-            # Lightning would replace the weighted sampler; BatchOrder distributes rows to processes itself.
+            # Lightning would replace the weighted sampler; BucketBatchSampler distributes rows to processes itself.
             use_distributed_sampler=False,
             plugins=[AtomicCheckpointIO()],
             **flags,

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import refused
-from counterpoise.data import readers as tables
+from counterpoise.data import readers
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.sources.hub import HubSource
 from counterpoise.errors import UserError
@@ -118,7 +118,7 @@ def test_a_file_of_three_header_lines_without_quoting_is_read(tmp_path):
 
 
 def test_a_row_longer_than_one_block_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "BLOCK", 2**20)
+    monkeypatch.setattr(readers.files, "BLOCK", 2**20)
     path = tmp_path / "long.csv"
     path.write_bytes(as_csv([("a", "x"), ("b" * 3 * 2**20, "y")]))
     assert refused(FileSource(str(path))) == "long.csv has a row of more than 1 MiB: is a quote not closed?"

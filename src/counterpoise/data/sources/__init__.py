@@ -1,18 +1,23 @@
 """Data sources: where texts and labels come from."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from counterpoise.data.table import Split
 
 
+@runtime_checkable
 class Source(Protocol):
-    """Where the texts come from: `FileSource`, `HubSource`, or anything else with these two methods.
+    """Provider of the splits of a dataset.
 
-    One that also has an `on_bad_row`, "error", has rows refused whose class or label training lacks.
+    Attributes:
+        on_bad_row: "drop" or "error": what happens to rows that cannot be used, including validation and test rows
+            whose class or label does not occur in training.
     """
 
+    on_bad_row: str
+
     def prepare(self) -> None:
-        """Downloads what is needed; called once per machine."""
+        """Download what is needed. Called once per machine."""
 
     def load(self) -> dict[str, Split]:
-        """Returns the splits that exist: "train", and "validation" and "test" where given."""
+        """Return the splits that exist: "train", and "validation" and "test" where the source has them."""

@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from counterpoise.data.arrow_columns import listed
+from counterpoise.data.arrow_columns import format_rows
 from counterpoise.data.cache import cached
-from counterpoise.data.readers import one_line, require_file
+from counterpoise.data.readers.files import one_line, require_file
 from counterpoise.data.table import Split, check_min_count, check_on_bad_row, drop_rare_labels
 from counterpoise.errors import UserError
 
@@ -236,7 +236,7 @@ def _build(folder: Path, data: bytes, shown: str) -> None:
 
 
 def _complaints(bad: dict[str, list[int]]) -> list[str]:
-    return [f"{listed(np.array(numbers), 'paragraph')} {reason}" for reason, numbers in bad.items()]
+    return [f"{format_rows(np.array(numbers), 'paragraph')} {reason}" for reason, numbers in bad.items()]
 
 
 def _paragraphs(data: bytes) -> Iterator[dict[bytes, bytes]]:

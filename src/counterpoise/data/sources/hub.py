@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from counterpoise.data.arrow_columns import Column, flattened, is_list, nested
-from counterpoise.data.readers import one_line, require_columns
+from counterpoise.data.arrow_columns import Column, build_lists, flatten_lists, is_list
+from counterpoise.data.readers.files import one_line, require_columns
 from counterpoise.data.table import Split, TableFormat, drop_rare_labels, usable_rows
 from counterpoise.errors import UserError
 
@@ -74,7 +74,7 @@ def _class_names(column: Column, feature: Any) -> Column:
     names = getattr(getattr(feature, "feature", feature), "names", None)
     if names is None:
         return column
-    rows, codes = flattened(column) if is_list(column.type) else (None, column)
+    rows, codes = flatten_lists(column) if is_list(column.type) else (None, column)
     codes = pc.if_else(pc.less(codes, 0), None, codes)  # -1 is "not labelled"
     named = pc.take(pa.array(names), codes)
-    return named if rows is None else nested(rows, named, len(column))
+    return named if rows is None else build_lists(rows, named, len(column))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
-from counterpoise.data.readers import require_columns
+from counterpoise.data.readers.files import require_columns
 from counterpoise.data.table import Split, TableFormat, drop_rare_labels, usable_rows
 from counterpoise.errors import UserError
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.subplots import make_subplots
 
-from counterpoise.data.quality import RARE
+from counterpoise.data.quality import MIN_TEST_EXAMPLES
 from counterpoise.report.html_page import Panel, figure, render, table
 from counterpoise.report.run.scores import NAMES
 from counterpoise.training.results import RunResults, one_hot
@@ -113,7 +113,7 @@ def data(results: RunResults) -> Panel:
     else:
         note += f"none is longer than encoder.max_length={results.max_length}."
     test = results.table.test_count.to_numpy()
-    rare = np.flatnonzero(test < RARE)
+    rare = np.flatnonzero(test < MIN_TEST_EXAMPLES)
     rows = pd.DataFrame(
         {
             results.noun: [results.labels[c] for c in rare],
@@ -123,14 +123,14 @@ def data(results: RunResults) -> Panel:
         }
     )
     counts = dict.fromkeys(("train", "validation", "test"), ",d")
-    caption = f"{results.nouns.capitalize()} with fewer than {RARE} test texts, whose own scores say little"
+    caption = f"{results.nouns.capitalize()} with fewer than {MIN_TEST_EXAMPLES} test texts, whose own scores say little"
     body = render(
         "run/data.html",
         lengths=figure("lengths-plot", plot, f"Histogram of the tokens of training texts. {text}"),
         splits=table(_splits(results), dict.fromkeys(("texts", "unseen"), ",d"), "Splits"),
         audit=results.data_warnings,
         rare=table(rows, counts, caption) if len(rare) else "",
-        summary=f"{len(rare):,} of {len(test):,} {results.nouns} have fewer than {RARE} test texts",
+        summary=f"{len(rare):,} of {len(test):,} {results.nouns} have fewer than {MIN_TEST_EXAMPLES} test texts",
     )
     return Panel("data", "Data", note, body)
 

@@ -1,0 +1,59 @@
+"""Opening of files and error messages that all readers share."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from counterpoise.errors import UserError, nearest
+
+BLOCK = 4 * 2**20
+"""Bytes that are read at a time. Arrow reads several blocks ahead. A row must fit into two blocks."""
+
+
+def open_file(path: Path) -> pa.NativeFile:
+    return pa.input_stream(path, compression="gzip" if path.suffix.lower() == ".gz" else None)
+
+
+@contextmanager
+def reraise_as_user_error(
+    path: Path, errors: tuple[type[Exception], ...] = (pa.ArrowException, OSError)
+) -> Iterator[None]:
+    """Tells of an error of reading in one line."""
+    try:
+        yield
+    except errors as error:
+        raise UserError(f"cannot read {path.name}: {one_line(error)}") from error
+
+
+def require_file(path: Path) -> None:
+    """Raises UserError where there is no such file, with the nearest name that there is."""
+    if not path.is_file():
+        folder = path.parent
+        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        where = "" if folder.is_dir() else f": there is no folder {folder}"
+        raise UserError(f"there is no file {path}{where}.{nearest(path.name, names)}")
+
+
+def require_columns(columns: Sequence[str], names: Sequence[str], file: str) -> None:
+    """Raises UserError for the first of `columns` that is not among the file's `names`."""
+    for column in columns:
+        if column not in names:
+            known = ", ".join(map(repr, names))
+            raise UserError(f"{file} has no column {column!r}; it has {known}.{nearest(column, names)}")
+
+
+def require_columns_of_schema(columns: Sequence[str], schema: pa.Schema, file: str) -> None:
+    try:
+        require_columns(columns, schema.names, file)
+    except UnicodeDecodeError as error:
+        absent = [column for column in columns if schema.get_field_index(column) < 0]
+        if absent:
+            raise UserError(f"{file} has no column {absent[0]!r}; the names of its columns are not in UTF-8") from error
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Returns what the error says as one line of at most `limit` characters."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= limit else line[: limit - 3] + "..."
