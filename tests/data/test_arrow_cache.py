@@ -188,7 +188,7 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, large, monkeypatch):
     monkeypatch.setenv("COUNTERPOISE_CACHE", str(tmp_path / "blocked" / "cache"))
     message = refused(FileSource(file))
     assert message.startswith("cannot build the cache folder ")
-    assert message.endswith("Not a directory; set COUNTERPOISE_CACHE to a folder that can be written and has room")
+    assert message.endswith("Not a directory; set COUNTERPOISE_CACHE to a writable folder with enough free space")
 
 
 def test_numbers_that_turn_out_to_be_fractions_late_are_read_as_such(tmp_path, large):
