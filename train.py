@@ -57,6 +57,7 @@ def main(run: RunContext) -> float | None:
         data.labels,
         data.counts,
         data.batch_size,
+        head=instantiate(config.head),
         losses=lambda epoch: fitted.at_epoch(epoch).loss,
         micro_batch_size=config.micro_batch_size,
         dropout=config.dropout,

@@ -31,7 +31,8 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForSequenceClassification
 
 from counterpoise.commands.export import export
-from counterpoise.commands.predict import load, load_run
+from counterpoise.commands.predict import load
+from counterpoise.commands.saved_run import load_run
 from counterpoise.data.token_store import load_tokenizer
 from counterpoise.model.module import Classifier
 from counterpoise.model.optim import Optim

@@ -235,7 +235,7 @@ def test_a_step_that_does_not_fit_into_memory_is_done_in_more_passes(parts, tmp_
         torch.testing.assert_close(other, one, rtol=1e-6, atol=1e-9)
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(said) == 2
-    assert "is done in 2 passes" in said[0]
+    assert "into 2 passes" in said[0]
     assert "is done in 4 passes" in said[1]
 
 

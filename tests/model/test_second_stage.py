@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,11 +17,12 @@ from counterpoise.balance import (
     InverseFrequency,
     PowerSampler,
     Strategy,
+    cross_entropy,
 )
 from counterpoise.balance.prior_correction import natural_prior_shift, post_hoc
 from counterpoise.errors import UserError
 from counterpoise.model.heads import CosineHead
-from counterpoise.model.second_stage import FirstStage, PostHoc, Refined, Retrained, TauNormalised
+from counterpoise.model.second_stage import FirstStage, PostHoc, Retrained, SecondStageResult, TauNormalised
 
 COUNTS = np.array([400, 120, 30])
 MEANS = np.array([[0.0, 0.0, 1.0], [1.2, 0.0, -0.5], [0.4, 1.5, 0.0]])
@@ -64,7 +67,7 @@ def after(strategy: Strategy = PLAIN, targets=TARGETS, **given) -> FirstStage:
     correction = strategy.correction(list("abc"), index)
     left = {
         "head": bayes(correction.effective_prior),
-        "vectors": VECTORS.__getitem__,
+        "embeddings": VECTORS.__getitem__,
         "targets": targets,
         "weights": None,
         "correction": correction,
@@ -107,7 +110,7 @@ class TestPostHoc:
         refined = PostHoc(tau)(first)
         expected = post_hoc(logits_of(first.head), first.effective_prior, tau)
         np.testing.assert_allclose(logits_of(refined.head), expected, atol=1e-5)
-        assert refined.results == {"tau": tau}
+        assert refined.settings == {"tau": tau}
 
     @after_every
     @pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
@@ -134,14 +137,14 @@ class TestPostHoc:
 
     @pytest.mark.parametrize("tau", [-0.1, 1.1, "best", float("nan"), float("inf"), True, None])
     def test_a_tau_that_is_none_is_refused(self, tau):
-        assert f"strategy.second_stage.tau={tau}: use a number from 0 to 1, or auto" in refused(PostHoc, tau)
+        assert f"strategy.second_stage.tau={tau}: use" in refused(PostHoc, tau)
 
     def test_logits_that_stand_for_no_shares_are_refused(self):
         correction = after().correction
         smooth = CrossEntropy(correction, label_smoothing=0.1)
-        PostHoc().check(correction, smooth)  # by and large, they do
-        unscaled = nn.CrossEntropyLoss()
-        assert "no prior to adjust them by" in refused(PostHoc().check, correction, unscaled)
+        PostHoc().check(correction, smooth, nn.Linear(2, 2))  # by and large, they do
+        unscaled = LDAM(correction)
+        assert "known prior" in refused(PostHoc().check, correction, unscaled, nn.Linear(2, 2))
 
 
 class TestTauNormalised:
@@ -176,7 +179,7 @@ class TestTauNormalised:
 
     @pytest.mark.parametrize("tau", [-0.1, "best", float("nan"), float("inf"), True])
     def test_a_tau_that_is_none_is_refused(self, tau):
-        assert f"strategy.second_stage.tau={tau}: use a number, 0 or more, or auto" in refused(TauNormalised, tau)
+        assert f"strategy.second_stage.tau={tau}: use" in refused(TauNormalised, tau)
         TauNormalised(1.5)
 
 
@@ -192,7 +195,7 @@ class TestAuto:
         scores = [macro_recall(logits_of(stage(float(tau))(first).head), CLASSES) for tau in grid]
         assert len(set(scores)) > 3
         refined = stage("auto")(first)
-        assert refined.results == {"tau": grid[int(np.argmax(scores))]}
+        assert refined.settings == {"tau": grid[int(np.argmax(scores))]}
         assert macro_recall(logits_of(refined.head), CLASSES) == max(scores)
 
     def test_any_score_can_choose(self, stage, grid):
@@ -202,28 +205,28 @@ class TestAuto:
             def score(logits, targets, wanted=made[highest]):
                 return -np.abs(logits - wanted).max()
 
-            assert stage("auto")(after(score=score)).results == {"tau": grid[highest]}
+            assert stage("auto")(after(score=score)).settings == {"tau": grid[highest]}
 
     def test_of_equal_scores_the_first_is_taken(self, stage, grid):
-        assert stage("auto")(after(score=lambda logits, targets: 1.0)).results == {"tau": 0.0}
+        assert stage("auto")(after(score=lambda logits, targets: 1.0)).settings == {"tau": 0.0}
 
     def test_texts_of_the_validation_split_decide(self, stage, grid):
         seen = []
-        first = after(vectors=lambda split: seen.append(split) or VECTORS[split])
+        first = after(embeddings=lambda split: seen.append(split) or VECTORS[split])
         stage("auto")(first)
         stage(0.5)(first)
         assert seen == ["validation"]
 
     def test_several_labels_a_text_are_refused(self, stage, grid):
         correction = after(targets=TAGS).correction
-        told = refused(stage().check, correction, BinaryCrossEntropy(correction))
+        told = refused(stage().check, correction, BinaryCrossEntropy(correction), nn.Linear(2, 2))
         assert told.startswith("strategy.second_stage: ")
-        assert "is for texts of one class" in told
+        assert "is for single-label data" in told
 
     def test_a_cosine_head_is_refused_and_a_linear_one_is_not(self, stage, grid):
         correction = after().correction
-        assert "a cosine head has neither bias nor norms" in refused(stage().check, correction, LDAM(correction))
-        stage().check(correction, CrossEntropy(correction))
+        assert "strategy.second_stage" in refused(stage().check, correction, LDAM(correction), CosineHead(2, 2))
+        stage().check(correction, CrossEntropy(correction), nn.Linear(2, 2))
 
 
 THOROUGH = Retrained(epochs=40, lr=0.05, batch_size=64)
@@ -279,7 +282,7 @@ class TestRetrained:
         np.testing.assert_allclose(refined.shift, expected, rtol=1e-12)
         if targets is TARGETS:
             np.testing.assert_allclose(refined.shift, np.log(550 / 3 / COUNTS), rtol=1e-12)
-        assert refined.results == {"epochs": 1, "steps": 5}  # 550 texts in steps of 128
+        assert refined.settings == {"epochs": 1, "steps": 5}  # 550 texts in steps of 128
 
     def test_it_is_a_function_of_the_seed_and_leaves_all_else_alone(self):
         first = after(dropout=0.3)
@@ -287,7 +290,7 @@ class TestRetrained:
         state = torch.get_rng_state()
 
         def made(**given) -> torch.Tensor:
-            return Retrained(epochs=1)(first._replace(**given)).head.weight.detach()
+            return Retrained(epochs=1)(replace(first, **given)).head.weight.detach()
 
         one = made()
         torch.rand(5)
@@ -302,11 +305,11 @@ class TestRetrained:
     @pytest.mark.parametrize("targets", [TARGETS, TAGS], ids=["single_label", "multi_label"])
     def test_it_can_be_trained_whatever_the_first_head_was(self, targets):
         correction = after(targets=targets).correction
-        Retrained().check(correction, nn.Identity())
+        Retrained().check(correction, cross_entropy(correction), nn.Identity())
 
     def test_a_cosine_head_is_replaced_by_a_linear_one(self):
         refined = Retrained(epochs=1)(after(head=CosineHead(3, 3, 30.0), effective_prior=None))
-        assert isinstance(refined, Refined)
+        assert isinstance(refined, SecondStageResult)
         assert refined.head.bias is not None
 
     @pytest.mark.parametrize(

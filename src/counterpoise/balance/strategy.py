@@ -11,6 +11,7 @@ from torch import nn
 
 from counterpoise.balance.correction import Correction
 from counterpoise.balance.counts import ClassIndex
+from counterpoise.balance.losses.protocol import Loss
 from counterpoise.balance.losses.single_label import cross_entropy
 from counterpoise.balance.over_correction import refuse_over_correction
 from counterpoise.balance.samplers import Blend, PowerSampler, Sampler
@@ -53,7 +54,7 @@ class Strategy:
 
     sampler: Sampler = field(default_factory=PowerSampler)
     weights: WeightScheme = field(default_factory=lambda: InverseFrequency(0.0))
-    loss: Callable[[Correction], nn.Module] = cross_entropy
+    loss: Callable[[Correction], Loss] = cross_entropy
     max_ratio: float | str | None = "auto"
     schedule: Schedule | None = None
     second_stage: Any = None
@@ -129,7 +130,7 @@ class EpochCorrection:
     epoch: int
     strength: float
     correction: Correction
-    loss: nn.Module
+    loss: Loss
 
     @property
     def sampler(self) -> Sampler:

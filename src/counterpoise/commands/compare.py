@@ -21,8 +21,8 @@ from counterpoise.analysis import leaderboard, plots
 from counterpoise.analysis.comparison import Comparison, Group, collect, metric_name, significant
 from counterpoise.errors import UserError, nearest
 from counterpoise.io import atomic_path
-from counterpoise.report.comparison.formatting import p_value, shown_name, unit
 from counterpoise.report.comparison.comparison_report import write_comparison_report
+from counterpoise.report.comparison.formatting import p_value, shown_name, unit
 
 
 def main() -> None:

@@ -37,7 +37,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from counterpoise.balance.counts import Targets
-from counterpoise.commands.predict import Predictor, built, load, load_run, predictor, reading, required
+from counterpoise.commands.predict import Predictor, load, predictor, reading, required
+from counterpoise.commands.saved_run import build, load_run
 from counterpoise.data.splits import Vocabulary
 from counterpoise.errors import UserError
 from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds
@@ -228,7 +229,7 @@ def _test_split(run: Path, config: dict, ours: Predictor) -> _Tested:
     """
     if not (run / "splits.npz").is_file():
         raise UserError(f"{run} has no splits.npz, which says what it was tested on")
-    source, rows = built(config["data"]), np.load(run / "splits.npz")["test"]
+    source, rows = build(config["data"]), np.load(run / "splits.npz")["test"]
     source.prepare()
     loaded = source.load()
     split = loaded.get("test", loaded["train"])
@@ -239,7 +240,7 @@ def _test_split(run: Path, config: dict, ours: Predictor) -> _Tested:
     if not same:
         raise UserError(f"{split.file} is no longer what {run} was tested on")
     counts = pd.read_csv(run / "balance.csv", usecols=["count"])["count"].to_numpy()
-    bounds = built(config["buckets"]) if "buckets" in config else DEFAULT_BOUNDS
+    bounds = build(config["buckets"]) if "buckets" in config else DEFAULT_BOUNDS
     return _Tested(split.texts.to_pylist(), targets, counts, bounds)
 
 

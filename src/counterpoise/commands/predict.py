@@ -20,13 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-import yaml
-from hydra.utils import get_object
 from rich.progress import MofNCompleteColumn, Progress
 from scipy.special import softmax
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
+from counterpoise.commands.saved_run import PACKAGE, allowed_packages, build, load_run, read_config
 from counterpoise.data.arrow_columns import Column, format_rows, is_text
 from counterpoise.data.batching import pad_sequences
 from counterpoise.data.readers import read_columns, suffix_of
@@ -37,10 +36,7 @@ from counterpoise.metrics.calibration import Adjustment, read_adjustment
 from counterpoise.metrics.costs import least_cost, read_costs
 from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.metrics.thresholds import Decision, read_thresholds
-from counterpoise.model.heads import CosineHead
 from counterpoise.model.module import Classifier
-from counterpoise.model.optim import Optim
-from counterpoise.training.checkpoints import load_checkpoint
 from counterpoise.training.predictions import multilabel_predictions_writer, predictions_writer
 
 log = logging.getLogger(__name__)
@@ -51,8 +47,8 @@ LOGITS = 2**24
 """Logits that are held at a time at most, about."""
 TOKENS = {"cpu": 1024, "cuda": 65_536}
 """Tokens of a batch at most, padding included. On a CPU larger batches leave its caches."""
-PACKAGE = "counterpoise"
 PRECISIONS = ("auto", "fp32", "bf16")
+ALLOW_HELP = "also build classes of this package from the run's config.yaml (default: the project in this folder)"
 READING = {"delimiter": None, "quote": '"', "skip_rows_after_header": 0}
 """How a CSV is read unless told."""
 
@@ -127,7 +123,7 @@ class Predictor:
         return self.decision.decide(logits, self.thresholds)
 
 
-def load(folder: Path, device: str = "cpu", precision: str = "auto") -> Predictor:
+def load(folder: Path, device: str = "cpu", precision: str = "auto", packages: Sequence[str] = (PACKAGE,)) -> Predictor:
     """Returns the predictor of a run folder or of an exported one.
 
     device: "cpu" or "cuda", for an exported model one that its ONNX Runtime knows. precision: of a run's model, "fp32",
@@ -137,31 +133,17 @@ def load(folder: Path, device: str = "cpu", precision: str = "auto") -> Predicto
         if precision == "bf16":
             raise UserError(f"--precision bf16: {folder} is an exported model, whose precision is as it was exported")
         return _exported(folder, device)
-    model, config = load_run(folder)
-    return predictor(model, config, device, precision)
+    model, config = load_run(folder, packages)
+    return predictor(model, config, device, precision, packages)
 
 
-def load_run(run: Path) -> tuple[Classifier, dict]:
-    """Returns the trained classifier of a run folder, in evaluation mode, and the run's configuration."""
-    config = _config(run)
-    checkpoint = load_checkpoint(run / "checkpoints" / "best.ckpt")
-    labels = checkpoint["labels"]
-    config["encoder"].pop("compile", None)  # takes longer than most files, and ONNX takes none that is compiled
-    encoder = built(config["encoder"]).load()
-    decision = None
-    if "scoring.thresholds" in checkpoint["state_dict"]:
-        decision = built(config["decision"] | {"file": None})
-    model = Classifier(encoder, nn.Identity(), Optim(), labels, np.zeros(len(labels)), batch_size=1, decision=decision)
-    if "head.scale" in checkpoint["state_dict"]:
-        model.head = CosineHead(encoder.size, len(labels), float(checkpoint["state_dict"]["head.scale"]))
-    # Of a probe, whose encoder stayed as it was, the checkpoint holds the head alone.
-    missing, unexpected = model.load_state_dict(checkpoint["state_dict"], strict=False)
-    if unexpected or not all(name.startswith("encoder.") for name in missing):
-        raise UserError(f"{run}: the checkpoint is of another model than config.yaml says")
-    return model.eval(), config
-
-
-def predictor(model: Classifier, config: dict, device: str = "cpu", precision: str = "fp32") -> Predictor:
+def predictor(
+    model: Classifier,
+    config: dict,
+    device: str = "cpu",
+    precision: str = "fp32",
+    packages: Sequence[str] = (PACKAGE,),
+) -> Predictor:
     """Returns the predictor of what `load_run` returned; see `load`."""
     try:
         model.to(device)
@@ -175,7 +157,7 @@ def predictor(model: Classifier, config: dict, device: str = "cpu", precision: s
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=halved):
             return model({"input_ids": ids.to(device), "attention_mask": mask.to(device)}).float()
 
-    encoder = built(config["encoder"])
+    encoder = build(config["encoder"], packages)
     tokenizer = load_tokenizer(encoder.locate(), encoder.revision)
     backend, scoring = tokenizer.backend_tokenizer, model.scoring
     backend.enable_truncation(encoder.max_length)
@@ -191,31 +173,6 @@ def reading(config: dict) -> dict[str, Any]:
     data = config["data"]
     how = {key: data.get(key, default) for key, default in READING.items()}
     return how | {"suffix": suffix_of(Path(str(data.get("train") or "")))}
-
-
-def built(node: Any) -> Any:
-    """Returns what a part of a run's configuration describes; raises UserError where it names what is not of here.
-
-    A run folder may come from elsewhere: nothing but classes of this package is called, and nothing is interpolated.
-    """
-    if isinstance(node, list):
-        return [built(each) for each in node]
-    if not isinstance(node, dict):
-        return node
-    arguments = {key: built(value) for key, value in node.items() if key != "_target_"}
-    if "_target_" not in node:
-        return arguments
-    target = str(node["_target_"])
-    try:
-        made = get_object(target) if target.startswith(f"{PACKAGE}.") else None
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"config.yaml: {target} is not there in this version") from error
-    if not (isinstance(made, type) and made.__module__.partition(".")[0] == PACKAGE):
-        raise UserError(f"config.yaml: {target} is not a class of {PACKAGE}, and is not called for a finished run")
-    try:
-        return made(**arguments)
-    except TypeError as error:
-        raise UserError(f"config.yaml: {target} does not take what is there in this version: {error}") from error
 
 
 def required(module: str) -> Any:
@@ -252,6 +209,7 @@ def main() -> None:
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="auto: bf16 on a GPU that has it, fp32 elsewhere"
     )
+    parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=ALLOW_HELP)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
 
@@ -263,7 +221,7 @@ def main() -> None:
     table = read_columns(arguments.file, arguments.text, [arguments.id] if arguments.id else [], **how)
     _require_text(table[arguments.text], f"{arguments.file}: column {arguments.text!r} (--text)")
     given = _names(table[arguments.id], f"{arguments.file}: column {arguments.id!r} (--id)") if arguments.id else None
-    model = load(arguments.run, arguments.device, arguments.precision)
+    model = load(arguments.run, arguments.device, arguments.precision, allowed_packages(arguments.allow))
     if arguments.thresholds:
         if model.decision is None:
             raise UserError(f"--thresholds: {arguments.run} predicts one class a text, the most probable")
@@ -334,12 +292,6 @@ def _adjustment(run: Path, labels: list[str], calibrated: bool, costs: bool) -> 
     return read_adjustment(path, labels) if (calibrated or costs) and path.is_file() else None
 
 
-def _config(run: Path) -> dict:
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run} is no run folder: it has no config.yaml (an exported one has an export.json)")
-    return yaml.safe_load((run / "config.yaml").read_text())
-
-
 def _character(option: str) -> str | None:
     character = option.replace("\\t", "\t")
     if len(character) > 1 or not character.isascii():
@@ -353,7 +305,7 @@ def _reading(folder: Path, file: Path, told: dict[str, Any]) -> dict[str, Any]:
     if exported.is_file():
         before = json.loads(exported.read_text(encoding="utf-8")).get("reading", {})
     else:
-        before = reading(_config(folder))
+        before = reading(read_config(folder))
     if before.get("suffix") != suffix_of(file):
         return told
     differs = {key: before[key] for key, usual in READING.items() if before.get(key, usual) != usual}

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit, softmax
-from torch import nn
 
 from counterpoise.balance import Correction
 from counterpoise.balance.counts import Targets
+from counterpoise.balance.losses.protocol import Loss, PriorCorrection
 from counterpoise.balance.prior_correction import natural_prior_shift
 from counterpoise.balance.validation import is_number
 from counterpoise.errors import UserError
@@ -116,18 +116,18 @@ class Calibration:
             unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def prior_correction(loss: nn.Module, correction: Correction) -> tuple[str | None, np.ndarray]:
+def prior_correction(loss: Loss, correction: Correction) -> tuple[PriorCorrection | None, np.ndarray]:
     """Returns how well the shift back to the natural distribution holds for a model trained so, and the shift.
 
     "exact" at the optimum, "approximate", or None where no shift leads back, or the loss does not say; the shift,
     float64 [C], is 0 then. Multi-label, a sampler that prefers some texts makes an exact one approximate: labels ride
     along with those that a text is drawn for.
     """
-    kind = getattr(loss, "prior_correction", None)
+    kind = loss.prior_correction
     if kind is None:
         return None, np.zeros(len(correction.labels))
     if not correction.multi_label:
-        return kind, natural_prior_shift(correction, loss.effective_prior(correction))  # type: ignore[operator]
+        return kind, natural_prior_shift(correction, loss.effective_prior(correction))
     alone = len(correction.labels) == 1 or np.ptp(correction.rates) <= 1e-9 * correction.rates.max()
     return (kind if alone else "approximate"), natural_prior_shift(correction)
 

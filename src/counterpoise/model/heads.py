@@ -127,7 +127,9 @@ def build_head(
         UserError: The loss needs a cosine head and the factory builds another one.
     """
     scale = None if loss is None else loss.cosine_scale
-    head = factory(in_features, num_classes, scale) if isinstance(factory, AutoHead) else factory(in_features, num_classes)
+    head = (
+        factory(in_features, num_classes, scale) if isinstance(factory, AutoHead) else factory(in_features, num_classes)
+    )
     if scale is not None and not (isinstance(head, CosineHead) and float(head.scale) == float(scale)):
         raise UserError(
             f"this loss needs a cosine head of scale {scale:g}: use head=auto, or head=cosine head.scale={scale:g}"

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from counterpoise.balance.losses.protocol import Loss
 from counterpoise.data.batching import Batch, split_batch
 from counterpoise.errors import UserError
 from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds
-from counterpoise.metrics.scoring import Mean, MultiLabelScoring, Scoring, SingleLabelScoring
+from counterpoise.metrics.scoring import Mean, MultiLabelScoring, SingleLabelScoring
 from counterpoise.metrics.thresholds import Decision
 from counterpoise.model.embeddings import PrecomputedEmbeddings
 from counterpoise.model.encoder import Encoder
@@ -73,7 +72,7 @@ class Classifier(OutOfMemoryRetries):
         self.dropout = nn.Dropout(dropout)
         self.head_factory = head or AutoHead()
         self.head = build_head(self.head_factory, encoder.size, len(self.labels), loss, head_bias)
-        self.scoring: Scoring = (
+        self.scoring: SingleLabelScoring | MultiLabelScoring = (
             SingleLabelScoring(np.asarray(counts), bounds)
             if decision is None
             else MultiLabelScoring(self.labels, np.asarray(counts), bounds, decision)

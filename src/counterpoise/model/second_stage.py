@@ -4,7 +4,7 @@ Decoupled training learns the representation from the natural distribution and c
 (Kang et al., ICLR 2020). The encoder does not change, so a second stage takes seconds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -65,7 +65,7 @@ class SecondStageResult:
 
     head: nn.Module
     shift: np.ndarray | None
-    settings: dict[str, float]
+    settings: Mapping[str, float]
     shift_quality: PriorCorrection | None
 
 

@@ -48,7 +48,7 @@ def _check_second_stage(trainer: pl.Trainer, model: Classifier, fitted: FittedSt
     second_stage = fitted.strategy.second_stage
     if second_stage is None:
         return
-    second_stage.check(fitted.final.correction, model.loss)
+    second_stage.check(fitted.final.correction, model.loss, model.head)
     if not any(isinstance(each, BestCheckpoint) for each in trainer.checkpoint_callbacks):
         raise UserError("strategy.second_stage starts from the best checkpoint and needs callbacks.best")
 

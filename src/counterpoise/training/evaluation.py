@@ -12,13 +12,14 @@ from scipy.special import softmax
 
 from counterpoise.balance import FittedStrategy
 from counterpoise.balance.counts import Targets
+from counterpoise.balance.losses.protocol import PriorCorrection
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.metrics.calibration import Calibration, prior_correction
 from counterpoise.metrics.calibration import measure as calibrate
 from counterpoise.metrics.costs import least_cost, mean_cost, read_costs
 from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.model.module import Classifier
-from counterpoise.model.second_stage import Refined
+from counterpoise.model.second_stage import SecondStageResult
 from counterpoise.terminal import console
 from counterpoise.training.checkpoints import best_checkpoint, load_checkpoint
 from counterpoise.training.outcome import TrainingOutcome
@@ -57,7 +58,7 @@ def evaluate_best_checkpoint(
     """
     outcome, best = finished_training(run, trainer, model, data, fitted)
     quality, shift = _prior_correction(outcome)
-    second_stage: Refined | None = None
+    second_stage: SecondStageResult | None = None
     if best and fitted.strategy.second_stage is not None:
         second_stage, best = run_second_stage(outcome, best, quality)
         quality = second_stage.shift_quality
@@ -80,7 +81,7 @@ def evaluate_best_checkpoint(
     )
     metrics = _metrics(outcome, evaluated) | {"best_checkpoint": str(best) if best else None}
     if second_stage:
-        metrics["second_stage"] = second_stage.results
+        metrics["second_stage"] = second_stage.settings
     if calibration:
         metrics["calibration"] = calibration.summary
     cheapest = None
@@ -123,7 +124,7 @@ def warn_about_schedule(fitted: FittedStrategy, last: int, best: int) -> None:
         )
 
 
-def _prior_correction(outcome: TrainingOutcome) -> tuple[str | None, np.ndarray]:
+def _prior_correction(outcome: TrainingOutcome) -> tuple[PriorCorrection | None, np.ndarray]:
     """Return the quality and the shift of the correction to the natural prior, before a second stage."""
     quality, shift = prior_correction(outcome.loss, outcome.correction)
     if quality and outcome.data.splits["train"].dataset.weights is not None:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytorch_lightning as pl
-from torch import nn
 
 from counterpoise.balance import Correction, FittedStrategy
+from counterpoise.balance.losses.protocol import Loss
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.model.module import Classifier
 from counterpoise.training.run import RunContext
@@ -33,7 +33,7 @@ class TrainingOutcome:
     model: Classifier
     data: TextDataModule
     fitted: FittedStrategy
-    loss: nn.Module
+    loss: Loss
     correction: Correction
     epochs: int
     steps: int
@@ -43,4 +43,4 @@ class TrainingOutcome:
         """Effective prior that the model was trained with, float [C]; single-label with the loss's own offsets."""
         if self.correction.multi_label:
             return self.correction.effective_prior
-        return self.loss.effective_prior(self.correction)  # type: ignore[operator]
+        return self.loss.effective_prior(self.correction)

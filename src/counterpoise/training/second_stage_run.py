@@ -6,17 +6,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from counterpoise.balance.losses.protocol import PriorCorrection
 from counterpoise.data.batching import EmbeddingDataset
 from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.model.embeddings import encode
 from counterpoise.model.encoder import Encoder
-from counterpoise.model.second_stage import FirstStage, Refined
+from counterpoise.model.second_stage import FirstStage, SecondStageResult
 from counterpoise.terminal import console
 from counterpoise.training.checkpoints import FIRST_STAGE_CHECKPOINT, AtomicCheckpointIO, load_checkpoint
 from counterpoise.training.outcome import TrainingOutcome
 
 
-def run_second_stage(outcome: TrainingOutcome, best: Path, shift_quality: str | None) -> tuple[Refined, Path]:
+def run_second_stage(
+    outcome: TrainingOutcome, best: Path, shift_quality: PriorCorrection | None
+) -> tuple[SecondStageResult, Path]:
     """Replace the head of the best checkpoint by the head of the strategy's second stage.
 
     The checkpoint of the first stage is kept beside it as `first_stage.ckpt`.
@@ -36,7 +39,7 @@ def run_second_stage(outcome: TrainingOutcome, best: Path, shift_quality: str | 
     prior_known = shift_quality is not None and not outcome.correction.multi_label
     first = FirstStage(
         head=model.head.cpu(),
-        vectors=embeddings,
+        embeddings=embeddings,
         targets={name: split.targets for name, split in data.splits.items()},
         weights=data.splits["train"].dataset.weights,
         correction=outcome.correction,
@@ -45,20 +48,21 @@ def run_second_stage(outcome: TrainingOutcome, best: Path, shift_quality: str | 
         dropout=config.dropout,
         seed=config.seed,
         shift_quality=shift_quality,
+        head_factory=model.head_factory,
     )
     console.print("second stage: training or adjusting the head, with the encoder frozen")
-    refined = outcome.fitted.strategy.second_stage(first)
-    model.head = refined.head
+    result = outcome.fitted.strategy.second_stage(first)
+    model.head = result.head
     if isinstance(model.scoring, MultiLabelScoring):
         with torch.no_grad():
-            logits = refined.head(torch.from_numpy(embeddings("validation"))).numpy()
+            logits = result.head(torch.from_numpy(embeddings("validation"))).numpy()
         model.scoring.tune(logits, data.splits["validation"].targets)
     target = best.with_name("best.ckpt")
     if target == best:
         best.replace(best.with_name(FIRST_STAGE_CHECKPOINT))
-    changed = {"state_dict": model.state_dict(), "second_stage": refined.results}
+    changed = {"state_dict": model.state_dict(), "second_stage": result.settings}
     AtomicCheckpointIO().save_checkpoint(checkpoint | changed, target)
-    return refined, target
+    return result, target
 
 
 def _embeddings(outcome: TrainingOutcome) -> Callable[[str], np.ndarray]:

@@ -198,7 +198,7 @@ class TestLDAM:
 
     def test_it_asks_for_a_normalised_head_of_its_scale(self):
         loss = LDAM(counting(), scale=16)
-        assert loss.normalised_head is True
+        assert loss.cosine_scale == loss.scale
         assert loss.scale == 16
 
     def test_the_initial_logits_are_the_best_constant(self):

@@ -68,20 +68,19 @@ class LDAM(ClassLoss):
     and drawing them again says no more. A class without any counts as having one.
 
     A margin means nothing to logits that can grow: they have to be `scale` times the cosines between the text's vector
-    and one vector a class, without a bias. `normalised_head` says so to the model, which multiplies by `scale`, so that
+    and one vector a class, without a bias. `cosine_scale` says so to the model, which multiplies by it, so that
     its logits are those of a softmax like any others. They decide and do not estimate: the margins drive them apart by
     about scale * m_c however narrow the majority, so that the probabilities are too sure and no prior correction holds.
 
     max_margin: m of the rarest class, in cosines, 0 or more, at most 2. scale: s.
     """
 
-    normalised_head = True
     margins: Tensor
 
     def __init__(self, correction: Correction, *, max_margin: float = 0.5, scale: float = 30.0) -> None:
         super().__init__(correction)
         setting("max_margin", max_margin, lambda value: 0 <= value <= 2, "a difference of cosines, 0 to 2")
-        self.scale = above_0("scale", scale)
+        self.cosine_scale = self.scale = above_0("scale", scale)
         rarity = np.maximum(correction.counts, 1) ** -0.25
         self._keep("margins", max_margin * rarity / rarity.max())
 

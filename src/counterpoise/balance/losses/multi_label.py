@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from counterpoise.balance.correction import Correction
+from counterpoise.balance.losses.protocol import PriorCorrection
 from counterpoise.balance.validation import above_0, at_least_0, check_likelihood, check_scheme, is_number
 from counterpoise.balance.weights import WeightScheme
 from counterpoise.errors import UserError
@@ -28,7 +29,8 @@ class BinaryLoss(nn.Module):
     go: "exact" at the optimum, "approximate", or None, not at all.
     """
 
-    prior_correction: str | None = None
+    prior_correction: PriorCorrection | None = None
+    cosine_scale: float | None = None
     positive_weights: Tensor
     negative_weights: Tensor
 
@@ -65,6 +67,10 @@ class BinaryLoss(nn.Module):
     def unweighted(self, logits: Tensor, positive: Tensor) -> Tensor:
         """Returns the loss of each text and label before weights, [B, C]; positive: bool [B, C]."""
         raise NotImplementedError
+
+    def effective_prior(self, correction: Correction) -> np.ndarray:
+        """Return the share of each label among all weighted positives, float64 [C]."""
+        return correction.effective_prior
 
     def initial_logits(self, correction: Correction) -> np.ndarray:
         """Returns the logit of each label at which the loss of a constant prediction is least, float64 [C].

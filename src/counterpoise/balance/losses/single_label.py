@@ -10,18 +10,23 @@ from torch.nn import functional as F
 
 from counterpoise.balance.correction import Correction
 from counterpoise.balance.losses.multi_label import BinaryCrossEntropy, Focal, weighted_mean
+from counterpoise.balance.losses.protocol import PriorCorrection
 from counterpoise.balance.validation import at_least_0, check_likelihood, check_scheme
 from counterpoise.balance.weights import WeightScheme, normalise
 
 
-def cross_entropy(correction: Correction, label_smoothing: float = 0.0, reduction: str = "mean") -> nn.Module:
+def cross_entropy(
+    correction: Correction, label_smoothing: float = 0.0, reduction: str = "mean"
+) -> "CrossEntropy | BinaryCrossEntropy":
     """Returns the loss of maximum likelihood for the task: `CrossEntropy`, multi-label `BinaryCrossEntropy`."""
     if correction.multi_label:
         return BinaryCrossEntropy(correction, label_smoothing=label_smoothing, reduction=reduction)
     return CrossEntropy(correction, label_smoothing, reduction)
 
 
-def focal(correction: Correction, gamma: float = 2.0, label_weights: WeightScheme | None = None) -> nn.Module:
+def focal(
+    correction: Correction, gamma: float = 2.0, label_weights: WeightScheme | None = None
+) -> "SoftmaxFocal | Focal":
     """Returns the focal loss for the task: `SoftmaxFocal`, multi-label `Focal`."""
     kind = Focal if correction.multi_label else SoftmaxFocal
     return kind(correction, gamma=gamma, label_weights=label_weights)
@@ -37,7 +42,8 @@ class ClassLoss(nn.Module):
     optimum, "approximate", or None, not at all.
     """
 
-    prior_correction: str | None = None
+    prior_correction: PriorCorrection | None = None
+    cosine_scale: float | None = None
     class_weights: Tensor
 
     def __init__(self, correction: Correction) -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from counterpoise.balance import ClassIndex, Correction, Strategy
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+
+from counterpoise.balance import ClassIndex, Correction, Strategy
 
 ROOT = Path(__file__).parent.parent
 

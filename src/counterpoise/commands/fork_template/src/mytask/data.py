@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pandas as pd
+
 from counterpoise.data.sources.table import TableSource
 
 

@@ -1,9 +1,10 @@
 """The project's own loss."""
 
-from counterpoise.balance import Correction
-from counterpoise.balance.losses.single_label import ClassLoss
 from torch import Tensor
 from torch.nn import functional as F
+
+from counterpoise.balance import Correction
+from counterpoise.balance.losses.single_label import ClassLoss
 
 
 class PolyLoss(ClassLoss):
