@@ -36,7 +36,7 @@ from measure import peak_memory, report, timed
 from scipy.sparse import csr_matrix
 from torch.nn import functional as F
 
-from counterpoise import balance as losses
+from counterpoise import balance
 from counterpoise.analysis import plot_style as style
 from counterpoise.analysis.plot_style import COLOURS, FAINT, MUTED, PAPER
 from counterpoise.balance import ClassIndex, InverseFrequency, PowerSampler, Strategy
@@ -155,7 +155,7 @@ def losses(labels: int) -> dict[str, float]:
             [f"label {c}" for c in range(labels)], ClassIndex.of(given, labels)
         )
         for name in names:
-            loss, logits = getattr(losses, name)(made), torch.randn(BATCH, labels, requires_grad=True)
+            loss, logits = getattr(balance, name)(made), torch.randn(BATCH, labels, requires_grad=True)
             found[name] = median(lambda loss=loss, logits=logits, truth=truth: loss(logits, truth).backward())
     return found
 

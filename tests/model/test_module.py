@@ -236,7 +236,7 @@ def test_a_step_that_does_not_fit_into_memory_is_done_in_more_passes(parts, tmp_
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(said) == 2
     assert "into 2 passes" in said[0]
-    assert "is done in 4 passes" in said[1]
+    assert "into 4 passes" in said[1]
 
 
 def test_an_evaluation_batch_that_does_not_fit_into_memory_is_divided(parts, tmp_path):
