@@ -123,7 +123,9 @@ def data(results: RunResults) -> Panel:
         }
     )
     counts = dict.fromkeys(("train", "validation", "test"), ",d")
-    caption = f"{results.nouns.capitalize()} with fewer than {MIN_TEST_EXAMPLES} test texts, whose own scores say little"
+    caption = (
+        f"{results.nouns.capitalize()} with fewer than {MIN_TEST_EXAMPLES} test texts, whose own scores say little"
+    )
     body = render(
         "run/data.html",
         lengths=figure("lengths-plot", plot, f"Histogram of the tokens of training texts. {text}"),
