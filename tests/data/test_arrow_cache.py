@@ -151,7 +151,7 @@ def test_the_digest_of_a_file_that_was_just_written_is_not_kept(tmp_path, cache)
     assert not (cache / "digests").exists()
 
 
-def test_a_file_that_changes_while_it_is_read_is_told(tmp_path, cache, large, monkeypatch):
+def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path, cache, large, monkeypatch):
     file = written(tmp_path / "a.csv")
 
     def growing(path: Path) -> str:
@@ -160,12 +160,12 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path, cache, large, mo
         return "digest"
 
     monkeypatch.setattr(readers, "content_digest", growing)
-    assert refused(FileSource(file)) == "a.csv changed while it was read: start again when it is complete"
+    assert refused(FileSource(file)) == "a.csv changed while it was read: start again when the file is complete"
     assert not entries(cache)
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "expected"),
     [
         ("a.csv", lambda data: data + b"a,b\n", "cannot read a.csv: row 3001: Expected 3 columns, got 2: a,b"),
         ("a.csv", lambda data: data.replace(b"label", b"Label", 1), "a.csv has no column 'label'"),
@@ -174,15 +174,17 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path, cache, large, mo
         ("a.parquet", lambda data: data[:-12], "cannot read a.parquet: Parquet magic bytes not found"),
     ],
 )
-def test_what_is_wrong_with_a_large_file_is_told_and_nothing_is_kept(tmp_path, cache, large, name, change, told):
+def test_what_is_wrong_with_a_large_file_is_reported_and_nothing_is_kept(
+    tmp_path, cache, large, name, change, expected
+):
     path = tmp_path / name
     written(path)
     path.write_bytes(change(path.read_bytes()))
-    assert refused(FileSource(str(path))).startswith(told)
+    assert refused(FileSource(str(path))).startswith(expected)
     assert not entries(cache)
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path, large, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_reported(tmp_path, large, monkeypatch):
     file = written(tmp_path / "a.csv")
     (tmp_path / "blocked").touch()
     monkeypatch.setenv("COUNTERPOISE_CACHE", str(tmp_path / "blocked" / "cache"))

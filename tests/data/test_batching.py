@@ -247,15 +247,15 @@ def test_leaving_out_the_last_step_does_not_change_the_others():
 
 
 def test_a_batch_size_that_does_not_divide_is_refused_in_one_line():
-    with pytest.raises(UserError, match="multiple of 6") as told:
+    with pytest.raises(UserError, match="multiple of 6") as error:
         order(batch_size=32, accumulate=3, world_size=2)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_an_epoch_with_fewer_rows_than_micro_batches_is_refused_in_one_line():
-    with pytest.raises(UserError, match="too small") as told:
+    with pytest.raises(UserError, match="too small") as error:
         order(size=3, accumulate=4)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_batch_is_padded_to_its_longest_text():
@@ -371,9 +371,9 @@ def test_stratified_batches_take_classes_without_rows():
 
 @pytest.mark.parametrize("make", [evaluation_batches, stratified_batches])
 def test_fewer_rows_than_processes_are_refused_in_one_line(make):
-    with pytest.raises(UserError, match="too few") as told:
+    with pytest.raises(UserError, match="too few") as error:
         make(np.array([1, 1, 1]), 8, world_size=4)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_evaluation_batches_stay_equally_many_where_single_rows_do_not_divide():

@@ -139,25 +139,25 @@ def test_a_build_that_fails_is_removed_and_its_error_passed_on(root, error):
     assert cached("x", write_hello).is_dir()
 
 
-def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(root):
+def test_a_full_disk_is_reported_in_one_line_and_leaves_nothing(root):
     def build(folder):
         write_hello(folder)
         with Path("/dev/full").open("w") as full:
             full.write("x" * 100_000)
 
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         cached("tokens/full", build)
-    assert str(told.value) == (
+    assert str(error.value) == (
         f"cannot build the cache folder {root / 'tokens' / 'full'}: No space left on device; "
         "set COUNTERPOISE_CACHE to a writable folder with enough free space"
     )
     assert [path.name for path in (root / "tokens").iterdir()] == ["full.lock"]
 
 
-def test_a_root_that_cannot_be_written_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_root_that_cannot_be_written_is_reported_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("COUNTERPOISE_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(UserError, match="Not a directory; set COUNTERPOISE_CACHE") as told:
+    with pytest.raises(UserError, match="Not a directory; set COUNTERPOISE_CACHE") as error:
         cached("tokens/a", never)
-    assert "\n" not in str(told.value)
-    assert str(tmp_path / "file" / "cache" / "tokens" / "a") in str(told.value)
+    assert "\n" not in str(error.value)
+    assert str(tmp_path / "file" / "cache" / "tokens" / "a") in str(error.value)

@@ -40,10 +40,10 @@ def per_class(data: TextDataModule, split: str) -> dict[str, int]:
 
 
 def refused(make, *args, **counts) -> str:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         make(*args, **counts)
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def test_validation_and_test_are_split_off_by_class_where_they_are_absent(make):
@@ -85,20 +85,20 @@ def test_the_vocabulary_and_the_counts_are_those_of_training_alone(make):
     assert data.counts.tolist() == [20, 9]
 
 
-def test_a_class_that_only_the_test_has_is_left_out_counted_and_told(make, caplog):
+def test_a_class_that_only_the_test_has_is_left_out_counted_and_reported(make, caplog):
     with caplog.at_level(logging.WARNING):
         data = make(train={"alpha": 20, "beta": 20}, test={"alpha": 4, "gamma": 3, "delta": 1})
     test = data.splits["test"]
     assert (len(test), test.unseen) == (4, 4)
     assert set(test.targets) == {0}
-    assert "test.csv: 4 test rows have classes that training lacks: 'gamma' (3), 'delta' (1)" in caplog.text
+    assert "test.csv: 4 test rows have classes that do not occur in training: 'gamma' (3), 'delta' (1)" in caplog.text
     assert data.splits["validation"].unseen == 0
 
 
 def test_a_class_that_only_the_test_has_is_an_error_where_bad_rows_are(make):
-    told = refused(make, "error", train={"alpha": 20, "beta": 20}, test={"alpha": 4, "gamma": 3})
-    assert "'gamma' (3)" in told
-    assert "data.on_bad_row=drop" in told
+    message = refused(make, "error", train={"alpha": 20, "beta": 20}, test={"alpha": 4, "gamma": 3})
+    assert "'gamma' (3)" in message
+    assert "data.on_bad_row=drop" in message
 
 
 def test_a_test_without_any_known_class_is_refused(make):
@@ -129,8 +129,8 @@ def test_a_single_class_is_refused(make):
 
 
 def test_classes_too_small_to_split_are_refused_with_the_way_out(make):
-    told = refused(make, train={"alpha": 2, "beta": 2})
-    assert "loader.test_fraction" in told
+    message = refused(make, train={"alpha": 2, "beta": 2})
+    assert "loader.test_fraction" in message
 
 
 @pytest.mark.parametrize(
@@ -161,8 +161,8 @@ def test_rows_of_classes_that_a_train_limit_removed_are_counted_in_their_own_spl
     data = make(train={"alpha": 300, "beta": 300, "gamma": 20}, options={"train_limit": 10})
     assert data.labels == ["alpha", "beta"]
     # 20 % of gamma's 20, then 10 % of the 16 left.
-    assert "4 test rows have classes that training lacks: 'gamma' (4)" in caplog.text
-    assert "2 validation rows have classes that training lacks: 'gamma' (2)" in caplog.text
+    assert "4 test rows have classes that do not occur in training: 'gamma' (4)" in caplog.text
+    assert "2 validation rows have classes that do not occur in training: 'gamma' (2)" in caplog.text
     assert (data.splits["test"].unseen, data.splits["validation"].unseen) == (4, 2)
 
 
@@ -172,8 +172,8 @@ def test_a_train_limit_above_the_data_changes_nothing(make):
 
 
 def test_a_train_limit_that_leaves_one_class_says_so(make):
-    told = refused(make, train={"alpha": 500, "beta": 5}, options={"train_limit": 20})
-    assert "loader.train_limit=20" in told
+    message = refused(make, train={"alpha": 500, "beta": 5}, options={"train_limit": 20})
+    assert "loader.train_limit=20" in message
 
 
 MANY = {f"c{number}": 3 for number in range(100)}
@@ -352,13 +352,13 @@ def test_a_label_that_only_the_test_has_is_taken_off_its_texts(make_tagged, tmp_
     data = make_tagged({"test": str(test)})
     assert data.splits["test"].targets.toarray().tolist() == [[True, False, False, False], [False] * 4]
     assert data.splits["test"].unseen == 2
-    assert "labels that training lacks: 'omega' (2)" in caplog.text
+    assert "labels that do not occur in training: 'omega' (2)" in caplog.text
 
 
 def test_a_test_without_any_known_label_is_refused(make_tagged, tmp_path):
     test = tmp_path / "test.jsonl"
     test.write_text('{"text": "alpha1", "labels": ["omega"]}\n')
-    with pytest.raises(UserError, match="no test row has a label that training knows"):
+    with pytest.raises(UserError, match="no test row has a label that occurs in training"):
         make_tagged({"test": str(test)})
 
 

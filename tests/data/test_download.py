@@ -98,7 +98,7 @@ def test_a_package_is_a_name_and_a_version_and_nothing_else(package, monkeypatch
 
 @pytest.mark.parametrize("sha256", ["", "0" * 63, "../" * 21 + "a"])
 def test_a_sha256_has_64_digits(sha256):
-    with pytest.raises(UserError, match="is no sha256, of 64 digits"):
+    with pytest.raises(UserError, match="is not a SHA-256"):
         Wheel("tiny-texts==1.0", sha256, ["a"]).folder()
 
 
@@ -119,11 +119,11 @@ def test_other_members_of_the_same_wheel_are_not_taken_for_there(index):
 def test_a_wheel_with_another_sha256_is_refused_and_nothing_kept(index, cache):
     expected = pack(index)
     found = pack(index, {"tiny_texts/data/train.csv": "text,label\nevil,x\n"})
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         Wheel("tiny-texts==1.0", expected, ["tiny_texts/data/"]).folder()
-    assert str(told.value) == (
+    assert str(error.value) == (
         f"tiny-texts==1.0: the sha256 of tiny_texts-1.0-py3-none-any.whl is {found}, expected {expected}; "
-        "nothing of it was kept"
+        "the file was deleted"
     )
     assert all(name.endswith(".lock") for name in files(cache))
 
@@ -137,15 +137,15 @@ def test_a_missing_member_is_named_with_the_nearest_there_is(index, cache):
 @pytest.mark.parametrize("name", ["tiny_texts/../../evil.csv", "/evil.csv", "..\\evil.csv", "C:/evil.csv"])
 def test_a_member_outside_the_folder_is_refused(index, cache, name):
     digest = pack(index, {name: "evil"})
-    with pytest.raises(UserError, match="outside its folder: refused"):
+    with pytest.raises(UserError, match="outside its folder"):
         Wheel("tiny-texts==1.0", digest, [name]).folder()
     assert all(name.endswith(".lock") for name in files(cache))
 
 
-def test_a_package_that_pip_cannot_find_is_told_in_one_line(index):
-    with pytest.raises(UserError) as told:
+def test_a_package_that_pip_cannot_find_is_reported_in_one_line(index):
+    with pytest.raises(UserError) as error:
         Wheel("tiny-texts==2.0", "0" * 64, ["a"]).folder()
-    assert str(told.value) == (
+    assert str(error.value) == (
         "cannot download tiny-texts==2.0: No matching distribution found for tiny-texts==2.0 "
         "(pip needs a package index or a folder in PIP_FIND_LINKS)"
     )

@@ -141,14 +141,14 @@ def test_labels_are_read_alike_however_many_blocks_a_file_has(tmp_path, caplog, 
     labels, rows, dropped, messages = whole
     assert labels[:6] == labels[-6:] == [["a", "b"], ["c"], ["b"], [], ["c", "a"], ["d"]]
     assert (rows[-1], dropped) == (349, {"with a label that is not UTF-8": 50})
-    assert messages[0].endswith("in 100 rows and counts once (rows 3, 5, 10, 12, 17 and 95 more)")
+    assert messages[0].endswith("100 rows repeat a label, which counts once (rows 3, 5, 10, 12, 17 and 95 more)")
 
 
 def test_a_label_twice_in_a_row_counts_once_and_is_warned_of(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         split = train(as_file(tmp_path / "a.jsonl", [["b", "a", "b"], ["a"], ["a", " a", "a"]]))
     assert split.labels.to_pylist() == [["b", "a"], ["a"], ["a"]]
-    assert caplog.messages == ["a.jsonl: a label occurs more than once in 2 rows and counts once (rows 1, 3)"]
+    assert caplog.messages == ["a.jsonl: 2 rows repeat a label, which counts once (rows 1, 3)"]
 
 
 def test_a_row_without_text_goes_and_the_labels_of_the_others_stay_theirs(tmp_path):
@@ -176,61 +176,63 @@ def test_a_row_that_lacks_a_0_or_1_goes(tmp_path, caplog):
     assert caplog.messages == ["a.csv: dropped 1 row without a 0 or 1 in some label column (row 2)"]
 
 
-# What the user is told
+# Error messages
 
 
 @pytest.mark.parametrize("value", ["2", "yes", "0.5", "-1"])
-def test_a_label_column_that_holds_something_else_is_told(tmp_path, value):
+def test_a_label_column_that_holds_something_else_is_reported(tmp_path, value):
     file = as_file(tmp_path / "a.csv", ["", ""], x=["1", "0"], y=["0", value])
-    told = f"a.csv: row 2: column 'y' holds '{value}'; where data.label names several columns each holds 0 or 1"
-    assert refused(FileSource(file, label=["x", "y"])) == told
+    message = f"a.csv: row 2: column 'y' holds '{value}'; where data.label names several columns each holds 0 or 1"
+    assert refused(FileSource(file, label=["x", "y"])) == message
     file = as_file(tmp_path / "a.parquet", ["", ""], x=[1, 0], y=[0.0, float(value) if value != "yes" else 0.5])
     assert refused(FileSource(file, label=["x", "y"])).startswith("a.parquet: row 2: column 'y' holds ")
 
 
-def test_a_task_that_does_not_fit_the_labels_is_told(tmp_path):
+def test_a_task_that_does_not_fit_the_labels_is_reported(tmp_path):
     lists = as_file(tmp_path / "lists.jsonl", SETS)
     one_each = as_file(tmp_path / "one.csv", ["x", "y"], x=[0, 1], y=[1, 1])
-    why = "a row has any number of labels; leave data.task out"
-    told = f"data.task=single_label, but column 'label' holds lists: {why}"
-    assert refused(FileSource(lists, task="single_label")) == told
-    told = f"data.task=single_label, but data.separator='|' splits column 'label': {why}"
-    assert refused(FileSource(one_each, task="single_label", separator="|")) == told
-    told = f"data.task=single_label, but data.label names 2 columns: {why}"
-    assert refused(FileSource(one_each, task="single_label", label=["x", "y"])) == told
+    why = "rows have any number of labels. Remove data.task"
+    message = f"data.task=single_label, but column 'label' holds lists: {why}"
+    assert refused(FileSource(lists, task="single_label")) == message
+    message = f"data.task=single_label, but data.separator='|' splits column 'label': {why}"
+    assert refused(FileSource(one_each, task="single_label", separator="|")) == message
+    message = f"data.task=single_label, but data.label names 2 columns: {why}"
+    assert refused(FileSource(one_each, task="single_label", label=["x", "y"])) == message
     assert refused(FileSource(one_each, task="multi_label")).startswith(
         "data.task=multi_label, but column 'label' of one.csv holds one label per row: set data.separator"
     )
     assert train(lists, task="multi_label").task == "multi_label"
     assert train(one_each, task="single_label").task == "single_label"
-    told = "data.task is 'multilabel'; it can be single_label, multi_label or null. Did you mean 'multi_label'?"
-    assert refused(FileSource(lists, task="multilabel")) == told
+    message = "data.task is 'multilabel'; it can be single_label, multi_label or null. Did you mean 'multi_label'?"
+    assert refused(FileSource(lists, task="multilabel")) == message
 
 
-def test_a_separator_where_lists_need_none_is_told(tmp_path):
-    told = "data.separator='|', but column 'label' holds lists, which nothing needs to split: leave data.separator out"
-    assert refused(FileSource(as_file(tmp_path / "a.jsonl", [["a|b"]]), separator="|")) == told
+def test_a_separator_where_lists_need_none_is_reported(tmp_path):
+    message = "data.separator='|', but column 'label' already holds lists: remove data.separator"
+    assert refused(FileSource(as_file(tmp_path / "a.jsonl", [["a|b"]]), separator="|")) == message
 
 
-def test_labels_that_are_not_lists_of_labels_are_told(tmp_path):
+def test_labels_that_are_not_lists_of_labels_are_reported(tmp_path):
     pq.write_table(pa.table({"text": ["a"], "label": [[["x"]]]}), tmp_path / "deep.parquet")
-    told = "deep.parquet: column 'label' (data.label) holds lists of lists; it must hold lists of text or whole numbers"
-    assert refused(FileSource(str(tmp_path / "deep.parquet"))) == told
-    told = "a.parquet: column 'label' (data.label) holds 1.5; it must hold text, whole numbers or bools"
-    assert refused(FileSource(as_file(tmp_path / "a.parquet", [[1.0, 1.5]]))) == told
+    message = (
+        "deep.parquet: column 'label' (data.label) holds lists of lists; it must hold lists of text or whole numbers"
+    )
+    assert refused(FileSource(str(tmp_path / "deep.parquet"))) == message
+    message = "a.parquet: column 'label' (data.label) holds 1.5; it must hold text, whole numbers or bools"
+    assert refused(FileSource(as_file(tmp_path / "a.parquet", [[1.0, 1.5]]))) == message
 
 
 def test_a_vector_of_0_and_1_is_no_list_of_labels(tmp_path):
-    told = (
+    message = (
         "a.jsonl: column 'label' (data.label) holds vectors of 4 zeros and ones; "
         "it must hold lists of the labels that a row has"
     )
-    assert refused(FileSource(as_file(tmp_path / "a.jsonl", [[0, 0, 1, 0], [1, 0, 1, 0]]))) == told
+    assert refused(FileSource(as_file(tmp_path / "a.jsonl", [[0, 0, 1, 0], [1, 0, 1, 0]]))) == message
     assert train(as_file(tmp_path / "b.jsonl", [[0, 1], [1]])).labels.to_pylist() == [["0", "1"], ["1"]]
 
 
 @pytest.mark.parametrize("labels", [[[], []], [[""], None]])
-def test_data_in_which_no_row_has_a_label_is_told(tmp_path, labels):
+def test_data_in_which_no_row_has_a_label_is_reported(tmp_path, labels):
     for suffix in ("jsonl", "parquet"):
         file = as_file(tmp_path / f"a.{suffix}", labels)
         assert refused(FileSource(file)) == f"a.{suffix}: no row has a label (data.label=label)"
@@ -238,29 +240,29 @@ def test_data_in_which_no_row_has_a_label_is_told(tmp_path, labels):
     assert refused(FileSource(file, label=["x", "y"])) == "a.csv: no row has a label (data.label=[x,y])"
 
 
-def test_label_columns_that_cannot_be_are_told(tmp_path):
+def test_label_columns_that_cannot_be_are_reported(tmp_path):
     file = as_file(tmp_path / "a.csv", ["x", "y"], x=[0, 1], y=[1, 1])
-    told = "a.csv has no column 'z'; it has 'text', 'label', 'x', 'y'."
-    assert refused(FileSource(file, label=["x", "z"])) == told
+    message = "a.csv has no column 'z'; it has 'text', 'label', 'x', 'y'."
+    assert refused(FileSource(file, label=["x", "z"])) == message
     for label in ([], ["x"], ["x", "x"]):
-        told = f"data.label={label}: name one column, or several different ones in a list"
-        assert refused(FileSource(file, label=label)) == told
-    told = "data.text and data.label are both 'text'; they must be two columns"
-    assert refused(FileSource(file, label=["x", "text"])) == told
-    told = "data.separator splits one column, and data.label names several: leave one of them out"
-    assert refused(FileSource(file, label=["x", "y"], separator="|")) == told
-    told = "data.separator is empty; it must be what stands between labels, such as '|', or null"
-    assert refused(FileSource(file, separator="")) == told
+        message = f"data.label={label}: name one column, or several different ones in a list"
+        assert refused(FileSource(file, label=label)) == message
+    message = "data.text and data.label are both 'text'; they must be different columns"
+    assert refused(FileSource(file, label=["x", "text"])) == message
+    message = "data.separator splits one column, but data.label names several: remove one of the two settings"
+    assert refused(FileSource(file, label=["x", "y"], separator="|")) == message
+    message = "data.separator is empty; use the separator of the labels, such as '|', or null"
+    assert refused(FileSource(file, separator="")) == message
 
 
-def test_splits_of_different_tasks_are_told(tmp_path):
+def test_splits_of_different_tasks_are_reported(tmp_path):
     many, one = as_file(tmp_path / "many.jsonl", SETS), as_file(tmp_path / "one.jsonl", ["x", "y"])
     assert refused(FileSource(many, test=one)) == (
-        f"{one} is single_label and {many} multi_label: either each file has one label per row, or each has lists"
+        f"{one} is single_label but {many} is multi_label: all files must have the same task"
     )
 
 
-def test_columns_of_json_are_told_apart_whatever_they_hold(tmp_path):
+def test_columns_of_json_are_reported_apart_whatever_they_hold(tmp_path):
     rows = [
         {"text": "a", "id": None, "label": None, "w": 1},
         {"text": "b", "id": 7, "label": [], "w": 2.5},

@@ -87,7 +87,7 @@ def test_no_leak_hides_in_a_large_family_of_near_texts():
     assert sorted(found.row) == list(range(800, 1000))
 
 
-def test_a_leak_is_told_with_the_most_similar_row_of_its_source():
+def test_a_leak_is_reported_with_the_most_similar_row_of_its_source():
     groups = np.array([0, 1, 0, 2, 0, 3, 4, 5])
     part = np.array([0, 0, 0, 1, 1, 1, 1, 2])
     pairs = near_duplicates.SimilarPairs(
@@ -110,7 +110,7 @@ def test_a_near_text_counts_where_both_of_a_pair_are():
     assert quality.has_near_duplicate(np.array([0, 1]), pairs).tolist() == [False, False]
 
 
-def test_digits_are_told_apart_where_the_texts_are_made_of_them():
+def test_digits_are_reported_apart_where_the_texts_are_made_of_them():
     assert near("w12 w7 w9 w433 w21 w75 w90", "w80 w1 w3 w12 w64 w22 w19", "w12 w7 w9 w433 w21 w75 w90 .") == [(0, 2)]
 
 
@@ -202,13 +202,15 @@ def test_the_short_form_says_only_what_is_remarkable(split_data):
 def test_the_short_form_counts_leaks_conflicts_and_absent_classes(split_data):
     held = {"validation": [("WORD3", "b"), ("word8", "a")], "test": [("word1  word2", "b"), ("Word3", "b"), ("x", "b")]}
     assert short(split_data(train=TRAIN, **held)) == [
-        "also in training, but for case and spaces: 1 of 2 validation and 2 of 3 test texts",
+        "texts that also occur in training (ignoring case and spaces): 1 of 2 validation and 2 of 3 test",
         "equal texts with different classes: 1",
-        "classes without a test text, of which nothing will be known: 2 of 3",
+        "classes without a test text, which cannot be evaluated: 2 of 3",
     ]
 
 
 def test_the_short_form_does_not_compare_more_texts_than_it_can_in_a_moment(split_data, monkeypatch):
     monkeypatch.setattr(quality, "MAX_COMPARED_BYTES", 10)
     data = split_data(train=TRAIN, validation=TRAIN, test=TRAIN)
-    assert short(data) == ["the texts are too many to look for repeats in each run: python -m counterpoise.audit does"]
+    assert short(data) == [
+        "too much text to search for repeated texts in each run; python -m counterpoise.audit does it"
+    ]

@@ -39,7 +39,7 @@ def test_rows_without_a_group_are_each_a_group_of_their_own(tmp_path, caplog):
     numbers = train(file, group="who").group_numbers
     assert numbers[0] == numbers[3]
     assert len(set(numbers)) == 3
-    assert caplog.messages == ["a.csv: without a group, each a group of its own: rows 2, 3"]
+    assert caplog.messages == ["a.csv: rows without a group form a group each: rows 2, 3"]
 
 
 def test_only_the_training_file_needs_groups_and_weights(tmp_path):
@@ -47,25 +47,25 @@ def test_only_the_training_file_needs_groups_and_weights(tmp_path):
     test = written(tmp_path / "test.csv", label=["x", "y"])
     splits = FileSource(file, test=test, group="who", weight="w").load()
     assert (splits["test"].groups, splits["test"].weights) == (None, None)
-    told = "test.csv has no column 'who'; it has 'text', 'label'."
-    assert refused(FileSource(test, group="who")) == told
+    message = "test.csv has no column 'who'; it has 'text', 'label'."
+    assert refused(FileSource(test, group="who")) == message
 
 
 @pytest.mark.parametrize("value", ["-1", "nan", "inf", "much", ""])
-def test_a_weight_that_is_none_is_told_with_its_row(tmp_path, value):
+def test_a_weight_that_is_none_is_reported_with_its_row(tmp_path, value):
     file = written(tmp_path / "a.csv", label=["x", "y", "x"], w=["1", "2.5", value])
-    told = f"a.csv: row 3: column 'w' (data.weight) holds '{value}', not a number from 0 on"
-    assert refused(FileSource(file, weight="w")) == told
+    message = f"a.csv: row 3: column 'w' (data.weight) holds '{value}', which is not a number of 0 or more"
+    assert refused(FileSource(file, weight="w")) == message
 
 
-def test_weights_that_cannot_be_are_told(tmp_path):
+def test_weights_that_cannot_be_are_reported(tmp_path):
     file = written(tmp_path / "a.csv", label=["x", "y"], w=["0", "0.0"])
-    told = "a.csv: column 'w' (data.weight) is 0 in every row; some row must count"
-    assert refused(FileSource(file, weight="w")) == told
+    message = "a.csv: column 'w' (data.weight) is 0 in every row: set some weights above 0"
+    assert refused(FileSource(file, weight="w")) == message
     frame = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"], "w": [[1], [2]], "v": [1.0, np.nan]})
     frame.to_parquet(tmp_path / "a.parquet")
-    told = "a.parquet: row 1: column 'w' (data.weight) holds [1], not a number from 0 on"
-    assert refused(FileSource(str(tmp_path / "a.parquet"), weight="w")) == told
+    message = "a.parquet: row 1: column 'w' (data.weight) holds [1], which is not a number of 0 or more"
+    assert refused(FileSource(str(tmp_path / "a.parquet"), weight="w")) == message
     assert "row 2: column 'v' (data.weight) holds " in refused(FileSource(str(tmp_path / "a.parquet"), weight="v"))
 
 
@@ -84,7 +84,7 @@ def test_rows_of_rare_classes_are_left_out_of_every_split_and_counted(tmp_path, 
     assert kept.dropped == {"with a label of fewer than 2 training rows": 1}
     # A label that training lacks altogether is not rare but unseen, which the data module tells of.
     assert splits["test"].labels.to_pylist() == ["x", "new"]
-    assert caplog.messages == [f"{file}: labels that fewer than 2 rows have, left out (data.min_count): 1"]
+    assert caplog.messages == [f"{file}: removed labels with fewer than 2 training rows (data.min_count): 1"]
 
 
 def test_rare_labels_are_taken_off_their_rows_which_stay(tmp_path):
@@ -96,12 +96,12 @@ def test_rare_labels_are_taken_off_their_rows_which_stay(tmp_path):
     assert splits["train"].dropped == {}
 
 
-def test_a_min_count_that_leaves_nothing_is_told(tmp_path):
+def test_a_min_count_that_leaves_nothing_is_reported(tmp_path):
     file = written(tmp_path / "a.csv", label=["x", "y", "x"])
-    told = f"data.min_count=3: no label of {file} has so many rows; 2 is the most"
-    assert refused(FileSource(file, min_count=3)) == told
-    assert refused(FileSource(file, min_count=3, separator="|")) == told
-    told = "data.min_count=0: use a whole number from 1 on; 1 keeps every label"
-    assert refused(FileSource(file, min_count=0)) == told
+    message = f"data.min_count=3: no label of {file} has as many rows; the most frequent one has 2"
+    assert refused(FileSource(file, min_count=3)) == message
+    assert refused(FileSource(file, min_count=3, separator="|")) == message
+    message = "data.min_count=0: use a whole number of 1 or more; 1 keeps every label"
+    assert refused(FileSource(file, min_count=0)) == message
     test = written(tmp_path / "test.csv", label=["y", "y"])
     assert refused(FileSource(file, test=test, min_count=2)) == f"data.min_count=2 leaves no row of {test}"

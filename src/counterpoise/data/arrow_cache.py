@@ -1,7 +1,7 @@
-"""Tables that are too large for memory: written once into the cache as Arrow, and mapped from there.
+"""Tables that are too large for memory: written to the cache once as Arrow, then mapped into memory.
 
-What is mapped is read from the disk where it is used and belongs to the page cache of the system, which takes its pages
-back when memory is short. `let_go` gives them back at once, so that a pass over all texts leaves nothing behind.
+Mapped pages belong to the page cache of the operating system. `release_pages` removes them from the resident memory of
+this process, so that a pass over all texts does not accumulate memory.
 """
 
 import hashlib
@@ -20,20 +20,23 @@ from counterpoise.data.cache import cache_root, cached
 from counterpoise.io import atomic_path
 
 MIN_FILE_AGE = 5.0
-"""Seconds without a change after which the times of a file tell of the next one."""
+"""Seconds without a change before the digest of a file is stored. Timestamps of later changes then differ."""
 FILE = "table.arrow"
 DIGEST = b"counterpoise.digest"
 
 TableSink = Callable[[pa.RecordBatchReader], pa.Table]
-"""Takes what a reader reads and returns it as a table; may be called again, and the last call counts."""
+"""Consumes a record batch reader and returns its rows as a table. Only the result of the last call counts."""
 
 _open_maps: WeakSet[mmap.mmap] = WeakSet()
 
 
 def cached_table(key: str, read: Callable[[TableSink], object], digest: str) -> pa.Table:
-    """Returns a table mapped from the cache; where it is absent, `read(keep)` hands its batches to `keep` first.
+    """Return a table that is mapped from the cache.
 
-    key: a digest of all that the table depends on. digest: of what its texts depend on; see `text_digest`.
+    Args:
+        key: Digest of everything that the table depends on.
+        read: Called if the table is absent. It passes its batches to the sink that it receives.
+        digest: Digest of everything that the texts depend on. See `text_digest`.
     """
 
     def build(folder: Path) -> None:
@@ -44,15 +47,21 @@ def cached_table(key: str, read: Callable[[TableSink], object], digest: str) -> 
 
 
 def text_digest(table: pa.Table) -> str | None:
-    """Returns the digest of the texts of a table that is cached_table, or None."""
+    """Return the digest of the texts of a cached table, or None for a table in memory."""
     digest = (table.schema.metadata or {}).get(DIGEST)
     return None if digest is None else digest.decode()
 
 
 def filter_column(column: pa.ChunkedArray, keep: np.ndarray, digest: str | None) -> tuple[pa.ChunkedArray, str | None]:
-    """Returns the rows of a column for which `keep` (bool [N]) is true, and their digest.
+    """Filter a column. The result of a mapped column is mapped too: its values are not copied into memory.
 
-    Of a cached_table column, which has a digest, they are cached_table too: its values are not copied into memory.
+    Args:
+        column: [N].
+        keep: Rows to keep, bool [N].
+        digest: Digest of the column if it is mapped, else None.
+
+    Returns:
+        The rows and their digest.
     """
     if keep.all():
         return column, digest
@@ -73,7 +82,7 @@ def filter_column(column: pa.ChunkedArray, keep: np.ndarray, digest: str | None)
 
 
 def release_pages() -> None:
-    """Takes cached_table tables out of the resident memory of this process, and what Arrow holds but does not use."""
+    """Remove mapped tables from the resident memory of this process, and release unused memory of Arrow."""
     if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
         for each in list(_open_maps):
             each.madvise(mmap.MADV_DONTNEED)
@@ -81,11 +90,11 @@ def release_pages() -> None:
 
 
 def content_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file.
+    """Return the SHA-256 of a file.
 
-    It is kept in the cache, and a file is read again only where its place on the disk, its size or one of its times has
-    changed. The time of the last change to the inode is among them: no program can set it back. Nothing is kept of a
-    file that was changed a moment ago, as the next change may bear the same time.
+    The digest is stored in the cache. The file is read again only if its inode, size, modification time or change time
+    differ. No program can set back the change time. Digests of files that changed within `MIN_FILE_AGE` seconds are not
+    stored, since the next change may have the same timestamp.
     """
     path = path.resolve()
     name = hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest()[:32]
@@ -105,13 +114,14 @@ def content_digest(path: Path) -> str:
 
 
 def file_state(path: Path) -> list[int]:
-    """Returns what changes with the content of a file."""
+    """Return device, inode, size and timestamps of a file: they change with its content."""
     stat = path.stat()
     return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _write_table(reader: pa.RecordBatchReader, path: Path) -> pa.Table:
     # A stream, as the dictionaries of a column may differ from batch to batch, which a file of Arrow cannot hold.
+    """Write the batches to a file and return the mapped table."""
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, reader.schema) as writer:
         for batch in reader:
             writer.write_batch(batch)

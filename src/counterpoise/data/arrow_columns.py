@@ -1,4 +1,4 @@
-"""Columns of a table, whatever they are stored as, turned into text and numbers."""
+"""Conversion of Arrow columns of any type to text, numbers and lists."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -12,13 +12,20 @@ from counterpoise.errors import UserError
 Column: TypeAlias = pa.Array | pa.ChunkedArray
 
 NOT_UTF8, BLANK = 1, 2
-"""Faults of a text."""
+"""Fault codes of `find_text_faults`."""
 
 
 def cast_to_text(column: Column, where: str) -> Column:
-    """Returns text, whole numbers and bools as large_binary; a float must be whole: pandas writes ints so.
+    """Cast text, whole numbers and bools to large_binary.
 
-    Raises UserError, which begins with `where`, for anything else.
+    Floats must be whole: pandas stores integers with nulls as floats.
+
+    Args:
+        column: Any column.
+        where: Start of the error message: file and column.
+
+    Raises:
+        UserError: The column has another type, or a float that is not whole.
     """
     column = _plain(column)
     if is_text(column.type):
@@ -37,7 +44,7 @@ def cast_to_text(column: Column, where: str) -> Column:
 
 
 def parse_numbers(column: Column) -> np.ndarray:
-    """Returns float64 [N]: numbers, and text that reads as one; nan for anything else."""
+    """Return the column as float64 [N]. Text is parsed. Everything that is not a number is nan."""
     column = _plain(column)
     if is_text(column.type):
         text, _ = decode_utf8(column.cast(pa.large_binary()))
@@ -53,7 +60,15 @@ def parse_numbers(column: Column) -> np.ndarray:
 
 
 def decode_utf8(column: Column, block: int = 1024) -> tuple[Column, np.ndarray]:
-    """Returns a large_binary column as large_string, and bool [N]: what is not UTF-8, left empty."""
+    """Decode a large_binary column.
+
+    Args:
+        column: large_binary [N].
+        block: Rows that are checked at a time if the column is not valid UTF-8.
+
+    Returns:
+        large_string [N], empty where the bytes are not valid UTF-8, and bool [N], true for these rows.
+    """
     bad = np.zeros(len(column), dtype=bool)
     try:
         return column.cast(pa.large_string()), bad
@@ -69,7 +84,7 @@ def decode_utf8(column: Column, block: int = 1024) -> tuple[Column, np.ndarray]:
 
 
 def find_text_faults(texts: Column) -> np.ndarray:
-    """Returns what is wrong with each text of a large_binary column: NOT_UTF8, BLANK or 0, uint8 [N]."""
+    """Return the fault of each text of a large_binary column: NOT_UTF8, BLANK or 0, uint8 [N]."""
     faults = [np.empty(0, np.uint8)]
     for chunk in chunks(texts):
         text, bad = decode_utf8(chunk)
@@ -78,14 +93,18 @@ def find_text_faults(texts: Column) -> np.ndarray:
 
 
 def chunks(column: Column) -> list[pa.Array]:
-    """Returns the arrays of which a column consists."""
+    """Return the arrays of a column."""
     return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
 
 
 def take_rows(column: Column, rows: np.ndarray) -> pa.Array:
-    """Returns the values of these rows (int [M]), in their order.
+    """Return the values of these rows, in the given order.
 
-    Arrow's own `take` first copies a column of several chunks into one.
+    Unlike `ChunkedArray.take`, this does not copy the whole column into one array.
+
+    Args:
+        column: Any column.
+        rows: Row numbers, int [M].
     """
     parts = chunks(column)
     if len(parts) == 1:
@@ -103,13 +122,13 @@ def take_rows(column: Column, rows: np.ndarray) -> pa.Array:
 
 
 def is_blank(column: Column) -> np.ndarray:
-    """Returns bool [N]: null, empty or nothing but whitespace."""
+    """Return bool [N]: true for null, empty and whitespace-only values."""
     empty = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
     return pc.fill_null(empty, True).to_numpy(zero_copy_only=False)
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Returns whether a column of this type holds text, or nothing at all."""
+    """Return whether a column of this type holds text or only nulls."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     tests: tuple[Callable[[pa.DataType], bool], ...] = (
@@ -125,7 +144,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Returns whether a column of this type holds lists."""
+    """Return whether a column of this type holds lists."""
     tests: tuple[Callable[[pa.DataType], bool], ...] = (
         pa.types.is_list,
         pa.types.is_large_list,
@@ -137,24 +156,34 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def flatten_lists(column: Column) -> tuple[np.ndarray, Column]:
-    """Returns the row of each element of a column of lists, int64 [M], and the elements, [M]; null holds none."""
+    """Flatten a column of lists. A null holds no elements.
+
+    Returns:
+        The row of each element, int64 [M], and the elements, [M].
+    """
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     return np.repeat(np.arange(len(column)), lengths), pc.list_flatten(column)
 
 
 def build_lists(rows: np.ndarray, values: Column, size: int) -> pa.ListArray:
-    """Returns the list array [size] whose element k, in the order of `rows` (int [M], ascending), is `values[k]`."""
+    """Build a list array from its elements. Inverse of `flatten_lists`.
+
+    Args:
+        rows: Row of each element, int [M], ascending.
+        values: Elements, [M].
+        size: Number of rows.
+    """
     offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=size))])
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), to_array(values))
 
 
 def to_array(column: Column) -> pa.Array:
-    """Returns the column as one array."""
+    """Return the column as one array."""
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def format_rows(rows: np.ndarray, noun: str = "row") -> str:
-    """Returns row numbers in words: "row 3", or "rows 1, 2, 3, 4, 5 and 12 more"."""
+    """Format row numbers: "row 3", or "rows 1, 2, 3, 4, 5 and 12 more"."""
     first = ", ".join(str(row) for row in rows[:5])
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
     return f"{noun}{'' if len(rows) == 1 else 's'} {first}{more}"

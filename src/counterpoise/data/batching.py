@@ -1,7 +1,8 @@
-"""Batches: which rows go into each, in an order that is a function of (seed, epoch) alone, and their tensors.
+"""Batches: which rows go into each batch, and their tensors.
 
-A sampler decides what is drawn; this decides only the order. `BucketBatchSampler` yields arrays of row numbers and
-`TokenDataset` turns such an array into padded tensors at once, so a DataLoader runs them with `batch_size=None`.
+The sampler of the strategy decides which rows an epoch draws. `BucketBatchSampler` decides only their order, which is a
+function of (seed, epoch). It yields arrays of row numbers. `TokenDataset` turns one array into padded tensors, so the
+DataLoader runs with `batch_size=None`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +21,19 @@ from counterpoise.errors import UserError
 
 Batch = dict[str, Tensor]
 STEPS_PER_BUCKET = 50
-"""Batches sorted by length together: long enough for little padding, short enough to keep the order random."""
+"""Optimiser steps whose rows are sorted by length together. More steps save padding; fewer keep the order random."""
 
 
 class TokenDataset(Dataset[Batch]):
-    """Rows of a token store with their targets; indexed by an array of row numbers, returns one batch.
+    """Rows of a token store with their targets. Indexing with an array of row numbers returns one batch.
 
-    store_rows: int [N], where row i of this dataset lies in the store (several splits may share one).
-    pad: the token id of padding. weights: float [N], how much each row counts in the loss, where they differ.
-    packed: batches have the tokens of their texts end to end, without padding.
+    Args:
+        store: The token store. Several datasets may share one.
+        store_rows: Position of each row in the store, int [N].
+        targets: Class numbers, int64 [N], or label indicators, bool [N, C].
+        pad: Token id of padding.
+        weights: Weight of each row in the loss, float [N]. Defaults to none.
+        packed: Concatenate the tokens of a batch without padding.
     """
 
     def __init__(
@@ -45,17 +50,21 @@ class TokenDataset(Dataset[Batch]):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens per row, int64 [N]."""
+        """Number of tokens of each row, int64 [N]."""
         return self.store.lengths[self.store_rows]
 
     def __len__(self) -> int:
         return len(self.store_rows)
 
     def __getitem__(self, rows: np.ndarray) -> Batch:
-        """Returns input_ids and attention_mask, int64 [B, T]; targets, int64 [B] or float32 [B, C]; rows, int64 [B].
+        """Return one batch.
 
-        T is the longest length in the batch; packed input_ids are [tokens]. With weights there is also weights,
-        float32 [B].
+        Args:
+            rows: Row numbers, int [B].
+
+        Returns:
+            input_ids and attention_mask, int64 [B, T], where T is the largest length (packed: input_ids is int64
+            [tokens]); targets, int64 [B] or float32 [B, C]; rows, int64 [B]; with weights also weights, float32 [B].
         """
         rows = np.asarray(rows)
         targets = self.targets[rows]
@@ -70,7 +79,7 @@ class TokenDataset(Dataset[Batch]):
         return batch
 
     def inputs(self, rows: np.ndarray) -> Batch:
-        """Returns input_ids and attention_mask of the rows, int64 [B, T]; packed input_ids are [tokens]."""
+        """Return input_ids and attention_mask of the rows, int64 [B, T]. Packed input_ids are [tokens]."""
         where = self.store_rows[rows]
         bounds = zip(self.store.offsets[where], self.store.offsets[where + 1], strict=True)
         ids, mask = pad_sequences([self.store.tokens[start:end] for start, end in bounds], self.pad)
@@ -80,14 +89,16 @@ class TokenDataset(Dataset[Batch]):
         }
 
     def subset(self, rows: np.ndarray) -> "TokenDataset":
-        """Returns the dataset of these rows, without weights."""
+        """Return the dataset of these rows, without weights."""
         return TokenDataset(self.store, self.store_rows[rows], self.targets[rows], self.pad, packed=self.packed)
 
 
 class EmbeddingDataset(TokenDataset):
-    """The rows of a token dataset with the vector of each text instead of its tokens.
+    """Rows of a token dataset with the embedding of each text in place of its tokens.
 
-    vectors: float32, one for each row of the store.
+    Args:
+        tokens: The token dataset.
+        vectors: Embedding of each row of the store, float32 [M, H].
     """
 
     def __init__(self, tokens: TokenDataset, vectors: np.ndarray) -> None:
@@ -95,16 +106,20 @@ class EmbeddingDataset(TokenDataset):
         self.vectors = vectors
 
     def inputs(self, rows: np.ndarray) -> Batch:
-        """Returns vectors of the rows, float32 [B, H]."""
+        """Return the embeddings of the rows under the key "vectors", float32 [B, H]."""
         return {"vectors": torch.from_numpy(self.vectors[self.store_rows[rows]])}
 
     def subset(self, rows: np.ndarray) -> "EmbeddingDataset":
-        """Returns the dataset of these rows, without weights."""
+        """Return the dataset of these rows, without weights."""
         return EmbeddingDataset(super().subset(rows), self.vectors)
 
 
 def pad_sequences(texts: Sequence[np.ndarray], pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the token ids of B texts filled up to the longest, int64 [B, T], and where they are, bool [B, T]."""
+    """Pad the token ids of B texts to the longest.
+
+    Returns:
+        Token ids, int64 [B, T], and the mask of tokens that are not padding, bool [B, T].
+    """
     lengths = np.array([len(ids) for ids in texts])
     mask = np.arange(lengths.max()) < lengths[:, None]
     ids = np.full(mask.shape, pad, np.int64)
@@ -113,7 +128,7 @@ def pad_sequences(texts: Sequence[np.ndarray], pad: int) -> tuple[np.ndarray, np
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
-    """Returns a batch of B texts as `parts` of them, of equally many to within one."""
+    """Split a batch into `parts` batches whose sizes differ by at most 1."""
     if parts == 1:
         return [batch]
     pieces = {name: values.tensor_split(parts) for name, values in batch.items()}
@@ -124,9 +139,14 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
 
 @dataclass(frozen=True)
 class EpochSteps:
-    """The optimiser steps of an epoch, in the order in which they are taken; each is cut out when it is asked for.
+    """Optimiser steps of one epoch, in training order.
 
-    rows: int [M]. Step i is rows[size * order[i] : size * order[i] + size], where order is int [steps].
+    Step i is `rows[size * order[i] : size * order[i] + size]`. It is sliced when it is requested.
+
+    Args:
+        rows: Row numbers of the epoch, int [M].
+        order: Permutation of the steps, int [steps].
+        size: Rows per step.
     """
 
     rows: np.ndarray
@@ -142,18 +162,28 @@ class EpochSteps:
 
 
 class BucketBatchSampler(Sampler[np.ndarray]):
-    """Deals what a sampler draws into optimiser steps, and these into the micro-batches of one process.
+    """Batch sampler that groups rows of similar length.
 
-    The steps of an epoch depend on (seed, epoch) and on `batch_size` alone. Each is split over `world_size` processes
-    times `accumulate` micro-batches, so 1 x 32, 4 x 8 and 2 processes x 16 train on the same examples at each step.
+    The optimiser steps of an epoch depend only on (seed, epoch), the drawn rows and `batch_size`. Each step is split
+    over `world_size` processes times `accumulate` micro-batches: 1 x 32, 4 x 8 and 2 processes x 16 train on the same
+    examples at each step.
 
-    draw: returns the rows of an epoch, given its number and a random generator; the array is put in order in place.
-    lengths: tokens per row, int [N], or None to leave the drawn order as it is. batch_size: examples of an optimiser
-    step, over all processes.
+    Rows are sorted by length within `STEPS_PER_BUCKET` steps, then the steps are shuffled. The longest step comes
+    first, so that an out-of-memory error occurs at once. The last step may be smaller than `batch_size`. It is dropped
+    if it has fewer rows than there are micro-batches.
 
-    Rows are sorted by length within `STEPS_PER_BUCKET` steps and the steps shuffled; the longest step comes first, so that
-    what does not fit into memory shows at once. A step may be smaller than `batch_size` at the end of the draw; one
-    with fewer rows than micro-batches is left out.
+    Args:
+        draw: Returns the rows of an epoch, given its number and a random generator. The array is reordered in place.
+        size: Number of rows that `draw` returns.
+        lengths: Tokens per row, int [N]. None keeps the drawn order.
+        batch_size: Examples per optimiser step, over all processes.
+        seed: Seed of the order. Defaults to 0.
+        accumulate: Micro-batches per optimiser step and process. Defaults to 1.
+        rank: Rank of this process. Defaults to 0.
+        world_size: Number of processes. Defaults to 1.
+
+    Raises:
+        UserError: `batch_size` is not a multiple of the micro-batches, or the epoch is smaller than one step.
     """
 
     def __init__(
@@ -169,7 +199,7 @@ class BucketBatchSampler(Sampler[np.ndarray]):
         world_size: int = 1,
     ) -> None:
         self.draw, self.size, self.batch_size = draw, size, batch_size
-        # In two bytes lengths are sorted in linear time.
+        # NumPy sorts integers of two bytes in linear time.
         narrow = np.min_scalar_type(0 if lengths is None else int(lengths.max(initial=0)))
         self.lengths = None if lengths is None else lengths.astype(narrow, copy=False)
         self.seed, self.accumulate, self.rank, self.world_size = seed, accumulate, rank, world_size
@@ -178,7 +208,7 @@ class BucketBatchSampler(Sampler[np.ndarray]):
         micro = accumulate * world_size
         if batch_size % micro:
             raise UserError(
-                f"loader.batch_size={batch_size} does not divide into {accumulate} accumulated micro-batches on "
+                f"loader.batch_size={batch_size} is not divisible into {accumulate} accumulated micro-batches on "
                 f"{world_size} devices: use a multiple of {micro}"
             )
         self.steps = optimizer_steps(size, batch_size, micro)
@@ -186,12 +216,12 @@ class BucketBatchSampler(Sampler[np.ndarray]):
             raise UserError(f"an epoch of {size} examples is too small for {micro} micro-batches")
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch that the next iteration deals; Lightning calls it before each."""
+        """Set the epoch of the next iteration. Lightning calls this before each epoch."""
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
 
     def epoch_steps(self) -> EpochSteps:
-        """Returns the optimiser steps of the epoch."""
+        """Return the optimiser steps of the current epoch."""
         rng = np.random.default_rng([self.seed, self.epoch])
         rows = self.draw(self.epoch, rng)
         number = -(-len(rows) // self.batch_size)
@@ -200,7 +230,7 @@ class BucketBatchSampler(Sampler[np.ndarray]):
         for start in range(0, len(rows), STEPS_PER_BUCKET * self.batch_size):
             group = rows[start : start + STEPS_PER_BUCKET * self.batch_size]
             group[:] = group[np.argsort(self.lengths[group], kind="stable")]
-        # Permuted before the last one may be left out, which then does not change the order of the others.
+        # Permute before dropping the last step: the order of the others must not depend on it.
         order = rng.permutation(number)
         order = order[order < self.steps]
         # The last row of a step is its longest.
@@ -220,33 +250,48 @@ class BucketBatchSampler(Sampler[np.ndarray]):
         return self.steps * self.accumulate
 
     def state_dict(self) -> dict[str, int]:
-        """Returns the epoch and the micro-batches of it to skip."""
+        """Return the epoch and the number of its micro-batches to skip."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continues within the epoch of `state`."""
+        """Continue within the epoch of `state`."""
         self.epoch, self.position = state["epoch"], state["position"]
 
 
 def optimizer_steps(size: int, batch_size: int, micro: int) -> int:
-    """Returns the optimiser steps of an epoch of so many rows; the last one has a row for each of the micro-batches."""
+    """Return the number of optimiser steps of an epoch.
+
+    Args:
+        size: Rows per epoch.
+        batch_size: Rows per step.
+        micro: Micro-batches per step, over all processes. A last step with fewer rows is dropped.
+    """
     full, rest = divmod(size, batch_size)
     return full + (rest >= micro)
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:
-    """Returns this process's batches of row numbers: every row once over all processes, longest first.
+    """Return the batches of this process: each row once over all processes, longest first.
 
-    All processes get equally many batches and none repeats a row, so that metrics are exact on several devices.
+    All processes get the same number of batches and no row is repeated, so metrics are exact on several devices.
+
+    Args:
+        lengths: Tokens per row, int [N].
+        batch_size: Maximum number of rows per batch and process.
+        rank: Rank of this process. Defaults to 0.
+        world_size: Number of processes. Defaults to 1.
+
+    Returns:
+        Arrays of row numbers.
     """
     longest = int(lengths.max(initial=0))
     return _shard(ClassIndex.of(longest - lengths, longest + 1).rows, batch_size, rank, world_size)
 
 
 def stratified_batches(targets: Targets, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:
-    """Returns batches like `evaluation_batches`, each with the class proportions of the whole, as near as may be.
+    """Return batches like `evaluation_batches`, each with approximately the class proportions of all rows.
 
-    Of several labels, a row counts as one of its rarest.
+    A multi-label row counts as a row of its rarest label.
     """
     classes = targets if isinstance(targets, np.ndarray) else _rarest_label(targets)
     index = ClassIndex.of(classes, int(classes.max(initial=-1)) + 1)
@@ -256,24 +301,25 @@ def stratified_batches(targets: Targets, batch_size: int, *, rank: int = 0, worl
 
 
 def _rarest_label(targets: csr_matrix) -> np.ndarray:
-    """Returns the label of each row that the fewest rows have, int64 [N]; C where a row has none."""
+    """Return the rarest label of each row, int64 [N]. A row without labels gets C."""
     num_rows, num_labels = targets.shape
     index = ClassIndex.of(targets, num_labels)
     rarest = np.full(num_rows, num_labels)
-    # The rarest label comes last for every row, and what is written last stays.
+    # Labels are assigned from frequent to rare: the rarest label of a row is assigned last.
     for c in np.argsort(-index.counts, kind="stable"):
         rarest[index.members(c)] = c
     return rarest
 
 
 def _array_part(rows: np.ndarray, part: int, parts: int) -> np.ndarray:
-    """Returns `np.array_split(rows, parts)[part]`, without cutting out the others."""
+    """Return `np.array_split(rows, parts)[part]` without building the other parts."""
     size, longer = divmod(len(rows), parts)
     start = part * size + min(part, longer)
     return rows[start : start + size + (part < longer)]
 
 
 def _shard(order: np.ndarray, batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:
+    """Cut the rows into batches and return those of this process."""
     if len(order) < world_size:
         raise UserError(f"{len(order)} evaluation examples are too few for {world_size} devices")
     batches = -(-len(order) // (batch_size * world_size)) * world_size
@@ -282,7 +328,7 @@ def _shard(order: np.ndarray, batch_size: int, rank: int, world_size: int) -> li
 
 
 def trained_batches(trainer: pl.Trainer) -> int:
-    """Returns the micro-batches of the epoch, or of the last one, that have become optimiser steps."""
+    """Return the number of micro-batches of the current or last epoch that are part of completed optimiser steps."""
     epoch = trainer.fit_loop.epoch_loop
     steps = epoch.automatic_optimization.optim_progress.optimizer.step.current.completed
     return min(steps * trainer.accumulate_grad_batches, int(trainer.num_training_batches))

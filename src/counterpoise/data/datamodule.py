@@ -1,4 +1,4 @@
-"""The LightningDataModule: from a source to batches of token ids."""
+"""LightningDataModule: from a source to batches of token ids."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -40,18 +40,30 @@ ORDERS = ("length", "stratified")
 
 
 class TextDataModule(pl.LightningDataModule):
-    """Texts of imbalanced classes as length-grouped, dynamically padded batches.
+    """Data module of imbalanced texts: splits, token stores and length-bucketed batches with dynamic padding.
 
-    Training draws what `sampler` says of the epoch (set it before fitting; plain until then). Validation and test
-    always hold the natural distribution.
+    Training draws rows with the sampler of the epoch. Set `sampler` before fitting; it defaults to a plain sampler.
+    Validation and test always have the natural distribution.
 
-    max_length: tokens per text at most. packed: batches without padding, see `TokenDataset`. batch_size: examples of
-    an optimiser step, over all devices and accumulated micro-batches. eval_batch_size: examples of an evaluation batch
-    on one device. validation_fraction and test_fraction: split off the training data, stratified, where the source has
-    no such split. group_by_length: sort by length within a few steps to save padding. eval_order: "length" (fastest) or
-    "stratified" (each batch has the class proportions of the split). train_limit: train on a stratified sample of
-    about this many examples (classes too small for a share in it go; where that is most of the data, the sample is
-    uniform). seed: of the order. split_seed: of the splits.
+    Args:
+        source: Provider of the splits.
+        tokenizer: A fast tokenizer.
+        max_length: Maximum number of tokens per text. Defaults to 128.
+        packed: Make batches without padding, see `TokenDataset`. Defaults to False.
+        batch_size: Examples per optimiser step, over all devices and accumulated micro-batches. Defaults to 16.
+        eval_batch_size: Examples per evaluation batch on one device. Defaults to 64.
+        validation_fraction: Fraction of the training data that becomes validation if the source has none. Stratified.
+        test_fraction: Likewise for test.
+        group_by_length: Sort rows by length within a few steps to save padding. Defaults to True.
+        eval_order: "length" (fastest) or "stratified" (each batch has the class proportions of the split).
+        train_limit: Train on a stratified sample of about this many examples. Classes too small for a share are
+            dropped; if that is most of the data, the sample is uniform. None: all examples.
+        num_workers: Worker processes of each data loader. Defaults to 0.
+        seed: Seed of the order.
+        split_seed: Seed of the splits.
+
+    Raises:
+        UserError: A setting is out of range.
     """
 
     def __init__(
@@ -84,7 +96,7 @@ class TextDataModule(pl.LightningDataModule):
         }
         for name, (size, least) in sizes.items():
             if size < least:
-                raise UserError(f"loader.{name}={size}: use a whole number from {least} on")
+                raise UserError(f"loader.{name}={size}: use a whole number of {least} or more")
         for name, fraction in (("validation", validation_fraction), ("test", test_fraction)):
             if not 0 < fraction < 1:
                 raise UserError(f"loader.{name}_fraction={fraction}: use a fraction between 0 and 1")
@@ -102,31 +114,31 @@ class TextDataModule(pl.LightningDataModule):
 
     @property
     def labels(self) -> list[str]:
-        """The classes or labels of the training data."""
+        """Classes or labels of the training data."""
         return self.vocabulary.labels
 
     @property
     def task(self) -> str:
-        """Either "single_label" or "multi_label"."""
+        """ "single_label" or "multi_label"."""
         return self.splits["train"].split.task
 
     @cached_property
     def index(self) -> ClassIndex:
-        """The training rows of each class or label."""
+        """Training rows of each class or label."""
         return ClassIndex.of(self.splits["train"].targets, len(self.labels))
 
     @property
     def counts(self) -> np.ndarray:
-        """Training examples of each class or positives of each label, int64 [C]."""
+        """Training examples of each class, or positives of each label, int64 [C]."""
         return self.index.counts
 
     @cached_property
     def data_warnings(self) -> list[str]:
-        """What is remarkable about the data, a line each; see `data.audit.remarkable`."""
+        """Data warnings, one line each; see `quality.find_data_warnings`."""
         return find_data_warnings(self.splits, self.labels)
 
     def prepare_data(self) -> None:
-        """Downloads and tokenises, so that `setup` finds both in the cache."""
+        """Download and tokenise, so that `setup` finds both in the cache."""
         if self.splits:
             return
         self.source.prepare()
@@ -135,7 +147,7 @@ class TextDataModule(pl.LightningDataModule):
             self._tokenise(split)
 
     def setup(self, stage: str | None = None) -> None:
-        """Loads, splits and indexes the data, once."""
+        """Load, split and index the data. Further calls do nothing."""
         if self.splits:
             return
         loaded, self._loaded = self._loaded or self.source.load(), None
@@ -178,12 +190,16 @@ class TextDataModule(pl.LightningDataModule):
         release_pages()
 
     def embed(self, vectors: Callable[[TokenStore], np.ndarray]) -> None:
-        """Replaces the tokens of all splits by vectors, given a function that returns those of a store, [N, H]."""
+        """Replace the tokens of all splits by embeddings.
+
+        Args:
+            vectors: Returns the embeddings of a store, float32 [N, H].
+        """
         for name, part in self.splits.items():
             self.splits[name] = replace(part, dataset=EmbeddingDataset(part.dataset, vectors(part.dataset.store)))
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Returns the training batches of this process, drawn by `sampler`."""
+        """Return the training batches of this process, drawn by `sampler`."""
         dataset, index = self.splits["train"].dataset, self.index
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
         self._order = BucketBatchSampler(
@@ -202,17 +218,19 @@ class TextDataModule(pl.LightningDataModule):
         return self._loader(dataset, self._order)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Returns the validation batches of this process, natural distribution."""
+        """Return the validation batches of this process."""
         return self.evaluation_dataloader("validation")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Returns the test batches of this process, natural distribution."""
+        """Return the test batches of this process."""
         return self.evaluation_dataloader("test")
 
     def evaluation_dataloader(self, split: str, limit: int | None = None) -> DataLoader[Batch]:
-        """Returns batches of a split in its natural distribution, each row once.
+        """Return batches of a split in its natural distribution, each row once.
 
-        limit: take at most about this many rows, a sample as of `train_limit` (the training split is evaluated so).
+        Args:
+            split: "train", "validation" or "test".
+            limit: Use a sample of about this many rows, as for `train_limit`. Defaults to all rows.
         """
         dataset = self.splits[split].dataset
         if limit is not None and len(dataset) > limit:
@@ -225,20 +243,20 @@ class TextDataModule(pl.LightningDataModule):
         return self._loader(dataset, batches)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the epoch and the micro-batches of it that have become optimiser steps."""
+        """Return the epoch and the number of its micro-batches that completed optimiser steps contain."""
         if not (self._order and self.trainer):
             return {}
         trained = trained_batches(self.trainer)
-        # Workers fetch ahead as soon as training is set up: a finished epoch must not be what they fetch from.
+        # Workers prefetch as soon as training is set up: they must not prefetch from a finished epoch.
         finished = trained >= len(self._order)
         return {"epoch": self._order.epoch + finished, "position": 0 if finished else trained}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Makes the next training epoch continue where the checkpoint was taken."""
+        """Continue the next training epoch where the checkpoint was saved."""
         self._resume = dict(state_dict) or None
 
     def save_splits(self, path: Path) -> None:
-        """Writes the 1-based source rows of each split to an .npz file."""
+        """Write the source row numbers of each split to an .npz file."""
         np.savez_compressed(path, **{name: part.rows for name, part in self.splits.items()})  # type: ignore[arg-type]
 
     @property
@@ -250,29 +268,34 @@ class TextDataModule(pl.LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
     def _tokenise(self, split: Split) -> TokenStore:
-        # Parts split off training share its store: its texts are hashed for the cache once.
+        # Splits made from the training data share its store, so its texts are hashed once.
         if split.name not in self._stores:
             what = f"{split.file} ({split.name})"
             self._stores[split.name] = tokenise(split.texts, self.tokenizer, self.max_length, what, split.digest)
         return self._stores[split.name]
 
     def _encode_split(self, name: str, split: Split, rows: np.ndarray, encoded: Targets | None = None) -> EncodedSplit:
-        """Returns the examples of these rows of a split. encoded: its labels by the vocabulary, which has them all."""
+        """Return these rows of a split with their targets.
+
+        `encoded` holds the targets of the whole split if the vocabulary covers all its labels.
+        """
         targets = (self.vocabulary.encode(split.labels) if encoded is None else encoded)[rows]
         lacking = unseen_labels(split.labels.take(pa.array(rows)), self.vocabulary) if encoded is None else []
         missing = sum(count for _, count in lacking)
         if missing:
             names = ", ".join(f"'{label}' ({count})" for label, count in lacking[:5])
             more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-            message = f"{split.file}: {missing} {name} rows have {split.noun} that training lacks: {names}{more}"
+            message = (
+                f"{split.file}: {missing} {name} rows have {split.noun} that do not occur in training: {names}{more}"
+            )
             if self.source.on_bad_row == "error":
-                raise UserError(f"{message}; data.on_bad_row=drop leaves them out")
-            log.warning("%s; they are left out and counted in metrics.json", message)
+                raise UserError(f"{message}; set data.on_bad_row=drop to drop them")
+            log.warning("%s; dropped, and counted in metrics.json", message)
         if isinstance(targets, np.ndarray):
             rows, targets = rows[targets >= 0], targets[targets >= 0]
         if not (len(rows) if isinstance(targets, np.ndarray) else targets.nnz):
             kind = "class" if split.task == "single_label" else "label"
-            raise UserError(f"{split.file}: no {name} row has a {kind} that training knows")
+            raise UserError(f"{split.file}: no {name} row has a {kind} that occurs in training")
         weights = None
         if name == "train" and split.weights is not None:
             weights = split.weights[rows]
@@ -291,14 +314,14 @@ class TextDataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=pin,
             persistent_workers=self.num_workers > 0,
-            generator=torch.Generator(),  # its own: the global one drives dropout, and must resume where it was
+            generator=torch.Generator(),  # The global generator drives dropout and must resume unchanged.
         )
 
 
 def _sample(targets: Targets, limit: int, seed: int) -> np.ndarray:
-    """Returns the sorted numbers of about `limit` rows, a stratified sample.
+    """Return the sorted row numbers of a stratified sample of about `limit` rows.
 
-    Where most of the data is classes too small for a share, which would leave it empty or nearly so, it is uniform.
+    If most of the data belongs to classes too small for a share, the sample is uniform.
     """
     rows = targets.shape[0]
     _, sample = split_off(targets, limit / rows, seed)

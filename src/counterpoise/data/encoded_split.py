@@ -13,10 +13,14 @@ from counterpoise.data.table import Split
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """One split ready for training: its source rows, targets and token ids, all over the same N rows.
+    """One split with targets and token ids, all for the same N rows.
 
-    kept: int64 [N], positions of the rows in `split`. unseen: how often it has a class or label that training lacks:
-    such a row is left out of single-label data, and keeps its other labels in multi-label data.
+    Args:
+        split: The split of the source.
+        kept: Positions of the rows in `split`, int64 [N].
+        dataset: Token ids and targets.
+        unseen: Number of rows whose class does not occur in training (dropped), or number of labels that do not occur
+            in training (multi-label; the row keeps its other labels).
     """
 
     split: Split
@@ -26,23 +30,23 @@ class EncodedSplit:
 
     @property
     def targets(self) -> Targets:
-        """Class numbers, int64 [N], or the labels of each row, bool [N, C]."""
+        """Class numbers, int64 [N], or label indicators, bool [N, C]."""
         return self.dataset.targets
 
     @property
     def rows(self) -> np.ndarray:
-        """1-based row numbers in the source file, int64 [N]."""
+        """Row numbers in the source file, int64 [N]. They start at 1."""
         return self.split.rows[self.kept]
 
     @property
     def ids(self) -> list[str]:
-        """The id column, or the row numbers where there is none."""
+        """Values of the id column, or the row numbers without one."""
         if self.split.ids is None:
             return [str(row) for row in self.rows]
         return self.split.ids.take(pa.array(self.kept)).to_pylist()
 
     def texts(self, rows: np.ndarray) -> list[str]:
-        """Returns the texts of these of the N rows."""
+        """Return the texts of these rows (numbers from 0 to N - 1)."""
         return take_rows(self.split.texts, self.kept[rows]).to_pylist()
 
     def __len__(self) -> int:

@@ -1,27 +1,36 @@
-"""A split that is stratified by several labels at once, and leaves groups of rows whole."""
+"""Split that is stratified by several labels and does not divide groups of rows."""
 
 import numpy as np
 from scipy.sparse import csr_matrix, hstack
 
 MAX_READS = 2 * 10**8
-"""Work that `iterative_split` spends on its last step, in matrix entries read: under a second."""
+"""Maximum number of matrix entries that the local search of `iterative_split` reads: less than a second."""
 
 
 def iterative_split(
     targets: csr_matrix, fraction: float, seed: int, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (kept, held_out), the sorted row numbers of a seeded split that is stratified by every label.
+    """Split rows into a kept and a held-out part, stratified by every label.
 
-    Iterative stratification (Sechidis et al., ECML PKDD 2011, algorithm 1): the label with the fewest rows left
-    comes first, and of these rows `fraction` of all that have the label, less what was already held out with other
-    labels, is held out at random, rounded to the nearest whole number (halves up). All rows of a label are dealt at
-    once; rows without labels are one more stratum. Then single rows change sides, the best first, as long as that
-    brings the counts of the labels, and of rows, nearer to what was asked for (Pearson's chi-square).
+    Labels are processed in the order of their remaining rows, rarest first. Of the rows of a label, `fraction` of all
+    rows with this label, minus those already held out, are held out at random, rounded to the nearest whole number
+    (halves up). Rows without labels are one more stratum. Then a local search moves single rows between the parts, best
+    first, while this brings the label counts and the size closer to the target (Pearson's chi-square).
 
-    Every label that has a row stays in the kept part. With `groups` (int [N]), "row" above reads "group of rows",
-    and one that is too large for the part held out is kept: there may be nothing that can be held out.
+    Every label keeps at least one row in the kept part. With `groups`, whole groups are moved instead of rows. A group
+    that is too large for the held-out part is kept, so the held-out part may be empty.
 
-    targets: bool [N, C], without explicit zeros. fraction: of each label and of the rows, in [0, 1).
+    Args:
+        targets: Label indicators, bool [N, C], without explicit zeros.
+        fraction: Fraction of each label and of the rows to hold out, in [0, 1).
+        seed: Seed of the split.
+        groups: Group number of each row, int [N]. Defaults to none.
+
+    Returns:
+        (kept, held_out): sorted row numbers.
+
+    References:
+        Sechidis et al., On the stratification of multi-label data, ECML PKDD 2011, algorithm 1.
     """
     rng = np.random.default_rng(seed)
     units = np.arange(targets.shape[0]) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -34,9 +43,9 @@ def iterative_split(
 
 
 def _unit_counts(targets: csr_matrix, units: np.ndarray) -> csr_matrix:
-    """Returns what each unit (its number for each row: int [N]) holds of all labels, int64 [U, C + 2].
+    """Return the label counts of each unit (group of rows), int64 [U, C + 2].
 
-    The two last columns are its rows without labels, and its rows.
+    The last two columns count the rows without labels and all rows. `units` is the unit of each row, int [N].
     """
     total = targets.shape[0]
     bare = csr_matrix((np.diff(targets.indptr) == 0).astype(np.int64)[:, None])
@@ -46,7 +55,7 @@ def _unit_counts(targets: csr_matrix, units: np.ndarray) -> csr_matrix:
 
 
 def _assign_by_label(counts: csr_matrix, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns which units are held out, bool [U]. counts: int64 [U, strata], how much of each stratum a unit holds."""
+    """Return which units are held out, bool [U]. `counts`: rows of each stratum in each unit, int64 [U, strata]."""
     by_stratum = counts.tocsc()
     left = np.asarray(counts.sum(0)).ravel()
     wanted = left * fraction
@@ -67,7 +76,7 @@ def _assign_by_label(counts: csr_matrix, fraction: float, rng: np.random.Generat
 
 
 def _select_up_to(sizes: np.ndarray, wanted: float) -> np.ndarray:
-    """Returns positions, int64, in order: each whose size is wanted by at least a half after those before it."""
+    """Return the positions of the units to hold out, in order: each must be wanted by at least half its size."""
     taken = []
     open_ = np.arange(len(sizes))
     while len(open_ := open_[sizes[open_] <= 2 * wanted + 1e-9]):
@@ -80,7 +89,7 @@ def _select_up_to(sizes: np.ndarray, wanted: float) -> np.ndarray:
 
 
 def _return_to_kept(counts: csr_matrix, held: np.ndarray) -> None:
-    """Returns to the kept part, for each label that it lacks, the smallest unit that has it."""
+    """Move the smallest unit of each label that is absent from the kept part back to it, in place."""
     by_label = counts.tocsc()
     rows = counts[:, -1].toarray().ravel()
     for c in range(counts.shape[1]):
@@ -90,7 +99,7 @@ def _return_to_kept(counts: csr_matrix, held: np.ndarray) -> None:
 
 
 def _move_single_units(counts: csr_matrix, held: np.ndarray, fraction: float) -> None:
-    """Lets units change sides, the best first, while that lessens sum_c (held_c - fraction * n_c)^2 / n_c.
+    """Move units between the parts, best first, while that decreases sum_c (held_c - fraction * n_c)^2 / n_c. In place.
 
     No label loses its last unit in the kept part.
     """

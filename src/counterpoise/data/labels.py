@@ -1,4 +1,4 @@
-"""The labels of a table's rows: one each, or several as a list, a field to split, or columns of 0 and 1."""
+"""Labels of the rows of a table: one label, a list, a field to split, or one 0/1 column per label."""
 
 import logging
 from collections.abc import Sequence
@@ -28,19 +28,27 @@ NOT_UTF8 = "with a label that is not UTF-8"
 def read_labels(
     table: pa.Table, label: str | Sequence[str], separator: str | None, task: str | None, shown: str
 ) -> tuple[pa.Array, dict[str, np.ndarray]]:
-    """Returns the labels of each row, and which rows cannot be used, by reason: bool [N].
+    """Return the labels of each row and the rows that cannot be used.
 
-    The labels are string [N], the task is single-label; or list<string> [N], multi-label, where an empty list, an
-    empty field and a null are a row without labels. Whitespace around a label goes, and so do blanks and duplicates
-    within a row; the latter are warned of.
+    Whitespace around a label, blank labels and duplicates within a row are removed. Duplicates are logged as a warning.
 
-    label: one column, or several of 0 and 1 that are labels of their own. separator: what splits the field of one
-    column. task: None, or the one that the labels must be of. shown: the file's name in messages.
-    Raises UserError where they are of the other task, or are no labels.
+    Args:
+        table: Table with the label columns.
+        label: One column, or several columns of 0 and 1 that are a label each.
+        separator: Separator of the labels in the field of one column. None: the field is one label.
+        task: Task that the labels must have, or None.
+        shown: Name of the file in messages.
+
+    Returns:
+        The labels: string [N] (single-label), or list<string> [N] (multi-label; an empty list, an empty field and a
+        null are a row without labels). And the unusable rows by reason, bool [N].
+
+    Raises:
+        UserError: The labels have another task or an invalid type.
     """
     several = _multi_label_reason(table, label, separator)
     if task == "single_label" and several:
-        raise UserError(f"data.task=single_label, but {several}: a row has any number of labels; leave data.task out")
+        raise UserError(f"data.task=single_label, but {several}: rows have any number of labels. Remove data.task")
     if task == "multi_label" and not several:
         raise UserError(
             f"data.task=multi_label, but column {label!r} of {shown} holds one label per row: set data.separator where "
@@ -72,41 +80,38 @@ def read_labels(
         labels.append(sets)
         twice.append(start + again + 1)
     if len(rows := np.concatenate(twice)):
-        log.warning(
-            "%s: a label occurs more than once in %d rows and counts once (%s)", shown, len(rows), format_rows(rows)
-        )
+        log.warning("%s: %d rows repeat a label, which counts once (%s)", shown, len(rows), format_rows(rows))
     return pa.concat_arrays(labels), {NOT_UTF8: bad}
 
 
 def task_of(labels: pa.Array) -> str:
-    """Returns the task of labels as `read_labels` returns them."""
+    """Return the task of labels that `read_labels` returned."""
     return TASKS[is_list(labels.type)]
 
 
 def rare_labels(labels: pa.Array, least: int) -> tuple[pa.Array, int]:
-    """Returns the labels that fewer than `least` rows have, and the number of rows of the most frequent label."""
+    """Return the labels with fewer than `least` rows, and the number of rows of the most frequent label."""
     counts = pc.value_counts(flatten_lists(labels)[1] if is_list(labels.type) else labels)
     rows = counts.field("counts").to_numpy()
     return counts.field("values").filter(pa.array(rows < least)), int(rows.max(initial=0))
 
 
 def remove_labels(labels: pa.Array, unwanted: pa.Array) -> pa.Array:
-    """Returns lists of labels without the unwanted ones."""
+    """Return lists of labels without the unwanted ones."""
     rows, values = flatten_lists(labels)
     keep = pc.invert(pc.is_in(values, unwanted))
     return build_lists(rows[keep.to_numpy(zero_copy_only=False)], values.filter(keep), len(labels))
 
 
 def _multi_label_reason(table: pa.Table, label: str | Sequence[str], separator: str | None) -> str:
-    """Returns why a row can have several labels, or ""."""
+    """Return why a row can have several labels, or ""."""
     if not isinstance(label, str):
         return f"data.label names {len(label)} columns"
     if not is_list(table[label].type):
         return f"data.separator={separator!r} splits column {label!r}" if separator else ""
     if separator:
         raise UserError(
-            f"data.separator={separator!r}, but column {label!r} holds lists, which nothing needs to split: "
-            "leave data.separator out"
+            f"data.separator={separator!r}, but column {label!r} already holds lists: remove data.separator"
         )
     return f"column {label!r} holds lists"
 
@@ -114,7 +119,7 @@ def _multi_label_reason(table: pa.Table, label: str | Sequence[str], separator: 
 def _from_indicator_columns(
     table: pa.Table, columns: Sequence[str], shown: str
 ) -> tuple[pa.Array, dict[str, np.ndarray]]:
-    """Returns as `read_labels` does the names of the columns that hold 1."""
+    """Return the result of `read_labels` for 0/1 columns that are a label each."""
     empty = np.zeros(len(table), bool)
     rows, codes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for code, name in enumerate(columns):
@@ -147,7 +152,7 @@ def _is_any_of(text: pa.ChunkedArray, values: list[str]) -> np.ndarray:
 
 
 def _without_duplicates(rows: np.ndarray, values: pa.Array, size: int) -> tuple[pa.ListArray, np.ndarray]:
-    """Returns the labels of each of `size` rows, in their order, each once, and the rows that had one twice."""
+    """Return the distinct labels of each of `size` rows, in order, and the rows with duplicates."""
     encoded = values.cast(pa.string()).dictionary_encode()
     pairs = rows * len(encoded.dictionary) + encoded.indices.to_numpy()
     first = np.sort(np.unique(pairs, return_index=True)[1])
@@ -156,7 +161,7 @@ def _without_duplicates(rows: np.ndarray, values: pa.Array, size: int) -> tuple[
 
 
 def _reject_indicator_vectors(column: pa.ChunkedArray, where: str) -> None:
-    """Raises UserError for lists of lists, and for [0, 0, 1, 0]: a place per label instead of a list of labels."""
+    """Raise UserError for lists of lists and for 0/1 vectors: lists must hold the labels of a row."""
     values = pc.list_flatten(column)
     if is_list(values.type):
         raise UserError(f"{where} holds lists of lists; it must hold lists of text or whole numbers")

@@ -19,21 +19,27 @@ from scipy.sparse import csr_matrix, vstack
 from counterpoise.data.arrow_columns import Column, to_array
 
 MIN_SIMILARITY = 0.8
-"""Jaccard similarity from which on two texts are near."""
+"""Minimum Jaccard similarity of near-duplicates."""
 SHINGLE = 5
-"""Characters of a shingle."""
+"""Characters per shingle (character n-gram)."""
 DIGIT_SHARE = 0.15
-"""Share of digits among all characters from which on they are words, as in anonymised texts, and stay as they are."""
+"""If digits make up this share of all characters, as in anonymised texts, they are kept as they are."""
 NUM_BANDS, BAND_SIZE = 20, 6
-"""Of the signature: two texts of similarity s share a band with probability 1 - (1 - s^6)^20, 0.997 at 0.8."""
+"""Bands of the signature. Texts of similarity s share a band with probability 1 - (1 - s^6)^20: 0.997 at 0.8."""
 WINDOW = 32
-"""How many texts after it, of all that share a band with a text, in random order, it is compared with."""
+"""Number of texts that a text is compared with, in random order, among those that share a band."""
 BLOCK = 2**21
-"""Characters read at a time."""
+"""Characters that are processed at a time."""
 
 
 class SimilarPairs(NamedTuple):
-    """Pairs of near texts: their numbers, int64 [P] each with left < right, and their similarity, float64 [P]."""
+    """Pairs of near-duplicates.
+
+    Args:
+        left: Number of the first text, int64 [P], less than `right`.
+        right: Number of the second text, int64 [P].
+        similarity: Jaccard similarity, float64 [P].
+    """
 
     left: np.ndarray
     right: np.ndarray
@@ -41,11 +47,15 @@ class SimilarPairs(NamedTuple):
 
 
 def find_near_duplicates(texts: Column, seed: int = 0) -> SimilarPairs:
-    """Returns the pairs of near texts among N, sorted.
+    """Return the pairs of near-duplicates among N texts, sorted.
 
-    Candidates are found by MinHash and banding (Broder 1997; Leskovec et al., Mining of Massive Datasets, 3.4), and
-    the similarity of each is then computed from all shingles: no pair is wrong, a few close to the bound may be
-    missing. Of families of more than 32 near texts, each is compared with a random part of the others.
+    MinHash and banding find candidates, whose similarity is then computed exactly. No returned pair is wrong; a few
+    pairs close to the minimum similarity may be missing. Of more than 32 texts that share a band, each is compared with
+    a random subset.
+
+    Args:
+        texts: string [N].
+        seed: Seed of the hash functions. Defaults to 0.
     """
     folded = _normalise_for_shingles(to_array(texts))
     order = np.random.default_rng(seed).permutation(len(folded))
@@ -64,9 +74,9 @@ def find_near_duplicates(texts: Column, seed: int = 0) -> SimilarPairs:
 
 
 def _normalise_for_shingles(texts: pa.Array) -> pa.Array:
-    """Returns the texts in lower case, each number as a 0 and what is neither letter nor digit as one space.
+    """Return the texts in lower case, with each number as 0 and other non-letters as one space.
 
-    A text without letters stays as it is: "12" and "7" are not equal. All are padded to a shingle's length.
+    Texts without letters are not changed: "12" and "7" differ. All texts are padded to the length of a shingle.
     """
     folded = plain = pc.utf8_lower(pc.utf8_normalize(texts, form="NFKC"))
     digits = pc.sum(pc.count_substring_regex(folded, r"\p{Nd}")).as_py() or 0
@@ -78,7 +88,7 @@ def _normalise_for_shingles(texts: pa.Array) -> pa.Array:
 
 
 def _shingles(texts: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields, for one block of texts after another, the hashes of all shingles, uint32 [S], and each text's first."""
+    """Yield for each block of texts the hashes of all shingles, uint32 [S], and the first of each text."""
     lengths = pc.utf8_length(texts).to_numpy().astype(np.int64)
     blocks = np.cumsum(lengths) // BLOCK
     multipliers = np.random.default_rng(0).integers(0, 2**63, SHINGLE, np.uint64) * np.uint64(2) + np.uint64(1)
@@ -99,14 +109,14 @@ def _shingles(texts: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _minhash(hashes: np.ndarray, starts: np.ndarray, seed: int) -> np.ndarray:
-    """Returns the least of each text's shingles under 120 hash functions, uint32 [120, B]."""
+    """Return the MinHash signature of each text under 120 hash functions, uint32 [120, B]."""
     rng = np.random.default_rng(seed)
     factors = rng.integers(0, 2**31, NUM_BANDS * BAND_SIZE, np.uint32) * np.uint32(2) + np.uint32(1)
     return np.stack([np.minimum.reduceat(hashes * factor, starts) for factor in factors])
 
 
 def _candidate_pairs(signatures: np.ndarray) -> np.ndarray:
-    """Returns the pairs of texts that agree in a whole band, int64 [2, P], each once."""
+    """Return the distinct pairs of texts that agree in a whole band, int64 [2, P]."""
     total = signatures.shape[1]
     codes = [np.empty(0, np.int64)]
     for band in signatures.reshape(NUM_BANDS, BAND_SIZE, total).astype(np.uint64):
@@ -124,7 +134,7 @@ def _candidate_pairs(signatures: np.ndarray) -> np.ndarray:
 
 
 def _jaccard(texts: pa.Array, pairs: np.ndarray) -> np.ndarray:
-    """Returns the similarity of the shingles of each pair (int [2, P]), float64 [P]."""
+    """Return the Jaccard similarity of the shingles of each pair (int [2, P]), float64 [P]."""
     if not len(texts):
         return np.empty(0)
     blocks = []
@@ -144,6 +154,6 @@ def _chunks(pairs: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def _equal_runs(values: np.ndarray) -> list[tuple[int, int]]:
-    """Returns where each run of equal values begins and ends."""
+    """Return the start and end of each run of equal values."""
     cuts = np.flatnonzero(np.diff(values)) + 1
     return list(zip([0, *cuts], [*cuts, len(values)], strict=True)) if len(values) else []

@@ -1,9 +1,8 @@
-"""What is remarkable about texts and labels before anything is trained on them: repeats, leaks, conflicting_groups, oddities.
+"""Quality of texts and labels before training: equal texts, leaks between splits, conflicting labels, unusual texts.
 
-Functions of Arrow texts, targets and row numbers. Rows of several splits are measured as one list in which `part`
-(int [N]) says where each comes from: 0 is training. Two texts are *equal* when they differ only in case, white space
-and compatibility forms of characters (NFKC), and *near* when their sets of character 5-grams, letters and digits only
-and any number as a 0 (unless digits are what the texts are made of), have a Jaccard similarity of 0.8 or more.
+The functions take Arrow texts, targets and row numbers. The rows of several splits form one list; `part` (int [N])
+holds the split number of each row, 0 for training. Two texts are *equal* if they differ only in case, white space and
+compatibility forms of characters (NFKC). `near_duplicates` finds texts that are similar but not equal.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,27 +24,31 @@ from counterpoise.data.near_duplicates import SimilarPairs
 from counterpoise.data.splits import label_counts
 
 MIN_TEST_EXAMPLES = 5
-"""Test examples under which a class's recall says little."""
+"""Recall of a class with fewer test examples is unreliable."""
 NORMALISE_BLOCK = 2**13
-"""Texts that are folded at a time."""
+"""Number of texts that are normalised at a time."""
 MAX_COMPARED_BYTES = 2**27
-"""Bytes of text that every run compares: a second's work."""
+"""Maximum bytes of text that each run compares: about one second of work."""
 
 UNUSUAL_PATTERNS = {
     "one word": r"^[^\s\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]+$",
     "no letter": r"^[^\p{L}]*$",
     "damaged characters": r"[\x{FFFD}\x{0}-\x{8}\x{E}-\x{1F}\x{7F}-\x{9F}]",
 }
-"""Patterns of texts that may be no texts; damaged: replacement and control characters."""
+"""Patterns of texts that are probably not texts. Damaged: replacement and control characters."""
 LONG_FACTOR = 20
-"""Times the median length from which on a text is extremely long."""
+"""A text is extremely long if it exceeds the median length by this factor."""
 
 
 def find_data_warnings(splits: Mapping[str, EncodedSplit], labels: Sequence[str]) -> list[str]:
-    """Returns the audit in short: a line each for equal texts across splits, conflicting_groups and absent classes.
+    """Return data warnings, one line each: leaks, conflicting labels and classes without test texts.
 
-    An empty list where nothing is remarkable. Takes a fraction of a second for 10 MB of text, which is never in memory
-    as a whole; more than `MAX_COMPARED_BYTES` is not compared, which a line says. splits: "train" first.
+    Takes a fraction of a second for 10 MB of text and does not hold all texts in memory. More than `MAX_COMPARED_BYTES`
+    of text is not compared; a warning says so.
+
+    Args:
+        splits: Splits by name, "train" first.
+        labels: Names of the C classes or labels.
     """
     train = splits["train"]
     noun, lines = train.split.noun, []
@@ -53,7 +56,7 @@ def find_data_warnings(splits: Mapping[str, EncodedSplit], labels: Sequence[str]
         sum(split.texts.nbytes for split in {id(e.split): e.split for e in splits.values()}.values())
         > MAX_COMPARED_BYTES
     ):
-        lines.append("the texts are too many to look for repeats in each run: python -m counterpoise.audit does")
+        lines.append("too much text to search for repeated texts in each run; python -m counterpoise.audit does it")
     else:
         part, targets = _stack_targets(splits)
         groups = _number_by_first_occurrence(
@@ -62,18 +65,24 @@ def find_data_warnings(splits: Mapping[str, EncodedSplit], labels: Sequence[str]
         leaking = {name: len(leaks(groups, part, 0, n)) for n, name in enumerate(splits) if n}
         shown = [f"{count:,} of {len(splits[name]):,} {name}" for name, count in leaking.items() if count]
         if shown:
-            lines.append(f"also in training, but for case and spaces: {' and '.join(shown)} texts")
+            lines.append(f"texts that also occur in training (ignoring case and spaces): {' and '.join(shown)}")
         conflicting = len(conflicting_groups(groups, targets))
         if conflicting:
             lines.append(f"equal texts with different {noun}: {conflicting:,}")
     absent = int((label_counts(splits["test"].targets, len(labels)) == 0).sum())
     if absent:
-        lines.append(f"{noun} without a test text, of which nothing will be known: {absent:,} of {len(labels):,}")
+        lines.append(f"{noun} without a test text, which cannot be evaluated: {absent:,} of {len(labels):,}")
     return lines
 
 
 class Rows(NamedTuple):
-    """The rows of several splits as one list of N: the number of each row's split, int [N], texts and targets."""
+    """Rows of several splits as one list of N rows.
+
+    Args:
+        part: Split number of each row, int [N].
+        texts: Texts, [N].
+        targets: Class numbers, int64 [N], or label indicators, bool [N, C].
+    """
 
     part: np.ndarray
     texts: pa.Array
@@ -81,20 +90,23 @@ class Rows(NamedTuple):
 
 
 def stack_splits(splits: Mapping[str, EncodedSplit]) -> Rows:
-    """Returns the rows of all splits, in their order."""
+    """Return the rows of all splits, in their order."""
     part, targets = _stack_targets(splits)
     return Rows(part, pa.concat_arrays([take_rows(each.split.texts, each.kept) for each in splits.values()]), targets)
 
 
 def count_unlabelled(targets: Targets) -> int:
-    """Returns how many rows have no label."""
+    """Return the number of rows without a label."""
     return 0 if isinstance(targets, np.ndarray) else int((targets.getnnz(axis=1) == 0).sum())
 
 
 def group_equal_texts(texts: Column) -> np.ndarray:
-    """Returns a number for each text, int64 [N], the same for equal texts: 0, 1, 2, ... by first occurrence.
+    """Number the groups of equal texts by first occurrence.
 
-    Texts are told apart by a hash of 64 bits: of ten million, the chance that any two are mistaken is 3 in a million.
+    Texts are compared by a 64-bit hash. For ten million texts the probability of any collision is 3e-6.
+
+    Returns:
+        Group number of each text, int64 [N].
     """
     return _number_by_first_occurrence(_text_hashes(texts, np.arange(len(texts))))
 
@@ -102,10 +114,18 @@ def group_equal_texts(texts: Column) -> np.ndarray:
 def leaks(
     groups: np.ndarray, part: np.ndarray, source: int, into: int, near: SimilarPairs | None = None
 ) -> pd.DataFrame:
-    """Returns the rows of part `into` whose text is equal or near to one of part `source`, equal ones first.
+    """Find the rows of one part whose text is equal or similar to a text of another part.
 
-    groups: int [N], as `group_equal_texts` returns them; near: pairs of group numbers. Columns: row, and of, the most similar
-    row of the source (the first of them), both numbers in the list of all; similarity, 1 for equal texts; equal.
+    Args:
+        groups: Result of `group_equal_texts`, int [N].
+        part: Split number of each row, int [N].
+        source: Split number of the rows to search in.
+        into: Split number of the rows to search for.
+        near: Pairs of similar groups. Defaults to none: only equal texts are found.
+
+    Returns:
+        One line per leaking row, equal texts first: row; of, the first most similar row of the source; similarity (1
+        for equal texts); equal, bool.
     """
     rows = np.flatnonzero(part == into)
     first = np.full(groups.max(initial=-1) + 1, -1)
@@ -124,9 +144,11 @@ def leaks(
 
 
 def has_near_duplicate(groups: np.ndarray, near: SimilarPairs) -> np.ndarray:
-    """Returns which of the rows have a near text among them that is not equal, bool [N].
+    """Return which rows have a similar but not equal text among these rows, bool [N].
 
-    groups: int [N], as `group_equal_texts` returns them for these and other rows; near: pairs of group numbers.
+    Args:
+        groups: Result of `group_equal_texts` for these rows, int [N].
+        near: Pairs of similar groups.
     """
     present = np.zeros(max(groups.max(initial=-1), near.right.max(initial=-1)) + 1, bool)
     present[groups] = True
@@ -137,14 +159,14 @@ def has_near_duplicate(groups: np.ndarray, near: SimilarPairs) -> np.ndarray:
 
 
 def conflicting_groups(groups: np.ndarray, targets: Targets) -> np.ndarray:
-    """Returns the numbers of the groups of equal texts that differ in their class, or in their set of labels."""
+    """Return the numbers of the groups of equal texts that differ in their class or set of labels."""
     first = np.unique(groups, return_index=True)[1]
     differs = targets != targets[first[groups]]
     return np.unique(groups[differs if isinstance(differs, np.ndarray) else differs.getnnz(axis=1) > 0])
 
 
 def unusual_texts(texts: Column) -> dict[str, np.ndarray]:
-    """Returns the rows of odd texts by what is odd: one word, no letter, damaged characters, extremely long."""
+    """Return the rows of unusual texts by reason: one word, no letter, damaged characters, extremely long."""
     trimmed = pc.utf8_trim_whitespace(to_array(texts))
     found = {name: pc.match_substring_regex(trimmed, pattern) for name, pattern in UNUSUAL_PATTERNS.items()}
     lengths = pc.utf8_length(trimmed).to_numpy(zero_copy_only=False)
@@ -155,7 +177,7 @@ def unusual_texts(texts: Column) -> dict[str, np.ndarray]:
 
 
 def token_lengths(texts: Column, backend: Tokenizer) -> np.ndarray:
-    """Returns the tokens of each whole text, int64 [N], special tokens included, none cut; leaves `backend` alone."""
+    """Return the number of tokens of each text without truncation, int64 [N]. `backend` is not modified."""
     whole_texts = Tokenizer.from_str(backend.to_str())
     whole_texts.no_truncation()
     whole_texts.no_padding()
@@ -167,10 +189,14 @@ def token_lengths(texts: Column, backend: Tokenizer) -> np.ndarray:
 
 
 def imbalance(counts: np.ndarray) -> dict[str, float]:
-    """Returns how unequal the counts (int [C], positive) are.
+    """Return measures of imbalance.
 
-    ratio: largest over smallest; entropy: of the shares, over log C, 1 for equal counts; gini: mean difference of two
-    counts over twice their mean, 0 for equal counts; half: the fewest classes that hold half of all.
+    Args:
+        counts: Positive class counts, int [C].
+
+    Returns:
+        ratio: largest over smallest count. entropy: entropy of the class shares over log C; 1 for equal counts. gini:
+        Gini coefficient; 0 for equal counts. half: the smallest number of classes that hold half of all examples.
     """
     ordered, total = np.sort(counts).astype(float), counts.sum()
     shares = ordered / total
@@ -184,35 +210,48 @@ def imbalance(counts: np.ndarray) -> dict[str, float]:
 
 
 def recommend_strategy(counts: np.ndarray, rows: int, multi_label: bool, tail: int) -> tuple[str, str]:
-    """Returns the name of the strategy to start with, and why.
+    """Recommend a strategy to start with.
 
-    The rule: a ratio of counts up to 10 needs no correction (nor, multi-label, does a median label that at least a
-    tenth of the texts have) and gets `plain`; beyond, single-label data gets `combined` and multi-label data
-    `distribution_balanced`, which were among the best on R52 and on Debian's tags. counts: int [C], of training. rows:
-    training texts. tail: classes or labels in the tail.
+    `plain` if the ratio of counts is at most 10 and, for multi-label data, the median label has at most 9 negatives per
+    positive. Otherwise `combined` for single-label and `distribution_balanced` for multi-label data: both were among
+    the best on R52 and on Debian's tags.
+
+    Args:
+        counts: Training counts, int [C].
+        rows: Number of training texts.
+        multi_label: Whether the data is multi-label.
+        tail: Number of tail classes or labels.
+
+    Returns:
+        The name of the strategy and the reason.
     """
     ratio, noun = counts.max() / counts.min(), "label" if multi_label else "class"
     negatives = rows / np.median(counts) - 1
     if ratio <= 10 and not (multi_label and negatives > 9):
         return "plain", f"the largest {noun} has {ratio:.3g} times the examples of the smallest: hardly imbalanced"
     if multi_label:
-        reason = f"any number of labels, the median one with {negatives:,.0f} negatives for each positive: raw "
-        return "distribution_balanced", f"{reason}weights would listen to a few positives, this loss bounds them"
-    reason = f"one class each, {ratio:,.0f} : 1: every class counts the same, half by sampler, half by moderate weights"
+        reason = f"multi-label; the median label has {negatives:,.0f} negatives per positive: "
+        return (
+            "distribution_balanced",
+            f"{reason}unbounded weights would be dominated by a few positives; this loss bounds them",
+        )
+    reason = (
+        f"single-label, imbalance {ratio:,.0f} : 1: a full correction, half by the sampler and half by class weights"
+    )
     if not tail:
-        reason += "; no class is in the tail, so that plain may do as well: compare them"
+        reason += "; no class is in the tail, so plain may be as good: compare them"
     return "combined", reason
 
 
 def _stack_targets(splits: Mapping[str, EncodedSplit]) -> tuple[np.ndarray, Targets]:
-    """Returns the number of each row's split, int [N], and the targets of all splits, in their order."""
+    """Return the split number of each row, int [N], and the targets of all splits."""
     targets: list[Any] = [each.targets for each in splits.values()]
     together = np.concatenate(targets) if isinstance(targets[0], np.ndarray) else vstack(targets, format="csr")
     return np.repeat(np.arange(len(splits)), [len(each) for each in splits.values()]), together
 
 
 def _text_hashes(texts: Column, rows: np.ndarray) -> np.ndarray:
-    """Returns a hash of each of these texts, but for case, white space and compatibility forms, uint64 [N]."""
+    """Return a hash of each text that ignores case, white space and compatibility forms, uint64 [N]."""
     hashes = [np.empty(0, np.uint64)]
     for start in range(0, len(rows), NORMALISE_BLOCK):
         folded = pc.utf8_lower(pc.utf8_normalize(take_rows(texts, rows[start : start + NORMALISE_BLOCK]), form="NFKC"))

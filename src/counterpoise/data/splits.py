@@ -1,4 +1,4 @@
-"""Stratified splits and the label vocabulary."""
+"""Stratified splits, the label vocabulary and label counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,17 @@ from counterpoise.data.iterative_stratification import iterative_split
 def split_off(
     targets: Targets, fraction: float, seed: int, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (kept, held_out), the sorted row numbers of a split that suits the targets; groups stay whole."""
+    """Split rows into a kept and a held-out part, stratified by class or by all labels.
+
+    Args:
+        targets: Class numbers, int [N], or label indicators, bool [N, C].
+        fraction: Fraction of the rows to hold out, in [0, 1).
+        seed: Seed of the split.
+        groups: Group number of each row, int [N]. A group is never divided. Defaults to none.
+
+    Returns:
+        (kept, held_out): sorted row numbers.
+    """
     if isinstance(targets, np.ndarray):
         if groups is None:
             return stratified_split(targets, fraction, seed)
@@ -26,13 +36,19 @@ def split_off(
 
 
 def stratified_split(classes: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (kept, held_out), the sorted row numbers of both parts of a seeded, stratified split.
+    """Split rows into a kept and a held-out part, stratified by class.
 
     Of the n rows of a class, n * fraction are held out, rounded to the nearest whole number (halves up) and at most
-    n - 1: every class stays in the kept part, a class with a single row is there only, and at a fraction of 0.1 it
-    takes five rows for one to be held out.
+    n - 1. Every class therefore stays in the kept part. At a fraction of 0.1 a class needs five rows for one to be held
+    out.
 
-    classes: int [N]. fraction: of each class, in [0, 1).
+    Args:
+        classes: Class numbers, int [N].
+        fraction: Fraction of each class to hold out, in [0, 1).
+        seed: Seed of the split.
+
+    Returns:
+        (kept, held_out): sorted row numbers.
     """
     rng = np.random.default_rng(seed)
     index = ClassIndex.of(classes, int(classes.max(initial=-1)) + 1)
@@ -45,24 +61,34 @@ def stratified_split(classes: np.ndarray, fraction: float, seed: int) -> tuple[n
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The classes of the training data: position in `labels` = class number = column of the logits."""
+    """Classes or labels of the training data.
+
+    Args:
+        labels: Names in order. The position is the class number and the column of the logits.
+    """
 
     labels: list[str]
 
     @classmethod
     def of(cls, labels: Column) -> "Vocabulary":
-        """Returns the distinct labels in order: as numbers if all are whole numbers, else as text.
+        """Return the distinct labels, sorted as numbers if all are whole numbers, else as text.
 
-        labels: string [N], or list<string> [N].
+        Args:
+            labels: string [N], or list<string> [N].
         """
         names = pc.unique(_label_values(labels)[1]).to_pylist()
         whole = all(name.removeprefix("-").isdecimal() for name in names)
         return cls(sorted(names, key=(lambda name: (int(name), name)) if whole else None))
 
     def encode(self, labels: Column) -> Targets:
-        """Returns the class numbers, int64 [N], with -1 for labels that are not in the vocabulary.
+        """Encode labels as targets.
 
-        Of lists of labels, it returns which labels each row has, bool [N, C], and leaves out the unknown ones.
+        Args:
+            labels: string [N], or list<string> [N].
+
+        Returns:
+            Class numbers, int64 [N], with -1 for unknown labels. For lists: label indicators, bool [N, C],
+            without unknown labels.
         """
         rows, names = _label_values(labels)
         found = pc.index_in(names, value_set=pa.array(self.labels, names.type))
@@ -81,7 +107,7 @@ class Vocabulary:
 
 
 def unseen_labels(labels: Column, vocabulary: Vocabulary) -> Sequence[tuple[str, int]]:
-    """Returns (label, rows) of the labels that are not in the vocabulary, most frequent first."""
+    """Return (label, rows) for each label that is not in the vocabulary, most frequent first."""
     names = _label_values(labels)[1]
     unknown = pc.invert(pc.is_in(names, value_set=pa.array(vocabulary.labels, names.type)))
     counts = pc.value_counts(pc.filter(names, unknown)).to_pylist()
@@ -89,10 +115,15 @@ def unseen_labels(labels: Column, vocabulary: Vocabulary) -> Sequence[tuple[str,
 
 
 def _label_values(labels: Column) -> tuple[np.ndarray, Column]:
-    """Returns the row of each label, int64 [M], and the labels, [M]."""
+    """Return the row of each label, int64 [M], and the labels, [M]."""
     return flatten_lists(labels) if is_list(labels.type) else (np.arange(len(labels)), labels)
 
 
 def label_counts(targets: Targets, size: int) -> np.ndarray:
-    """Returns how many rows have each of `size` classes or labels, int64 [C]."""
+    """Return the number of rows of each class or label, int64 [C].
+
+    Args:
+        targets: Class numbers, int [N], or label indicators, bool [N, C].
+        size: Number of classes or labels, C.
+    """
     return np.bincount(targets, minlength=size) if isinstance(targets, np.ndarray) else targets.getnnz(axis=0)

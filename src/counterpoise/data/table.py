@@ -1,4 +1,4 @@
-"""The usable rows of a table: which columns to read, and what they hold, split by split."""
+"""Usable rows of a table: columns to read, their validation, and the resulting split."""
 
 import logging
 from collections.abc import Sequence
@@ -34,17 +34,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """The usable rows of one file or one split of a dataset, N of them, in its order.
+    """Usable rows of one file or of one split of a dataset, N rows in their order.
 
-    rows: int64 [N], their numbers in the file, from 1, the header not counted.
-    ids: string [N], the row number where a row has none; None where there is no id column.
-    texts: large_string [N], as in the file.
-    labels: string [N], or list<string> [N] where a row has any number of them; without surrounding whitespace, and
-    without blanks and duplicates within a row.
-    dropped: how many rows were left out, by reason.
-    groups: string [N], what must not be divided when parts are split off; None where there is no such column.
-    weights: float64 [N], instance weights, not negative and not all 0; None where there are none.
-    digest: of the texts, which are mapped from the cache; None where they are in memory.
+    Args:
+        name: "train", "validation" or "test".
+        file: Name of the file in messages.
+        rows: Row numbers in the file, int64 [N]. They start at 1; the header does not count.
+        ids: string [N]. The row number where a row has no id. None without an id column.
+        texts: large_string [N], unchanged.
+        labels: string [N], or list<string> [N] for multi-label data; without surrounding whitespace, blanks and
+            duplicates within a row.
+        dropped: Number of dropped rows by reason.
+        groups: string [N]. Rows of a group stay together when splits are made. None without a group column.
+        weights: Instance weights, float64 [N], not negative and not all 0. None without a weight column.
+        digest: Digest of the texts if they are mapped from the cache, else None.
     """
 
     name: str
@@ -60,23 +63,23 @@ class Split:
 
     @property
     def task(self) -> str:
-        """Either "single_label" or "multi_label"."""
+        """ "single_label" or "multi_label"."""
         return task_of(self.labels)
 
     @property
     def noun(self) -> str:
-        """What the labels are called: "classes" or "labels"."""
+        """The word for the labels in messages: "classes" or "labels"."""
         return "classes" if self.task == "single_label" else "labels"
 
     @property
     def group_numbers(self) -> np.ndarray | None:
-        """The groups as numbers from 0 on, int64 [N]."""
+        """Group number of each row, int64 [N], or None."""
         if self.groups is None:
             return None
         return self.groups.dictionary_encode().indices.to_numpy().astype(np.int64)
 
     def filter(self, kept: np.ndarray) -> "Split":
-        """Returns the rows for which `kept` (bool [N]) is true."""
+        """Return the rows for which `kept` (bool [N]) is true."""
         mask = pa.array(kept)
         texts, digest = filter_column(self.texts, kept, self.digest)
         return replace(
@@ -96,14 +99,20 @@ class Split:
 
 @dataclass(kw_only=True)
 class TableFormat:
-    """What the columns of a table hold, and what becomes of rows that cannot be used.
+    """Meaning of the columns of a table, and treatment of rows that cannot be used.
 
-    text and id: a column each. label: the column of labels, or several columns of 0 and 1 that are a label each.
-    task: "single_label" or "multi_label"; None: multi-label where the labels are lists, are split by `separator` or
-    lie in several columns. group: column of what must stay together when validation and test are split off, and
-    weight: column of instance weights, numbers from 0 on; both of the training rows alone. min_count: labels that
-    fewer training rows have are left out of every split, in single-label data with their rows. on_bad_row: "drop"
-    (and count and warn) or "error", for rows without a text, without a label in single-label data, or not in UTF-8.
+    Args:
+        text: Column of the text.
+        label: Column of the labels, or several columns of 0 and 1 that are a label each.
+        id: Column of the row ids.
+        task: "single_label" or "multi_label". None: multi-label if labels are lists, split by `separator`, or in
+            several columns.
+        separator: Separator of several labels in one field.
+        group: Column of groups that stay together when validation and test are split off. Training rows only.
+        weight: Column of instance weights (0 or more). Training rows only.
+        min_count: Labels with fewer training rows are removed from every split; single-label rows go with their label.
+        on_bad_row: "drop" (count and warn) or "error", for rows without a text, without a label (single-label data) or
+            not in UTF-8.
     """
 
     text: str = "text"
@@ -117,7 +126,7 @@ class TableFormat:
     on_bad_row: str = "drop"
 
     def __post_init__(self) -> None:
-        """Raises UserError for what cannot be the name of a column."""
+        """Raise UserError for values that cannot be column names."""
         several = isinstance(self.label, Sequence) and not isinstance(self.label, str)
         self.text = _column("text", self.text)
         self.label = [_column("label", each) for each in self.label] if several else _column("label", self.label)
@@ -126,13 +135,13 @@ class TableFormat:
                 setattr(self, key, _column(key, getattr(self, key)))
 
     def needed(self, split: str) -> list[str]:
-        """Returns the columns to read of a split, each once, the text first."""
+        """Return the distinct columns to read for a split, the text first."""
         of_training = [self.group, self.weight] if split == "train" else []
         labels = [self.label] if isinstance(self.label, str) else self.label
         return list(dict.fromkeys([self.text, *labels, *(each for each in (self.id, *of_training) if each)]))
 
     def check(self) -> None:
-        """Raises UserError for settings that cannot be."""
+        """Raise UserError for invalid settings."""
         check_on_bad_row(self.on_bad_row)
         if self.task not in (None, *TASKS):
             raise UserError(
@@ -141,18 +150,31 @@ class TableFormat:
         check_min_count(self.min_count)
         if self.separator == "" or not isinstance(self.separator, str | None):
             given = self.separator if self.separator != "" else "empty"
-            raise UserError(f"data.separator is {given}; it must be what stands between labels, such as '|', or null")
+            raise UserError(f"data.separator is {given}; use the separator of the labels, such as '|', or null")
         several = not isinstance(self.label, str)
         if several and (len(self.label) < 2 or len(set(self.label)) < len(self.label)):
             raise UserError(f"data.label={list(self.label)}: name one column, or several different ones in a list")
         if several and self.separator:
-            raise UserError("data.separator splits one column, and data.label names several: leave one of them out")
+            raise UserError(
+                "data.separator splits one column, but data.label names several: remove one of the two settings"
+            )
         if self.text == self.label or (several and self.text in self.label):
-            raise UserError(f"data.text and data.label are both {self.text!r}; they must be two columns")
+            raise UserError(f"data.text and data.label are both {self.text!r}; they must be different columns")
 
 
 def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, file: str) -> Split:
-    """Returns the good rows of the table as the split `name`. `shown` is the file's name in messages."""
+    """Return the usable rows of a table as a split.
+
+    Args:
+        source: Meaning of the columns.
+        name: Name of the split.
+        shown: Name of the file in messages.
+        table: Table with all needed columns.
+        file: Value of `Split.file`.
+
+    Raises:
+        UserError: No usable row remains, a column has an invalid type, or a row is refused (`on_bad_row="error"`).
+    """
     if not len(table):
         raise UserError(f"{shown} has no rows")
     keep = np.ones(len(table), dtype=bool)
@@ -190,14 +212,14 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
             groups = pc.if_else(pa.array(alone), own, groups)
 
     if complaints and source.on_bad_row == "error":
-        raise UserError(f"{shown}: {'; '.join(complaints)}; mend them, or set data.on_bad_row=drop")
+        raise UserError(f"{shown}: {'; '.join(complaints)}; correct them, or set data.on_bad_row=drop")
     if not keep.any():
-        raise UserError(f"{shown} has no rows left: {'; '.join(complaints)}")
+        raise UserError(f"{shown} has no usable rows: {'; '.join(complaints)}")
     for complaint in complaints:
         log.warning("%s: dropped %s", shown, complaint)
     if groups is not None and (alone & keep).any():
         rows = np.flatnonzero(alone & keep) + 1
-        log.warning("%s: without a group, each a group of its own: %s", shown, format_rows(rows))
+        log.warning("%s: rows without a group form a group each: %s", shown, format_rows(rows))
     if source.weight and name == "train":
         weights = _weights(table[source.weight], keep, f"column {source.weight!r} (data.weight)", shown)
 
@@ -214,7 +236,7 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
         file=file,
         rows=np.flatnonzero(keep) + 1,
         ids=None if ids is None else to_array(kept(ids).cast(pa.string())),
-        # What is left is UTF-8: to look again would take the texts from the disk again.
+        # The remaining texts are valid UTF-8: view() avoids a second validation that would read them from disk.
         texts=pa.chunked_array([chunk.view(pa.large_string()) for chunk in chunks(texts)], pa.large_string()),
         labels=labels,
         dropped=dropped,
@@ -225,9 +247,13 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
 
 
 def row_ids(column: Column, where: str) -> tuple[Column, np.ndarray]:
-    """Returns the ids in a column as large_string [N], the row number where one is blank, and bool [N]: not UTF-8.
+    """Return the ids in a column.
 
-    Raises UserError, which begins with `where`, for what is neither text nor whole numbers nor bools.
+    Returns:
+        large_string [N], with the row number where the id is blank, and bool [N], true where the id is not UTF-8.
+
+    Raises:
+        UserError: The column holds something other than text, whole numbers or bools. The message starts with `where`.
     """
     ids, bad = decode_utf8(cast_to_text(column, where))
     nameless = is_blank(ids)
@@ -235,36 +261,37 @@ def row_ids(column: Column, where: str) -> tuple[Column, np.ndarray]:
 
 
 def check_on_bad_row(choice: str) -> None:
-    """Raises UserError where `data.on_bad_row` is no choice."""
+    """Raise UserError for an invalid `data.on_bad_row`."""
     if choice not in ("drop", "error"):
         raise UserError(f"data.on_bad_row is {choice!r}; it can be 'drop' or 'error'")
 
 
 def check_min_count(least: int) -> None:
-    """Raises UserError where `data.min_count` is no number of rows."""
+    """Raise UserError for an invalid `data.min_count`."""
     if not isinstance(least, int) or least < 1:
-        raise UserError(f"data.min_count={least}: use a whole number from 1 on; 1 keeps every label")
+        raise UserError(f"data.min_count={least}: use a whole number of 1 or more; 1 keeps every label")
 
 
 def drop_rare_labels(splits: dict[str, Split], least: int) -> dict[str, Split]:
-    """Returns the splits without the labels that 1 to `least` - 1 training rows have.
+    """Remove labels that have 1 to `least` - 1 training rows from all splits. Single-label rows go with their label.
 
-    Rows of single-label data go with their label. Raises UserError where nothing is left, or where the splits are of
-    different tasks.
+    Raises:
+        UserError: Nothing is left, or the splits have different tasks.
     """
     train = splits["train"]
     for split in splits.values():
         if split.task != train.task:
             raise UserError(
-                f"{split.file} is {split.task} and {train.file} {train.task}: "
-                "either each file has one label per row, or each has lists"
+                f"{split.file} is {split.task} but {train.file} is {train.task}: all files must have the same task"
             )
     rare, largest = rare_labels(train.labels, least)
     if not len(rare):
         return splits
     if largest < least:
-        raise UserError(f"data.min_count={least}: no label of {train.file} has so many rows; {largest} is the most")
-    log.info("%s: labels that fewer than %d rows have, left out (data.min_count): %d", train.file, least, len(rare))
+        raise UserError(
+            f"data.min_count={least}: no label of {train.file} has as many rows; the most frequent one has {largest}"
+        )
+    log.info("%s: removed labels with fewer than %d training rows (data.min_count): %d", train.file, least, len(rare))
     if train.task == "multi_label":
         return {name: replace(split, labels=remove_labels(split.labels, rare)) for name, split in splits.items()}
     return {name: _without_rows(split, rare, least) for name, split in splits.items()}
@@ -285,14 +312,16 @@ def _weights(column: pa.ChunkedArray, keep: np.ndarray, what: str, shown: str) -
     wrong = keep & ~(np.isfinite(weights) & (weights >= 0))
     if wrong.any():
         row = int(wrong.argmax())
-        raise UserError(f"{shown}: row {row + 1}: {what} holds {_format_value(column[row])}, not a number from 0 on")
+        raise UserError(
+            f"{shown}: row {row + 1}: {what} holds {_format_value(column[row])}, which is not a number of 0 or more"
+        )
     if not weights[keep].any():
-        raise UserError(f"{shown}: {what} is 0 in every row; some row must count")
+        raise UserError(f"{shown}: {what} is 0 in every row: set some weights above 0")
     return weights[keep]
 
 
 def _column(key: str, name: Any) -> str:
-    """Returns the name of a column, which is a whole number in a configuration where it looks like one."""
+    """Return the name of a column. YAML reads a name such as 7 as a whole number."""
     if not isinstance(name, str) and type(name) is not int:
         raise UserError(f"data.{key} is {name!r}; it must be the name of a column")
     return str(name)

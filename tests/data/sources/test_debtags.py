@@ -114,7 +114,7 @@ def test_a_package_is_its_name_and_synopsis_with_its_tags_and_its_source(index, 
     assert (split.name, split.file, split.task, split.dropped) == ("train", index, "multi_label", {})
     assert (split.texts.type, split.labels.type) == (pa.large_string(), pa.list_(pa.string()))
     assert caplog.messages == [
-        f"{index}: 3 packages with tags, of 1 sources; left out 3 without tags and 0 older or repeated entries"
+        f"{index}: 3 packages with tags, of 1 sources; dropped 3 without tags and 0 older or repeated entries"
     ]
 
 
@@ -223,32 +223,32 @@ def test_paragraphs_that_cannot_be_used_are_an_error_where_that_is_wanted(tmp_pa
     file = written(tmp_path / "Packages", BAD)
     assert refused(DebtagsSource(file, on_bad_row="error")) == (
         f"{file}: paragraph 2 without a field Package; paragraph 3 not in UTF-8; "
-        "paragraphs 4, 5 without a synopsis; mend them, or set data.on_bad_row=drop"
+        "paragraphs 4, 5 without a synopsis; correct them, or set data.on_bad_row=drop"
     )
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "expected"),
     [
-        (b"", "is no Packages file, for no paragraph has a field Package"),
-        (b"\n\n", "is no Packages file"),
-        (b"text,label\na,x\n", "is no Packages file"),
-        (b"<html>\n\n<p>404</p>", "is no Packages file"),
-        (bytes(range(256)) * 9, "is no Packages file"),
-        (b"Package: a\nDescription: b\n", ": no package has tags in a field Tag; they are in an index of Debian"),
-        (b"Package: a\nDescription: b\nTag: ,\n", ": no package has tags in a field Tag"),
+        (b"", "is not a Packages file: no paragraph has the field Package"),
+        (b"\n\n", "is not a Packages file"),
+        (b"text,label\na,x\n", "is not a Packages file"),
+        (b"<html>\n\n<p>404</p>", "is not a Packages file"),
+        (bytes(range(256)) * 9, "is not a Packages file"),
+        (b"Package: a\nDescription: b\n", ": no package has tags in the field Tag. Use an index of Debian"),
+        (b"Package: a\nDescription: b\nTag: ,\n", ": no package has tags in the field Tag"),
         (b"Package: a\nTag: b::c\n", " has no usable package with tags: paragraph 1 without a synopsis"),
     ],
 )
-def test_a_file_that_holds_no_tagged_packages_is_told(tmp_path, data, told):
+def test_a_file_that_holds_no_tagged_packages_is_reported(tmp_path, data, expected):
     file = written(tmp_path / "Packages", data)
     message = refused(DebtagsSource(file))
     assert message.startswith(file)
-    assert told in message
+    assert expected in message
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".lz4"])
-def test_a_file_cut_short_is_told(tmp_path, suffix):
+def test_a_file_cut_short_is_reported(tmp_path, suffix):
     test_an_index_may_be_compressed(tmp_path, suffix)
     path = tmp_path / f"Packages{suffix}"
     path.write_bytes(path.read_bytes()[:-30])
@@ -256,13 +256,13 @@ def test_a_file_cut_short_is_told(tmp_path, suffix):
     assert message.startswith(f"cannot decompress {path}: ")
 
 
-def test_a_missing_file_or_a_folder_is_told(index, tmp_path):
-    told = f"there is no file {tmp_path / 'Package'}. Did you mean 'Packages'?"
-    assert refused(DebtagsSource(str(tmp_path / "Package"))) == told
-    told = f"data.path={tmp_path} is a folder; it must be a Packages file, an index of Debian"
-    assert refused(DebtagsSource(str(tmp_path))).startswith(told)
-    told = "data.on_bad_row is 'skip'; it can be 'drop' or 'error'"
-    assert refused(DebtagsSource(index, on_bad_row="skip")) == told
+def test_a_missing_file_or_a_folder_is_reported(index, tmp_path):
+    message = f"there is no file {tmp_path / 'Package'}. Did you mean 'Packages'?"
+    assert refused(DebtagsSource(str(tmp_path / "Package"))) == message
+    message = f"data.path={tmp_path} is a folder: give a Packages file, an index of Debian"
+    assert refused(DebtagsSource(str(tmp_path))).startswith(message)
+    message = "data.on_bad_row is 'skip'; it can be 'drop' or 'error'"
+    assert refused(DebtagsSource(index, on_bad_row="skip")) == message
     assert "data.min_count=0" in refused(DebtagsSource(index, min_count=0))
 
 
@@ -276,18 +276,18 @@ def test_without_a_path_the_index_is_what_apt_prints(apt):
     assert split.file == "apt-cache dumpavail"
 
 
-def test_a_machine_without_apt_is_told_what_else_to_give(tmp_path, monkeypatch):
+def test_a_machine_without_apt_is_reported_what_else_to_give(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert refused(DebtagsSource()).startswith(
-        "there is no apt-cache on this machine: set data.path to an index of Debian, such as dists/"
+        "apt-cache is not installed: set data.path to an index of Debian, such as dists/"
     )
 
 
-def test_an_apt_that_knows_no_package_or_no_tag_is_told(apt):
+def test_an_apt_that_knows_no_package_or_no_tag_is_reported(apt):
     apt("\n")
-    assert refused(DebtagsSource()).startswith("apt-cache dumpavail lists no package: run `apt-get update` first")
+    assert refused(DebtagsSource()).startswith("apt-cache dumpavail lists no packages: run `apt-get update` first")
     apt(entry("a", "1", None))
-    assert refused(DebtagsSource()).startswith("apt-cache dumpavail: no package has tags in a field Tag")
+    assert refused(DebtagsSource()).startswith("apt-cache dumpavail: no package has tags in the field Tag")
     apt("", 100, "E: The package lists or status file\nE: could not be parsed.\n")
     assert refused(DebtagsSource()) == (
         "apt-cache dumpavail failed: E: The package lists or status file E: could not be parsed.; or set data.path"

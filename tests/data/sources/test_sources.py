@@ -117,7 +117,7 @@ def test_a_file_of_three_header_lines_without_quoting_is_read(tmp_path):
     assert split.rows.tolist() == [2, 3]
 
 
-def test_a_row_longer_than_one_block_is_told(tmp_path, monkeypatch):
+def test_a_row_longer_than_one_block_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(readers.files, "BLOCK", 2**20)
     path = tmp_path / "long.csv"
     path.write_bytes(as_csv([("a", "x"), ("b" * 3 * 2**20, "y")]))
@@ -178,7 +178,7 @@ def test_pandas_categories_and_views_are_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "expected"),
     [
         ([1.0, 3.5], "holds 3.5; it must hold text, whole numbers or bools"),
         ([1.0, 1e30], "holds 1e+30; it must"),
@@ -186,17 +186,17 @@ def test_pandas_categories_and_views_are_text(tmp_path):
         ([pd.Timestamp("2020-01-01").to_pydatetime()] * 2, "holds timestamp[us]; it must"),
     ],
 )
-def test_labels_of_another_type_are_refused(tmp_path, values, told):
+def test_labels_of_another_type_are_refused(tmp_path, values, expected):
     pq.write_table(pa.table({"text": ["a", "b"], "label": values}), tmp_path / "a.parquet")
     message = refused(FileSource(str(tmp_path / "a.parquet")))
     assert message.startswith("a.parquet: column 'label' (data.label) holds ")
-    assert told in message
+    assert expected in message
 
 
 def test_texts_of_another_type_are_refused(tmp_path):
     pq.write_table(pa.table({"text": [1, 2], "label": ["x", "y"]}), tmp_path / "a.parquet")
-    told = "a.parquet: column 'text' (data.text) holds int64, not text"
-    assert refused(FileSource(str(tmp_path / "a.parquet"))) == told
+    message = "a.parquet: column 'text' (data.text) holds int64, not text"
+    assert refused(FileSource(str(tmp_path / "a.parquet"))) == message
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -281,26 +281,26 @@ def test_five_bad_rows_are_named_and_the_rest_counted(tmp_path, caplog):
 def test_bad_rows_are_an_error_where_that_is_wanted(tmp_path):
     (tmp_path / "a.csv").write_bytes(as_csv([("a", ""), ("", "x"), ("b", "y")]))
     assert refused(FileSource(str(tmp_path / "a.csv"), on_bad_row="error")) == (
-        "a.csv: 1 row without a label (row 1); 1 row without a text (row 2); mend them, or set data.on_bad_row=drop"
+        "a.csv: 1 row without a label (row 1); 1 row without a text (row 2); correct them, or set data.on_bad_row=drop"
     )
 
 
-# What the user is told
+# Error messages
 
 
-def test_settings_that_cannot_be_are_told(folder):
+def test_settings_that_cannot_be_are_reported(folder):
     file = str(folder / "train.csv")
-    told = "data.train is not set: give it the path of the file with the training rows"
-    assert refused(FileSource(None)) == told
-    told = "data.on_bad_row is 'skip'; it can be 'drop' or 'error'"
-    assert refused(FileSource(file, on_bad_row="skip")) == told
-    told = "data.text and data.label are both 'text'; they must be two columns"
-    assert refused(FileSource(file, label="text")) == told
-    told = "data.delimiter is '\\\\t'; it must be one ASCII character"
-    assert refused(FileSource(file, delimiter="\\t")) == told
+    message = "data.train is not set: give the path of the training file"
+    assert refused(FileSource(None)) == message
+    message = "data.on_bad_row is 'skip'; it can be 'drop' or 'error'"
+    assert refused(FileSource(file, on_bad_row="skip")) == message
+    message = "data.text and data.label are both 'text'; they must be different columns"
+    assert refused(FileSource(file, label="text")) == message
+    message = "data.delimiter is '\\\\t'; it must be one ASCII character"
+    assert refused(FileSource(file, delimiter="\\t")) == message
     assert refused(FileSource(file, quote="«»")) == "data.quote is '«»'; it must be one ASCII character"
     assert refused(FileSource(file, quote=1)) == "data.quote is 1; it must be one ASCII character"
-    assert refused(FileSource(file, separator=1)).startswith("data.separator is 1; it must be what stands between")
+    assert refused(FileSource(file, separator=1)).startswith("data.separator is 1; use the separator of")
     assert refused(FileSource(["a.csv", "b.csv"])).startswith("there is no file ['a.csv', 'b.csv']")
 
 
@@ -308,7 +308,7 @@ def test_settings_that_cannot_be_are_told(folder):
     ("key", "value"),
     [("text", None), ("text", ["a"]), ("text", 1.5), ("label", None), ("label", ["a", ["b"]]), ("id", True)],
 )
-def test_what_cannot_be_the_name_of_a_column_is_told(key, value):
+def test_what_cannot_be_the_name_of_a_column_is_reported(key, value):
     with pytest.raises(UserError, match=f"data.{key} is .*; it must be the name of a column"):
         FileSource("a.csv", **{key: value})
 
@@ -322,18 +322,18 @@ def test_columns_may_have_numbers_for_names(tmp_path):
     assert train(path, text=0, label=[1, 2]).labels.to_pylist() == [["1"], ["2"]]
 
 
-def test_a_missing_file_is_told_with_the_nearest_there_is(folder):
-    told = f"there is no file {folder / 'trian.csv'}. Did you mean 'train.csv'?"
-    assert refused(FileSource(str(folder / "trian.csv"))) == told
-    told = f"there is no file {folder / 'no' / 'a.csv'}: there is no folder {folder / 'no'}."
-    assert refused(FileSource(str(folder / "no" / "a.csv"))) == told
+def test_a_missing_file_is_reported_with_the_nearest_there_is(folder):
+    message = f"there is no file {folder / 'trian.csv'}. Did you mean 'train.csv'?"
+    assert refused(FileSource(str(folder / "trian.csv"))) == message
+    message = f"there is no file {folder / 'no' / 'a.csv'}: there is no folder {folder / 'no'}."
+    assert refused(FileSource(str(folder / "no" / "a.csv"))) == message
     assert refused(FileSource(str(folder))).startswith(f"there is no file {folder}.")
 
 
 @pytest.mark.parametrize(
     ("name", "suffix"), [("a.xlsx", ".xlsx"), ("a", ""), ("a.gz", ""), ("a.parquet.gz", ".parquet")]
 )
-def test_an_unknown_suffix_is_told_with_those_known(tmp_path, name, suffix):
+def test_an_unknown_suffix_is_reported_with_those_known(tmp_path, name, suffix):
     (tmp_path / name).touch()
     assert refused(FileSource(str(tmp_path / name))) == (
         f"{name} has the suffix '{suffix}'; known are .csv, .tsv, .tab, .jsonl, .ndjson, .json "
@@ -342,7 +342,7 @@ def test_an_unknown_suffix_is_told_with_those_known(tmp_path, name, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_a_missing_column_is_told_with_those_there_are(tmp_path, suffix):
+def test_a_missing_column_is_reported_with_those_there_are(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     if suffix == "parquet":
         pq.write_table(pa.table({"Label": ["x"], "text": ["a"]}), path)
@@ -350,14 +350,14 @@ def test_a_missing_column_is_told_with_those_there_are(tmp_path, suffix):
         path.write_bytes(
             as_csv([("x", "a")], ("Label", "text")) if suffix == "csv" else as_json([{"Label": "x", "text": "a"}])
         )
-    told = f"a.{suffix} has no column 'label'; it has 'Label', 'text'. Did you mean 'Label'?"
-    assert refused(FileSource(str(path))) == told
+    message = f"a.{suffix} has no column 'label'; it has 'Label', 'text'. Did you mean 'Label'?"
+    assert refused(FileSource(str(path))) == message
 
 
 @pytest.mark.parametrize(
     ("name", "data"), [("a.csv", "caf\xe9,label\na,x\n"), ("a.jsonl", '{"caf\xe9": "a", "label": "x"}\n')]
 )
-def test_a_missing_column_is_told_where_names_of_others_are_not_utf8(tmp_path, name, data):
+def test_a_missing_column_is_reported_where_names_of_others_are_not_utf8(tmp_path, name, data):
     path = tmp_path / name
     path.write_bytes(data.encode("latin-1"))
     assert refused(FileSource(str(path))) == f"{name} has no column 'text'; the names of its columns are not in UTF-8"
@@ -374,24 +374,24 @@ def test_a_missing_column_is_told_where_names_of_others_are_not_utf8(tmp_path, n
         ("a.csv.gz", b""),
     ],
 )
-def test_a_file_without_rows_is_told(tmp_path, name, data):
+def test_a_file_without_rows_is_reported(tmp_path, name, data):
     assert refused(FileSource(written(tmp_path / name, data))) == f"{name} has no rows"
 
 
-def test_a_file_without_good_rows_is_told(tmp_path):
+def test_a_file_without_good_rows_is_reported(tmp_path):
     path = written(tmp_path / "a.csv", as_csv([("a", ""), ("", "x")]))
     assert refused(FileSource(path)) == (
-        "a.csv has no rows left: 1 row without a label (row 1); 1 row without a text (row 2)"
+        "a.csv has no usable rows: 1 row without a label (row 1); 1 row without a text (row 2)"
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "told"),
+    ("name", "data", "expected"),
     [
         ("a.csv", b"text,label\na,x\n\n\"b\nb\",y\nc,d,e\n", "row 3: Expected 2 columns, got 3: c,d,e"),
         ("a.csv", b'text,label\na,x\n"b,y\nc,z\n', 'row 2: Expected 2 columns, got 1: "b,y c,z'),
-        ("a.jsonl", b'{"text":"a","label":"x"}\n\n{"text":\n', "row 2 is not JSON, of which each line must"),
-        ("a.json", b'[\n{"text":"a","label":"x"}\n]\n', "row 1 is not JSON, of which each line must"),
+        ("a.jsonl", b'{"text":"a","label":"x"}\n\n{"text":\n', "row 2 is not JSON; each line must"),
+        ("a.json", b'[\n{"text":"a","label":"x"}\n]\n', "row 1 is not JSON; each line must"),
         ("a.json", b'[{"text":"a","label":"x"}]\n', "row 1 is a list; each line must hold one object"),
         ("a.jsonl", b'{"text":"a","label":1}\n{"text":3,"label":1}\n', "row 2: column 'text' holds int"),
         ("a.jsonl", b'{"text":["a"],"label":"x"}\n', "row 1: column 'text' holds list, not text"),
@@ -405,14 +405,14 @@ def test_a_file_without_good_rows_is_told(tmp_path):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("gz", ["", ".gz"])
-def test_a_malformed_file_is_told_with_the_row_where_there_is_one(tmp_path, name, data, told, gz):
+def test_a_malformed_file_is_reported_with_the_row_where_there_is_one(tmp_path, name, data, expected, gz):
     if gz and name == "a.parquet":
         pytest.skip("Parquet compresses itself")
     message = refused(FileSource(written(tmp_path / f"{name}{gz}", data)))
-    assert message.startswith(f"cannot read {name}{gz}: {told}")
+    assert message.startswith(f"cannot read {name}{gz}: {expected}")
 
 
-def test_a_gz_file_that_is_none_is_told(tmp_path):
+def test_a_gz_file_that_is_none_is_reported(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(as_csv([("a", "x")]))
     assert refused(FileSource(str(tmp_path / "a.csv.gz"))).startswith("cannot read a.csv.gz: zlib inflate failed")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(as_json([{"text": "a", "label": "x"}] * 99))[:-12])
@@ -473,19 +473,19 @@ def test_a_dataset_saved_without_splits_is_the_training_split(hub, tmp_path):
     assert {name: len(split) for name, split in HubSource(f"{path}-single").load().items()} == {"train": 2}
 
 
-def test_what_a_dataset_lacks_is_told(hub, tmp_path):
+def test_what_a_dataset_lacks_is_reported(hub, tmp_path):
     path = saved(hub, str(tmp_path / "saved"), text=["a", "b", "c"], label=[1, 0, -1])
-    told = f"{path} has no split 'tset' (data.test); it has train, dev"
-    assert refused(HubSource(path, test="tset")) == told
+    message = f"{path} has no split 'tset' (data.test); it has train, dev"
+    assert refused(HubSource(path, test="tset")) == message
     assert "has no split 'all' (data.train); it has train, dev" in refused(HubSource(path, train="all"))
-    told = f"{path}/train has no column 'txt'; it has 'key', 'text', 'label'. Did you mean 'text'?"
-    assert refused(HubSource(path, text="txt")) == told
-    told = f"{path}/train: 1 row without a label (row 3); mend them, or set data.on_bad_row=drop"
-    assert refused(HubSource(path, on_bad_row="error")) == told
+    message = f"{path}/train has no column 'txt'; it has 'key', 'text', 'label'. Did you mean 'text'?"
+    assert refused(HubSource(path, text="txt")) == message
+    message = f"{path}/train: 1 row without a label (row 3); correct them, or set data.on_bad_row=drop"
+    assert refused(HubSource(path, on_bad_row="error")) == message
     assert list(HubSource(path, validation="validation").load()) == ["train"]
 
 
-def test_a_dataset_that_cannot_be_had_is_told(hub, tmp_path):
+def test_a_dataset_that_cannot_be_had_is_reported(hub, tmp_path):
     for path in ("no/such", str(tmp_path / "nothing")):
         assert refused(HubSource(path)).startswith(f"cannot load the dataset {path} (data.path): ")
     (tmp_path / "data").mkdir()

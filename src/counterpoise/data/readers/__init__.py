@@ -31,16 +31,25 @@ def read_columns(
     quote: str | None = '"',
     skip_rows_after_header: int = 0,
 ) -> pa.Table:
-    """Returns the columns `text` and `others` of the file, one table row for each row of the file.
+    """Read the columns `text` and `others` of a file, one table row per row of the file.
 
-    The suffix names the format: .csv .tsv .tab .jsonl .ndjson .json (each also with .gz) or .parquet. Columns
-    of a CSV come as large_binary, so nothing is taken for a number or a null; those of JSON lines as
-    large_binary, bool, int64 or float64, or lists of one of these; those of Parquet as they were stored.
-    `delimiter`, `quote` (None: none) and `skip_rows_after_header` are for CSV, in which empty lines are no rows.
-    Raises UserError where the file is missing, is not what its suffix says, or lacks a column.
+    The suffix selects the format: .csv .tsv .tab .jsonl .ndjson .json (each also with .gz) or .parquet. Columns of a
+    CSV are large_binary: no value is converted to a number or a null. Columns of JSON lines are large_binary, bool,
+    int64 or float64, or lists of these. Columns of Parquet keep their types.
 
-    The table of a file of more than `MAX_IN_MEMORY` bytes is cached_table, under the content of the file and how it is read; its
-    texts are large_binary and it has a column `TEXT_FAULTS` more.
+    The table of a file of more than `MAX_IN_MEMORY` bytes is mapped from the cache. Its texts are large_binary, and it
+    has the extra column `TEXT_FAULTS`.
+
+    Args:
+        path: The file.
+        text: Column of the text.
+        others: Further columns.
+        delimiter: Delimiter of a CSV. Defaults to that of the suffix.
+        quote: Quote character of a CSV. None: fields are not quoted.
+        skip_rows_after_header: Rows of a CSV to skip. Empty lines do not count as rows.
+
+    Raises:
+        UserError: The file is missing, is not valid for its suffix, or lacks a column.
     """
     require_file(path)
     gz, suffix = path.suffix.lower() == ".gz", suffix_of(path)
@@ -66,14 +75,14 @@ def read_columns(
         with reraise_as_user_error(path, (pa.ArrowException,)):
             read(lambda reader: keep(_with_text_faults(reader, path, text)))
         if file_state(path) != state:
-            raise UserError(f"{path.name} changed while it was read: start again when it is complete")
+            raise UserError(f"{path.name} changed while it was read: start again when the file is complete")
 
-    # The texts are the same whatever else is read, so that they need not be tokenised again.
+    # The digest of the texts does not depend on the other columns: they need not be tokenised again.
     return cached_table(_digest([*how, columns]), read_unchanged, digest=_digest(how))
 
 
 def suffix_of(path: Path) -> str:
-    """Returns the suffix that names the format of a file, in lower case and without .gz."""
+    """Return the suffix that selects the format of a file, in lower case and without .gz."""
     return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
 
 
@@ -82,7 +91,7 @@ def _digest(values: list) -> str:
 
 
 def _with_text_faults(reader: pa.RecordBatchReader, path: Path, text: str) -> pa.RecordBatchReader:
-    """Returns the batches with their texts, if such they are, as large_binary, and with the column `TEXT_FAULTS`."""
+    """Return the batches with the texts as large_binary and with the column `TEXT_FAULTS`."""
     place = reader.schema.get_field_index(text)
     schema = reader.schema
     if texts := is_text(schema.field(place).type):

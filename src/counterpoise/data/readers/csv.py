@@ -15,6 +15,19 @@ DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
 
 def read_csv(path: Path, columns: list[str], delimiter: str, quote: str | None, skip: int, keep: TableSink) -> pa.Table:
+    """Read columns of a CSV as large_binary.
+
+    Args:
+        path: The file. A name that ends in .gz is decompressed.
+        columns: Columns to read.
+        delimiter: One ASCII character.
+        quote: One ASCII character. None: fields are not quoted.
+        skip: Rows to skip after the header.
+        keep: Receives the batches.
+
+    Raises:
+        UserError: A setting is invalid, a column is missing, or a row cannot be parsed; the message names the row.
+    """
     for key, character in (("delimiter", delimiter), ("quote", quote)):
         if character is not None and not (isinstance(character, str) and len(character) == 1 and character.isascii()):
             raise UserError(f"data.{key} is {character!r}; it must be one ASCII character")
@@ -46,7 +59,7 @@ def read_csv(path: Path, columns: list[str], delimiter: str, quote: str | None, 
             raise UserError(
                 f"{path.name} has a row of more than {files.BLOCK >> 20} MiB: is a quote not closed?"
             ) from error
-    try:  # only one thread knows the number of the row it stumbles over
+    try:  # Arrow reports the row number only when it reads with one thread.
         return keep(read(False, columns))
     except pa.ArrowInvalid as error:
         fault = re.match(r"CSV parse error: Row #(\d+): (.*)", one_line(error))

@@ -1,4 +1,4 @@
-"""Opening of files and error messages that all readers share."""
+"""Functions that all readers share: opening files and reporting errors."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ BLOCK = 4 * 2**20
 
 
 def open_file(path: Path) -> pa.NativeFile:
+    """Open a file for reading. A file that ends in .gz is decompressed."""
     return pa.input_stream(path, compression="gzip" if path.suffix.lower() == ".gz" else None)
 
 
@@ -20,7 +21,7 @@ def open_file(path: Path) -> pa.NativeFile:
 def reraise_as_user_error(
     path: Path, errors: tuple[type[Exception], ...] = (pa.ArrowException, OSError)
 ) -> Iterator[None]:
-    """Tells of an error of reading in one line."""
+    """Raise errors of reading `path` as a UserError of one line."""
     try:
         yield
     except errors as error:
@@ -28,7 +29,7 @@ def reraise_as_user_error(
 
 
 def require_file(path: Path) -> None:
-    """Raises UserError where there is no such file, with the nearest name that there is."""
+    """Raise UserError if the file does not exist, and suggest the nearest name."""
     if not path.is_file():
         folder = path.parent
         names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
@@ -37,7 +38,7 @@ def require_file(path: Path) -> None:
 
 
 def require_columns(columns: Sequence[str], names: Sequence[str], file: str) -> None:
-    """Raises UserError for the first of `columns` that is not among the file's `names`."""
+    """Raise UserError for the first of `columns` that is not among the `names` of the file."""
     for column in columns:
         if column not in names:
             known = ", ".join(map(repr, names))
@@ -45,6 +46,7 @@ def require_columns(columns: Sequence[str], names: Sequence[str], file: str) -> 
 
 
 def require_columns_of_schema(columns: Sequence[str], schema: pa.Schema, file: str) -> None:
+    """Raise UserError for the first of `columns` that the schema lacks."""
     try:
         require_columns(columns, schema.names, file)
     except UnicodeDecodeError as error:
@@ -54,6 +56,6 @@ def require_columns_of_schema(columns: Sequence[str], schema: pa.Schema, file: s
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """Returns what the error says as one line of at most `limit` characters."""
+    """Return the message of an error as one line of at most `limit` characters."""
     line = " ".join(str(error).split()) or type(error).__name__
     return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -22,6 +22,20 @@ TYPES = {"number": pa.int64(), "boolean": pa.bool_(), "array": LIST}
 
 
 def read_json_lines(path: Path, text: str, columns: list[str], keep: TableSink) -> pa.Table:
+    """Read columns of JSON lines as large_binary, bool, int64 or float64, or lists of these.
+
+    All columns are first read as text. When Arrow reports another type, the file is read again with that type.
+
+    Args:
+        path: The file. A name that ends in .gz is decompressed.
+        text: Column of the text. It must hold text.
+        columns: Columns to read, `text` included.
+        keep: Receives the batches.
+
+    Raises:
+        UserError: A column is missing, mixes types, or a line is not a JSON object; the message names the row.
+    """
+
     def read(types: Mapping[str, pa.DataType] | None) -> pa.RecordBatchReader:
         schema, behaviour = (None, "infer") if types is None else (pa.schema(list(types.items())), "ignore")
         with reraise_as_user_error(path, (OSError,)):
@@ -40,7 +54,7 @@ def read_json_lines(path: Path, text: str, columns: list[str], keep: TableSink) 
             fault = fault or error
             types = _next_types(types, str(error), read)
             continue
-        # A column that no row has comes back as nulls. That it is there is seen in the first block.
+        # Arrow returns a missing column as nulls: check the first block for its name.
         if len(table) and any(table[column].null_count == len(table) for column in columns):
             require_columns_of_schema(columns, read(None).schema, path.name)
         return table
@@ -54,10 +68,10 @@ def _next_types(
     complaint: str,
     read: Callable[[Mapping[str, pa.DataType]], pa.RecordBatchReader],
 ) -> Mapping[str, pa.DataType] | None:
-    """Returns the types to read with after Arrow's complaint about those before, or None where none will do."""
+    """Return the types to read with after a type error of Arrow, or None if no types fit."""
     if found := re.search(r"Column\(/(.*?)(/\[\])?\) changed from \w+ to (\w+) in row", complaint, re.DOTALL):
         column, inside, kind = found[1], found[2], TYPES.get(found[3])
-        # Each changes once, away from text: what holds two kinds has no type.
+        # The type of a column changes once, from text: a column of mixed types is refused.
         if types.get(column) != (LIST if inside else TEXT) or kind in (None, inside and LIST):
             return None
         return {**types, column: pa.list_(kind) if inside else kind}
@@ -76,7 +90,7 @@ def _next_types(
 
 
 def _find_bad_json_row(path: Path, text: str, columns: list[str]) -> str:
-    """Returns what is wrong with the first bad row, or ""; Arrow does not count across blocks."""
+    """Return an error message for the first bad row, or "". Arrow does not count rows across blocks."""
     seen: dict[str, type] = {}
     with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", errors="replace", newline="\n") as lines:
         for row, line in enumerate((line for line in lines if line.strip()), start=1):
@@ -84,7 +98,7 @@ def _find_bad_json_row(path: Path, text: str, columns: list[str]) -> str:
             try:
                 record = json.loads(line)
             except ValueError as error:
-                return f"{where} is not JSON, of which each line must hold one object: {one_line(error)}"
+                return f"{where} is not JSON; each line must hold one object: {one_line(error)}"
             if not isinstance(record, dict):
                 return f"{where} is a {type(record).__name__}; each line must hold one object"
             for column in columns:

@@ -10,6 +10,11 @@ from counterpoise.data.readers.files import require_columns, reraise_as_user_err
 
 
 def read_parquet(path: Path, columns: list[str], keep: TableSink) -> pa.Table:
+    """Read columns of a Parquet file with their stored types.
+
+    Raises:
+        UserError: The file cannot be opened or lacks a column.
+    """
     with reraise_as_user_error(path, (OSError,)):
         opened = pa.parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
     with opened as file:

@@ -1,6 +1,6 @@
 """Debian's package index as multi-label data: name and synopsis of a package, and its debtags.
 
-A Packages file is a sequence of paragraphs of fields (Debian Policy 5.1); debtags are in the field Tag.
+A Packages file is a sequence of paragraphs of fields (Debian Policy 5.1). Debtags are in the field Tag.
 """
 
 import hashlib
@@ -52,12 +52,16 @@ Key = tuple[tuple[tuple[int, ...], int], ...]
 
 @dataclass
 class DebtagsSource:
-    """Packages of Debian: the text is "name: synopsis", the labels are the tags, the group is the source package.
+    """Packages of Debian. The text is "name: synopsis", the labels are the tags, the group is the source package.
 
-    path: a Packages file, plain or compressed; None: what `apt-cache dumpavail` prints. Packages without tags are
-    left out. Of a package that occurs more than once (in several suites or architectures) the newest version that
-    has tags is taken. min_count: tags of fewer packages are left out. on_bad_row: "drop" (and count and warn) or
-    "error", for paragraphs without a name, and for tagged packages without a synopsis or not in UTF-8.
+    Packages without tags are dropped. If a package occurs more than once (in several suites or architectures), the
+    newest version with tags is used.
+
+    Args:
+        path: A Packages file, plain or compressed. None: the output of `apt-cache dumpavail`.
+        min_count: Tags of fewer packages are removed.
+        on_bad_row: "drop" (count and warn) or "error", for paragraphs without a name and for tagged packages without a
+            synopsis or not in UTF-8.
     """
 
     path: str | None = None
@@ -66,7 +70,7 @@ class DebtagsSource:
     _folder: Path | None = field(default=None, init=False, repr=False, compare=False)
 
     def prepare(self) -> None:
-        """Reads the index into the cache, where it lies under a digest of its content."""
+        """Parse the index into the cache, under a digest of its content."""
         check_on_bad_row(self.on_bad_row)
         check_min_count(self.min_count)
         if self._folder is None:
@@ -75,7 +79,11 @@ class DebtagsSource:
             self._folder = cached(f"debtags/{FORMAT}-{digest}", lambda folder: _build(folder, data, self.path or APT))
 
     def load(self) -> dict[str, Split]:
-        """Returns the one split that there is, "train"; raises UserError."""
+        """Return the only split, "train".
+
+        Raises:
+            UserError: The index is invalid or has no tags, or a paragraph is refused (`on_bad_row="error"`).
+        """
         self.prepare()
         assert self._folder is not None
         shown = self.path or APT
@@ -83,12 +91,12 @@ class DebtagsSource:
         about = json.loads((self._folder / "about.json").read_text())
         complaints = _complaints(about["bad"])
         if complaints and self.on_bad_row == "error":
-            raise UserError(f"{shown}: {'; '.join(complaints)}; mend them, or set data.on_bad_row=drop")
+            raise UserError(f"{shown}: {'; '.join(complaints)}; correct them, or set data.on_bad_row=drop")
         for complaint in complaints:
             log.warning("%s: dropped %s", shown, complaint)
         sources = table["source"].combine_chunks()
         log.info(
-            "%s: %d packages with tags, of %d sources; left out %d without tags and %d older or repeated entries",
+            "%s: %d packages with tags, of %d sources; dropped %d without tags and %d older or repeated entries",
             *(shown, len(table), len(sources.unique()), about["untagged"], about["repeated"]),
         )
         split = Split(
@@ -106,11 +114,13 @@ class DebtagsSource:
 
 @dataclass(frozen=True)
 class Index:
-    """The packages of an index that have tags, and how much of it was left out.
+    """Tagged packages of an index, and counts of what was dropped.
 
-    packages: a row each, in the order of the index: paragraph (its number from 1 on), package, source, text, tags.
-    bad: the numbers of paragraphs that cannot be used, by reason. untagged: how many packages have no tags.
-    repeated: how many tagged paragraphs a newer or equal one of the same package stands for.
+    Args:
+        packages: One row per package in the order of the index: paragraph (number from 1), package, source, text, tags.
+        bad: Numbers of unusable paragraphs by reason.
+        untagged: Number of packages without tags.
+        repeated: Number of tagged paragraphs that another paragraph of the same package replaces.
     """
 
     packages: pa.Table
@@ -120,7 +130,15 @@ class Index:
 
 
 def parse(data: bytes, shown: str) -> Index:
-    """Returns what an index holds; raises UserError where it is none or has no tags. `shown` is its name there."""
+    """Parse a Packages file.
+
+    Args:
+        data: Content of the file.
+        shown: Name of the file in messages.
+
+    Raises:
+        UserError: The data is not a Packages file, or has no usable package with tags.
+    """
     newest: dict[str, tuple[str, tuple[int, str, str, str, list[str]]]] = {}
     bad: dict[str, list[int]] = {}
     names: set[str] = set()
@@ -150,17 +168,21 @@ def parse(data: bytes, shown: str) -> Index:
         if name not in newest or version_key(version) > version_key(newest[name][0]):
             newest[name] = version, (number, name, source, f"{name}: {synopsis}", tags)
     if not names:
-        raise UserError(f"{shown} is no Packages file, for no paragraph has a field Package; it must be {INDEX}")
+        raise UserError(f"{shown} is not a Packages file: no paragraph has the field Package. Use {INDEX}")
     if not newest and bad:
         raise UserError(f"{shown} has no usable package with tags: {'; '.join(_complaints(bad))}")
     if not newest:
-        raise UserError(f"{shown}: no package has tags in a field Tag; they are in {INDEX}")
+        raise UserError(f"{shown}: no package has tags in the field Tag. Use {INDEX}")
     packages = [dict(zip(SCHEMA.names, row, strict=True)) for row in sorted(row for _, row in newest.values())]
     return Index(pa.Table.from_pylist(packages, SCHEMA), bad, len(names - tagged), repeated)
 
 
 def version_key(version: str) -> tuple[int, Key, Key]:
-    """Returns what orders versions as dpkg does (Debian Policy 5.6.12): [epoch:]upstream[-revision]."""
+    """Return a key that sorts versions as dpkg does: [epoch:]upstream[-revision].
+
+    References:
+        Debian Policy 5.6.12.
+    """
     epoch, colon, rest = version.strip().partition(":")
     if not (colon and epoch.isdecimal()):
         epoch, rest = "0", version.strip()
@@ -169,10 +191,10 @@ def version_key(version: str) -> tuple[int, Key, Key]:
 
 
 def _part_key(part: str) -> Key:
-    """Returns runs of non-digits and digits in turn; "~" sorts before the end, letters before other characters."""
+    """Return runs of non-digits and digits in turn. "~" sorts before the end, letters before other characters."""
     runs = re.findall(r"([^0-9]*)([0-9]*)", part)
     key: list[tuple[tuple[int, ...], int]] = [((*map(_rank, text), 0), int(digits or 0)) for text, digits in runs]
-    # What is absent counts as an empty run, or as 0. Two of them at the end, as "0~" begins with one itself.
+    # A missing run counts as empty, a missing number as 0. Two are appended: "0~" itself starts with one.
     while key and key[-1] == _NOTHING:
         key.pop()
     return (*key, _NOTHING, _NOTHING)
@@ -185,7 +207,7 @@ def _rank(character: str) -> int:
 
 
 def tags_of(value: str) -> list[str]:
-    """Returns the tags of a field Tag, each once: "a::b, c::{d,e}" holds a::b, c::d and c::e."""
+    """Return the distinct tags of a field Tag: "a::b, c::{d,e}" holds a::b, c::d and c::e."""
     plain = re.sub(r"([^\s,{}]+)\{([^{}]*)\}", _expand, value)
     return list(dict.fromkeys(tag for tag in re.split(r"[\s,{}]+", plain) if tag))
 
@@ -195,23 +217,23 @@ def _expand(brace: re.Match[str]) -> str:
 
 
 def _read(path: str | None) -> bytes:
-    """Returns the content of the file as it is, or what apt prints."""
+    """Return the content of the file, or the output of apt."""
     if path is not None:
         file = Path(path).expanduser()
         if file.is_dir():
-            raise UserError(f"data.path={path} is a folder; it must be a Packages file, {INDEX}")
+            raise UserError(f"data.path={path} is a folder: give a Packages file, {INDEX}")
         require_file(file)
         try:
             return file.read_bytes()
         except OSError as error:
             raise UserError(f"cannot read {path} (data.path): {error.strerror}") from error
     if shutil.which("apt-cache") is None:
-        raise UserError(f"there is no apt-cache on this machine: set data.path to {INDEX}")
+        raise UserError(f"apt-cache is not installed: set data.path to {INDEX}")
     done = subprocess.run(APT.split(), capture_output=True, env={**os.environ, "LC_ALL": "C"})
     if done.returncode:
         raise UserError(f"{APT} failed: {' '.join(done.stderr.decode(errors='replace').split())}; or set data.path")
     if not done.stdout.strip():
-        raise UserError(f"{APT} lists no package: run `apt-get update` first, or set data.path to {INDEX}")
+        raise UserError(f"{APT} lists no packages: run `apt-get update` first, or set data.path to {INDEX}")
     return done.stdout
 
 
@@ -228,7 +250,7 @@ def _decompressed(data: bytes, shown: str) -> bytes:
 
 
 def _build(folder: Path, data: bytes, shown: str) -> None:
-    """Writes the tagged packages of an index, in its order, and what was left out."""
+    """Write the tagged packages of an index and the counts of what was dropped."""
     index = parse(_decompressed(data, shown), shown)
     pq.write_table(index.packages, folder / "packages.parquet")
     about = {"untagged": index.untagged, "repeated": index.repeated, "bad": index.bad}
@@ -240,7 +262,7 @@ def _complaints(bad: dict[str, list[int]]) -> list[str]:
 
 
 def _paragraphs(data: bytes) -> Iterator[dict[bytes, bytes]]:
-    """Yields the fields of each paragraph that are of use, by their names in lower case."""
+    """Yield the fields of each paragraph by their names in lower case."""
     for paragraph in re.split(rb"\n(?:[ \t]*\n)+", data.replace(b"\r\n", b"\n")):
         if paragraph.strip():
             yield {name.lower(): value.strip(b" \t") for name, value in FIELDS.findall(paragraph)}

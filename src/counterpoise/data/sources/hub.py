@@ -1,4 +1,4 @@
-"""Texts and labels of a dataset of the Hugging Face Hub."""
+"""Source of texts and labels in a dataset of the Hugging Face Hub."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +16,18 @@ from counterpoise.errors import UserError
 
 @dataclass
 class HubSource(TableFormat):
-    """Splits of a dataset of the Hugging Face Hub, or of a folder that `datasets` reads or has saved.
+    """Splits of a dataset of the Hugging Face Hub, or of a local folder that `datasets` reads or saved.
 
-    `train`, `validation` and `test` are the dataset's names for them; a validation split called "validation"
-    and a test split called "test" may be absent. `name` is the configuration of the dataset, `revision` a
-    branch, tag or commit. A ClassLabel, alone or in lists, gives its names. No code of the dataset is run.
+    ClassLabel features, alone or in lists, are replaced by their names. Code of the dataset is not run. The settings of
+    the columns are those of `TableFormat`.
+
+    Args:
+        path: Name of the dataset, or a local folder.
+        name: Configuration of the dataset.
+        train: Name of the training split.
+        validation: Name of the validation split. A split called "validation" may be absent.
+        test: Name of the test split. A split called "test" may be absent.
+        revision: Branch, tag or commit.
     """
 
     path: str
@@ -31,11 +38,15 @@ class HubSource(TableFormat):
     revision: str | None = None
 
     def prepare(self) -> None:
-        """Downloads the dataset into the cache of `datasets`."""
+        """Download the dataset into the cache of `datasets`."""
         self._dataset()
 
     def load(self) -> dict[str, Split]:
-        """Returns the splits that there are, among "train", "validation" and "test"; raises UserError."""
+        """Return the usable rows of each split that exists.
+
+        Raises:
+            UserError: The dataset, a split or a column is missing, or a row is refused (`on_bad_row="error"`).
+        """
         self.check()
         dataset = self._dataset()
         splits = {}
@@ -54,8 +65,8 @@ class HubSource(TableFormat):
         return drop_rare_labels(splits, self.min_count)
 
     def _dataset(self) -> Mapping[str, Any]:
-        """Returns the datasets by the name of their split."""
-        import datasets  # takes a second to import, and only this source needs it
+        """Return the datasets by the name of their split."""
+        import datasets  # Imported here: it takes a second and only this source needs it.
 
         folder = Path(self.path)
         saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
@@ -70,7 +81,7 @@ class HubSource(TableFormat):
 
 
 def _class_names(column: Column, feature: Any) -> Column:
-    """Returns the names of the numbers in a column whose feature is a ClassLabel, or lists of them."""
+    """Replace class numbers by names in a column whose feature is a ClassLabel or a list of them."""
     names = getattr(getattr(feature, "feature", feature), "names", None)
     if names is None:
         return column

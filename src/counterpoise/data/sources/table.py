@@ -15,7 +15,10 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass
 class TableSource(TableFormat):
-    """Splits from tables in memory. The columns are those of `TableFormat`: `text`, `label`, `id`, `group`, `weight`."""
+    """Splits from tables in memory.
+
+    The columns are those of `TableFormat`: `text`, `label`, `id`, `group`, `weight`.
+    """
 
     def prepare(self) -> None:
         """Download what `read` needs, once per machine. Does nothing by default."""
