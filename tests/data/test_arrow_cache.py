@@ -80,7 +80,7 @@ def test_the_texts_of_a_large_file_are_not_in_memory_even_where_rows_are_dropped
     assert pa.total_allocated_bytes() - before < 0.1e6
 
 
-def test_mapped_pages_can_be_let_go_of_and_are_read_again(tmp_path, large):
+def test_released_pages_are_read_again(tmp_path, large):
     def resident() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) * 1024
@@ -113,7 +113,7 @@ def test_a_copy_of_a_large_file_is_the_same_file(tmp_path, cache, large):
     assert len(entries(cache)) == 1
 
 
-def test_how_a_file_is_read_is_part_of_what_it_is(tmp_path, cache, large):
+def test_the_cache_key_includes_the_reading_options(tmp_path, cache, large):
     file = written(tmp_path / "a.csv")
     first = train(file)
     assert len(train(file, skip_rows_after_header=2)) == ROWS - 2
@@ -124,7 +124,7 @@ def test_how_a_file_is_read_is_part_of_what_it_is(tmp_path, cache, large):
     assert len({train(file, **options).digest for options in ({}, {"skip_rows_after_header": 2})}) == 2
 
 
-def test_a_file_written_anew_is_read_anew_even_at_once_and_of_the_same_size(tmp_path, large):
+def test_a_rewritten_file_of_the_same_size_is_read_again(tmp_path, large):
     file = written(tmp_path / "a.csv")
     for letter in "abcdefgh":
         written(tmp_path / "a.csv", [f"text {letter}{row % 10}" for row in range(ROWS)])

@@ -80,7 +80,7 @@ def test_iterating_again_gives_the_same_epoch_until_another_is_set():
 
 @pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["grouped", "as drawn"])
 @pytest.mark.parametrize(("world_size", "accumulate"), LAYOUTS)
-def test_each_step_holds_the_same_rows_however_it_is_divided(lengths, world_size, accumulate):
+def test_each_step_holds_the_same_rows_for_every_division(lengths, world_size, accumulate):
     whole = [sorted(step[0]) for step in steps(1, 1, lengths=lengths)]
     split_batch = [sorted(chain(*step)) for step in steps(world_size, accumulate, lengths=lengths)]
     assert split_batch == whole
@@ -110,7 +110,7 @@ def test_micro_batches_of_a_step_are_of_equal_size(world_size, accumulate):
     batch_size=st.sampled_from([4, 8, 32]),
     seed=st.integers(0, 1000),
 )
-def test_every_process_gets_as_many_batches_as_it_announces(size, micro, batch_size, seed):
+def test_each_process_gets_as_many_batches_as_its_length(size, micro, batch_size, seed):
     world_size, accumulate = micro
     for rank in range(world_size):
         batches = BucketBatchSampler(
@@ -129,7 +129,7 @@ def test_every_process_gets_as_many_batches_as_it_announces(size, micro, batch_s
 
 
 @pytest.mark.parametrize("sampler", [PowerSampler(), PowerSampler(0.5), PowerSampler(1.0, "median")])
-def test_what_the_sampler_draws_is_what_is_dealt(sampler):
+def test_the_batches_hold_exactly_the_drawn_rows(sampler):
     index = ClassIndex.of(CLASSES, 4)
 
     def draw(epoch, rng):
@@ -139,7 +139,7 @@ def test_what_the_sampler_draws_is_what_is_dealt(sampler):
     assert sorted(chain(*dealt)) == sorted(draw(7, np.random.default_rng([2, 7])))
 
 
-def test_what_is_drawn_may_depend_on_the_epoch():
+def test_the_draw_may_depend_on_the_epoch():
     batches = order(lambda epoch, rng: np.full(40, epoch), 40)
     for epoch in (0, 3, 1):
         batches.set_epoch(epoch)
@@ -183,7 +183,7 @@ def test_grouping_by_length_saves_padding():
     assert padding(rows(order())) < 0.4 * padding(rows(order(lengths=None)))
 
 
-def test_without_grouping_rows_come_as_drawn():
+def test_without_grouping_rows_keep_the_drawn_order():
     dealt = rows(order(lengths=None, seed=1, epoch=2))
     assert list(chain(*dealt)) == shuffled(2, np.random.default_rng([1, 2])).tolist()
     assert [len(batch) for batch in dealt] == [32] * 31 + [8]
@@ -246,7 +246,7 @@ def test_leaving_out_the_last_step_does_not_change_the_others():
         assert plan(4, epoch) == [step for step in every if len(step) == 4]
 
 
-def test_a_batch_size_that_does_not_divide_is_refused_in_one_line():
+def test_an_indivisible_batch_size_is_refused_in_one_line():
     with pytest.raises(UserError, match="multiple of 6") as error:
         order(batch_size=32, accumulate=3, world_size=2)
     assert "\n" not in str(error.value)
@@ -281,7 +281,7 @@ def test_several_labels_come_as_zeros_and_ones_with_the_weights_of_their_rows():
 
 
 @pytest.mark.parametrize("weights", [None, np.array([0.5, 1.0, 1.5])], ids=["alike", "weighted"])
-def test_vectors_take_the_place_of_tokens_and_nothing_else_changes(weights):
+def test_embeddings_replace_tokens_and_nothing_else_changes(weights):
     tokens = TokenDataset(
         store_of([[9, 9], [5, 6, 7], [1], [2, 3]]), np.array([3, 1, 2]), np.array([0, 1, 2]), 8, weights
     )
@@ -299,7 +299,7 @@ def test_vectors_take_the_place_of_tokens_and_nothing_else_changes(weights):
     assert of_store.sum() == 28
 
 
-def test_some_rows_of_vectors_are_taken_without_weights():
+def test_a_subset_of_an_embedding_dataset_has_no_weights():
     tokens = TokenDataset(store_of([[1], [2], [3]]), np.array([2, 0, 1]), np.array([5, 6, 7]), 0, np.ones(3))
     taken = EmbeddingDataset(tokens, np.array([[0.0], [0.1], [0.2]], np.float32)).subset(np.array([2, 0]))
     batch = taken[np.array([0, 1])]
@@ -376,7 +376,7 @@ def test_fewer_rows_than_processes_are_refused_in_one_line(make):
     assert "\n" not in str(error.value)
 
 
-def test_evaluation_batches_stay_equally_many_where_single_rows_do_not_divide():
+def test_processes_get_equally_many_evaluation_batches():
     shares = [evaluation_batches(np.array([3, 1, 2]), 1, rank=rank, world_size=2) for rank in range(2)]
     assert [len(share) for share in shares] == [1, 1]
     assert sorted(np.concatenate([rows for share in shares for rows in share])) == [0, 1, 2]

@@ -60,7 +60,7 @@ def test_an_entry_is_built_once_and_then_found(root):
     assert sorted(path.name for path in folder.parent.iterdir()) == ["abc", "abc.lock"]
 
 
-def test_an_entry_can_be_read_by_whom_the_umask_lets(root):
+def test_the_permissions_of_an_entry_follow_the_umask(root):
     old = os.umask(0o022)
     try:
         assert cached("shared", write_hello).stat().st_mode & 0o777 == 0o755
@@ -101,7 +101,7 @@ def test_a_build_that_is_killed_leaves_no_entry_and_the_next_one_clears_up(root)
     assert not list(folder.parent.glob("*.tmp-*"))
 
 
-def test_one_that_waits_for_a_build_that_is_killed_builds_itself(root, tmp_path):
+def test_a_waiting_process_builds_after_the_builder_is_killed(root, tmp_path):
     killed = """
         def build(folder):
             Path(sys.argv[1]).touch()

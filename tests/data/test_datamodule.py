@@ -46,7 +46,7 @@ def refused(make, *args, **counts) -> str:
     return str(error.value)
 
 
-def test_validation_and_test_are_split_off_by_class_where_they_are_absent(make):
+def test_missing_validation_and_test_are_split_off_stratified_by_class(make):
     data = make(train=COUNTS)
     # 20 % of 60, 24, 8 and 1 for the test, then 10 % of what is left for validation.
     assert per_class(data, "test") == {"alpha": 12, "beta": 5, "delta": 0, "gamma": 2}
@@ -61,7 +61,7 @@ def test_the_parts_of_a_split_are_disjoint_and_complete(make):
     assert {len(examples.dataset) for examples in data.splits.values()} == {len(e) for e in data.splits.values()}
 
 
-def test_what_is_given_is_not_split_off(make):
+def test_given_splits_are_not_split_off(make):
     data = make(train=COUNTS, validation={"alpha": 5, "beta": 3}, test={"alpha": 4, "gamma": 2})
     assert {name: len(part) for name, part in data.splits.items()} == {"train": 93, "validation": 8, "test": 6}
     assert per_class(data, "train") == COUNTS
@@ -85,7 +85,7 @@ def test_the_vocabulary_and_the_counts_are_those_of_training_alone(make):
     assert data.counts.tolist() == [20, 9]
 
 
-def test_a_class_that_only_the_test_has_is_left_out_counted_and_reported(make, caplog):
+def test_a_class_only_in_test_is_dropped_and_counted_with_a_warning(make, caplog):
     with caplog.at_level(logging.WARNING):
         data = make(train={"alpha": 20, "beta": 20}, test={"alpha": 4, "gamma": 3, "delta": 1})
     test = data.splits["test"]
@@ -95,7 +95,7 @@ def test_a_class_that_only_the_test_has_is_left_out_counted_and_reported(make, c
     assert data.splits["validation"].unseen == 0
 
 
-def test_a_class_that_only_the_test_has_is_an_error_where_bad_rows_are(make):
+def test_a_class_only_in_test_is_an_error_with_on_bad_row_error(make):
     message = refused(make, "error", train={"alpha": 20, "beta": 20}, test={"alpha": 4, "gamma": 3})
     assert "'gamma' (3)" in message
     assert "data.on_bad_row=drop" in message
@@ -105,7 +105,7 @@ def test_a_test_without_any_known_class_is_refused(make):
     assert "no test row" in refused(make, train={"alpha": 20, "beta": 20}, test={"gamma": 3})
 
 
-def test_rows_that_are_left_out_keep_the_numbers_of_the_others(make):
+def test_dropped_rows_do_not_change_the_numbers_of_other_rows(make):
     data = make(train={"alpha": 20, "beta": 20}, test={"gamma": 5, "alpha": 5, "beta": 5})
     test = data.splits["test"]
     labels = test.split.labels.to_pylist()
@@ -118,7 +118,7 @@ def test_rows_that_are_left_out_keep_the_numbers_of_the_others(make):
         assert batch["input_ids"][i][batch["attention_mask"][i].bool()].tolist() == expected
 
 
-def test_a_class_that_validation_lacks_is_no_trouble(make, caplog):
+def test_a_class_may_be_absent_from_validation(make, caplog):
     data = make(train=COUNTS, validation={"alpha": 5}, test=COUNTS)
     assert per_class(data, "validation") == {"alpha": 5, "beta": 0, "delta": 0, "gamma": 0}
     assert not caplog.records
@@ -128,7 +128,7 @@ def test_a_single_class_is_refused(make):
     assert "at least two classes" in refused(make, train={"alpha": 20})
 
 
-def test_classes_too_small_to_split_are_refused_with_the_way_out(make):
+def test_classes_too_small_to_split_are_refused(make):
     message = refused(make, train={"alpha": 2, "beta": 2})
     assert "loader.test_fraction" in message
 
@@ -145,7 +145,7 @@ def test_classes_too_small_to_split_are_refused_with_the_way_out(make):
     ],
     ids=str,
 )
-def test_options_that_make_no_sense_are_refused(make, options):
+def test_invalid_options_are_refused(make, options):
     assert f"loader.{next(iter(options))}" in refused(make, train=COUNTS, options=options)
 
 
@@ -171,7 +171,7 @@ def test_a_train_limit_above_the_data_changes_nothing(make):
     assert per_class(data, "train") == COUNTS
 
 
-def test_a_train_limit_that_leaves_one_class_says_so(make):
+def test_a_train_limit_that_leaves_one_class_is_refused(make):
     message = refused(make, train={"alpha": 500, "beta": 5}, options={"train_limit": 20})
     assert "loader.train_limit=20" in message
 
@@ -280,7 +280,7 @@ def test_a_limited_evaluation_of_many_small_classes_takes_a_uniform_sample(make,
     np.testing.assert_array_equal(*rows)
 
 
-def test_a_loaded_state_skips_what_was_trained_on_once(make):
+def test_a_loaded_state_skips_trained_batches_once(make):
     data = make(train=COUNTS, validation=COUNTS, test=COUNTS, options={"batch_size": 8})
     whole = [batch["rows"].tolist() for batch in data.train_dataloader()]
     data.load_state_dict({"epoch": 0, "position": 5})
@@ -290,7 +290,7 @@ def test_a_loaded_state_skips_what_was_trained_on_once(make):
     assert [batch["rows"].tolist() for batch in data.train_dataloader()] == whole
 
 
-def test_dealing_batches_leaves_the_random_numbers_of_dropout_alone(make):
+def test_batching_does_not_use_the_global_random_generator(make):
     data = make(train=COUNTS)
     torch.manual_seed(0)
     expected = torch.rand(3)
@@ -313,7 +313,7 @@ def make_tagged(tokenizer, tagged):
     return made
 
 
-def test_several_labels_are_split_off_with_every_label_in_training(make_tagged):
+def test_multi_label_splits_keep_every_label_in_training(make_tagged):
     data = make_tagged()
     assert data.task == "multi_label"
     assert data.labels == ["alpha", "beta", "delta", "gamma"]
@@ -346,7 +346,7 @@ def test_rows_of_one_class_stay_together_too(tokenizer, tmp_path):
     assert np.bincount(data.splits["test"].targets).tolist() == [32, 8]
 
 
-def test_a_label_that_only_the_test_has_is_taken_off_its_texts(make_tagged, tmp_path, caplog):
+def test_a_label_only_in_test_is_removed_from_its_texts(make_tagged, tmp_path, caplog):
     test = tmp_path / "test.jsonl"
     test.write_text('{"text": "alpha1", "labels": ["alpha", "omega"]}\n{"text": "word1", "labels": ["omega"]}\n')
     data = make_tagged({"test": str(test)})
@@ -362,7 +362,7 @@ def test_a_test_without_any_known_label_is_refused(make_tagged, tmp_path):
         make_tagged({"test": str(test)})
 
 
-def test_weights_of_rows_are_one_on_average_and_for_training_alone(tokenizer, tmp_path):
+def test_instance_weights_apply_to_training_only_with_mean_1(tokenizer, tmp_path):
     lines = [f"alpha{i % 8},{'alpha' if i % 3 else 'beta'},{1 + i % 4}" for i in range(60)]
     (tmp_path / "weighted.csv").write_text("\n".join(["text,label,cost", *lines]))
     data = TextDataModule(FileSource(str(tmp_path / "weighted.csv"), weight="cost"), tokenizer, max_length=16)

@@ -81,7 +81,7 @@ def test_the_members_are_unpacked_at_their_paths_and_nothing_else(index, caplog)
     assert "downloading tiny-texts==1.0" in caplog.text
 
 
-def test_a_member_that_ends_in_a_slash_stands_for_all_below_it(index):
+def test_a_member_that_ends_in_a_slash_selects_everything_below(index):
     folder = Wheel("tiny-texts==1.0", pack(index), ["tiny_texts/data/"]).folder()
     assert files(folder) == ["tiny_texts/data/test.csv", "tiny_texts/data/train.csv"]
 
@@ -109,7 +109,7 @@ def test_a_wheel_is_downloaded_once(index):
     assert wheel.folder() == folder
 
 
-def test_other_members_of_the_same_wheel_are_not_taken_for_there(index):
+def test_another_selection_of_members_is_another_folder(index):
     digest = pack(index)
     first = Wheel("tiny-texts==1.0", digest, ["tiny_texts/data/train.csv"]).folder()
     second = Wheel("tiny-texts==1.0", digest, ["tiny_texts/data/test.csv"]).folder()

@@ -38,7 +38,7 @@ def train(file, **options):
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_a_list_holds_the_labels_of_a_row_and_no_list_or_an_empty_one_none(tmp_path, suffix):
+def test_an_empty_list_and_a_null_are_a_row_without_labels(tmp_path, suffix):
     split = train(as_file(tmp_path / f"a.{suffix}", LISTS))
     assert split.labels.to_pylist() == SETS
     assert split.labels.type == pa.list_(pa.string())
@@ -101,7 +101,7 @@ def test_columns_of_0_and_1_are_a_label_each(tmp_path):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 @given(st.lists(st.lists(st.sampled_from(["a", "b", "c", " ", ""]), max_size=5), min_size=1, max_size=8))
-def test_lists_fields_and_columns_say_the_same(tmp_path, labels):
+def test_lists_fields_and_indicator_columns_give_the_same_labels(tmp_path, labels):
     expected = [[label for label in dict.fromkeys(row) if label.strip()] for row in labels]
     options = {
         "jsonl": (labels, {}),
@@ -123,7 +123,7 @@ def test_lists_fields_and_columns_say_the_same(tmp_path, labels):
 
 
 @pytest.mark.parametrize("how", [{}, {"separator": "|"}])
-def test_labels_are_read_alike_however_many_blocks_a_file_has(tmp_path, caplog, monkeypatch, how):
+def test_labels_do_not_depend_on_the_number_of_blocks(tmp_path, caplog, monkeypatch, how):
     lists = [["a", " b"], ["c"], ["b", "b", ""], [], ["c", "a", "c"], ["d"], ["\ufffd"]] * 50
     values = ["|".join(labels) for labels in lists] if how else lists
     path = tmp_path / "a.jsonl"
@@ -144,14 +144,14 @@ def test_labels_are_read_alike_however_many_blocks_a_file_has(tmp_path, caplog, 
     assert messages[0].endswith("100 rows repeat a label, which counts once (rows 3, 5, 10, 12, 17 and 95 more)")
 
 
-def test_a_label_twice_in_a_row_counts_once_and_is_warned_of(tmp_path, caplog):
+def test_a_repeated_label_counts_once_with_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         split = train(as_file(tmp_path / "a.jsonl", [["b", "a", "b"], ["a"], ["a", " a", "a"]]))
     assert split.labels.to_pylist() == [["b", "a"], ["a"], ["a"]]
     assert caplog.messages == ["a.jsonl: 2 rows repeat a label, which counts once (rows 1, 3)"]
 
 
-def test_a_row_without_text_goes_and_the_labels_of_the_others_stay_theirs(tmp_path):
+def test_dropping_a_row_keeps_the_labels_of_other_rows(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\na,x|y\n,y\nc,\nd,y\n")
     split = train(str(path), separator="|")
@@ -159,7 +159,7 @@ def test_a_row_without_text_goes_and_the_labels_of_the_others_stay_theirs(tmp_pa
     assert split.dropped == {"without a text": 1}
 
 
-def test_a_row_with_a_label_that_is_not_utf8_goes(tmp_path):
+def test_a_row_with_a_label_that_is_not_utf8_is_dropped(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"text":"a","label":["x","\xff"]}\n{"text":"b","label":["y"]}\n')
     (tmp_path / "a.csv").write_bytes(b"text,label\na,x|\xff\nb,y\n")
     for name in ("a.jsonl", "a.csv"):
@@ -168,7 +168,7 @@ def test_a_row_with_a_label_that_is_not_utf8_goes(tmp_path):
         assert split.dropped == {"with a label that is not UTF-8": 1}
 
 
-def test_a_row_that_lacks_a_0_or_1_goes(tmp_path, caplog):
+def test_a_row_without_a_0_or_1_is_dropped(tmp_path, caplog):
     path = tmp_path / "a.csv"
     path.write_text("text,x,y\na,1,0\nb,,1\nc,0, 1\n")
     split = train(str(path), label=["x", "y"])
@@ -180,7 +180,7 @@ def test_a_row_that_lacks_a_0_or_1_goes(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("value", ["2", "yes", "0.5", "-1"])
-def test_a_label_column_that_holds_something_else_is_reported(tmp_path, value):
+def test_an_invalid_value_in_a_label_column_is_reported(tmp_path, value):
     file = as_file(tmp_path / "a.csv", ["", ""], x=["1", "0"], y=["0", value])
     message = f"a.csv: row 2: column 'y' holds '{value}'; where data.label names several columns each holds 0 or 1"
     assert refused(FileSource(file, label=["x", "y"])) == message
@@ -207,7 +207,7 @@ def test_a_task_that_does_not_fit_the_labels_is_reported(tmp_path):
     assert refused(FileSource(lists, task="multilabel")) == message
 
 
-def test_a_separator_where_lists_need_none_is_reported(tmp_path):
+def test_a_separator_for_lists_is_refused(tmp_path):
     message = "data.separator='|', but column 'label' already holds lists: remove data.separator"
     assert refused(FileSource(as_file(tmp_path / "a.jsonl", [["a|b"]]), separator="|")) == message
 
@@ -232,7 +232,7 @@ def test_a_vector_of_0_and_1_is_no_list_of_labels(tmp_path):
 
 
 @pytest.mark.parametrize("labels", [[[], []], [[""], None]])
-def test_data_in_which_no_row_has_a_label_is_reported(tmp_path, labels):
+def test_data_without_any_label_is_refused(tmp_path, labels):
     for suffix in ("jsonl", "parquet"):
         file = as_file(tmp_path / f"a.{suffix}", labels)
         assert refused(FileSource(file)) == f"a.{suffix}: no row has a label (data.label=label)"
@@ -240,7 +240,7 @@ def test_data_in_which_no_row_has_a_label_is_reported(tmp_path, labels):
     assert refused(FileSource(file, label=["x", "y"])) == "a.csv: no row has a label (data.label=[x,y])"
 
 
-def test_label_columns_that_cannot_be_are_reported(tmp_path):
+def test_invalid_label_columns_are_refused(tmp_path):
     file = as_file(tmp_path / "a.csv", ["x", "y"], x=[0, 1], y=[1, 1])
     message = "a.csv has no column 'z'; it has 'text', 'label', 'x', 'y'."
     assert refused(FileSource(file, label=["x", "z"])) == message
@@ -262,7 +262,7 @@ def test_splits_of_different_tasks_are_reported(tmp_path):
     )
 
 
-def test_columns_of_json_are_reported_apart_whatever_they_hold(tmp_path):
+def test_types_of_json_columns_are_found_independently(tmp_path):
     rows = [
         {"text": "a", "id": None, "label": None, "w": 1},
         {"text": "b", "id": 7, "label": [], "w": 2.5},

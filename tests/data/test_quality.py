@@ -36,7 +36,7 @@ def variations(rng: np.random.Generator, count: int, letters: str = "abcdefghij 
     return values
 
 
-def test_texts_are_equal_but_for_case_spaces_and_forms_of_characters():
+def test_equal_texts_ignore_case_spaces_and_compatibility_forms():
     values = texts("One  text", "another", " one text\n", "ONE\ttext", "\uff4fne\u3000text", "anothér", "one texts")
     assert quality.group_equal_texts(values).tolist() == [0, 1, 0, 0, 0, 2, 3]
     assert quality.group_equal_texts(pa.chunked_array([texts("a"), texts("A")])).tolist() == [0, 0]
@@ -44,7 +44,7 @@ def test_texts_are_equal_but_for_case_spaces_and_forms_of_characters():
 
 
 @pytest.mark.parametrize("block", [near_duplicates.BLOCK, 500], ids=["one block", "many blocks"])
-def test_near_texts_are_those_that_comparing_all_with_all_finds(monkeypatch, block):
+def test_near_duplicates_match_an_exhaustive_comparison(monkeypatch, block):
     monkeypatch.setattr(near_duplicates, "BLOCK", block)
     values = variations(np.random.default_rng(0), 100)
     sets = [shingles(" ".join(value.split())) for value in values]
@@ -71,16 +71,16 @@ def test_near_texts_are_those_that_comparing_all_with_all_finds(monkeypatch, blo
         ("ab", "ac", False),
     ],
 )
-def test_near_texts_differ_little_in_their_letters(one, other, are_near):
+def test_near_duplicates_differ_in_few_letters(one, other, are_near):
     assert near(one, "something else entirely", other) == ([(0, 2)] if are_near else [])
 
 
 @pytest.mark.parametrize("values", [(), ("alone",), ("one of two", "and the second")])
-def test_few_texts_have_no_near_ones(values):
+def test_too_few_texts_have_no_near_duplicates(values):
     assert near(*values) == []
 
 
-def test_no_leak_hides_in_a_large_family_of_near_texts():
+def test_leaks_are_found_in_large_families_of_near_duplicates():
     values = texts(*(f"failed to connect to the server number {row}" for row in range(1000)))
     part = np.repeat([0, 1], [800, 200])
     found = quality.leaks(quality.group_equal_texts(values), part, 0, 1, near_duplicates.find_near_duplicates(values))
@@ -104,13 +104,13 @@ def test_a_leak_is_reported_with_the_most_similar_row_of_its_source():
     assert quality.leaks(groups, part, 0, 2, pairs).empty
 
 
-def test_a_near_text_counts_where_both_of_a_pair_are():
+def test_a_near_duplicate_counts_only_if_both_texts_are_present():
     pairs = near_duplicates.SimilarPairs(np.array([0, 1, 0]), np.array([2, 2, 4]), np.array([0.8, 0.9, 0.85]))
     assert quality.has_near_duplicate(np.array([0, 5, 4, 0, 1]), pairs).tolist() == [True, False, True, True, False]
     assert quality.has_near_duplicate(np.array([0, 1]), pairs).tolist() == [False, False]
 
 
-def test_digits_are_reported_apart_where_the_texts_are_made_of_them():
+def test_digits_distinguish_texts_that_consist_of_digits():
     assert near("w12 w7 w9 w433 w21 w75 w90", "w80 w1 w3 w12 w64 w22 w19", "w12 w7 w9 w433 w21 w75 w90 .") == [(0, 2)]
 
 
@@ -125,14 +125,14 @@ def test_equal_texts_of_different_sets_of_labels_conflict():
     assert quality.conflicting_groups(groups, sets).tolist() == [1, 2]
 
 
-def test_odd_texts_are_named_by_what_is_odd():
+def test_unusual_texts_are_reported_by_reason():
     long = " ".join(["sentence"] * 60)
     values = texts("a usual sentence", "Word", "12:30 - 14", "caf\ufffd au lait", long, "a \x07 bell", "天气很好")
     found = {reason: rows.tolist() for reason, rows in quality.unusual_texts(values).items()}
     assert found == {"one word": [1], "no letter": [2], "damaged characters": [3, 5], "extremely long": [4]}
 
 
-def test_lengths_are_those_of_whole_texts_and_leave_the_tokenizer_alone(tiny_encoder):
+def test_token_lengths_ignore_truncation_and_do_not_modify_the_tokenizer(tiny_encoder):
     backend = load_tokenizer(str(tiny_encoder)).backend_tokenizer
     backend.enable_truncation(4)
     long = " ".join(["word1"] * 100)
@@ -162,11 +162,11 @@ def test_imbalance_of_counts_worked_by_hand():
         ([500, 40, 5], 600, True, "distribution_balanced"),
     ],
 )
-def test_the_strategy_to_start_with_follows_from_ratio_and_task(counts, rows, multi_label, strategy):
+def test_the_recommended_strategy_follows_from_ratio_and_task(counts, rows, multi_label, strategy):
     assert quality.recommend_strategy(np.array(counts), rows, multi_label, tail=1)[0] == strategy
 
 
-def test_without_a_tail_plain_is_named_beside_the_correction():
+def test_plain_is_mentioned_if_there_is_no_tail():
     assert "plain" in quality.recommend_strategy(np.array([500, 30]), 530, False, tail=0)[1]
 
 
@@ -194,12 +194,12 @@ def short(data: TextDataModule) -> list[str]:
     return quality.find_data_warnings(data.splits, data.labels)
 
 
-def test_the_short_form_says_only_what_is_remarkable(split_data):
+def test_clean_data_gives_no_warnings(split_data):
     held = [("word8", "a"), ("word9 word8", "b"), ("word1", "c")]
     assert short(split_data(train=TRAIN, validation=held, test=held)) == []
 
 
-def test_the_short_form_counts_leaks_conflicts_and_absent_classes(split_data):
+def test_warnings_count_leaks_conflicts_and_absent_classes(split_data):
     held = {"validation": [("WORD3", "b"), ("word8", "a")], "test": [("word1  word2", "b"), ("Word3", "b"), ("x", "b")]}
     assert short(split_data(train=TRAIN, **held)) == [
         "texts that also occur in training (ignoring case and spaces): 1 of 2 validation and 2 of 3 test",
@@ -208,7 +208,7 @@ def test_the_short_form_counts_leaks_conflicts_and_absent_classes(split_data):
     ]
 
 
-def test_the_short_form_does_not_compare_more_texts_than_it_can_in_a_moment(split_data, monkeypatch):
+def test_too_much_text_is_not_compared_and_a_warning_says_so(split_data, monkeypatch):
     monkeypatch.setattr(quality, "MAX_COMPARED_BYTES", 10)
     data = split_data(train=TRAIN, validation=TRAIN, test=TRAIN)
     assert short(data) == [

@@ -64,7 +64,7 @@ def test_another_seed_holds_out_other_rows():
     assert set(stratified_split(classes, 0.2, 0)[1]) != set(stratified_split(classes, 0.2, 1)[1])
 
 
-def test_every_row_is_held_out_alike():
+def test_every_row_is_held_out_with_equal_probability():
     times = np.zeros(20)
     for seed in range(500):
         times[stratified_split(np.zeros(20, np.int64), 0.25, seed)[1]] += 1
@@ -254,7 +254,7 @@ def test_labels_are_spread_far_more_evenly_than_at_random(fraction, grouped):
 
 @pytest.mark.parametrize("fraction", [0.02, 0.1, 0.5])
 @pytest.mark.parametrize("grouped", [True, False])
-def test_the_part_held_out_has_its_share_of_the_rows_of_each_frequent_label_and_of_those_without(fraction, grouped):
+def test_the_held_out_part_has_its_share_of_each_frequent_label(fraction, grouped):
     targets, groups = long_tail()
     bare = np.diff(targets.indptr) == 0
     frequent = totals(targets) >= 50
@@ -265,7 +265,7 @@ def test_the_part_held_out_has_its_share_of_the_rows_of_each_frequent_label_and_
         assert (abs(totals(targets, held_out) - fraction * totals(targets))[frequent] < 4).all()
 
 
-def test_a_label_of_few_rows_is_held_out_as_a_class_of_few_rows_is():
+def test_rare_labels_are_rounded_like_rare_classes():
     # One label each, so that the halves-up rule of `stratified_split` can be seen.
     sizes = [400, 14, 5, 4, 2, 1]
     classes = np.repeat(np.arange(6), sizes)
@@ -274,7 +274,7 @@ def test_a_label_of_few_rows_is_held_out_as_a_class_of_few_rows_is():
     assert totals(targets, iterative_split(targets, 0.5, 0)[1]).tolist() == [200, 7, 3, 2, 1, 0]
 
 
-def test_what_can_only_be_in_one_part_is_kept():
+def test_rows_that_fit_only_one_part_are_kept():
     everything, groups = csr_matrix(np.ones((10, 3), bool)), np.zeros(10, np.int64)
     assert len(iterative_split(everything, 0.5, 0, groups)[1]) == 0
     assert len(iterative_split(everything, 0.0, 0)[1]) == 0

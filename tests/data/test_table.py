@@ -34,7 +34,7 @@ def test_groups_and_weights_are_those_of_the_rows_left(tmp_path):
     assert (without.groups, without.group_numbers, without.weights) == (None, None, None)
 
 
-def test_rows_without_a_group_are_each_a_group_of_their_own(tmp_path, caplog):
+def test_a_row_without_a_group_is_its_own_group(tmp_path, caplog):
     file = written(tmp_path / "a.csv", label=["x", "y", "x", "y"], who=["b", "", " ", "b"])
     numbers = train(file, group="who").group_numbers
     assert numbers[0] == numbers[3]
@@ -52,13 +52,13 @@ def test_only_the_training_file_needs_groups_and_weights(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["-1", "nan", "inf", "much", ""])
-def test_a_weight_that_is_none_is_reported_with_its_row(tmp_path, value):
+def test_an_invalid_weight_is_reported_with_its_row(tmp_path, value):
     file = written(tmp_path / "a.csv", label=["x", "y", "x"], w=["1", "2.5", value])
     message = f"a.csv: row 3: column 'w' (data.weight) holds '{value}', which is not a number of 0 or more"
     assert refused(FileSource(file, weight="w")) == message
 
 
-def test_weights_that_cannot_be_are_reported(tmp_path):
+def test_invalid_weight_columns_are_refused(tmp_path):
     file = written(tmp_path / "a.csv", label=["x", "y"], w=["0", "0.0"])
     message = "a.csv: column 'w' (data.weight) is 0 in every row: set some weights above 0"
     assert refused(FileSource(file, weight="w")) == message
@@ -87,7 +87,7 @@ def test_rows_of_rare_classes_are_left_out_of_every_split_and_counted(tmp_path, 
     assert caplog.messages == [f"{file}: removed labels with fewer than 2 training rows (data.min_count): 1"]
 
 
-def test_rare_labels_are_taken_off_their_rows_which_stay(tmp_path):
+def test_rare_labels_are_removed_and_their_rows_stay(tmp_path):
     file = written(tmp_path / "a.csv", label=["x|y", "y|z", "", "z", "q"])
     test = written(tmp_path / "test.csv", label=["q|x", "q", "new|z"])
     splits = FileSource(file, test=test, min_count=2, separator="|").load()

@@ -40,7 +40,7 @@ def rows(store: TokenStore) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("max_length", [3, 8, 64])
-def test_each_row_is_what_the_tokenizer_gives_special_tokens_and_truncation_included(tokenizer, max_length):
+def test_each_row_holds_the_token_ids_of_the_tokenizer(tokenizer, max_length):
     expected = tokenizer(TEXTS, truncation=True, max_length=max_length)["input_ids"]
     store = tokenise(tokenizer, max_length=max_length)
     assert rows(store) == expected
@@ -149,7 +149,7 @@ def test_an_interrupted_tokenisation_leaves_nothing_in_the_cache(tokenizer, cach
     assert len(tokenise(tokenizer)) == len(TEXTS)
 
 
-def test_a_pickled_store_holds_its_path_alone(tokenizer):
+def test_a_pickled_store_holds_only_its_path(tokenizer):
     store = tokenise(tokenizer, TEXTS * 200)
     pickled = pickle.dumps(store)
     assert len(pickled) < 500
@@ -165,7 +165,7 @@ def test_a_length_beyond_the_encoder_is_refused_in_one_line(tokenizer):
 
 
 @pytest.mark.parametrize("max_length", [0, -1, 2])
-def test_a_length_that_leaves_no_room_for_a_token_is_refused_in_one_line(tokenizer, max_length):
+def test_a_length_without_space_for_a_token_is_refused_in_one_line(tokenizer, max_length):
     with pytest.raises(UserError, match=f"max_length={max_length}") as error:
         tokenise(tokenizer, max_length=max_length)
     assert "\n" not in str(error.value)

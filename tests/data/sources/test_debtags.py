@@ -205,7 +205,7 @@ BAD = (
 )
 
 
-def test_paragraphs_that_cannot_be_used_are_dropped_counted_and_warned_of(tmp_path, caplog):
+def test_unusable_paragraphs_are_dropped_and_counted_with_a_warning(tmp_path, caplog):
     file = written(tmp_path / "Packages", BAD)
     split = load(file)
     assert parse(BAD, file).untagged == 1
@@ -219,7 +219,7 @@ def test_paragraphs_that_cannot_be_used_are_dropped_counted_and_warned_of(tmp_pa
     ]
 
 
-def test_paragraphs_that_cannot_be_used_are_an_error_where_that_is_wanted(tmp_path):
+def test_unusable_paragraphs_are_an_error_with_on_bad_row_error(tmp_path):
     file = written(tmp_path / "Packages", BAD)
     assert refused(DebtagsSource(file, on_bad_row="error")) == (
         f"{file}: paragraph 2 without a field Package; paragraph 3 not in UTF-8; "
@@ -276,14 +276,14 @@ def test_without_a_path_the_index_is_what_apt_prints(apt):
     assert split.file == "apt-cache dumpavail"
 
 
-def test_a_machine_without_apt_is_reported_what_else_to_give(tmp_path, monkeypatch):
+def test_a_machine_without_apt_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert refused(DebtagsSource()).startswith(
         "apt-cache is not installed: set data.path to an index of Debian, such as dists/"
     )
 
 
-def test_an_apt_that_knows_no_package_or_no_tag_is_reported(apt):
+def test_an_empty_or_untagged_apt_index_is_reported(apt):
     apt("\n")
     assert refused(DebtagsSource()).startswith("apt-cache dumpavail lists no packages: run `apt-get update` first")
     apt(entry("a", "1", None))
@@ -307,7 +307,7 @@ def test_an_index_is_parsed_once(index, monkeypatch):
     assert len(load(index)) == 3
 
 
-def test_a_changed_index_is_parsed_anew(index, tmp_path):
+def test_a_changed_index_is_parsed_again(index, tmp_path):
     assert len(load(index)) == 3
     written(tmp_path / "Packages", INDEX + "\n" + entry("new", "1"))
     assert load(index).ids.to_pylist()[-1] == "new"

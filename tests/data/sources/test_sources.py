@@ -211,7 +211,7 @@ def test_number_ids_become_text(tmp_path, kind):
     assert (split.ids.to_pylist(), split.labels.to_pylist()) == (["7", "8"], ["1", "0"])
 
 
-def test_a_row_without_an_id_has_its_row_number_for_one(tmp_path):
+def test_a_row_without_an_id_gets_its_row_number(tmp_path):
     (tmp_path / "a.csv").write_bytes(as_csv([("", "x", ""), ("b", "x", "k"), ("c", "x", "")], ("text", "label", "key")))
     assert train(tmp_path / "a.csv", id="key").ids.to_pylist() == ["k", "3"]
 
@@ -278,7 +278,7 @@ def test_five_bad_rows_are_named_and_the_rest_counted(tmp_path, caplog):
     assert caplog.messages == ["a.csv: dropped 17 rows without a label (rows 1, 2, 3, 4, 5 and 12 more)"]
 
 
-def test_bad_rows_are_an_error_where_that_is_wanted(tmp_path):
+def test_bad_rows_are_an_error_with_on_bad_row_error(tmp_path):
     (tmp_path / "a.csv").write_bytes(as_csv([("a", ""), ("", "x"), ("b", "y")]))
     assert refused(FileSource(str(tmp_path / "a.csv"), on_bad_row="error")) == (
         "a.csv: 1 row without a label (row 1); 1 row without a text (row 2); correct them, or set data.on_bad_row=drop"
@@ -288,7 +288,7 @@ def test_bad_rows_are_an_error_where_that_is_wanted(tmp_path):
 # Error messages
 
 
-def test_settings_that_cannot_be_are_reported(folder):
+def test_invalid_settings_are_refused(folder):
     file = str(folder / "train.csv")
     message = "data.train is not set: give the path of the training file"
     assert refused(FileSource(None)) == message
@@ -308,7 +308,7 @@ def test_settings_that_cannot_be_are_reported(folder):
     ("key", "value"),
     [("text", None), ("text", ["a"]), ("text", 1.5), ("label", None), ("label", ["a", ["b"]]), ("id", True)],
 )
-def test_what_cannot_be_the_name_of_a_column_is_reported(key, value):
+def test_invalid_column_names_are_refused(key, value):
     with pytest.raises(UserError, match=f"data.{key} is .*; it must be the name of a column"):
         FileSource("a.csv", **{key: value})
 
@@ -322,7 +322,7 @@ def test_columns_may_have_numbers_for_names(tmp_path):
     assert train(path, text=0, label=[1, 2]).labels.to_pylist() == [["1"], ["2"]]
 
 
-def test_a_missing_file_is_reported_with_the_nearest_there_is(folder):
+def test_a_missing_file_is_reported_with_the_nearest_name(folder):
     message = f"there is no file {folder / 'trian.csv'}. Did you mean 'train.csv'?"
     assert refused(FileSource(str(folder / "trian.csv"))) == message
     message = f"there is no file {folder / 'no' / 'a.csv'}: there is no folder {folder / 'no'}."
@@ -412,7 +412,7 @@ def test_a_malformed_file_is_reported_with_the_row_where_there_is_one(tmp_path, 
     assert message.startswith(f"cannot read {name}{gz}: {expected}")
 
 
-def test_a_gz_file_that_is_none_is_reported(tmp_path):
+def test_a_file_that_is_not_gzip_is_reported(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(as_csv([("a", "x")]))
     assert refused(FileSource(str(tmp_path / "a.csv.gz"))).startswith("cannot read a.csv.gz: zlib inflate failed")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(as_json([{"text": "a", "label": "x"}] * 99))[:-12])
@@ -473,7 +473,7 @@ def test_a_dataset_saved_without_splits_is_the_training_split(hub, tmp_path):
     assert {name: len(split) for name, split in HubSource(f"{path}-single").load().items()} == {"train": 2}
 
 
-def test_what_a_dataset_lacks_is_reported(hub, tmp_path):
+def test_a_missing_split_or_column_of_a_dataset_is_reported(hub, tmp_path):
     path = saved(hub, str(tmp_path / "saved"), text=["a", "b", "c"], label=[1, 0, -1])
     message = f"{path} has no split 'tset' (data.test); it has train, dev"
     assert refused(HubSource(path, test="tset")) == message
@@ -485,7 +485,7 @@ def test_what_a_dataset_lacks_is_reported(hub, tmp_path):
     assert list(HubSource(path, validation="validation").load()) == ["train"]
 
 
-def test_a_dataset_that_cannot_be_had_is_reported(hub, tmp_path):
+def test_a_dataset_that_cannot_be_loaded_is_reported(hub, tmp_path):
     for path in ("no/such", str(tmp_path / "nothing")):
         assert refused(HubSource(path)).startswith(f"cannot load the dataset {path} (data.path): ")
     (tmp_path / "data").mkdir()
