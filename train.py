@@ -42,7 +42,7 @@ def main(run: RunContext) -> float | None:
 
     # Strategy: the sampler and the loss of each epoch, computed from the training counts
     fitted = instantiate(config.strategy).fit(data.labels, data.index, config.trainer.max_epochs)
-    data.sampler = lambda epoch: fitted.at_epoch(epoch).sampler
+    data.sampler = fitted.sampler
     show_overview(run, data, fitted)
     if run.rank == 0:
         write_inputs(run.folder, fitted.final.correction, data)
@@ -58,7 +58,7 @@ def main(run: RunContext) -> float | None:
         data.counts,
         data.batch_size,
         head=instantiate(config.head),
-        losses=lambda epoch: fitted.at_epoch(epoch).loss,
+        losses=fitted.loss,
         micro_batch_size=config.micro_batch_size,
         dropout=config.dropout,
         decision=instantiate(config.decision) if first.correction.multi_label else None,

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
 
 from commandline import Outcome, call, finish, load, run, same_weights, setting, start, strategies
@@ -28,21 +27,8 @@ SNAPSHOTS = (
 )
 
 
-class StopAt(Callback):
-    """Stop the run like a signal, at the n-th call of a hook."""
-
-    def __init__(self, hook: str, n: int) -> None:
-        self.left = n
-        setattr(self, hook, self.count)
-
-    def count(self, *hooked: Any, **named: Any) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise SystemExit(3)
-
-
 def stop_at(hook: str, n: int) -> str:
-    return f"+callbacks.stop={{_target_: test_train.StopAt, hook: {hook}, n: {n}}}"
+    return f"+callbacks.stop={{_target_: stopping.StopAt, hook: {hook}, n: {n}}}"
 
 
 @pytest.fixture
@@ -141,8 +127,11 @@ def test_non_default_settings_run(overrides, tiny, tmp_path):
     [
         (["train=probe", "trainer.max_epochs=3"], "is after 5 batches: set trainer.check_val_every_n_epoch=3"),
         (["trainer.max_epochs=0"], "ends the training before the first validation, which is after 6 batches"),
-        (["trainer.val_check_interval=1000"], "more than the 6 batches of an epoch"),
-        (["+trainer.limit_train_batches=2", "trainer.val_check_interval=3"], "more than the 2 batches of an epoch"),
+        (["trainer.val_check_interval=1000"], "trainer.val_check_interval=1000 exceeds the 6 batches"),
+        (
+            ["+trainer.limit_train_batches=2", "trainer.val_check_interval=3"],
+            "val_check_interval=3 exceeds the 2 batches",
+        ),
         (["+trainer.max_steps=4"], "trainer.max_steps=4 ends the training before the first validation"),
         (["trainer.max_epochs=-1"], "set trainer.max_steps"),
         (["+trainer.limit_val_batches=0"], "trainer.limit_val_batches=0"),
@@ -164,7 +153,7 @@ def test_a_checkpoint_of_weights_only_cannot_be_resumed(tiny, tmp_path):
     first = run(tmp_path / "first", *tiny, report=False)
     done = run(tmp_path / "run", *tiny, f"ckpt={first.folder}/checkpoints/best.ckpt", report=False)
     assert done.code == 2
-    assert "resume from the last.ckpt beside it" in done.error
+    assert "checkpoints/last.ckpt" in done.error
 
 
 def test_a_sweep_continues_after_a_failed_job_and_writes_its_leaderboard(tiny, tmp_path):

@@ -186,6 +186,15 @@ class FittedStrategy:
         self._latest = self._correct(epoch)
         return self._latest
 
+    # Methods rather than lambdas in train.py: spawned training processes pickle what they call.
+    def sampler(self, epoch: int) -> Sampler:
+        """Return the sampler of an epoch."""
+        return self.at_epoch(epoch).sampler
+
+    def loss(self, epoch: int) -> Loss:
+        """Return the loss of an epoch."""
+        return self.at_epoch(epoch).loss
+
     def _correct(self, epoch: int) -> EpochCorrection:
         strength = self.strength(epoch)
         correction = self.strategy.correction(self.labels, self.index, strength)
