@@ -1,12 +1,13 @@
-"""What all reports share: a page in one HTML file that opens from disk, with figures, tables and data for its scripts.
+"""Reports as single HTML files: panels, figures, tables and data for scripts.
 
-Everything that is shown is escaped, and the page's Content-Security-Policy runs none but its own scripts (known by
-their hashes) and reaches no network. Light or dark is chosen by the reader's system, or by a button that remembers.
+A page opens from disk and needs no network. All shown text is escaped. The Content-Security-Policy allows only the
+page's own scripts, identified by their hashes. The theme follows the reader's system; a button overrides it and the
+browser remembers the choice.
 
-Colours are named, so that a figure follows light and dark: wherever plotly takes a colour write "var(--c1)" to
-"var(--c6)" (`evaluate.style.COLOURS`: blue, orange, green, purple, gold, red), "var(--c1-faint)" and so on (the same
-at about a quarter), "var(--ink)", "var(--muted)", "var(--faint)", "var(--grid)" or "var(--card)" (what is behind it).
-Traces without a colour take c1 to c6 in turn. Fonts, grids and margins come from the page; leave them alone.
+Figures use named colours so that they follow the theme. Wherever plotly accepts a colour, write "var(--c1)" to
+"var(--c6)" (blue, orange, green, purple, gold, red), "var(--c1-faint)" to "var(--c6-faint)" (about a quarter of the
+strength), "var(--ink)", "var(--muted)", "var(--faint)", "var(--grid)" or "var(--card)" (the background). Traces
+without a colour use c1 to c6 in turn. The page sets fonts, grids and margins.
 """
 
 import base64
@@ -28,12 +29,19 @@ from plotly.offline import get_plotlyjs
 
 from counterpoise.io import atomic_path
 
-HEIGHT = 380
-"""Of a figure that says nothing of its own, in pixels."""
+DEFAULT_HEIGHT = 380
+"""Height of a figure without a height of its own, in pixels."""
 
 
 class Panel(NamedTuple):
-    """A section of the page. note: one line that says what to see; a string is escaped, a Markup is not."""
+    """A section of the page.
+
+    Args:
+        id: Anchor of the section.
+        title: Heading.
+        note: One line that explains the section. A str is escaped, a Markup is not.
+        body: Content.
+    """
 
     id: str
     title: str
@@ -42,18 +50,25 @@ class Panel(NamedTuple):
 
 
 def figure(id: str, plot: go.Figure, description: str) -> Markup:  # noqa: A002
-    """Returns a figure that the page draws, `plot.layout.height` high; `description` is what a screen reader reads.
+    """Return a figure that the page's script draws.
 
-    Strings in the plot (names, ticks, texts, customdata) are shown as they are, whatever they hold: a line break in
-    them is a line break, "<b>" is not bold. Only hover and text templates are plotly's own little HTML: they must be
-    constants, with names of classes in customdata.
+    Strings in the plot (names, ticks, texts, customdata) are shown literally: line breaks are kept and "<b>" is not
+    bold. Only hover and text templates may contain plotly's HTML. They must be constants; pass class names in
+    customdata.
+
+    Args:
+        id: Id of the element.
+        plot: The figure. Its height is `layout.height` or `DEFAULT_HEIGHT`.
+        description: Text for screen readers.
     """
-    height = plot.layout.height or HEIGHT
-    return render("shared/figure.html", id=id, height=height, description=description, json=_json(plain(plot)))
+    height = plot.layout.height or DEFAULT_HEIGHT
+    return render(
+        "shared/figure.html", id=id, height=height, description=description, json=_json(data_and_layout(plot))
+    )
 
 
-def plain(plot: go.Figure) -> dict[str, Any]:
-    """Returns what a page's script needs of a figure: its data and layout, without plotly's own template."""
+def data_and_layout(plot: go.Figure) -> dict[str, Any]:
+    """Return the data and layout of a figure without plotly's default template."""
     content = plot.to_plotly_json()
     content["layout"].pop("template", None)
     return content
@@ -66,10 +81,16 @@ def table(
     id: str | None = None,  # noqa: A002
     rows: int = 14,
 ) -> Markup:
-    """Returns a table with a caption whose columns sort at a click or with the keyboard.
+    """Return a table that can be sorted by mouse and keyboard.
 
-    formats: by column, as `format` takes them (".1%", ",d"); without one a value is shown as str. Numbers that are
-    missing or NaN are a dash and sort last. A table of more than `rows` rows scrolls in a box of its own.
+    Missing numbers and NaN are shown as a dash and sort last.
+
+    Args:
+        frame: Content of the table.
+        formats: Format specification by column, such as ".1%" or ",d". Other columns are shown as str.
+        caption: Caption of the table.
+        id: Id of the table element.
+        rows: A longer table scrolls in a box of its own.
     """
     numeric = {name: pd.api.types.is_numeric_dtype(frame[name].dtype) for name in frame}
     columns = [(str(name), numeric[name]) for name in frame]
@@ -80,24 +101,31 @@ def table(
 
 
 def data(id: str, value: Any) -> Markup:  # noqa: A002
-    """Returns a block of data for the page's scripts: `await report.data(id)` is `value`.
+    """Return a block of compressed data. Scripts read it with `await report.data(id)`.
 
-    value: what JSON holds, and numpy arrays, which become lists (int64 and float64 alike); NaN becomes null.
+    Args:
+        id: Id of the block.
+        value: Anything that JSON can hold, and numpy arrays, which become lists. NaN and infinity become null.
     """
     packed = base64.b64encode(gzip.compress(_json(value).encode(), 6, mtime=0)).decode()
     return render("shared/data_block.html", id=id, packed=packed)
 
 
 def render(template: str, **values: Any) -> Markup:
-    """Returns a template of `report/templates`, filled and escaped."""
+    """Return a rendered template of `report/templates`. Values are escaped unless they are Markup."""
     return Markup(_environment().get_template(template).render(**values))
 
 
 def write(path: Path, title: str, subtitle: str, panels: Sequence[Panel], script: str = "") -> None:
-    """Writes the page, one file that needs no other; replaces it as a whole.
+    """Write a page as one self-contained file. The file is replaced atomically.
 
-    script: JavaScript of the page, run when all is parsed; it finds in `report`: `await report.data(id)`,
-    `report.plots[id]` ({data, layout}: change it, then `report.draw(id)`), `report.sort(table)`.
+    Args:
+        path: File to write.
+        title: Title and main heading.
+        subtitle: Line below the heading.
+        panels: Sections in order.
+        script: JavaScript that runs after the page is parsed. It uses `await report.data(id)`, `report.plots[id]`
+            ({data, layout}; call `report.draw(id)` after a change) and `report.sort(table)`.
     """
     scripts = {
         "theme": template_text("shared/theme.js"),
@@ -121,7 +149,7 @@ def write(path: Path, title: str, subtitle: str, panels: Sequence[Panel], script
 
 
 def template_text(name: str) -> str:
-    """Returns a file of `report/templates` as it is."""
+    """Return the source of a file of `report/templates`."""
     environment = _environment()
     assert environment.loader is not None
     return environment.loader.get_source(environment, name)[0]
@@ -136,7 +164,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["round"] = lambda value, spec: _cell(value, spec)[0]
+    environment.filters["format_number"] = lambda value, spec: _cell(value, spec)[0]
     return environment
 
 
@@ -145,8 +173,8 @@ def _packed_plotly() -> str:
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
 
 
-def factor(value: float) -> str:
-    """Returns a factor as one reads it: three digits, or all before the point, and never a power of ten."""
+def format_factor(value: float) -> str:
+    """Return a factor with three significant digits, without an exponent."""
     return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
 
 
@@ -155,7 +183,7 @@ def _sha256(text: str) -> str:
 
 
 def _cell(value: Any, spec: str) -> tuple[str, float | None]:
-    """Returns what is shown, and the number to sort by."""
+    """Return the shown text and the number to sort by."""
     if isinstance(value, bool | str):
         return str(value), None
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -166,25 +194,23 @@ def _cell(value: Any, spec: str) -> tuple[str, float | None]:
 
 
 def _json(value: Any) -> Markup:
-    """Returns JSON that no HTML parser finds a tag in."""
-    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """Return JSON that is safe inside a script element."""
+    text = json.dumps(_json_types(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
-def _plain(value: Any) -> Any:
-    """Returns the value with arrays as lists and None for numbers that JSON has no word for."""
+def _json_types(value: Any) -> Any:
+    """Return the value with arrays as lists and None for NaN and infinity."""
     if isinstance(value, np.ndarray):
-        if value.dtype.kind == "f":
-            return [_plain(each) for each in value] if value.ndim > 1 else [_plain(each) for each in value.tolist()]
-        return value.tolist()
+        return _json_types(value.tolist()) if value.dtype.kind == "f" else value.tolist()
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return _json_types(value.item())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): _json_types(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_json_types(each) for each in value]
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()  # a lone surrogate has no place in a file
+        return value.encode("utf-8", "replace").decode()  # a lone surrogate cannot be encoded
     return value

@@ -1,149 +1,169 @@
-"""What the strategy did to each class, and in a few words: by sampler and weights, by its loss, by a second stage."""
+"""Panel of what the strategy did: sampling, class weights and effective prior of each class."""
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from markupsafe import Markup
 from plotly.subplots import make_subplots
 
-from counterpoise.report.html_page import Panel, factor, figure, render, table
+from counterpoise.report.html_page import Panel, figure, format_factor, render, table
 from counterpoise.training.results import RunResults
 
 LOSSES = {
-    "focal": "a focal loss, in which what is decided well counts less",
-    "LogitAdjusted": "a logit-adjusted loss, in which a rare class has to win by more",
-    "LDAM": "margins that are the wider the rarer a class is (LDAM)",
-    "Asymmetric": "an asymmetric loss, in which easy negatives hardly count",
-    "DistributionBalanced": "a distribution-balanced loss",
+    "focal": "focal loss, which gives less weight to well-classified examples",
+    "LogitAdjusted": "logit-adjusted loss, which requires a larger margin for rare classes",
+    "LDAM": "LDAM loss, whose margins are wider for rarer classes",
+    "Asymmetric": "asymmetric loss, which gives little weight to easy negatives",
+    "DistributionBalanced": "distribution-balanced loss",
 }
-STAGES = {
-    "PostHoc": "took the log of the prior off the logits",
-    "TauNormalised": "brought the weights of the head to similar norms",
-    "Retrained": "trained a new head on the vectors of the encoder, with a sampler of its own",
+SECOND_STAGES = {
+    "PostHoc": "subtracted the log prior from the logits",
+    "TauNormalised": "normalised the norms of the head's weights",
+    "Retrained": "trained a new head on the encoder's embeddings with its own sampler",
 }
 
 
-def correction(results: RunResults) -> Panel:
-    """Returns the panel of what the strategy did to each class."""
-    own, order = results.correction, np.argsort(-results.counts, kind="stable")
-    ranks = np.arange(1, len(order) + 1)
+def strategy_panel(results: RunResults) -> Panel:
+    """Return the panel of what the strategy did to each class."""
+    rows = _table(results)
+    formats = {
+        "examples": ",d",
+        "draws per epoch": ",.1f",
+        "draws per example": ",.2f",
+        "class weight": ",.3f",
+        "negative weight": ",.3f",
+        "share of examples": ".3%",
+        "effective prior": ".3%",
+    }
+    expandable = render(
+        "shared/expandable.html",
+        summary=f"Numbers of all {len(rows):,} {results.nouns}",
+        body=table(rows, formats, f"{results.nouns.capitalize()} by training count"),
+    )
+    description = "Share of examples, effective prior, draws per example and class weight of each class"
+    note = f"{describe_strategy(results)} Where the two lines of the upper plot meet, training follows the data."
+    body = figure("balance-plot", _plot(rows, results), description) + expandable
+    return Panel("strategy", "What the strategy did", note, body)
+
+
+def _table(results: RunResults) -> pd.DataFrame:
+    """Return one row per class, from the most frequent to the rarest."""
+    correction = results.correction
     rows = pd.DataFrame(
         {
             results.noun: np.array(results.labels, object),
             "examples": results.counts,
-            "drawn an epoch": own.expected_class_counts,
-            "draws of one": own.draws_per_example,
-            "weight": own.class_weights,
-            **({"weight of a negative": own.negative_weights} if results.multi_label else {}),
+            "draws per epoch": correction.expected_class_counts,
+            "draws per example": correction.draws_per_example,
+            "class weight": correction.class_weights,
+            **({"negative weight": correction.negative_weights} if results.multi_label else {}),
             "share of examples": results.counts / max(results.counts.sum(), 1),
-            "effective_prior": results.effective_prior / results.effective_prior.sum(),
+            "effective prior": results.effective_prior / results.effective_prior.sum(),
         }
-    ).iloc[order]
+    )
+    return rows.iloc[np.argsort(-results.counts, kind="stable")]
+
+
+def _plot(rows: pd.DataFrame, results: RunResults) -> go.Figure:
+    ranks = np.arange(1, len(rows) + 1)
     plot = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.07, row_heights=[0.6, 0.4])
     hover = np.column_stack([rows[results.noun].to_numpy(object), rows.examples.to_numpy(object)])
     tip = "%{customdata[0]}<br>%{customdata[1]:,} training examples<br>"
     series = [
-        ("share of examples", "share of the examples", "var(--faint)", "circle", 1),
-        ("effective_prior", "share of the training (effective prior)", "var(--c2)", "circle", 1),
-        ("draws of one", "draws of one example an epoch", "var(--c1)", "circle", 2),
-        ("weight", "weight of one drawn example", "var(--c3)", "diamond", 2),
+        ("share of examples", "var(--faint)", "circle", 1),
+        ("effective prior", "var(--c2)", "circle", 1),
+        ("draws per example", "var(--c1)", "circle", 2),
+        ("class weight", "var(--c3)", "diamond", 2),
     ]
-    crowd = len(order) > 150
-    for column, name, colour, symbol, row in series:
+    many = len(rows) > 150
+    for column, colour, symbol, row in series:
         values = rows[column].to_numpy(float)
         text = "%{y:.3%}" if row == 1 else "%{y:,.3~r}"
         trace = go.Scatter(
-            x=ranks, y=np.where(values > 0, values, np.nan), name=name, mode="markers" if crowd else "lines+markers",
-            customdata=hover, hovertemplate=f"{tip}{name}: {text}<extra></extra>",
-            marker={"color": colour, "size": 4 if crowd else 7, "symbol": symbol}, line={"color": colour, "width": 1.5},
+            x=ranks, y=np.where(values > 0, values, np.nan), name=column, mode="markers" if many else "lines+markers",
+            customdata=hover, hovertemplate=f"{tip}{column}: {text}<extra></extra>",
+            marker={"color": colour, "size": 4 if many else 7, "symbol": symbol}, line={"color": colour, "width": 1.5},
         )  # fmt: skip
         plot.add_trace(trace, row=row, col=1)
     plot.add_hline(1, row=2, col=1, line={"color": "var(--muted)", "width": 1, "dash": "dot"})
     plot.update_yaxes(type="log", dtick=1)
     plot.update_yaxes(title="share, log scale", exponentformat="none", tickformat="~%", row=1, col=1)
-    # At least from half to double: an axis that fits what is 1 throughout shows rounding errors as a mountain.
-    times = rows[["draws of one", "weight"]].to_numpy(float)
+    # Show at least 0.5 to 2: a tighter axis would magnify rounding errors of values that are all 1.
+    times = rows[["draws per example", "class weight"]].to_numpy(float)
     low, high = min(times[times > 0].min(), 0.5) / 1.2, max(times.max(), 2) * 1.2
-    plot.update_yaxes(title="times, log scale", tickformat="~g", range=np.log10([low, high]).tolist(), row=2, col=1)
-    plot.update_xaxes(showgrid=False, dtick=1 if len(order) <= 12 else None)
-    plot.update_xaxes(range=[1 - 0.02 * len(order), 1.02 * len(order) + 0.5])
+    plot.update_yaxes(title="factor, log scale", tickformat="~g", range=np.log10([low, high]).tolist(), row=2, col=1)
+    plot.update_xaxes(showgrid=False, dtick=1 if len(rows) <= 12 else None)
+    plot.update_xaxes(range=[1 - 0.02 * len(rows), 1.02 * len(rows) + 0.5])
     plot.update_xaxes(title=f"{results.nouns}, from the most frequent to the rarest", row=2, col=1)
     plot.update_layout(height=460)
-    formats = {"examples": ",d", "drawn an epoch": ",.1f", "draws of one": ",.2f", "weight": ",.3f"}
-    formats |= {"weight of a negative": ",.3f", "share of examples": ".3%", "effective_prior": ".3%"}
-    note = f"{effect(results)} Where the two lines of the upper part meet, training follows the data."
-    body = figure("balance-plot", plot, "Share of the examples and of the training, draws and weight of each class")
-    return Panel("strategy", "What the strategy did", note, body + _behind(rows, formats, results))
+    return plot
 
 
-def effect(results: RunResults) -> str:
-    """Returns in a few sentences what the strategy did, first to the largest and the smallest class."""
-    beyond = [words for words in (_loss(results), _second_stage(results)) if words]
-    return " ".join([_emphasis(results, bool(beyond)), *beyond])
+def describe_strategy(results: RunResults) -> str:
+    """Return in a few sentences what the strategy did, starting with the effective prior."""
+    other_parts = [text for text in (_loss(results), _second_stage(results)) if text]
+    return " ".join([_effective_prior(results, bool(other_parts)), *other_parts])
 
 
-def _emphasis(results: RunResults, beyond: bool) -> str:
-    """Returns what sampler and weights did; beyond: the strategy did more than that."""
+def _effective_prior(results: RunResults, has_other_parts: bool) -> str:
+    """Return how sampler and class weights changed the effective prior."""
     known, noun, nouns = results.counts > 0, results.noun, results.nouns
-    counts, effective_prior = results.counts[known], results.effective_prior[known]
-    largest, smallest = counts.argmax(), counts.argmin()
-    most, least = effective_prior[largest], effective_prior[smallest]
-    before = counts[largest] / counts[smallest]
+    counts, prior = results.counts[known], results.effective_prior[known]
     scheduled = results.setting("strategy", "schedule") is not None
-    when = "in the epoch of the best checkpoint" if scheduled else "in training"
-    if _alike(effective_prior / counts):
-        what = "Sampler and class weights leave the data as it is" if beyond else "Nothing"
-        what += f" {when}" if scheduled else ""
-        if before == 1:
-            return f"{what}: every {noun} has as many examples as any other, and counts as much."
-        return f"{what}: the largest {noun} counts {factor(before)} times the smallest, as in the data."
-    if before == 1:
-        most, least = effective_prior.max(), effective_prior.min()
-        spread = f"one counts up to {factor(most / least)} times as much as another" if least else "some do not count"
-        return f"All {nouns} have as many examples; {when} {spread}."
-    words = f"The largest {noun} has {factor(before)} times the examples of the smallest; {when}"
-    if _alike(effective_prior):
-        return f"{words} each counts the same."
-    if not (most and least):
-        return f"{words} {'the smallest' if most else 'it'} does not count."
-    if _alike(np.array([most, least])):
-        return f"{words} the two count the same, and others do not."
-    if most > least:
-        return f"{words} it counts {factor(most / least)} times as much."
-    return f"{words} the smallest counts {factor(least / most)} times as much as the largest, the wrong way round."
+    when = " in the epoch of the best checkpoint" if scheduled else ""
+    ratio_of_counts = counts.max() / counts.min()
+    if _equal(prior / counts):
+        what = "Sampler and class weights made no change" if has_other_parts else "No correction"
+        if ratio_of_counts == 1:
+            return f"{what}{when}: all {nouns} have the same number of examples and the same effective prior."
+        return (
+            f"{what}{when}: the effective prior of the largest {noun} is {format_factor(ratio_of_counts)} times that "
+            "of the smallest, as in the data."
+        )
+    if ratio_of_counts == 1:
+        spread = f"differ by a factor of up to {format_factor(prior.max() / prior.min())}"
+        spread = spread if prior.min() else "are zero for some of them"
+        return f"All {nouns} have the same number of examples; their effective priors{when} {spread}."
+    start = f"The largest {noun} has {format_factor(ratio_of_counts)} times the examples of the smallest; "
+    if _equal(prior):
+        return f"{start}the effective prior{when} is the same for all {nouns}."
+    largest, smallest = prior[counts.argmax()], prior[counts.argmin()]
+    if not (largest and smallest):
+        return f"{start}the effective prior{when} of the {'smallest' if largest else 'largest'} is zero."
+    if _equal(np.array([largest, smallest])):
+        return f"{start}the effective prior{when} is the same for both, but not for all {nouns}."
+    if largest > smallest:
+        return f"{start}its effective prior{when} is {format_factor(largest / smallest)} times as large."
+    return (
+        f"{start}the effective prior{when} of the smallest is {format_factor(smallest / largest)} times that of the "
+        "largest (over-correction)."
+    )
 
 
-def _alike(values: np.ndarray) -> bool:
+def _equal(values: np.ndarray) -> bool:
     return bool(values.max() <= 1.01 * values.min())
 
 
 def _loss(results: RunResults) -> str:
-    """Returns what the loss does beyond likelihood and class weights, nothing where it is no more than that."""
-    name = _name(results.setting("strategy", "loss", "_target_"))
+    """Return which loss was used; empty for cross-entropy."""
+    name = _class_name(results.setting("strategy", "loss", "_target_"))
     if name in ("", "cross_entropy"):
         return ""
-    own = ", with weights of its own" if results.setting("strategy", "loss", "label_weights") else ""
-    return f"The strategy trained with {LOSSES.get(name, f'the loss {name}')}{own}."
+    weights = ", with its own label weights" if results.setting("strategy", "loss", "label_weights") else ""
+    return f"Loss: {LOSSES.get(name, name)}{weights}."
 
 
 def _second_stage(results: RunResults) -> str:
-    """Returns what the second stage did, nothing where there was none."""
+    """Return what the second stage did; empty without one."""
     found = results.metrics.get("second_stage")
     if found is None:
         return ""
-    name = _name(results.setting("strategy", "second_stage", "_target_"))
+    name = _class_name(results.setting("strategy", "second_stage", "_target_"))
     numbers = ", ".join(
         f"{key} {value:,}" if isinstance(value, int) else f"{key} {value:g}" for key, value in found.items()
     )
-    return f"A second stage {STAGES.get(name, f'({name}) made another head')}{f' ({numbers})' if numbers else ''}."
+    effect = SECOND_STAGES.get(name, f"{name} replaced the head")
+    return f"Second stage: {effect}{f' ({numbers})' if numbers else ''}."
 
 
-def _name(target: object) -> str:
+def _class_name(target: object) -> str:
     return str(target or "").rsplit(".", 1)[-1]
-
-
-def _behind(rows: pd.DataFrame, formats: dict[str, str], results: RunResults) -> Markup:
-    return render(
-        "shared/expandable.html", summary=f"The numbers of all {len(rows):,} {results.nouns}",
-        body=table(rows, formats, f"{results.nouns.capitalize()} by training examples"),
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-// The controls of a run's report: what each panel shows, from the data blocks beside them.
+// Controls of a run's report. Each panel draws from the data block beside it.
 (() => {
   "use strict";
   const element = (id) => document.getElementById(id);
@@ -15,7 +15,7 @@
   const sum = (values) => values.reduce((total, value) => total + value, 0);
   const panel = (id, task) => { if (element(id)) report.add(task); };
 
-  // Scores against training counts: which score, the mean of similar counts, one class marked.
+  // Scores against training counts, with the mean of similar counts and an optional marked class.
   panel("recall-plot", async () => {
     const scores = await report.data("recall-data");
     const { data: [points, means, mark], layout, canvas } = report.plots["recall-plot"];
@@ -52,7 +52,7 @@
     return [...new Float64Array(bytes.buffer)];
   }
 
-  // Confusions: a heatmap of chosen classes.
+  // Confusion matrix of chosen classes.
   panel("confusion-plot", async () => {
     const all = await report.data("confusion-data"), size = all.labels.length, nothing = size;
     const errors = new Array(size).fill(0), byRow = new Map();
@@ -65,7 +65,7 @@
       }
     });
     const cell = (row, column) => byRow.get(row * (size + 1) + column) ?? 0;
-    const others = size + 1;  // what went to classes that are not shown
+    const others = size + 1;  // column of predictions of classes that are not shown
     const select = { size: element("confusion-size"), centre: element("confusion-centre"),
       order: element("confusion-order"), colour: element("confusion-colour") };
     const by = {
@@ -87,7 +87,7 @@
       const classes = chosen().sort(by[select.order.value]), share = select.colour.value === "share";
       const count = classes.length;
       const columns = all.multi ? [...classes, nothing] : count < size ? [...classes, others] : classes;
-      const name = (c) => c === nothing ? "nothing wrong" : c === others ? "all others" : all.labels[c];
+      const name = (c) => c === nothing ? "none" : c === others ? "other classes" : all.labels[c];
       const shown = (row, column) => column < others ? cell(row, column)
         : all.support[row] - sum(classes.map((each) => cell(row, each)));
       const grids = { right: [], wrong: [] }, texts = { right: [], wrong: [] }, hover = [];
@@ -106,8 +106,8 @@
           words.wrong.push(right ? "" : word);
           const of = `${number} of ${all.support[row]} test texts (${percent(part)})`;
           tips.push(all.multi
-            ? [name(row), `missed, given instead: ${name(column)}`, of]
-            : [name(row), right ? "right" : `taken for ${name(column)}`, of]);
+            ? [name(row), column === nothing ? "missed, no label wrongly predicted" : `missed, wrongly predicted: ${name(column)}`, of]
+            : [`true: ${name(row)}`, right ? "correct" : `predicted as ${name(column)}`, of]);
         }
         grids.right.push(line.right); grids.wrong.push(line.wrong); texts.right.push(words.right); texts.wrong.push(words.wrong); hover.push(tips);
       }
@@ -142,24 +142,25 @@
   panel("curves-plot", async () => {
     const all = await report.data("curves-data"), chosen = [...all.chosen];
     const plot = report.plots["curves-plot"], message = element("curves-message");
+    const noun = element("curves-form").dataset.noun;
     const numbers = new Map(all.labels.map((label, c) => [label, c]));
     const colours = 6;
 
     function curve(c, place) {
-      const { true_positives, called, cuts } = all.series[c], positives = all.positives[c];
-      const recall = true_positives.map((count) => count / positives), precision = true_positives.map((count, k) => count / called[k]);
+      const { true_positives, predicted, cuts } = all.series[c], positives = all.positives[c];
+      const recall = true_positives.map((count) => count / positives), precision = true_positives.map((count, k) => count / predicted[k]);
       const area = sum(recall.map((value, k) => (value - (k ? recall[k - 1] : 0)) * precision[k]));
       const colour = `var(--c${place % colours + 1})`, name = all.labels[c];
       const line = {
         x: [0, ...recall], y: [precision[0], ...precision], customdata: [cuts[0], ...cuts].map((cut) => [name, cut]),
         mode: "lines", line: { shape: "vh", color: colour, width: 2, dash: place < colours ? "solid" : "dash" },
         name: `${clip(name, 40)}: ${fixed(area, 3)}`, showlegend: false,
-        hovertemplate: "%{customdata[0]}<br>recall %{x:.3f}, precision %{y:.3f}<br>from a probability of %{customdata[1]:.4f} on<extra></extra>",
+        hovertemplate: "%{customdata[0]}<br>recall %{x:.3f}, precision %{y:.3f}<br>threshold %{customdata[1]:.4f}<extra></extra>",
       };
       const ring = {
-        x: [all.given[1][c]], y: [all.given[0][c]], mode: "markers", showlegend: false, customdata: [[name]],
+        x: [all.decisions[1][c]], y: [all.decisions[0][c]], mode: "markers", showlegend: false, customdata: [[name]],
         marker: { size: 12, color: "var(--card)", line: { color: colour, width: 2.5 } },
-        hovertemplate: "%{customdata[0]}, as decided<br>recall %{x:.3f}, precision %{y:.3f}<extra></extra>",
+        hovertemplate: "%{customdata[0]}, decisions of the run<br>recall %{x:.3f}, precision %{y:.3f}<extra></extra>",
       };
       return { traces: [line, ring], area, colour };
     }
@@ -181,7 +182,7 @@
           show();
           (list.querySelector("button") ?? element("curves-add")).focus();
         });
-        const numbers = `${fixed(area)} on ${all.positives[c]} test, ${all.train[c]} training`;
+        const numbers = `AP ${fixed(area)}, ${all.positives[c]} test, ${all.train[c]} training`;
         chip.append(swatch, made("strong", all.labels[c]), made("span", numbers), drop);
         list.append(chip);
       });
@@ -190,21 +191,21 @@
 
     function add() {
       const field = element("curves-add"), c = numbers.get(field.value);
-      if (c === undefined) { if (field.value) message.textContent = "There is no such name."; return; }
-      if (all.series[c] === null) message.textContent = "It has no test text.";
-      else if (chosen.includes(c)) message.textContent = "It is shown already.";
+      if (c === undefined) { if (field.value) message.textContent = `No ${noun} has this name.`; return; }
+      if (all.series[c] === null) message.textContent = "It has no test texts.";
+      else if (chosen.includes(c)) message.textContent = "It is already shown.";
       else { chosen.push(c); message.textContent = `${all.labels[c]} added`; show(); }
       field.value = "";
     }
     element("curves-form").addEventListener("submit", (event) => { event.preventDefault(); add(); });
-    // A choice from the list needs no button; typing does, for one name may begin like another.
+    // A name chosen from the list is added at once. A typed name needs Enter, because it may be the start of another.
     element("curves-add").addEventListener("input", (event) => {
       if (event.inputType === "insertReplacementText" || !(event instanceof InputEvent)) add();
     });
     await show();
   });
 
-  // One threshold for all labels.
+  // Precision, recall and F1 against one threshold.
   panel("thresholds-plot", async () => {
     const all = await report.data("thresholds-data"), grid = all.grid;
     const select = { split: element("thresholds-split"), label: element("thresholds-label") };
@@ -214,24 +215,24 @@
       for (let k = grid.length - 1, total = 0; k >= 0; k--) counts[k] = total += bins[k + 1];
       return counts;
     };
-    const score = (true_positives, called, positives) => {
-      const precision = called ? true_positives / called : positives ? 0 : NaN, recall = positives ? true_positives / positives : NaN;
-      return { Precision: precision, Recall: recall, F1: positives ? 2 * true_positives / (called + positives) : NaN };
+    const score = (true_positives, predicted, positives) => {
+      const precision = predicted ? true_positives / predicted : positives ? 0 : NaN, recall = positives ? true_positives / positives : NaN;
+      return { Precision: precision, Recall: recall, F1: positives ? 2 * true_positives / (predicted + positives) : NaN };
     };
     const cache = {};
 
     function split(name) {
       return cache[name] ??= (() => {
-        const { texts, called, true_positives } = all.splits[name];
-        const labels = called.map((bins, c) => ({ called: above(bins), true_positives: above(true_positives[c]), positives: sum(true_positives[c]) }));
+        const { texts, predicted, true_positives } = all.splits[name];
+        const labels = predicted.map((bins, c) => ({ predicted: above(bins), true_positives: above(true_positives[c]), positives: sum(true_positives[c]) }));
         const supported = labels.filter((label) => label.positives), positives = sum(labels.map((label) => label.positives));
         const points = grid.map((_, k) => {
-          const given = sum(labels.map((label) => label.called[k]));
-          const each = supported.map((label) => score(label.true_positives[k], label.called[k], label.positives));
+          const predictions = sum(labels.map((label) => label.predicted[k]));
+          const each = supported.map((label) => score(label.true_positives[k], label.predicted[k], label.positives));
           const macro = Object.fromEntries(["Precision", "Recall", "F1"].map(
             (name) => [name, sum(each.map((one) => one[name])) / each.length]));
-          return { micro: { ...score(sum(labels.map((label) => label.true_positives[k])), given, positives),
-            given: given / texts, true: positives / texts }, macro };
+          return { micro: { ...score(sum(labels.map((label) => label.true_positives[k])), predictions, positives),
+            predicted: predictions / texts, true: positives / texts }, macro };
         });
         return { labels, points, texts };
       })();
@@ -246,8 +247,8 @@
           ["micro recall", "c1", points.map((p) => p.micro.Recall), "dash"]] };
       }
       const label = labels[Number(c)];
-      const rows = grid.map((_, k) => ({ micro: { ...score(label.true_positives[k], label.called[k], label.positives),
-        given: label.called[k] / texts, true: label.positives / texts }, macro: {} }));
+      const rows = grid.map((_, k) => ({ micro: { ...score(label.true_positives[k], label.predicted[k], label.positives),
+        predicted: label.predicted[k] / texts, true: label.positives / texts }, macro: {} }));
       return { rows, series: [["F1", "c2", rows.map((row) => row.micro.F1), "solid"],
         ["precision", "c1", rows.map((row) => row.micro.Precision), "dot"],
         ["recall", "c3", rows.map((row) => row.micro.Recall), "dash"]] };
@@ -258,16 +259,16 @@
       const k = Number(slider.value) - 1, c = select.label.value, one = c !== "", { rows, series } = lines();
       element("thresholds-shown").value = grid[k].toFixed(3);
       slider.setAttribute("aria-valuetext", grid[k].toFixed(3));
-      const own = one && all.tuned ? all.tuned[c] : null, on = `on the ${select.split.value} split`;
+      const own = one && all.thresholds ? all.thresholds[c] : null, on = `on the ${select.split.value} split`;
       element("thresholds-note").textContent = one
-        ? `${all.labels[c]} ${on}; ${own === null ? "the run used no thresholds" : `the threshold of the run is ${fixed(own)}`}`
-        : `All labels on the ${select.split.value} split; the columns on the right are the run's own decisions on test`;
+        ? `${all.labels[c]} ${on}; ${own === null ? "the run used no thresholds" : `the run's threshold is ${fixed(own)}`}`
+        : `All labels on the ${select.split.value} split; the columns on the right are the run's own decisions on the test split`;
       table.classList.toggle("one", one);
       table.querySelector("[data-head=micro]").textContent = one ? "at this threshold" : "micro";
       for (const average of ["micro", "macro"]) {
         for (const cell of table.querySelectorAll(`[data-${average}]`)) {
           const value = rows[k][average][cell.dataset[average]] ?? NaN;
-          cell.textContent = fixed(value, ["given", "true"].includes(cell.dataset[average]) ? 2 : 3);
+          cell.textContent = fixed(value, ["predicted", "true"].includes(cell.dataset[average]) ? 2 : 3);
         }
       }
       const plot = report.plots["thresholds-plot"];
@@ -281,7 +282,7 @@
       const line = (x, colour, dash) => ({ type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "paper",
         line: { color: `var(--${colour})`, width: 1.5, dash } });
       plot.layout.shapes = [line(grid[k], "ink", "solid"), ...(own === null ? [] : [line(own, "c4", "dash")])];
-      plot.layout.annotations = own !== null ? [{ x: own, y: 0.03, yref: "paper", text: "of the run", showarrow: false,
+      plot.layout.annotations = own !== null ? [{ x: own, y: 0.03, yref: "paper", text: "run", showarrow: false,
         xanchor: "left", xshift: 5, font: { color: "var(--c4)" } }] : [];
       cancelAnimationFrame(frame);
       return new Promise((resolve) => { frame = requestAnimationFrame(() => resolve(report.draw("thresholds-plot"))); });
@@ -290,13 +291,13 @@
     select.split.addEventListener("change", show);
     select.label.addEventListener("change", () => {
       const c = select.label.value;
-      if (c !== "" && all.tuned) slider.value = Math.max(1, Math.min(grid.length, Math.round(all.tuned[c] * (grid.length + 1))));
+      if (c !== "" && all.thresholds) slider.value = Math.max(1, Math.min(grid.length, Math.round(all.thresholds[c] * (grid.length + 1))));
       show();
     });
     await show();
   });
 
-  // The worst mistakes and their texts.
+  // Worst mistakes and their texts.
   panel("errors-list", async () => {
     const all = await report.data("errors-data"), list = element("errors-list"), page = 15;
     const kind = element("errors-kind"), roles = [...document.querySelectorAll("#errors [data-role]")];
@@ -311,13 +312,13 @@
       const node = made("li"), head = made("p", undefined, "verdict"), text = all.texts[error.row];
       const tag = (name, colour) => made("strong", name, colour);
       if (all.multi) {
-        const given = error.kind === "given";
-        head.append(tag(all.labels[error.label], given ? "wrong" : "right"), given ? " given although wrong" : " missed",
+        const positive = error.kind === "false_positive";
+        head.append(tag(all.labels[error.label], positive ? "wrong" : "right"), positive ? " false positive" : " false negative",
           made("span", `probability ${error.p < 0.0005 ? "below 0.001" : fixed(error.p)}`
             + (error.threshold === undefined ? "" : `, threshold ${fixed(error.threshold)}`), "sure"));
       } else {
-        head.append(tag(all.labels[error.predicted], "wrong"), " for ", tag(all.labels[error.true], "right"),
-          made("span", `${percent(error.p)} sure, ${percent(error.q)} of the truth`, "sure"));
+        head.append("predicted ", tag(all.labels[error.predicted], "wrong"), ", true ", tag(all.labels[error.true], "right"),
+          made("span", `p(predicted) ${percent(error.p_predicted)}, p(true) ${percent(error.p_true)}`, "sure"));
       }
       node.append(head);
       if (text.length > 260) {
@@ -330,14 +331,14 @@
       }
       const foot = made("p", `text ${all.ids[error.row]}`, "of");
       if (all.multi) {
-        const truth = new Set(all.truth[error.row]), given = new Set(all.given[error.row]);
+        const truth = new Set(all.truth[error.row]), predicted = new Set(all.predicted[error.row]);
         const names = (word, numbers, style) => {
           if (!numbers.length) return;
           foot.append(` · ${word} `, made("span", numbers.map((c) => all.labels[c]).join(", "), style));
         };
-        names("right:", [...given].filter((c) => truth.has(c)));
-        names("given although wrong:", [...given].filter((c) => !truth.has(c)), "wrong");
-        names("missed:", [...truth].filter((c) => !given.has(c)), "right");
+        names("correct:", [...predicted].filter((c) => truth.has(c)));
+        names("false positives:", [...predicted].filter((c) => !truth.has(c)), "wrong");
+        names("false negatives:", [...truth].filter((c) => !predicted.has(c)), "right");
       }
       node.append(foot);
       return node;
@@ -347,8 +348,8 @@
       const errors = wanted();
       list.replaceChildren(...errors.slice(0, shown).map(item));
       const many = Math.min(shown, errors.length);
-      element("errors-count").textContent = all.whole ? `${many} of ${errors.length} shown`
-        : `${many} of the ${errors.length} kept are shown`;
+      element("errors-count").textContent = all.complete ? `Showing ${many} of ${errors.length}`
+        : `Showing ${many} of ${errors.length} on this page`;
       element("errors-more").hidden = errors.length <= shown;
     }
     for (const each of [kind, ...roles]) each?.addEventListener("change", () => { shown = page; show(); });

@@ -1,11 +1,11 @@
-// What every report does: draw figures in the colours of the page, sort tables, switch between light and dark.
+// Shared by all reports: figures in the colours of the page, sortable tables, and the theme.
 const report = (() => {
   "use strict";
   const root = document.documentElement;
   const plots = {};
   const blocks = {};
   const colours = new Map();
-  const tasks = [];  // of the page's own script, which fill what it controls
+  const tasks = [];  // tasks of the page's own script
   const probe = document.createElement("span");
   probe.hidden = true;
   document.body.append(probe);
@@ -21,7 +21,7 @@ const report = (() => {
     return blocks[id];
   }
 
-  // A named colour as plotly reads it: the browser resolves light-dark() and color-mix(), plotly knows neither.
+  // Resolve a named colour: plotly does not understand light-dark() and color-mix().
   function colour(name) {
     if (!colours.has(name)) {
       probe.style.color = name;
@@ -36,7 +36,7 @@ const report = (() => {
     return colours.get(name);
   }
 
-  // Plotly reads a little HTML in every string, and formulas between dollars: what a class or a text is called must not become markup.
+  // Plotly interprets HTML and $formulas$ in strings. Escape names and texts so that they are shown literally.
   function escape(text) {
     return text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/\$/g, "&#36;").replace(/\r?\n/g, "<br>");
   }
@@ -80,7 +80,7 @@ const report = (() => {
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
   };
 
-  // Draws at once where it can, for what is printed is laid out right after.
+  // Draw synchronously if plotly is loaded, because printing lays out the page immediately afterwards.
   function draw(id) {
     return window.Plotly ? paint(id) : loaded.then(() => paint(id));
   }
@@ -173,7 +173,7 @@ const report = (() => {
     }
     for (const id of Object.keys(plots)) {
       if (plots[id].data.length) await draw(id);
-      await new Promise((resolve) => setTimeout(resolve));  // the page stays responsive in between
+      await new Promise((resolve) => setTimeout(resolve));  // keep the page responsive
     }
     await Promise.all(tasks);
     root.dataset.drawn = "true";

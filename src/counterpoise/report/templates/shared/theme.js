@@ -1,4 +1,4 @@
-// Before the first paint: what the reader chose the last time, if anything.
+// Runs before the first paint: apply the theme that the reader chose earlier.
 try {
   const theme = localStorage.getItem("counterpoise-theme");
   if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
