@@ -31,7 +31,9 @@ def data_panel(results: RunResults) -> Panel:
         }
     )
     counts = dict.fromkeys(("train", "validation", "test"), ",d")
-    caption = f"{results.nouns.capitalize()} with fewer than {MIN_TEST_EXAMPLES} test texts: their own scores are unreliable"
+    caption = (
+        f"{results.nouns.capitalize()} with fewer than {MIN_TEST_EXAMPLES} test texts: their own scores are unreliable"
+    )
     body = render(
         "run/data.html",
         lengths=figure("lengths-plot", _lengths(results), "Histogram of the number of tokens of training texts"),
