@@ -177,7 +177,7 @@ def test_a_train_limit_that_leaves_one_class_is_refused(make):
 
 
 MANY = {f"c{number}": 3 for number in range(100)}
-"""Classes of which each is too small for a share in a sample."""
+"""Classes that are too small for a share in a sample."""
 
 
 @pytest.mark.parametrize("large", [{}, {"alpha": 30}], ids=["all small", "one large"])

@@ -25,7 +25,7 @@ def near(*values: str) -> list[tuple[int, int]]:
 
 
 def variations(rng: np.random.Generator, count: int, letters: str = "abcdefghij ") -> list[str]:
-    """Texts of which each second is the one before with some characters changed."""
+    """Texts where every second text is its predecessor with some characters changed."""
     values = []
     for _ in range(count):
         text = rng.choice(list(letters), int(rng.integers(20, 200)))

@@ -120,7 +120,7 @@ def file_state(path: Path) -> list[int]:
 
 
 def _write_table(reader: pa.RecordBatchReader, path: Path) -> pa.Table:
-    # A stream, as the dictionaries of a column may differ from batch to batch, which a file of Arrow cannot hold.
+    # The stream format: dictionaries of a column may differ between batches, which the file format does not allow.
     """Write the batches to a file and return the mapped table."""
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, reader.schema) as writer:
         for batch in reader:

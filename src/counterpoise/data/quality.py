@@ -130,7 +130,7 @@ def leaks(
     rows = np.flatnonzero(part == into)
     first = np.full(groups.max(initial=-1) + 1, -1)
     sources = np.flatnonzero(part == source)[::-1]
-    first[groups[sources]] = sources  # the last assignment stays: the first row
+    first[groups[sources]] = sources  # The last assignment wins: the first row.
     of, similarity = first.copy(), np.where(first >= 0, 1.0, 0.0)
     if near is not None:
         left, right = np.concatenate([near.left, near.right]), np.concatenate([near.right, near.left])
