@@ -1,14 +1,13 @@
 """The initial bias of the classification head."""
 
-from typing import Any
-
 import numpy as np
 
 from counterpoise.balance import Correction
+from counterpoise.balance.losses.protocol import Loss
 from counterpoise.errors import UserError
 
 
-def initial_head_bias(correction: Correction, loss: Any, setting: bool | str) -> np.ndarray | None:
+def initial_head_bias(correction: Correction, loss: Loss, setting: bool | str) -> np.ndarray | None:
     """Return the initial bias of the head, float [C], or None for zeros.
 
     The bias is the constant logit vector of least loss, so that training does not start with learning the class
