@@ -1,6 +1,6 @@
-"""The figures of classes and buckets in a comparison's report, and the data they are drawn from.
+"""Figures of classes and buckets in a comparison's report, and the data for the page's script.
 
-`recall`, `effect` and `effect_axis` come without points: the page's script draws what the reader chooses.
+`recall`, `effect` and `effect_axis` have no points: the script draws what the reader chooses.
 """
 
 from typing import Any
@@ -25,10 +25,11 @@ from counterpoise.report.comparison.formatting import (
 
 
 def page_data(comparison: Comparison) -> dict[str, Any]:
-    """Returns what the page's script draws from; arrays of classes are in the order of `classes`, by training count.
+    """Return the data for the page's script. Arrays of classes follow `classes`, sorted by training count.
 
-    groups: names, best first; reference: its number; recall, f1, difference, low, high: [G, C] to four digits, NaN
-    as in `Comparison.classes`; place: where a class stands over the training counts.
+    Returns:
+        `groups` (names, best first), `reference` (its index), `recall`, `f1`, `difference`, `low`, `high` ([G, C], four
+        decimals), `place` (x position of each class), and names and counts.
     """
     names = [group.name for group in comparison.groups]
     order = np.lexsort((np.array(comparison.labels), -np.asarray(comparison.counts)))
@@ -59,10 +60,10 @@ def page_data(comparison: Comparison) -> dict[str, Any]:
 
 
 def places(counts: np.ndarray) -> np.ndarray:
-    """Returns where classes stand on a logarithmic axis of training counts, float [C] of the same order of size.
+    """Return x positions of classes on a logarithmic axis of training counts, float [C].
 
-    Classes of one count stand side by side, in a strip no wider than a third of the way to the next count. A
-    logarithm has no place for 0, which stands at 1/2.
+    Classes with equal counts are placed side by side, within a third of the distance to the next count. A count of 0
+    is placed at 1/2.
     """
     counts = np.asarray(counts)
     logs = np.log10(np.maximum(counts, 0.5))
@@ -76,9 +77,9 @@ def places(counts: np.ndarray) -> np.ndarray:
 
 
 def recall(comparison: Comparison) -> go.Figure:
-    """Returns recall over training counts on a log scale, with the bounds of the buckets.
+    """Return recall against training count with the bounds of the buckets.
 
-    Traces, without points: lines of gain, of loss; the group one comes from; the other's gains, losses, and equals.
+    Traces (empty): lines of gains, lines of losses, first group, and gains, losses and no change of the second.
     """
     drawn = np.maximum(np.asarray(comparison.counts, float), 0.5)
     marks = count_marks(float(drawn.min()), float(drawn.max()), 1.3)
@@ -95,7 +96,7 @@ def recall(comparison: Comparison) -> go.Figure:
         plot.add_scatter(mode="lines", line=line, opacity=0.55, hoverinfo="skip", showlegend=False, meta=name)
     hollow = {"size": size - 1, "color": "var(--card)", "line": {"color": "var(--muted)", "width": 1.3}}
     plot.add_scatter(mode="markers", marker=hollow, hovertemplate=hover, name="from")
-    for name, colour in (("gained", GAIN), ("lost", LOSS), ("as before", "var(--muted)")):
+    for name, colour in (("gained", GAIN), ("lost", LOSS), ("unchanged", "var(--muted)")):
         marker = {"size": size, "color": colour, "line": {"color": "var(--card)", "width": 1}}
         plot.add_scatter(mode="markers", marker=marker, hovertemplate=hover, name=name)
     plot.update_layout(
@@ -123,19 +124,19 @@ def recall(comparison: Comparison) -> go.Figure:
 
 
 def effect(comparison: Comparison) -> go.Figure:
-    """Returns a row for each class of the test split: the change in its recall with its interval.
+    """Return one row per class of the test split with the change in recall and its confidence interval.
 
-    Traces, without points: gains, losses, changes whose interval holds 0, and the training counts on the right.
+    Traces (empty): gains, losses, changes that are not significant, and training counts on the right.
     """
     hover = (
         "%{customdata[0]}<br>%{customdata[1]:,} training, %{customdata[2]:,} test examples"
         "<br>%{x:+.3f} (%{customdata[3]})<extra></extra>"
     )
     plot = go.Figure()
-    for name, colour in (("gain", GAIN), ("loss", LOSS), ("may be chance", "var(--muted)")):
+    for name, colour in (("gain", GAIN), ("loss", LOSS), ("not significant", "var(--muted)")):
         bars = {"type": "data", "symmetric": False, "array": [], "arrayminus": [], "thickness": 1.5, "width": 0}
         marker = {"color": colour, "size": 8}
-        bars["color"] = UNDECIDED if name == "may be chance" else colour
+        bars["color"] = UNDECIDED if name == "not significant" else colour
         plot.add_scatter(
             mode="markers", marker=marker, error_x=bars, hovertemplate=hover, name=name, showlegend=False, meta=name
         )
@@ -158,7 +159,7 @@ def effect(comparison: Comparison) -> go.Figure:
 
 
 def effect_axis(comparison: Comparison) -> go.Figure:
-    """Returns the scale of `effect`, which stays in sight while the rows scroll."""
+    """Return the axis of `effect`, which stays visible while the rows scroll."""
     plot = go.Figure(go.Scatter(x=[None], y=[None], mode="markers", showlegend=False))
     plot.add_annotation(
         x=1,
@@ -181,12 +182,10 @@ def effect_axis(comparison: Comparison) -> go.Figure:
 
 
 def bucket_effects(comparison: Comparison) -> go.Figure:
-    """Returns a column for head, medium and tail: the change in mean recall of each group against the reference, in
-    colour where the two can be told apart by it.
-    """
+    """Return the change in mean recall relative to the reference, one column per bucket, coloured if significant."""
     present = [bucket for bucket in BUCKETS if (comparison.buckets.bucket == bucket).any()]
     rows = {(row["group"], row["bucket"]): row for row in records(comparison.buckets)}
-    told = told_buckets(comparison)
+    significant_pairs = significant_buckets(comparison)
     p = {(row["group"], row["metric"]): row["p_holm"] for row in records(comparison.effects)}
     others = [number for number, group in enumerate(comparison.groups) if group.name != comparison.reference]
     names = [shown_name(comparison, number) for number in others]
@@ -199,7 +198,7 @@ def bucket_effects(comparison: Comparison) -> go.Figure:
         suffix = str(column + 1) if column else ""
         found = [rows[comparison.groups[number].name, bucket] for number in others]
         values = np.round([row["difference"] for row in found], 4)
-        apart = np.array([(row["group"], bucket) in told for row in found])
+        apart = np.array([(row["group"], bucket) in significant_pairs for row in found])
         over, under = apart & (values > 0), apart & (values < 0)
         plot.add_bar(
             orientation="h",
@@ -270,13 +269,13 @@ def bucket_effects(comparison: Comparison) -> go.Figure:
     return plot
 
 
-def told_buckets(comparison: Comparison) -> set[tuple[str, str]]:
-    """Returns the groups and buckets whose mean recall differs from the reference's by more than chance."""
+def significant_buckets(comparison: Comparison) -> set[tuple[str, str]]:
+    """Return pairs of group and bucket whose mean recall differs significantly from the reference."""
     rows = records(comparison.effects[significant(comparison.effects)])
     found = {(row["group"], row["metric"]) for row in rows}
     return {(group, bucket) for group, metric in found for bucket in BUCKETS if metric == f"{bucket}_recall"}
 
 
 def bucket_width(comparison: Comparison) -> int:
-    """Returns the least width of `bucket_effects` in pixels; a narrower page scrolls it."""
+    """Return the minimum width of `bucket_effects` in pixels; narrower pages scroll."""
     return 170 + 130 * comparison.buckets.bucket.nunique()

@@ -1,8 +1,8 @@
-"""The report of a comparison: groups of runs ranked, told apart, and followed down to buckets and single classes.
+"""Report page of a comparison: ranking of groups of runs, pairwise tests, and effects on buckets and classes.
 
-One colour means one thing on the page: blue is a gain of recall over the reference or what cannot be told apart from
-the best, orange a loss, grey what chance may have done. What the reader chooses is drawn by `templates/comparison.js`
-from one block of data, which holds each number once.
+Colours have one meaning on the page. Blue: a gain of recall over the reference, or no significant difference from the
+best group. Orange: a loss. Grey: not significant. The script `templates/comparison/comparison.js` draws what the
+reader chooses from one block of data.
 """
 
 from collections.abc import Sequence
@@ -25,40 +25,40 @@ from counterpoise.report.comparison.formatting import (
     shown_name,
     unit,
 )
-from counterpoise.report.html_page import Panel, data, figure, plain, render, table, template_text, write
+from counterpoise.report.html_page import Panel, data, data_and_layout, figure, render, table, template_text, write
 
 _SPENT: tuple[Literal["seconds", "steps"], ...] = ("seconds", "steps")
 _COSTS = {"seconds": "seconds", "epochs": "epochs", "steps": "optimiser steps"}
 
 
 def write_comparison_report(path: Path, comparison: Comparison) -> None:
-    """Writes the report, one HTML file that needs no other; what has no meaning for a single group is left out."""
+    """Write the report as one self-contained HTML file. A single group has no comparison panels."""
     count = len(comparison.groups)
     title = f"Comparison of {count} groups of runs" if count > 1 else f"Report on {shown_name(comparison, 0)}"
     if all(group.probe for group in comparison.groups):
-        title += " (probe)"
+        title += " (linear probe)"
     write(path, title, subtitle(comparison), panels(comparison), template_text("comparison/comparison.js"))
 
 
 def subtitle(comparison: Comparison) -> str:
-    """Returns one line: the metric, what it was measured on, the seeds, and that probes are probes."""
+    """Return one line with the metric, the data, the seeds and whether the groups are linear probes."""
     seeds = sorted({len(group.scores) for group in comparison.groups})
     most = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
     parts = [
         f"{metric_name(comparison.metric)} on {comparison.texts:,} test texts",
         f"{len(comparison.labels):,} {unit(comparison, len(comparison.labels))}",
-        f"{most} a group" if len(comparison.groups) > 1 else most,
+        f"{most} per group" if len(comparison.groups) > 1 else most,
     ]
     if len(comparison.groups) > 1:
-        parts.append(f"measured against {comparison.reference}")
+        parts.append(f"reference: {comparison.reference}")
     probes = [group.probe for group in comparison.groups]
     if any(probes):
-        parts.append(f"{'probe' if all(probes) else 'some are probes'}: the encoder stays frozen")
+        parts.append(f"{'linear probes' if all(probes) else 'some are linear probes'} (frozen encoder)")
     return " · ".join(parts)
 
 
 def panels(comparison: Comparison) -> list[Panel]:
-    """Returns the sections of the page, in order."""
+    """Return the panels in order."""
     several = len(comparison.groups) > 1
     made = [_verdict(comparison), _leaderboard(comparison)]
     if several:
@@ -70,44 +70,52 @@ def panels(comparison: Comparison) -> list[Panel]:
 
 
 def _verdict(comparison: Comparison) -> Panel:
-    note = f"Mean {metric_name(comparison.metric)} over seeds, with its 95 % interval."
-    key = [("seed", "a seed")]
+    note = f"Mean {metric_name(comparison.metric)} over seeds with its 95 % confidence interval."
+    key = [("seed", "one seed")]
     if len(comparison.groups) > 1:
         note += (
-            f" Two groups are told apart where p is below {ALPHA}, Holm-adjusted (comparisons with "
-            f"{comparison.reference} for themselves, all others for themselves), and the interval of their difference "
-            "leaves out 0."
+            f" A difference is significant if its adjusted p-value is below {ALPHA} and its confidence interval "
+            f"excludes 0. P-values are Holm-adjusted, separately for pairs with {comparison.reference} and for the "
+            "other pairs."
         )
-        behind = [("trailing", "behind the best")] if behind_best(comparison).any() else []
-        key = [("gain", "the best, and not told apart from it"), *behind, *key]
+        behind = [("trailing", "significantly below the best")] if behind_best(comparison).any() else []
+        key = [("gain", "best, or not significantly different from it"), *behind, *key]
         key.append(("line", f"mean of {comparison.reference}"))
     body = render(
         "comparison/ranking.html",
         words=comparison.words[1:],
         note=note,
         key=render("comparison/color_key.html", entries=key),
-        chart=figure("ranking", group_figures.ranking(comparison), _ranking_in_words(comparison)),
+        chart=figure("ranking", group_figures.ranking(comparison), _describe_ranking(comparison)),
         block=data("comparison", class_figures.page_data(comparison)),
     )
     lead = Markup('<span class="lead">{}</span>').format(comparison.words[0] if comparison.words else "")
-    return Panel("verdict", "What wins" if len(comparison.groups) > 1 else "Result", lead, body)
+    return Panel("verdict", "Ranking" if len(comparison.groups) > 1 else "Result", lead, body)
 
 
-def _ranking_in_words(comparison: Comparison) -> str:
+def _describe_ranking(comparison: Comparison) -> str:
     behind = behind_best(comparison)
     rows = []
     for number, group in enumerate(comparison.groups):
         low, high = group.intervals[comparison.metric]
         mean = group.scores[comparison.metric].mean()
-        remark = "" if number == 0 else ", behind the best" if behind[number] else ", not told apart from the best"
-        rows.append(f"{shown_name(comparison, number)} {mean:.3f} ({low:.3f} to {high:.3f}){remark}")
-    return f"{metric_name(comparison.metric)} of each group with its 95 % interval. " + "; ".join(rows)
+        status = (
+            ""
+            if number == 0
+            else ", significantly below the best"
+            if behind[number]
+            else ", not significantly different from the best"
+        )
+        rows.append(f"{shown_name(comparison, number)} {mean:.3f} ({low:.3f} to {high:.3f}){status}")
+    return f"{metric_name(comparison.metric)} of each group with its 95 % confidence interval. " + "; ".join(rows)
 
 
 def _leaderboard(comparison: Comparison) -> Panel:
     effects = {
-        (row["group"], row["metric"]): (row, told)
-        for row, told in zip(records(comparison.effects), significant(comparison.effects).tolist(), strict=True)
+        (row["group"], row["metric"]): (row, is_significant)
+        for row, is_significant in zip(
+            records(comparison.effects), significant(comparison.effects).tolist(), strict=True
+        )
     }
     means = np.array([group.scores[comparison.metrics].mean() for group in comparison.groups])
     costs = np.array([[getattr(group, cost) for cost in _COSTS] for group in comparison.groups])
@@ -116,7 +124,7 @@ def _leaderboard(comparison: Comparison) -> Panel:
     for number, group in enumerate(comparison.groups):
         cells = []
         for column, metric in enumerate(comparison.metrics):
-            effect, told = effects.get((group.name, metric), ({}, False))
+            effect, is_significant = effects.get((group.name, metric), ({}, False))
             cells.append(
                 {
                     "value": float(means[number, column]),
@@ -125,7 +133,7 @@ def _leaderboard(comparison: Comparison) -> Panel:
                     "best": bool(best[number, column]),
                     "difference": effect.get("difference"),
                     "p": "" if not effect else p_value(effect["p_holm"]),
-                    "kind": "" if not told else "gain" if effect["difference"] > 0 else "loss",
+                    "kind": "" if not is_significant else "gain" if effect["difference"] > 0 else "loss",
                 }
             )
         spent = list(zip(costs[number].tolist(), least[number].tolist(), strict=True))
@@ -140,17 +148,17 @@ def _leaderboard(comparison: Comparison) -> Panel:
         costs=list(_COSTS.values()),
         several=several,
     )
-    note = "Mean ± standard deviation over seeds; below it the 95 % interval"
+    note = "Mean ± standard deviation over seeds, with the 95 % confidence interval below"
     if several:
         note += (
-            f", and the difference to {comparison.reference} with its p, Holm-adjusted for the groups, in colour where "
-            "it is more than chance. Marked: the best of a column. A click on a heading sorts"
+            f" and the difference to {comparison.reference} with its adjusted p-value (coloured if significant). "
+            "The best value of each column is marked. Click a heading to sort"
         )
     return Panel("leaderboard", "Leaderboard", f"{note}.", body)
 
 
 def _best(values: np.ndarray) -> np.ndarray:
-    """Returns bool [G, M]: what is the most of its column, nothing where all are equal."""
+    """Return which values are the maximum of their column, bool [G, M]; none if all are equal."""
     known = np.where(np.isnan(values), -np.inf, values)
     return (known == known.max(0)) & (known != known.min(0)).any(0)
 
@@ -160,38 +168,38 @@ def _pairs(comparison: Comparison) -> Panel:
     found = differences(comparison)
     rows = [
         {
-            "ahead": names[first],
-            "behind": names[second],
+            "better": names[first],
+            "worse": names[second],
             "difference": pair.difference,
             "low": pair.low,
             "high": pair.high,
             "p": pair.p,
-            "p, Holm-adjusted": pair.p_holm,
-            "told apart": "yes" if pair.told else "no",
+            "adjusted p": pair.p_holm,
+            "significant": "yes" if pair.significant else "no",
         }
         for first, second in combinations(names, 2)
         for pair in [found[first, second]]
     ]
     frame = pd.DataFrame(rows)
-    formats = {"difference": "+.4f", "low": "+.4f", "high": "+.4f", "p": ".4f", "p, Holm-adjusted": ".4f"}
-    caption = f"Differences in {metric_name(comparison.metric)}, with 95 % intervals"
+    formats = {"difference": "+.4f", "low": "+.4f", "high": "+.4f", "p": ".4f", "adjusted p": ".4f"}
+    caption = f"Differences in {metric_name(comparison.metric)}, with 95 % confidence intervals"
     listed = table(frame, formats, caption)
-    note = f"The difference in {metric_name(comparison.metric)}, and how likely chance alone would make it as large."
+    note = f"Difference in {metric_name(comparison.metric)} with its confidence interval and p-value."
     if len(comparison.groups) == 2:
-        return Panel("pairs", "Which can be told apart", note, listed)
-    told = int((frame["told apart"] == "yes").sum())
+        return Panel("pairs", "Pairwise tests", note, listed)
+    count = int((frame["significant"] == "yes").sum())
     note = (
-        "Below the diagonal: how far the group above is ahead of the group to the left, blue where the two can be told "
-        f"apart ({told} of {len(frame)} pairs). Above it: the Holm-adjusted p."
+        "Below the diagonal: difference between the column's group and the row's group, blue if significant "
+        f"({count} of {len(frame)} pairs). Above it: adjusted p-value."
     )
-    description = f"{told} of {len(frame)} pairs can be told apart; the table below holds them all."
+    description = f"{count} of {len(frame)} pairs differ significantly; the table below lists all."
     body = render(
         "comparison/pairs.html",
         width=group_figures.matrix_width(comparison),
         chart=figure("matrix", group_figures.matrix(comparison), description),
         table=listed,
     )
-    return Panel("pairs", "Which can be told apart", note, body)
+    return Panel("pairs", "Pairwise tests", note, body)
 
 
 def _recall(comparison: Comparison) -> Panel:
@@ -202,11 +210,11 @@ def _recall(comparison: Comparison) -> Panel:
     ]
     one = unit(comparison)
     note = (
-        f"A line is a {one}: its recall under two groups, over its training examples. Those of equal count stand "
-        "side by side."
+        f"Each line is a {one} and joins its recall in two groups. {unit(comparison, 2).capitalize()} with equal "
+        "training counts are drawn side by side."
     )
     body = _with_choices(
-        chosen, figure("recall", class_figures.recall(comparison), f"Recall of each {one} by its count")
+        chosen, figure("recall", class_figures.recall(comparison), f"Recall of each {one} against its training count")
     )
     return Panel("recall", "Recall by training count", note, body)
 
@@ -214,21 +222,21 @@ def _recall(comparison: Comparison) -> Panel:
 def _effects(comparison: Comparison) -> Panel:
     one = unit(comparison)
     others = [option for option in _options(comparison) if option[0] != reference_number(comparison)]
-    sorts = [("count", "training count"), ("effect", "effect")]
+    sorts = [("count", "training count"), ("effect", "change in recall")]
     chosen = [
         {"id": "effect-of", "label": "group", "options": others, "selected": others[0][0]},
         {"id": "effect-order", "label": "sorted by", "options": sorts, "selected": "count"},
     ]
     note = (
-        f"What a group changes in the recall of each {one}, against {comparison.reference}, with 95 % intervals. They "
-        f"are not adjusted for the number of {unit(comparison, 2)}: about one in twenty leaves out zero by chance."
+        f"Change in the recall of each {one} relative to {comparison.reference}, with 95 % confidence intervals. They "
+        f"are not adjusted for the number of {unit(comparison, 2)}: without any effect about 1 in 20 excludes 0."
     )
     unknown = comparison.classes[comparison.classes.group != comparison.reference]
     unknown = unknown[unknown.recall_difference.notna() & unknown.low.isna()]
     few = [("few", f"fewer than {FEWEST} test examples: no interval")] if len(unknown) else []
     key = render(
         "comparison/color_key.html",
-        entries=[("gain", "gain"), ("loss", "loss"), ("chance", "may be chance: the interval holds 0"), *few],
+        entries=[("gain", "gain"), ("loss", "loss"), ("chance", "not significant: the interval includes 0"), *few],
     )
     axis = figure("effect-axis", class_figures.effect_axis(comparison), f"Scale of the change in recall by {one}")
     plot = figure("effect", class_figures.effect(comparison), f"Change in recall by {one}")
@@ -239,18 +247,20 @@ def _effects(comparison: Comparison) -> Panel:
 def _buckets(comparison: Comparison) -> Panel:
     tail, head = comparison.bounds
     note = (
-        f"Change in mean recall against {comparison.reference}, with 95 % intervals, in colour where it is more than "
-        f"chance: the interval leaves out 0, and p, Holm-adjusted for the groups, is below {ALPHA}. "
+        f"Change in mean recall relative to {comparison.reference}, with 95 % confidence intervals; coloured if "
+        f"significant (the interval excludes 0 and the adjusted p-value is below {ALPHA}). "
         f"Head: {head:,} training examples or more; tail: fewer than {tail:,}."
     )
     rows = comparison.buckets[comparison.buckets.group != comparison.reference]
-    told = class_figures.told_buckets(comparison)
-    said = [
+    significant_buckets = class_figures.significant_buckets(comparison)
+    descriptions = [
         f"{row['group']}, {row['bucket']}: {row['difference']:+.3f}"
-        + ", more than chance" * ((row["group"], row["bucket"]) in told)
+        + ", significant" * ((row["group"], row["bucket"]) in significant_buckets)
         for row in records(rows)
     ]
-    chart = figure("buckets", class_figures.bucket_effects(comparison), "Change in mean recall. " + "; ".join(said))
+    chart = figure(
+        "buckets", class_figures.bucket_effects(comparison), "Change in mean recall. " + "; ".join(descriptions)
+    )
     body = render(
         "comparison/wide_figure.html",
         width=class_figures.bucket_width(comparison),
@@ -264,19 +274,21 @@ def _buckets(comparison: Comparison) -> Panel:
 def _costs(comparison: Comparison, known: Sequence[Literal["seconds", "steps"]]) -> Panel:
     options = [(cost, _COSTS[cost]) for cost in known]
     chosen = [{"id": "cost-by", "label": "cost in", "options": options, "selected": known[0]}]
-    note = "Mean of a group's runs. On the line: those that no other group beats at the same cost or less."
+    note = "Mean over the runs of a group. The line joins Pareto-optimal groups: no other is better at the same cost."
     plots = {cost: group_figures.cost(comparison, cost) for cost in known}
-    said = {cost: group_figures.cost_in_words(comparison, cost) for cost in known}
-    each = {cost: {"plot": plain(plots[cost]), "said": said[cost][0], "more": said[cost][1]} for cost in known}
-    chart = figure("cost", plots[known[0]], "".join(said[known[0]]))
+    texts = {cost: group_figures.describe_cost(comparison, cost) for cost in known}
+    each = {
+        cost: {"plot": data_and_layout(plots[cost]), "text": texts[cost][0], "more": texts[cost][1]} for cost in known
+    }
+    chart = figure("cost", plots[known[0]], "".join(texts[known[0]]))
     return Panel("cost", "Cost and quality", note, _with_choices(chosen, chart + data("comparison-costs", each)))
 
 
 def _classes(comparison: Comparison) -> Panel:
     one = unit(comparison)
-    note = f"Recall and F1 of one {one} under each group."
+    note = f"Recall and F1 of one {one} in each group."
     if len(comparison.groups) > 1:
-        note += f" A click on a {one} in the figures above opens it here."
+        note += f" Click a {one} in the figures above to show it here."
     body = render("comparison/class_lookup.html", one=one, reference=comparison.reference)
     return Panel("classes", f"Look up a {one}", note, body)
 

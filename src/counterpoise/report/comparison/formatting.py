@@ -1,4 +1,4 @@
-"""What a comparison's report calls things, and which groups it holds apart."""
+"""Names, numbers and differences as a comparison's report shows them."""
 
 from typing import Any, NamedTuple
 
@@ -11,69 +11,69 @@ GAIN, LOSS, UNDECIDED = "var(--c1)", "var(--c2)", "var(--faint)"
 
 
 class Difference(NamedTuple):
-    """How far a group is ahead of another, the interval, p and adjusted p, and whether it is more than chance."""
+    """Difference between two groups with its confidence interval, p-values and significance."""
 
     difference: float
     low: float
     high: float
     p: float
     p_holm: float
-    told: bool
+    significant: bool
 
 
 def unit(comparison: Comparison, count: int = 1) -> str:
-    """Returns what the report calls a class: "class" or "label", in the plural for a count other than 1."""
+    """Return "class" or "label", in the plural for a count other than 1."""
     one = "label" if comparison.task == "multi_label" else "class"
     return one if count == 1 else one + ("s" if one == "label" else "es")
 
 
 def shown_name(comparison: Comparison, number: int) -> str:
-    """Returns a group's name; among groups that were trained in full, a probe is called one."""
+    """Return a group's name, marked as a probe if other groups are not probes."""
     group = comparison.groups[number]
     mixed = len({each.probe for each in comparison.groups}) > 1
     return f"{group.name} (probe)" if mixed and group.probe else group.name
 
 
 def reference_number(comparison: Comparison) -> int:
-    """Returns the place of the reference among the groups."""
+    """Return the index of the reference group."""
     return [group.name for group in comparison.groups].index(comparison.reference)
 
 
 def differences(comparison: Comparison) -> dict[tuple[str, str], Difference]:
-    """Returns for each ordered pair of names (a, b) how far a is ahead of b."""
+    """Return the difference a - b for each ordered pair of names (a, b)."""
     found = {}
-    for row, told in zip(records(comparison.pairs), significant(comparison.pairs).tolist(), strict=True):
+    for row, is_significant in zip(records(comparison.pairs), significant(comparison.pairs).tolist(), strict=True):
         a, b, low, high = row["a"], row["b"], row["low"], row["high"]
-        found[a, b] = Difference(row["difference"], low, high, row["p"], row["p_holm"], told)
-        found[b, a] = Difference(-row["difference"], -high, -low, row["p"], row["p_holm"], told)
+        found[a, b] = Difference(row["difference"], low, high, row["p"], row["p_holm"], is_significant)
+        found[b, a] = Difference(-row["difference"], -high, -low, row["p"], row["p_holm"], is_significant)
     return found
 
 
 def behind_best(comparison: Comparison) -> np.ndarray:
-    """Returns bool [G]: which groups can be told apart from the best."""
+    """Return which groups are significantly below the best, bool [G]."""
     best, *others = [group.name for group in comparison.groups]
     found = differences(comparison)
-    return np.array([False, *(found[best, other].told for other in others)])
+    return np.array([False, *(found[best, other].significant for other in others)])
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Returns the rows of a table as dictionaries."""
+    """Return the rows of a table as dictionaries."""
     return [{str(column): value for column, value in row.items()} for row in frame.to_dict("records")]
 
 
 def p_value(p: float) -> str:
-    """Returns a p as one reads it."""
+    """Return a p-value with three decimals."""
     return "< 0.001" if p < 0.001 else "1" if p > 0.9995 else f"{p:.3f}"
 
 
 def short(name: str, limit: int) -> str:
-    """Returns a name of at most `limit` characters, where it is longer without its middle."""
+    """Return the name, shortened in the middle to `limit` characters."""
     half = (limit - 1) // 2
     return name if len(name) <= limit else f"{name[: limit - 1 - half]}…{name[-half:]}"
 
 
 def folded(name: str, width: int = 22) -> str:
-    """Returns a name on at most two lines, where it is longer without its middle: names often differ at their end."""
+    """Return the name on at most two lines, shortened in the middle because names often differ at their end."""
     name = " ".join(name.split())
     if len(name) <= width:
         return name

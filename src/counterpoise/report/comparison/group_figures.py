@@ -1,4 +1,4 @@
-"""The figures of groups in a comparison's report: their ranking, all pairs, and what they cost."""
+"""Figures of groups in a comparison's report: ranking, pairwise tests, and cost."""
 
 from typing import Literal
 
@@ -16,20 +16,20 @@ from counterpoise.report.comparison.formatting import (
     short,
     shown_name,
 )
-from counterpoise.report.html_page import HEIGHT
+from counterpoise.report.html_page import DEFAULT_HEIGHT
 
-# Between the page's blue and its card; a name of the page that it lacks falls back on what follows.
+# Halfway between the page's blue and its background.
 _HALF = "var(--half, color-mix(in srgb, var(--c1) 50%, var(--card)))"
 
 
 def ranking(comparison: Comparison) -> go.Figure:
-    """Returns groups from the best down: mean, 95 % interval, a dot for each seed, and the mean of the reference."""
+    """Return the ranking: mean, 95 % confidence interval, one dot per seed, and the mean of the reference."""
     groups, metric = comparison.groups, comparison.metric
-    told = behind_best(comparison)
+    behind = behind_best(comparison)
     means = np.array([group.scores[metric].mean() for group in groups])
     names = [shown_name(comparison, number) for number in range(len(groups))]
     plot = go.Figure()
-    kinds = [(~told, GAIN, GAIN, "var(--c1-faint)"), (told, "var(--card)", "var(--muted)", "var(--rule)")]
+    kinds = [(~behind, GAIN, GAIN, "var(--c1-faint)"), (behind, "var(--card)", "var(--muted)", "var(--rule)")]
     for chosen, colour, edge, faint in kinds:
         rows = np.flatnonzero(chosen)
         ends = [group.intervals[metric] for group in (groups[row] for row in rows)]
@@ -86,8 +86,9 @@ def ranking(comparison: Comparison) -> go.Figure:
 
 
 def matrix(comparison: Comparison) -> go.Figure:
-    """Returns all pairs, rows and columns from the best down: below the diagonal the lead of the column's group over
-    the row's, above it the adjusted p.
+    """Return the matrix of all pairs, best group first.
+
+    Below the diagonal: difference between the column's group and the row's. Above it: adjusted p-value.
     """
     names = [group.name for group in comparison.groups]
     shown = [shown_name(comparison, number) for number in range(len(names))]
@@ -102,15 +103,15 @@ def matrix(comparison: Comparison) -> go.Figure:
             ahead, behind = (column, row) if column < row else (row, column)
             pair = found[names[ahead], names[behind]]
             if column < row:
-                lead[row, column] = round(max(pair.difference, 0.0), 4) if pair.told else 0
+                lead[row, column] = round(max(pair.difference, 0.0), 4) if pair.significant else 0
                 text = f"{pair.difference:z.3f}"
             else:
                 text = p_value(pair.p_holm).replace("0.", ".").replace(" ", "")
-            texts[pair.told].append((column, row, text))
+            texts[pair.significant].append((column, row, text))
             hovers[row][column] = (
-                f"{shown[ahead]}\nahead of {shown[behind]}\n"
-                f"by {pair.difference:.4f} ({pair.low:.4f} to {pair.high:.4f})\n"
-                f"adjusted p {p_value(pair.p_holm)}: {'told apart' if pair.told else 'not told apart'}"
+                f"{shown[ahead]}\nminus {shown[behind]}\n"
+                f"difference {pair.difference:.4f} ({pair.low:.4f} to {pair.high:.4f})\n"
+                f"adjusted p {p_value(pair.p_holm)}: {'significant' if pair.significant else 'not significant'}"
             )
     plot = go.Figure(
         go.Heatmap(
@@ -125,8 +126,8 @@ def matrix(comparison: Comparison) -> go.Figure:
             hoverinfo="skip",
         )
     )
-    for told, colour in ((True, "var(--ink)"), (False, "var(--muted)")):
-        cells = texts[told]
+    for is_significant, colour in ((True, "var(--ink)"), (False, "var(--muted)")):
+        cells = texts[is_significant]
         plot.add_scatter(
             x=[column for column, _, _ in cells],
             y=[row for _, row, _ in cells],
@@ -151,15 +152,15 @@ def matrix(comparison: Comparison) -> go.Figure:
 
 
 def matrix_width(comparison: Comparison) -> int:
-    """Returns the least width of `matrix` in pixels; a narrower page scrolls it."""
+    """Return the minimum width of `matrix` in pixels; narrower pages scroll."""
     size = len(comparison.groups)
     return 170 + (40 if size > 8 else 84) * size
 
 
 def cost(comparison: Comparison, by: Literal["seconds", "steps"]) -> go.Figure:
-    """Returns the metric over what a run costs, and the line of groups that none beats at their cost or less.
+    """Return the metric against the cost of a run, with a line through the Pareto-optimal groups.
 
-    Groups of unknown cost are left out.
+    Groups of unknown cost are omitted.
     """
     numbers, x, y, front = _costs(comparison, by)
     names = [shown_name(comparison, number) for number in numbers]
@@ -172,8 +173,8 @@ def cost(comparison: Comparison, by: Literal["seconds", "steps"]) -> go.Figure:
     )
     reference = reference_number(comparison)
     for chosen, colour, place, meaning in (
-        (front, GAIN, "top center", "not beaten"),
-        (rest, "var(--muted)", "bottom center", "beaten at its cost or less"),
+        (front, GAIN, "top center", "Pareto-optimal"),
+        (rest, "var(--muted)", "bottom center", "not Pareto-optimal"),
     ):
         labelled = [number for number in chosen if len(chosen) <= 8 or numbers[number] == reference]
         if chosen:
@@ -196,12 +197,12 @@ def cost(comparison: Comparison, by: Literal["seconds", "steps"]) -> go.Figure:
     left = float(scale.min()) - margin
     room = 0.12 * max(float(np.ptp(y)), 0.01)
     plot.update_layout(
-        height=HEIGHT + 20,
+        height=DEFAULT_HEIGHT + 20,
         xaxis={
             "type": "log" if wide else "linear",
             "range": [left if wide else max(left, 0), float(scale.max()) + margin],
             "tickformat": ",",
-            "title": {"text": {"seconds": "seconds a run", "steps": "optimiser steps a run"}[by]},
+            "title": {"text": {"seconds": "seconds per run", "steps": "optimiser steps per run"}[by]},
         },
         yaxis={
             "range": [float(y.min()) - room, float(y.max()) + room],
@@ -211,19 +212,19 @@ def cost(comparison: Comparison, by: Literal["seconds", "steps"]) -> go.Figure:
     return plot
 
 
-def cost_in_words(comparison: Comparison, by: Literal["seconds", "steps"]) -> tuple[str, str]:
-    """Returns what `cost` shows: who is on the line, and what the others cost and reach, nothing without others."""
+def describe_cost(comparison: Comparison, by: Literal["seconds", "steps"]) -> tuple[str, str]:
+    """Return the Pareto-optimal groups and the other groups, each as text; the second is empty if there are none."""
     numbers, x, y, front = _costs(comparison, by)
-    said = [f"{shown_name(comparison, n)} ({a:,.0f}, {b:.3f})" for n, a, b in zip(numbers, x, y, strict=True)]
-    beaten = [each for place, each in enumerate(said) if place not in front]
-    words = f"By {by}, not beaten at their cost or less: {', '.join(said[place] for place in front)}."
-    return words, f" Beaten: {', '.join(beaten)}." if beaten else ""
+    texts = [f"{shown_name(comparison, n)} ({a:,.0f}, {b:.3f})" for n, a, b in zip(numbers, x, y, strict=True)]
+    beaten = [each for place, each in enumerate(texts) if place not in front]
+    words = f"Pareto-optimal by {by}: {', '.join(texts[place] for place in front)}."
+    return words, f" Others: {', '.join(beaten)}." if beaten else ""
 
 
 def _costs(
     comparison: Comparison, by: Literal["seconds", "steps"]
 ) -> tuple[list[int], np.ndarray, np.ndarray, list[int]]:
-    """Returns the groups of known cost, their costs and scores, and which of them none beats, by cost."""
+    """Return the groups of known cost, their costs and scores, and which are Pareto-optimal, sorted by cost."""
     numbers = [number for number, group in enumerate(comparison.groups) if np.isfinite(getattr(group, by))]
     x = np.round([getattr(comparison.groups[number], by) for number in numbers], 1)
     y = np.round([comparison.groups[number].scores[comparison.metric].mean() for number in numbers], 4)

@@ -1,7 +1,7 @@
-// What the reader chooses in a comparison: two groups, one group's effects, what cost means, one class.
+// Controls of a comparison: two groups, effects of one group, unit of cost, one class.
 report.add(async () => {
   "use strict";
-  const facts = await report.data("comparison");
+  const comparison = await report.data("comparison");
   const by = (id) => document.getElementById(id);
   const costs = by("comparison-costs") && await report.data("comparison-costs");
   const several = by("recall-from") !== null;
@@ -9,7 +9,7 @@ report.add(async () => {
     const digits = Math.abs(value).toFixed(3);
     return (Number(digits) === 0 ? "" : value > 0 ? "+" : "−") + digits;
   };
-  const plural = (count) => `${count} ${count === 1 ? facts.unit : facts.units}`;
+  const plural = (count) => `${count} ${count === 1 ? comparison.unit : comparison.units}`;
   const short = (name, limit) => {
     const letters = [...name], half = Math.floor((limit - 1) / 2);
     if (letters.length <= limit) return name;
@@ -18,44 +18,44 @@ report.add(async () => {
 
   function recall() {
     const from = Number(by("recall-from").value), to = Number(by("recall-to").value);
-    const before = facts.recall[from], after = facts.recall[to];
+    const before = comparison.recall[from], after = comparison.recall[to];
     const kinds = { gain: [], loss: [], same: [] };
-    facts.classes.forEach((_, number) => {
+    comparison.classes.forEach((_, number) => {
       if (before[number] === null || after[number] === null) return;
       const change = after[number] - before[number];
       kinds[change > 0 ? "gain" : change < 0 ? "loss" : "same"].push(number);
     });
     const about = (number) => [
-      facts.classes[number], facts.train[number], facts.test[number], before[number], after[number],
+      comparison.classes[number], comparison.train[number], comparison.test[number], before[number], after[number],
       after[number] - before[number], number,
     ];
     const points = (numbers, values) => ({
-      x: numbers.map((number) => facts.place[number]), y: numbers.map((number) => values[number]),
+      x: numbers.map((number) => comparison.place[number]), y: numbers.map((number) => values[number]),
       customdata: numbers.map(about),
     });
     const lines = (numbers) => ({
-      x: numbers.flatMap((number) => [facts.place[number], facts.place[number], null]),
+      x: numbers.flatMap((number) => [comparison.place[number], comparison.place[number], null]),
       y: numbers.flatMap((number) => [before[number], after[number], null]),
     });
     const all = [...kinds.gain, ...kinds.loss, ...kinds.same], plot = report.plots.recall;
-    const name = (group) => short(facts.groups[group], 26);
+    const name = (group) => short(comparison.groups[group], 26);
     const news = [
       lines(kinds.gain), lines(kinds.loss), { ...points(all, before), name: name(from) },
-      { ...points(kinds.gain, after), name: `${name(to)}: more` }, { ...points(kinds.loss, after), name: "less" },
-      { ...points(kinds.same, after), name: "the same" },
+      { ...points(kinds.gain, after), name: `${name(to)}: higher` }, { ...points(kinds.loss, after), name: "lower" },
+      { ...points(kinds.same, after), name: "unchanged" },
     ];
     plot.data.forEach((trace, number) => Object.assign(trace, news[number]));
     const mean = all.reduce((sum, number) => sum + after[number] - before[number], 0) / Math.max(all.length, 1);
-    say("recall", "recall-from-said", `From ${facts.groups[from]} to ${facts.groups[to]}: recall rises for ` +
-      `${plural(kinds.gain.length)}, falls for ${kinds.loss.length} and stays for ${kinds.same.length}; ` +
+    say("recall", "recall-from-said", `From ${comparison.groups[from]} to ${comparison.groups[to]}: recall rises for ` +
+      `${plural(kinds.gain.length)}, falls for ${kinds.loss.length} and is unchanged for ${kinds.same.length}; ` +
       `${signed(mean)} on average.`);
     return report.draw("recall");
   }
 
   function effects() {
     const group = Number(by("effect-of").value);
-    const [change, low, high] = [facts.difference[group], facts.low[group], facts.high[group]];
-    const shown = facts.classes.map((_, number) => number).filter((number) => change[number] !== null);
+    const [change, low, high] = [comparison.difference[group], comparison.low[group], comparison.high[group]];
+    const shown = comparison.classes.map((_, number) => number).filter((number) => change[number] !== null);
     if (by("effect-order").value === "effect") shown.sort((a, b) => change[b] - change[a] || a - b);
     const kind = (number) => (low[number] > 0 ? 0 : high[number] < 0 ? 1 : 2);
     const plot = report.plots.effect, axis = report.plots["effect-axis"], narrow = plot.canvas.clientWidth < 560;
@@ -73,13 +73,13 @@ report.add(async () => {
       trace.error_x.array = rows.map(([number]) => (high[number] ?? change[number]) - change[number]);
       trace.error_x.arrayminus = rows.map(([number]) => change[number] - (low[number] ?? change[number]));
       trace.customdata = rows.map(([number]) => [
-        facts.classes[number], facts.train[number], facts.test[number],
+        comparison.classes[number], comparison.train[number], comparison.test[number],
         low[number] === null ? "too few test examples for an interval" :
           `${signed(low[number])} to ${signed(high[number])}`, number,
       ]);
       trace.marker.symbol = rows.map(([number]) => (low[number] === null ? "circle-open" : "circle"));
     });
-    const counts = shown.map((number) => facts.train[number].toLocaleString("en"));
+    const counts = shown.map((number) => comparison.train[number].toLocaleString("en"));
     const digits = Math.max(0, ...counts.map((count) => count.length));
     const ends = shown.flatMap((number) => [low[number] ?? change[number], high[number] ?? change[number]]);
     const [least, most] = ends.reduce(([a, b], end) => [Math.min(a, end), Math.max(b, end)], [-0.01, 0.01]);
@@ -94,7 +94,7 @@ report.add(async () => {
     Object.assign(plot.layout.xaxis, { range });
     Object.assign(plot.layout.yaxis, {
       range: [length - 0.4, -0.6], tickvals: place,
-      ticktext: shown.map((number) => short(facts.classes[number], limit)),
+      ticktext: shown.map((number) => short(comparison.classes[number], limit)),
     });
     Object.assign(plot.data[3], {
       x: shown.map(() => range[1]), y: place,
@@ -102,23 +102,23 @@ report.add(async () => {
     });
     axis.layout.margin = { ...margin, t: 28, b: 0 };
     Object.assign(axis.layout.xaxis, { range });
-    say("effect", "effect-of-said", `${facts.groups[group]} against ${facts.groups[facts.reference]}: intervals above zero ` +
-      `for ${plural(found[0].length)}, below for ${found[1].length}, around it or unknown for ${found[2].length}.`);
+    say("effect", "effect-of-said", `${comparison.groups[group]} relative to ${comparison.groups[comparison.reference]}: interval above 0 ` +
+      `for ${plural(found[0].length)}, below 0 for ${found[1].length}, including 0 or unknown for ${found[2].length}.`);
     return Promise.all([report.draw("effect"), report.draw("effect-axis")]);
   }
 
-  // Where head, medium and tail begin among rows that are sorted by training count.
+  // Headings of head, medium and tail in rows sorted by training count.
   function headings(shown) {
-    const names = shown.map((number) => facts.bucket[number]);
+    const names = shown.map((number) => comparison.bucket[number]);
     return ["head", "medium", "tail"].filter((name) => names.includes(name)).map((name) => ({
       first: names.indexOf(name), name: `${name}, ${plural(names.filter((each) => each === name).length)}`,
     }));
   }
 
   function cost() {
-    const { plot, said, more } = costs[by("cost-by").value];
+    const { plot, text, more } = costs[by("cost-by").value];
     Object.assign(report.plots.cost, plot);
-    say("cost", "cost-by-said", said, more);
+    say("cost", "cost-by-said", text, more);
     return report.draw("cost");
   }
 
@@ -146,20 +146,20 @@ report.add(async () => {
   }
 
   function lookUp(number) {
-    const rows = facts.groups.map((name, group) => {
+    const rows = comparison.groups.map((name, group) => {
       const row = document.createElement("tr"), head = cell("th", name);
       head.scope = "row";
-      const [change, low, high] = ["difference", "low", "high"].map((key) => facts[key][group][number]);
-      const known = change !== null && group !== facts.reference;
-      row.append(head, score(facts.recall[group][number]), score(facts.f1[group][number]));
+      const [change, low, high] = ["difference", "low", "high"].map((key) => comparison[key][group][number]);
+      const known = change !== null && group !== comparison.reference;
+      row.append(head, score(comparison.recall[group][number]), score(comparison.f1[group][number]));
       row.append(cell("td", known ? signed(change) : "–", true));
       row.append(cell("td", known && low !== null ? `${signed(low)} to ${signed(high)}` : "–", true));
       return row;
     });
     by("class-table").tBodies[0].replaceChildren(...rows);
-    const [train, test] = [facts.train[number], facts.test[number]].map((count) => count.toLocaleString("en"));
-    by("class-said").textContent = `${facts.classes[number]}: ${train} training and ${test} test examples, ` +
-      `${facts.bucket[number]}.` + (facts.test[number] ? "" : " Without test examples nothing can be said about it.");
+    const [train, test] = [comparison.train[number], comparison.test[number]].map((count) => count.toLocaleString("en"));
+    by("class-said").textContent = `${comparison.classes[number]}: ${train} training and ${test} test examples, ` +
+      `${comparison.bucket[number]}.` + (comparison.test[number] ? "" : " Without test examples it cannot be evaluated.");
     for (const button of by("class-found").children) {
       button.setAttribute("aria-pressed", String(button.dataset.number === String(number)));
     }
@@ -167,24 +167,24 @@ report.add(async () => {
 
   function search(chosen) {
     const wanted = by("class-search").value.trim().toLowerCase(), most = 12;
-    const found = facts.classes.map((name, number) => [name.toLowerCase(), number])
+    const found = comparison.classes.map((name, number) => [name.toLowerCase(), number])
       .filter(([name]) => name.includes(wanted))
       .sort((a, b) => (b[0] === wanted) - (a[0] === wanted) || a[1] - b[1]).map(([, number]) => number);
     by("class-found").replaceChildren(...found.slice(0, most).map((number) => {
-      const button = cell("button", facts.classes[number]);
+      const button = cell("button", comparison.classes[number]);
       button.type = "button";
       button.dataset.number = number;
       button.addEventListener("click", () => lookUp(number));
       return button;
     }), ...(found.length > most ? [cell("span", `and ${found.length - most} more`)] : []));
     if (found.length) lookUp(chosen ?? found[0]);
-    else by("class-said").textContent = `No ${facts.unit} has this in its name.`;
+    else by("class-said").textContent = `No ${comparison.unit} matches.`;
   }
 
   function open(event) {
     const number = event.points[0]?.customdata?.at(-1);
     if (number === undefined) return;
-    by("class-search").value = facts.classes[number];
+    by("class-search").value = comparison.classes[number];
     search(number);
     by("classes").scrollIntoView();
   }
