@@ -31,7 +31,7 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForSequenceClassification
 
 from counterpoise.commands.export import export
-from counterpoise.commands.predict import load
+from counterpoise.commands.predictor import load
 from counterpoise.commands.saved_run import load_run
 from counterpoise.data.token_store import load_tokenizer
 from counterpoise.model.module import Classifier

@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from commandline import call, run, setting
-from counterpoise.commands import export, predict
+from counterpoise.commands import export, predict, predictor
 from counterpoise.errors import UserError
 
 onnx = pytest.importorskip("onnx")
@@ -64,7 +64,7 @@ def test_a_server_gets_the_logits_of_the_run_from_the_folder_alone(runs, exporte
     folder = shutil.copytree(exported[kind], tmp_path / "elsewhere")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     session = onnxruntime.InferenceSession(folder / "model.onnx")
-    reference = predict.load(runs[kind])
+    reference = predictor.load(runs[kind])
     for texts in (TEXTS, TEXTS[:1], TEXTS[2:3]):
         encodings = tokenizer.encode_batch(texts)
         inputs = {
@@ -117,7 +117,7 @@ def test_what_int8_costs_is_told(runs, exported, tmp_path, monkeypatch, capsys):
     assert content["precision"] == "int8"
     assert content["test"]["int8"].keys() == content["test"]["fp32"].keys()
     assert 0 < content["largest_difference"]["int8"] < 0.5
-    rounded, exact = predict.load(small), predict.load(folder)
+    rounded, exact = predictor.load(small), predictor.load(folder)
     assert 0 < np.abs(rounded(TEXTS) - exact(TEXTS)).max() < 0.5
     weights = {each.data_type for each in onnx.load(small / "model.onnx").graph.initializer if len(each.dims) == 2}
     assert onnx.TensorProto.INT8 in weights
@@ -128,7 +128,7 @@ def test_what_int8_costs_is_told(runs, exported, tmp_path, monkeypatch, capsys):
 
 def test_thresholds_of_ones_own_hold_for_an_exported_model_too(exported, tagged, tmp_path, monkeypatch):
     own = tmp_path / "thresholds.json"
-    own.write_text(json.dumps(dict.fromkeys(predict.load(exported["any labels"]).labels, 1e-6)))
+    own.write_text(json.dumps(dict.fromkeys(predictor.load(exported["any labels"]).labels, 1e-6)))
     output = tmp_path / "out.parquet"
     given = (exported["any labels"], tagged["test"], "--thresholds", own, "--output", output)
     assert call(predict.main, monkeypatch, *given) == 0
@@ -151,7 +151,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else_is(runs, exported, quick
     folder = shutil.copytree(exported["any labels"], tmp_path / "model")
     export.export(runs["one class"], folder)
     assert not (folder / "thresholds.json").exists()
-    assert predict.load(folder).decision is None
+    assert predictor.load(folder).decision is None
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").touch()

@@ -14,7 +14,7 @@ import yaml
 from tokenizers import Tokenizer
 
 from commandline import call, run, setting
-from counterpoise.commands import predict
+from counterpoise.commands import predict, predictor
 from counterpoise.errors import UserError
 from counterpoise.metrics.costs import least_cost
 
@@ -249,13 +249,13 @@ class TestParts:
         output = tmp_path / "out.parquet"
         output.write_text("of before")
         monkeypatch.setattr(predict, "TEXTS", 7)
-        parts = predict.Predictor.in_parts
+        parts = predictor.Predictor.predict_blocks
 
         def until_the_second(self, texts):
             yield next(parts(self, texts))
             raise UserError("no room")
 
-        monkeypatch.setattr(predict.Predictor, "in_parts", until_the_second)
+        monkeypatch.setattr(predictor.Predictor, "predict_blocks", until_the_second)
         assert call(predict.main, monkeypatch, finished, texts["test"], "--output", output) == 2
         assert output.read_text() == "of before"
         assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
@@ -268,7 +268,7 @@ class TestParts:
 
 
 @pytest.fixture
-def recorded(tiny_encoder) -> tuple[predict.Predictor, list[tuple[int, int]]]:
+def recorded(tiny_encoder) -> tuple[predictor.Predictor, list[tuple[int, int]]]:
     """A predictor whose logits are the sum of a text's token ids and their number, and the shapes of its batches."""
     batches = []
 
@@ -277,7 +277,7 @@ def recorded(tiny_encoder) -> tuple[predict.Predictor, list[tuple[int, int]]]:
         return torch.stack([(ids * mask).sum(1), mask.sum(1)], dim=1).float()
 
     tokenizer = Tokenizer.from_file(str(tiny_encoder / "tokenizer.json"))
-    return predict.Predictor(["sum", "number"], tokenizer, 1, model, tokens=40), batches
+    return predictor.Predictor(["sum", "number"], tokenizer, 1, model, max_tokens=40), batches
 
 
 class TestBatches:
@@ -325,8 +325,8 @@ def encoder(finished) -> dict:
     "target",
     [
         "os.mkdir",
-        "counterpoise.commands.predict.json.loads",
-        "counterpoise.commands.predict.Path",
+        "counterpoise.commands.predictor.json.loads",
+        "counterpoise.commands.predictor.Path",
         "counterpoise.training.predictions.write_predictions",
         "counterpoise.model.gone.Gone",
     ],
@@ -336,7 +336,7 @@ def test_what_a_foreign_run_folder_names_is_not_called(finished, encoder, tmp_pa
     call = {"_target_": target, "_args_": [str(tmp_path / "made")]}
     folder = foreign(finished, tmp_path / "foreign", encoder | {"download": [call]} if nested else call)
     with pytest.raises(UserError, match=f"config.yaml: {target} is not"):
-        predict.load(folder)
+        predictor.load(folder)
     assert not (tmp_path / "made").exists()
 
 
@@ -344,28 +344,28 @@ def test_what_a_foreign_run_folder_interpolates_is_a_string(finished, encoder, t
     call = f"${{oc.create:{{_target_: os.mkdir, _args_: ['{tmp_path / 'made'}']}}}}"
     folder = foreign(finished, tmp_path / "foreign", encoder | {"name": call})
     with pytest.raises(UserError, match="cannot be loaded"):
-        predict.load(folder)
+        predictor.load(folder)
     assert not (tmp_path / "made").exists()
 
 
 def test_a_run_folder_of_another_version_is_one_line(finished, encoder, tmp_path):
     folder = foreign(finished, tmp_path / "other", encoder | {"colour": "blue"})
     with pytest.raises(UserError, match=r"EncoderSource does not take .* 'colour'"):
-        predict.load(folder)
+        predictor.load(folder)
 
 
 def test_bf16_rounds_and_fp32_does_not(finished):
     texts = ["alpha1 alpha2 word3", "beta1 word2", "word1"]
-    exact, rounded = (predict.load(finished, precision=precision)(texts) for precision in ("fp32", "bf16"))
+    exact, rounded = (predictor.load(finished, precision=precision)(texts) for precision in ("fp32", "bf16"))
     assert exact.dtype == rounded.dtype == np.float32
     assert 0 < np.abs(exact - rounded).max() < 0.1
     # Without a GPU bf16 is not chosen.
-    assert np.array_equal(predict.load(finished, precision="auto")(texts), exact)
+    assert np.array_equal(predictor.load(finished, precision="auto")(texts), exact)
 
 
 def test_one_class_a_text_is_not_decided_by_thresholds(finished):
     with pytest.raises(ValueError, match="one class"):
-        predict.load(finished).decide(np.zeros((1, 4)))
+        predictor.load(finished).decide(np.zeros((1, 4)))
 
 
 def test_what_is_no_text_is_one_line_before_anything_is_predicted(finished, tmp_path, monkeypatch, capsys):

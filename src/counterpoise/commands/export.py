@@ -37,7 +37,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from counterpoise.balance.counts import Targets
-from counterpoise.commands.predict import Predictor, load, predictor, reading, required
+from counterpoise.commands.predict import training_csv_format
+from counterpoise.commands.predictor import Predictor, load, make_predictor, require_package
 from counterpoise.commands.saved_run import build, load_run
 from counterpoise.data.splits import Vocabulary
 from counterpoise.errors import UserError
@@ -76,11 +77,11 @@ def export(run: Path, output: Path, int8: bool = False) -> dict[str, Any]:
     Raises UserError where `output` is something else, or where the exported model differs from the run's.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        required(name)
+        require_package(name)
     if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or (output / "export.json").is_file())):
         raise UserError(f"--output {output} exists and is no exported model: name another folder")
     model, config = load_run(run)
-    ours = predictor(model, config)
+    ours = make_predictor(model, config)
     try:
         tested = _test_split(run, config, ours)
         tokens = ours.tokenise(tested.texts)
@@ -165,8 +166,8 @@ def _write_model(path: Path, model: Classifier) -> None:
 
 def _quantise(path: Path) -> None:
     """Replaces the model by one with weights in int8."""
-    quantisation = required("onnxruntime.quantization")
-    content = required("onnx").load(path)
+    quantisation = require_package("onnxruntime.quantization")
+    content = require_package("onnx").load(path)
     # The quantiser transposes weights in place, and stumbles over what is noted of their shapes.
     del content.graph.value_info[:]
     for data in path.parent.glob(f"{path.name}*"):
@@ -194,9 +195,11 @@ def _content(run: Path, ours: Predictor, config: dict) -> dict[str, Any]:
         "labels": ours.labels,
         "max_length": config["encoder"]["max_length"],
         "pad_token_id": ours.pad,
-        "reading": reading(config),
+        "reading": training_csv_format(config),
         "decision": None if ours.decision is None else asdict(ours.decision),
-        "versions": {name: required(name).__version__ for name in ("torch", "onnx", "onnxruntime", "tokenizers")},
+        "versions": {
+            name: require_package(name).__version__ for name in ("torch", "onnx", "onnxruntime", "tokenizers")
+        },
         "largest_difference": {},
         "test": {},
     }
@@ -256,7 +259,7 @@ def _difference(ours: Predictor, exported: Predictor, tokens: list[np.ndarray]) 
     some = [tokens[row] for row in ranked[np.linspace(0, len(ranked) - 1, CHECKED).astype(int)]]
     largest = 0.0
     for size in (1, 1024):
-        one, other = (replace(each, tokens=size).predict(some) for each in (ours, exported))
+        one, other = (replace(each, max_tokens=size).predict(some) for each in (ours, exported))
         largest = max(largest, float(np.nan_to_num(np.abs(one - other), nan=np.inf).max()))
     return largest
 
@@ -270,7 +273,7 @@ def _show(console: Console, content: dict[str, Any], size: int) -> None:
         return
     table = Table("", *scores, box=SIMPLE_HEAD, title=f"test split, {scores['fp32']['texts']:,} texts")
     if "int8" in scores:
-        table.add_column("cost of int8")
+        table.add_column("change with int8")
     for name, value in scores["fp32"].items():
         if name != "texts":
             cost = [f"{scores['int8'][name] - value:+.4f}"] if "int8" in scores else []

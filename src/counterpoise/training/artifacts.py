@@ -42,7 +42,7 @@ def write_results(folder: Path, results: RunResults) -> None:
     with atomic_path(folder / "metrics.json") as path:
         path.write_text(json.dumps(results.metrics, indent=2), encoding="utf-8")
     logits = {"validation": results.validation_logits, "test": results.test_logits}
-    if max(each.size for each in logits.values()) <= MAX_LOGITS:
+    if results.validation_logits.size and max(each.size for each in logits.values()) <= MAX_LOGITS:
         with atomic_path(folder / "logits.npz") as path, path.open("wb") as file:
             np.savez(file, **logits)  # type: ignore[arg-type]
     if results.calibration:

@@ -20,19 +20,13 @@ __all__ = ["RunResults", "write_run_report"]
 
 def write_run_report(path: str | Path, results: RunResults) -> None:
     """Write the report of a tested run as one HTML file. The file is replaced atomically."""
-    panels = [
-        scores_panel(results),
-        strategy_panel(results),
-        recall_panel(results),
-        confusion_panel(results),
-        precision_recall_panel(results),
-        thresholds_panel(results),
-        calibration_panel(results),
-        mistakes_panel(results),
-        learning_panel(results),
-        data_panel(results),
-    ]
+    of_a_run = [scores_panel, strategy_panel, recall_panel, confusion_panel, precision_recall_panel, thresholds_panel]
+    of_a_run += [calibration_panel, mistakes_panel, learning_panel, data_panel]
+    # An evaluation on another file has no training and validation data.
+    of_a_file = [scores_panel, recall_panel, confusion_panel, calibration_panel, mistakes_panel]
+    chosen = of_a_run if "train_sample" in results.metrics else of_a_file
+    panels = [panel for panel in (panel_of(results) for panel_of in chosen) if panel]
     task = "multi-label" if results.multi_label else "single-label"
     probe = " (linear probe)" if results.probe else ""
     subtitle = f"{results.strategy}{probe} · {len(results.labels):,} {results.nouns}, {task}"
-    write(Path(path), results.name, subtitle, [panel for panel in panels if panel], template_text("run/run.js"))
+    write(Path(path), results.name, subtitle, panels, template_text("run/run.js"))

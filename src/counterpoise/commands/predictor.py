@@ -1,0 +1,214 @@
+"""Predict texts with a finished run or an exported model.
+
+predictor = load(Path("outputs/..."))
+logits = predictor(["a text", "another"])
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from rich.progress import MofNCompleteColumn, Progress
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from counterpoise.commands.saved_run import PACKAGE, build, load_run
+from counterpoise.data.batching import pad_sequences
+from counterpoise.data.token_store import TEXTS_PER_CHUNK, load_tokenizer
+from counterpoise.errors import UserError
+from counterpoise.metrics.scoring import MultiLabelScoring
+from counterpoise.metrics.thresholds import Decision, read_thresholds
+from counterpoise.model.module import Classifier
+
+log = logging.getLogger(__name__)
+
+MAX_TEXTS = 65_536
+"""Texts that are tokenised, sorted by length and predicted together."""
+MAX_LOGITS = 2**24
+"""Approximate number of logits in memory at a time."""
+MAX_TOKENS = {"cpu": 1024, "cuda": 65_536}
+"""Tokens per batch, padding included. On a CPU, larger batches do not fit into its caches."""
+
+
+@dataclass
+class Predictor:
+    """A trained model that predicts texts.
+
+    Args:
+        labels: Names of the C classes or labels.
+        tokenizer: Truncates texts to the length of the model, without padding.
+        pad: Token id of padding.
+        model: Returns logits, float32 [B, C], of input_ids and attention_mask, int64 [B, T].
+        max_tokens: Largest number of tokens per batch, padding included.
+        decision: Decision rule of a multi-label model; None for a single-label one.
+        thresholds: Probability thresholds of a multi-label model, float64 [C].
+    """
+
+    labels: list[str]
+    tokenizer: Tokenizer
+    pad: int
+    model: Callable[[Tensor, Tensor], Tensor]
+    max_tokens: int
+    decision: Decision | None = None
+    thresholds: np.ndarray | None = None
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Return logits, float32 [N, C], in the order of the texts."""
+        return self.predict(self.tokenise(texts))
+
+    def predict_blocks(self, texts: pa.ChunkedArray) -> Iterator[np.ndarray]:
+        """Yield the logits of blocks of texts, in order, and show progress.
+
+        The next block is tokenised while one is predicted.
+
+        Args:
+            texts: N values that can be cast to large_string.
+        """
+        size = max(1, min(MAX_TEXTS, MAX_LOGITS // max(1, len(self.labels))))
+        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+
+        def tokens_of(start: int) -> list[np.ndarray]:
+            return self.tokenise(as_strings(texts[start : start + size]).to_pylist())
+
+        with Progress(*columns, transient=True) as progress, ThreadPoolExecutor(1) as pool:
+            task = progress.add_task("predicting", total=len(texts))
+            ahead = pool.submit(tokens_of, 0)
+            for start in range(0, len(texts), size):
+                tokens, ahead = ahead.result(), pool.submit(tokens_of, start + size)
+                yield self.predict(tokens, lambda texts: progress.advance(task, texts))
+
+    def tokenise(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the token ids of each text, special tokens included."""
+        batches = (texts[start : start + TEXTS_PER_CHUNK] for start in range(0, len(texts), TEXTS_PER_CHUNK))
+        encodings = (encoding for batch in batches for encoding in self.tokenizer.encode_batch_fast(batch))
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def predict(self, tokens: Sequence[np.ndarray], done: Callable[[int], object] = lambda texts: None) -> np.ndarray:
+        """Return logits, float32 [N, C], of token ids. `done` is called with the number of texts of each batch."""
+        outputs = [torch.empty(0, len(self.labels))]
+        lengths = np.array([len(ids) for ids in tokens], np.int64)
+        order = np.argsort(-lengths, kind="stable")
+        first = 0
+        while first < len(order):
+            rows = order[first : first + max(1, self.max_tokens // max(1, lengths[order[first]]))]
+            ids, mask = pad_sequences([tokens[row] for row in rows], self.pad)
+            outputs.append(self.model(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))))
+            first += len(rows)
+            done(len(rows))
+        logits = np.empty((len(order), len(self.labels)), np.float32)
+        # Copied once, because waiting for each batch would leave a GPU idle.
+        logits[order] = torch.cat([outputs[0].to(outputs[-1].device), *outputs[1:]]).cpu().numpy()
+        return logits
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """Return the predicted labels of each text, bool [N, C]. Multi-label only."""
+        if self.decision is None or self.thresholds is None:
+            raise ValueError(
+                "a single-label model has no decision rule: its prediction is the class with the largest logit"
+            )
+        return self.decision.decide(logits, self.thresholds)
+
+
+def load(folder: Path, device: str = "cpu", precision: str = "auto", packages: Sequence[str] = (PACKAGE,)) -> Predictor:
+    """Return the predictor of a run folder or of an exported model.
+
+    Args:
+        folder: Run folder, or a folder that `counterpoise.export` wrote.
+        device: "cpu" or "cuda"; for an exported model a device that its ONNX Runtime supports.
+        precision: Precision of a run's model: "fp32", "bf16" (autocast, as in training), or "auto": bf16 on a GPU with
+            bfloat16 units, otherwise fp32.
+        packages: Packages whose classes may be built. See `saved_run.allowed_packages`.
+
+    Raises:
+        UserError: The folder is neither, or its parts do not fit each other.
+    """
+    if (folder / "export.json").is_file():
+        if precision == "bf16":
+            raise UserError(f"--precision bf16: {folder} is an exported model, whose precision is fixed")
+        return _load_exported(folder, device)
+    model, config = load_run(folder, packages)
+    return make_predictor(model, config, device, precision, packages)
+
+
+def make_predictor(
+    model: Classifier,
+    config: dict[str, Any],
+    device: str = "cpu",
+    precision: str = "fp32",
+    packages: Sequence[str] = (PACKAGE,),
+) -> Predictor:
+    """Return the predictor of a model and configuration from `load_run`. See `load`."""
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: {' '.join(str(error).split())}") from error
+    kind = model.device.type
+    native = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    half = precision == "bf16" or (precision == "auto" and native)
+
+    def logits(ids: Tensor, mask: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=half):
+            return model({"input_ids": ids.to(device), "attention_mask": mask.to(device)}).float()
+
+    source = build(config["encoder"], packages)
+    tokenizer = load_tokenizer(source.locate(), source.revision)
+    backend, scoring = tokenizer.backend_tokenizer, model.scoring
+    backend.enable_truncation(source.max_length)
+    backend.no_padding()
+    found = Predictor(model.labels, backend, tokenizer.pad_token_id or 0, logits, _max_tokens(kind))
+    if isinstance(scoring, MultiLabelScoring):
+        found.decision, found.thresholds = scoring.decision, scoring.thresholds.cpu().numpy()
+    return found
+
+
+def require_package(module: str) -> Any:
+    """Return an imported module of an optional dependency; raise UserError if it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"exported models need {module.split('.')[0]}: pip install onnx onnxruntime onnxscript"
+        ) from error
+
+
+def as_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a text column as large_string with empty strings for nulls."""
+    return pc.fill_null(column.cast(pa.large_string()), "")
+
+
+def _load_exported(folder: Path, device: str) -> Predictor:
+    runtime = require_package("onnxruntime")
+    content = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    wanted = [f"{name}ExecutionProvider" for name in (device.partition(":")[0].upper(), "CPU")]
+    providers = [name for name in dict.fromkeys(wanted) if name in runtime.get_available_providers()]
+    if wanted[0] not in providers:
+        log.warning("--device %s: this ONNX Runtime supports the CPU only; install onnxruntime-gpu", device)
+    session = runtime.InferenceSession(folder / "model.onnx", options, providers=providers)
+
+    def logits(ids: Tensor, mask: Tensor) -> Tensor:
+        outputs = session.run(["logits"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+        return torch.from_numpy(outputs[0])
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    kind = "cpu" if providers[0].startswith("CPU") else "cuda"
+    found = Predictor(content["labels"], tokenizer, content["pad_token_id"], logits, _max_tokens(kind))
+    if content["decision"] is not None:
+        found.decision = Decision(**content["decision"])
+        found.thresholds = read_thresholds(folder / "thresholds.json", found.labels)
+    return found
+
+
+def _max_tokens(device: str) -> int:
+    return MAX_TOKENS.get(device, MAX_TOKENS["cpu"])

@@ -1,0 +1,72 @@
+"""`python -m counterpoise.evaluate`: a finished run scored on a labelled file."""
+
+import json
+
+import pytest
+from commandline import call, run, setting
+
+from counterpoise.commands import evaluate
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, texts, tiny_encoder):
+    folder = tmp_path_factory.mktemp("run")
+    outcome = run(folder, *setting(texts, tiny_encoder), "head=mlp", draws=False)
+    assert outcome.code == 0, outcome.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished_multi_label(tmp_path_factory, tagged, tiny_encoder):
+    folder = tmp_path_factory.mktemp("run")
+    outcome = run(folder, *setting(tagged, tiny_encoder), "data.label=labels", draws=False)
+    assert outcome.code == 0, outcome.err
+    return folder
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def assert_same_scores(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, abs=1e-5, nan_ok=True), name
+
+
+def test_the_run_s_own_test_file_has_the_run_s_test_scores(finished, texts, tmp_path, monkeypatch):
+    output = tmp_path / "evaluation"
+    assert call(evaluate.main, monkeypatch, finished, texts["test"], "--output", output) == 0
+    assert_same_scores(metrics_of(output)["test"], metrics_of(finished)["test"])
+    written = {path.name for path in output.iterdir()}
+    assert written == {"metrics.json", "per_class.csv", "predictions.parquet", "report.html"}
+
+
+def test_multi_label_scores_use_the_run_s_thresholds(finished_multi_label, tagged, tmp_path, monkeypatch):
+    output = tmp_path / "evaluation"
+    assert call(evaluate.main, monkeypatch, finished_multi_label, tagged["test"], "--output", output) == 0
+    assert_same_scores(metrics_of(output)["test"], metrics_of(finished_multi_label)["test"])
+    assert (output / "thresholds.json").read_text() == (finished_multi_label / "thresholds.json").read_text()
+
+
+def test_unknown_classes_are_counted_and_named(finished, tmp_path, monkeypatch, caplog):
+    file = tmp_path / "new.csv"
+    file.write_text("text,label\nalpha1 word2,alpha\nword3,zeta\nbeta1,beta\n")
+    assert call(evaluate.main, monkeypatch, finished, file, "--output", tmp_path / "out") == 0
+    assert metrics_of(tmp_path / "out")["data"]["test"] == {"examples": 2, "dropped": {}, "unseen": 1}
+    assert "'zeta' (1)" in caplog.text
+
+
+def test_a_file_without_a_known_class_is_refused(finished, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "new.csv"
+    file.write_text("text,label\nword3,zeta\n")
+    assert call(evaluate.main, monkeypatch, finished, file, "--output", tmp_path / "out") == 2
+    assert "no row has a label" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_not_an_evaluation_is_not_overwritten(finished, texts, tmp_path, monkeypatch, capsys):
+    (tmp_path / "notes.txt").write_text("keep")
+    assert call(evaluate.main, monkeypatch, finished, texts["test"], "--output", tmp_path) == 2
+    assert "--output" in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "keep"
