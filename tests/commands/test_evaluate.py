@@ -3,15 +3,15 @@
 import json
 
 import pytest
-from commandline import call, run, setting
 
+from commandline import call, run, setting
 from counterpoise.commands import evaluate
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, texts, tiny_encoder):
     folder = tmp_path_factory.mktemp("run")
-    outcome = run(folder, *setting(texts, tiny_encoder), "head=mlp", draws=False)
+    outcome = run(folder, *setting(texts, tiny_encoder), "head=mlp")
     assert outcome.code == 0, outcome.err
     return folder
 
@@ -19,7 +19,7 @@ def finished(tmp_path_factory, texts, tiny_encoder):
 @pytest.fixture(scope="module")
 def finished_multi_label(tmp_path_factory, tagged, tiny_encoder):
     folder = tmp_path_factory.mktemp("run")
-    outcome = run(folder, *setting(tagged, tiny_encoder), "data.label=labels", draws=False)
+    outcome = run(folder, *setting(tagged, tiny_encoder), "data.label=labels")
     assert outcome.code == 0, outcome.err
     return folder
 

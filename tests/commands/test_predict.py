@@ -110,7 +110,7 @@ class TestReading:
         (tmp_path / "new.tab").write_text(self.TEXT)
         with caplog.at_level("INFO"):
             assert self.predicted(monkeypatch, trained, tmp_path / "new.tab") == 2
-        assert "is read as the texts of the run were: quote=None, skip_rows_after_header=1" in caplog.text
+        assert "quote=None, skip_rows_after_header=1" in caplog.text
         assert self.predicted(monkeypatch, trained, tmp_path / "new.tab", "--skip-rows", 0) == 3
         assert self.predicted(monkeypatch, trained, tmp_path / "new.tab", "--quote", '"', "--skip-rows", 0) == 2
 
@@ -125,7 +125,7 @@ class TestReading:
     def test_what_is_no_delimiter_is_one_line(self, trained, tmp_path, monkeypatch, capsys):
         assert call(predict.main, monkeypatch, trained, tmp_path / "new.csv", "--delimiter", "||") == 2
         error = capsys.readouterr().err
-        assert "'||' is no delimiter or quote" in error
+        assert "'||' is not a delimiter or quote" in error
         assert error.count("\n") == 1
 
 
@@ -198,7 +198,7 @@ class TestCosts:
     ):
         costs = self.file(tmp_path)
         assert call(predict.main, monkeypatch, tagging, tagged["test"], "--costs", costs) == 2
-        assert "costs are of one class" in capsys.readouterr().err
+        assert "--costs" in capsys.readouterr().err
         costs.write_text(costs.read_text().replace("delta", "delte"))
         assert call(predict.main, monkeypatch, finished, texts["test"], "--costs", costs) == 2
         error = capsys.readouterr().err
@@ -209,13 +209,13 @@ class TestCosts:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["{tmp}", "{test}"], "is no run folder"),
+        (["{tmp}", "{test}"], "is not a run folder"),
         (["{run}", "{tmp}/nothing.csv"], "nothing.csv"),
         (["{run}", "{test}", "--text", "txt"], "Did you mean 'text'?"),
         (["{run}", "{test}", "--output", "{tmp}"], "is a folder"),
         (
             ["{run}", "{test}", "--output", "{test.parent}/../{test.parent.name}/{test.name}"],
-            "is the file of the texts",
+            "is the input file",
         ),
     ],
 )
@@ -232,7 +232,7 @@ class TestParts:
     def test_a_file_is_predicted_as_well_in_parts(self, tagging, tagged, tmp_path, monkeypatch):
         whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
         assert call(predict.main, monkeypatch, tagging, tagged["test"], "--id", "source", "--output", whole) == 0
-        monkeypatch.setattr(predict, "TEXTS", 7)
+        monkeypatch.setattr(predictor, "MAX_TEXTS", 7)
         assert call(predict.main, monkeypatch, tagging, tagged["test"], "--id", "source", "--output", parts) == 0
         whole, parts = pd.read_parquet(whole), pd.read_parquet(parts)
         assert parts.id.tolist() == whole.id.tolist()
@@ -241,14 +241,14 @@ class TestParts:
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
     def test_the_more_labels_the_fewer_texts_are_held(self, recorded, monkeypatch):
-        monkeypatch.setattr(predict, "LOGITS", 5)
+        monkeypatch.setattr(predictor, "MAX_LOGITS", 5)
         texts = pa.chunked_array([["word0"] * 3, ["word1", None]])
-        assert [len(part) for part in recorded[0].in_parts(texts)] == [2, 2, 1]
+        assert [len(part) for part in recorded[0].predict_blocks(texts)] == [2, 2, 1]
 
     def test_an_error_on_the_way_leaves_the_file_of_before(self, finished, texts, tmp_path, monkeypatch):
         output = tmp_path / "out.parquet"
         output.write_text("of before")
-        monkeypatch.setattr(predict, "TEXTS", 7)
+        monkeypatch.setattr(predictor, "MAX_TEXTS", 7)
         parts = predictor.Predictor.predict_blocks
 
         def until_the_second(self, texts):
@@ -294,12 +294,12 @@ class TestBatches:
         predictor, batches = recorded
         logits = predictor(self.TEXTS)
         assert sum(rows for rows, _ in batches) == len(self.TEXTS)
-        assert all(rows * length <= predictor.tokens for rows, length in batches)
+        assert all(rows * length <= predictor.max_tokens for rows, length in batches)
         assert sum(rows * length for rows, length in batches) < 1.2 * logits[:, 1].sum()
 
     def test_a_text_longer_than_that_is_alone(self, recorded):
         predictor, batches = recorded
-        predictor.tokens = 5
+        predictor.max_tokens = 5
         predictor(["word0 " * 20, "word1"])
         assert batches == [(1, 22), (1, 3)]
 
@@ -335,9 +335,23 @@ def encoder(finished) -> dict:
 def test_what_a_foreign_run_folder_names_is_not_called(finished, encoder, tmp_path, target, nested):
     call = {"_target_": target, "_args_": [str(tmp_path / "made")]}
     folder = foreign(finished, tmp_path / "foreign", encoder | {"download": [call]} if nested else call)
-    with pytest.raises(UserError, match=f"config.yaml: {target} is not"):
+    with pytest.raises(UserError, match=f"config.yaml: {target} (is not|does not exist)"):
         predictor.load(folder)
     assert not (tmp_path / "made").exists()
+
+
+def test_classes_of_an_allowed_package_are_built(finished, encoder, tmp_path, monkeypatch):
+    package = tmp_path / "ownpackage"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from counterpoise.model.encoder import EncoderSource\n\n\nclass OwnSource(EncoderSource):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = foreign(finished, tmp_path / "foreign", encoder | {"_target_": "ownpackage.OwnSource"})
+    with pytest.raises(UserError, match="--allow ownpackage"):
+        predictor.load(folder)
+    own = predictor.load(folder, packages=("counterpoise", "ownpackage"))
+    np.testing.assert_array_equal(own(["alpha1 word2"]), predictor.load(finished)(["alpha1 word2"]))
 
 
 def test_what_a_foreign_run_folder_interpolates_is_a_string(finished, encoder, tmp_path):
@@ -350,7 +364,7 @@ def test_what_a_foreign_run_folder_interpolates_is_a_string(finished, encoder, t
 
 def test_a_run_folder_of_another_version_is_one_line(finished, encoder, tmp_path):
     folder = foreign(finished, tmp_path / "other", encoder | {"colour": "blue"})
-    with pytest.raises(UserError, match=r"EncoderSource does not take .* 'colour'"):
+    with pytest.raises(UserError, match=r"EncoderSource does not accept .* 'colour'"):
         predictor.load(folder)
 
 
@@ -364,7 +378,7 @@ def test_bf16_rounds_and_fp32_does_not(finished):
 
 
 def test_one_class_a_text_is_not_decided_by_thresholds(finished):
-    with pytest.raises(ValueError, match="one class"):
+    with pytest.raises(ValueError, match="single-label"):
         predictor.load(finished).decide(np.zeros((1, 4)))
 
 
@@ -376,7 +390,7 @@ def test_what_is_no_text_is_one_line_before_anything_is_predicted(finished, tmp_
     for values, kind in (([["a"], ["b"]], "list<"), ([0.5, 2.0], "double"), ([True, False], "bool")):
         pq.write_table(pa.table({"text": values}), tmp_path / "new.parquet")
         assert call(predict.main, monkeypatch, finished, tmp_path / "new.parquet") == 2
-        assert f"column 'text' (--text) holds {kind}" in capsys.readouterr().err
+        assert f"column 'text' (--text) has type {kind}" in capsys.readouterr().err
     file.write_bytes(b"text,name\nalpha1,a\nalpha1,\xff\n")
     assert call(predict.main, monkeypatch, finished, file, "--id", "name") == 2
     assert "column 'name' (--id) is not in UTF-8 in row 2" in capsys.readouterr().err
