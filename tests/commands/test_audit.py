@@ -1,4 +1,4 @@
-"""`python -m counterpoise.audit` as a user calls it: its page, its files, its one line for a mistake."""
+"""`python -m counterpoise.audit`: the printed page, the files, and errors."""
 
 import csv
 import json
@@ -33,14 +33,14 @@ def call(tiny_encoder, monkeypatch, capsys):
     """Calls the command line; returns exit code, standard output and standard error."""
     monkeypatch.setattr(console, "_width", 80)
 
-    def calling(*arguments: object) -> tuple[int, str, str]:
+    def run_audit(*arguments: object) -> tuple[int, str, str]:
         encoder = ["encoder=local", f"encoder.name={tiny_encoder}", "encoder.max_length=16"]
         return commandline.call(audit.main, monkeypatch, *encoder, *arguments), *capsys.readouterr()
 
-    return calling
+    return run_audit
 
 
-def test_the_page_fits_80_columns_and_nothing_is_written_unless_asked_for(call, files, tmp_path, monkeypatch):
+def test_page_fits_80_columns_and_nothing_is_written_without_output(call, files, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     code, out, _ = call(*files)
@@ -55,7 +55,7 @@ def test_the_page_fits_80_columns_and_nothing_is_written_unless_asked_for(call, 
     assert list(Path().iterdir()) == []
 
 
-def test_options_stand_before_among_or_after_overrides(call, files, tmp_path):
+def test_options_may_stand_before_between_or_after_overrides(call, files, tmp_path):
     for place in (0, 2, len(files)):
         output = tmp_path / f"out{place}"
         code, _, err = call(*files[:place], "--output", output, *files[place:])
@@ -63,24 +63,24 @@ def test_options_stand_before_among_or_after_overrides(call, files, tmp_path):
         assert (output / "audit.json").is_file()
 
 
-def test_the_facts_and_the_rows_concerned_are_files(call, files, tmp_path):
+def test_output_holds_findings_as_json_and_rows_as_csv(call, files, tmp_path):
     output = tmp_path / "out"
     code, _, err = call(*files, "--output", output)
     assert code == 0, err
-    facts = json.loads((output / "audit.json").read_text())
-    assert facts["counts"] == {"a": 32, "b": 2, "[c]": 1}
-    assert facts["buckets"]["tail"] == {"number": 2, "examples": 3}
-    train, test = facts["splits"]["train"], facts["splits"]["test"]
+    findings = json.loads((output / "audit.json").read_text())
+    assert findings["counts"] == {"a": 32, "b": 2, "[c]": 1}
+    assert findings["buckets"]["tail"] == {"number": 2, "examples": 3}
+    train, test = findings["splits"]["train"], findings["splits"]["test"]
     assert (train["rows"], train["repeats"], train["tokens"]["longest"]) == (35, 30, 21)
     assert train["truncated"] == pytest.approx(1 / 35)
-    assert (train["odd"]["no letter"], train["odd"]["one word"]) == (1, 1)
-    assert facts["splits"]["validation"]["odd"]["damaged characters"] == 1
+    assert (train["unusual"]["no letter"], train["unusual"]["one word"]) == (1, 1)
+    assert findings["splits"]["validation"]["unusual"]["damaged characters"] == 1
     assert (test["rows"], test["unseen"], test["absent"], test["rare"]) == (2, 1, ["[c]", "b"], ["a"])
-    validation, testing, _ = facts["leaks"]
+    validation, testing, _ = findings["leaks"]
     assert (validation["equal"], validation["near"], validation["of"]) == (1, 0, 2)
     assert (testing["equal"], testing["near"], testing["of"]) == (1, 1, 2)
     assert [(each["id"], each["of_id"]) for each in testing["examples"]] == [("1", "31"), ("2", "35")]
-    assert (facts["conflicts"]["texts"], facts["conflicts"]["rows"]) == (1, 3)
+    assert (findings["conflicts"]["texts"], findings["conflicts"]["rows"]) == (1, 3)
 
     equal = pd.read_csv(output / "equal_texts.csv")
     assert equal[equal.conflict][["split", "id", "labels"]].values.tolist() == [
@@ -94,36 +94,36 @@ def test_the_facts_and_the_rows_concerned_are_files(call, files, tmp_path):
         ["test", 1, "train", 31],
         ["test", 2, "train", 35],
     ]
-    pairs = pd.read_csv(output / "near_texts.csv")
+    pairs = pd.read_csv(output / "near_duplicates.csv")
     assert pairs[["split", "id", "other_split", "other_id"]].values.tolist() == [["train", 35, "test", 2]]
-    assert set(pd.read_csv(output / "odd_texts.csv").odd) == {"one word", "no letter", "damaged characters"}
+    assert set(pd.read_csv(output / "unusual_texts.csv").reason) == {"one word", "no letter", "damaged characters"}
 
 
-def test_texts_with_several_labels_are_audited_as_the_same_splits_as_in_a_run(call, tagged, tmp_path):
+def test_multi_label_audit_uses_the_splits_of_a_run(call, tagged, tmp_path):
     arguments = ["data=files", f"data.train={tagged['train']}", "data.label=labels", "loader.test_fraction=0.3"]
     code, out, err = call(*arguments, "--output", tmp_path)
     assert code == 0, err
     assert "labels per text" in out
-    facts = json.loads((tmp_path / "audit.json").read_text())
-    rows = {name: split["rows"] for name, split in facts["splits"].items()}
+    findings = json.loads((tmp_path / "audit.json").read_text())
+    rows = {name: split["rows"] for name, split in findings["splits"].items()}
     assert sum(rows.values()) == 240
     assert rows["test"] == 72
-    assert facts["splits"]["train"]["unlabelled"] > 0
+    assert findings["splits"]["train"]["unlabelled"] > 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "cannot read 'nonsense'"),
-        (["data=reuters"], "data=reuters: there is no such data"),
-        (["data.nonsense=1"], "the configuration has no key 'data.nonsense'"),
-        (["data=files", "data.train=absent.csv"], "there is no file absent.csv"),
-        (["loader.split_seed=one"], "loader.split_seed=one: a whole number is expected here"),
-        (["encoder.max_length=1000"], "encoder.max_length=1000 is too long"),
-        (["--output", __file__], "is a file; it must be a folder"),
+        (["nonsense"], "'nonsense'"),
+        (["data=reuters"], "data=reuters"),
+        (["data.nonsense=1"], "data.nonsense"),
+        (["data=files", "data.train=absent.csv"], "absent.csv"),
+        (["loader.split_seed=one"], "loader.split_seed=one"),
+        (["encoder.max_length=1000"], "encoder.max_length=1000"),
+        (["--output", __file__], "--output"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(call, files, arguments, message):
+def test_user_error_is_one_line_with_exit_code_2(call, files, arguments, message):
     code, out, err = call(*files, *arguments)
     assert (code, out) == (2, "")
     lines = [line for line in err.splitlines() if not line.startswith("WARNING")]
@@ -132,6 +132,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(call, files, arguments, message):
     assert message in lines[0]
 
 
-def test_it_finds_the_configuration_from_any_folder(call, files, tmp_path, monkeypatch):
+def test_configuration_is_found_from_any_folder(call, files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert call(*files)[0] == 0
+
+
+def test_configuration_of_the_working_directory_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert audit.config_dir() != tmp_path / "conf"
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "train.yaml").touch()
+    assert audit.config_dir() == tmp_path / "conf"
