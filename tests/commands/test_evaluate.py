@@ -70,3 +70,10 @@ def test_a_folder_that_is_not_an_evaluation_is_not_overwritten(finished, texts, 
     assert call(evaluate.main, monkeypatch, finished, texts["test"], "--output", tmp_path) == 2
     assert "--output" in capsys.readouterr().err
     assert (tmp_path / "notes.txt").read_text() == "keep"
+
+
+def test_a_run_folder_is_not_overwritten(finished, texts, monkeypatch, capsys):
+    before = sorted(finished.rglob("*"))
+    assert call(evaluate.main, monkeypatch, finished, texts["test"], "--output", finished) == 2
+    assert "--output" in capsys.readouterr().err
+    assert sorted(finished.rglob("*")) == before

@@ -1,4 +1,4 @@
-"""A finished run as ONNX: what a server needs, as exact as it says."""
+"""Export of finished runs to ONNX."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ KINDS = ["one class", "any labels", "cosine head", "probe"]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, texts, tagged, tiny_encoder) -> dict[str, Path]:
-    """A finished run of each kind."""
+    """One finished run per kind."""
     given = {
         "one class": (setting(texts, tiny_encoder), "strategy=combined"),
         "any labels": (setting(tagged, tiny_encoder), "data.label=labels", "strategy=weighted"),
@@ -45,7 +45,7 @@ def runs(tmp_path_factory, texts, tagged, tiny_encoder) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def exported(runs, tmp_path_factory) -> dict[str, Path]:
-    """Each of them exported."""
+    """One exported model per kind."""
     folder = tmp_path_factory.mktemp("exported")
     for kind, finished in runs.items():
         export.export(finished, folder / kind)
@@ -54,13 +54,13 @@ def exported(runs, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture
 def quick(exported, monkeypatch):
-    """Export copies the model of one class, which it has written before, as writing it takes seconds."""
+    """Copy an existing ONNX file instead of converting the model, which takes seconds."""
     model = exported["one class"] / "model.onnx"
     monkeypatch.setattr(export, "_write_model", lambda path, _: shutil.copy(model, path))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_server_gets_the_logits_of_the_run_from_the_folder_alone(runs, exported, kind, tmp_path):
+def test_exported_folder_alone_gives_the_logits_of_the_run(runs, exported, kind, tmp_path):
     folder = shutil.copytree(exported[kind], tmp_path / "elsewhere")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     session = onnxruntime.InferenceSession(folder / "model.onnx")
@@ -76,7 +76,9 @@ def test_a_server_gets_the_logits_of_the_run_from_the_folder_alone(runs, exporte
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_predictions_are_those_of_the_run(runs, exported, kind, texts, tagged, tmp_path, monkeypatch):
+def test_predictions_of_the_exported_model_equal_those_of_the_run(
+    runs, exported, kind, texts, tagged, tmp_path, monkeypatch
+):
     file = tagged["test"] if kind == "any labels" else texts["test"]
     tables = []
     for name, folder in (("run", runs[kind]), ("exported", exported[kind])):
@@ -94,7 +96,7 @@ def test_predictions_are_those_of_the_run(runs, exported, kind, texts, tagged, t
         assert one == (pytest.approx(other, abs=1e-5) if pa.types.is_floating(columns[0].type) else other), name
 
 
-def test_scores_are_those_that_the_run_was_tested_with(runs, exported):
+def test_recorded_scores_equal_the_test_scores_of_the_run(runs, exported):
     for kind, folder in exported.items():
         content = json.loads((folder / "export.json").read_text())
         tested = json.loads((runs[kind] / "metrics.json").read_text())["test"]
@@ -106,12 +108,12 @@ def test_scores_are_those_that_the_run_was_tested_with(runs, exported):
         assert content["largest_difference"]["fp32"] < 1e-4
 
 
-def test_what_int8_costs_is_told(runs, exported, tmp_path, monkeypatch, capsys):
+def test_int8_export_shows_the_change_of_the_scores(runs, exported, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(runs["any labels"], tmp_path / "run")
     assert call(export.main, monkeypatch, folder, "--int8") == 0
     out, small = capsys.readouterr().out, folder / "onnx-int8"
     assert str(small) in out.replace("\n", "")
-    assert "cost of int8" in out
+    assert "change with int8" in out
     assert "macro f1" in out
     content = json.loads((small / "export.json").read_text())
     assert content["precision"] == "int8"
@@ -126,7 +128,7 @@ def test_what_int8_costs_is_told(runs, exported, tmp_path, monkeypatch, capsys):
     assert sorted(path.name for path in small.iterdir()) == of_fp32
 
 
-def test_thresholds_of_ones_own_hold_for_an_exported_model_too(exported, tagged, tmp_path, monkeypatch):
+def test_thresholds_option_applies_to_an_exported_model(exported, tagged, tmp_path, monkeypatch):
     own = tmp_path / "thresholds.json"
     own.write_text(json.dumps(dict.fromkeys(predictor.load(exported["any labels"]).labels, 1e-6)))
     output = tmp_path / "out.parquet"
@@ -135,7 +137,7 @@ def test_thresholds_of_ones_own_hold_for_an_exported_model_too(exported, tagged,
     assert {len(each) for each in pd.read_parquet(output).predictions} == {4}
 
 
-def test_a_file_is_read_as_that_of_the_run_was(exported, tmp_path, monkeypatch):
+def test_files_are_read_in_the_format_of_the_training_file(exported, tmp_path, monkeypatch):
     folder = shutil.copytree(exported["one class"], tmp_path / "model")
     content = json.loads((folder / "export.json").read_text())
     assert content.pop("reading") == {"suffix": ".csv", "delimiter": None, "quote": '"', "skip_rows_after_header": 0}
@@ -147,7 +149,7 @@ def test_a_file_is_read_as_that_of_the_run_was(exported, tmp_path, monkeypatch):
         assert pq.read_table(output).num_rows == rows
 
 
-def test_an_earlier_export_is_replaced_and_nothing_else_is(runs, exported, quick, tmp_path):
+def test_only_an_earlier_export_is_replaced(runs, exported, quick, tmp_path):
     folder = shutil.copytree(exported["any labels"], tmp_path / "model")
     export.export(runs["one class"], folder)
     assert not (folder / "thresholds.json").exists()
@@ -155,19 +157,19 @@ def test_an_earlier_export_is_replaced_and_nothing_else_is(runs, exported, quick
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").touch()
-    with pytest.raises(UserError, match="is no exported model"):
+    with pytest.raises(UserError, match="is not an earlier export"):
         export.export(runs["one class"], other)
     assert (other / "thesis.txt").exists()
 
 
-def test_a_model_that_computes_something_else_is_not_written(runs, quick, tmp_path):
+def test_model_with_other_logits_is_not_written(runs, quick, tmp_path):
     with pytest.raises(UserError, match=r"differs from the run's by .*: nothing was written"):
         export.export(runs["probe"], tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("gone", [True, False])
-def test_without_the_texts_of_the_run_no_scores_are_made_up(runs, quick, texts, tmp_path, caplog, gone):
+def test_scores_are_omitted_when_the_test_split_is_unavailable(runs, quick, texts, tmp_path, caplog, gone):
     folder = shutil.copytree(runs["one class"], tmp_path / "run")
     header, *rows = texts["test"].read_text().splitlines()
     file = tmp_path / "test.csv"
@@ -179,10 +181,10 @@ def test_without_the_texts_of_the_run_no_scores_are_made_up(runs, quick, texts, 
     assert written["test"] == {}
     assert written["largest_difference"]["fp32"] < 1e-4
     assert "scores are not measured" in caplog.text
-    assert ("there is no file" if gone else "no longer what") in caplog.text
+    assert ("test.csv" if gone else "has changed since") in caplog.text
 
 
-def test_a_library_that_is_not_installed_is_one_line(runs, exported, texts, tmp_path, monkeypatch, capsys):
+def test_missing_library_is_one_line(runs, exported, texts, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for command, arguments in ((export.main, (runs["probe"],)), (predict.main, (exported["probe"], texts["test"]))):
         assert call(command, monkeypatch, *arguments) == 2
@@ -191,11 +193,21 @@ def test_a_library_that_is_not_installed_is_one_line(runs, exported, texts, tmp_
         assert error.count("\n") == 1
 
 
-def test_the_precision_of_an_exported_model_is_given(exported, texts, monkeypatch, capsys):
+def test_precision_of_an_exported_model_is_fixed(exported, texts, monkeypatch, capsys):
     assert call(predict.main, monkeypatch, exported["probe"], texts["test"], "--precision", "bf16") == 2
-    assert "is as it was exported" in capsys.readouterr().err
+    assert "--precision bf16" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_run_is_one_line(tmp_path, monkeypatch, capsys):
+def test_folder_without_a_run_is_refused(tmp_path, monkeypatch, capsys):
     assert call(export.main, monkeypatch, tmp_path) == 2
-    assert "is no run folder" in capsys.readouterr().err
+    assert "config.yaml" in capsys.readouterr().err
+
+
+def test_model_that_onnx_cannot_express_is_refused(runs, tmp_path, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise export.torch.onnx.OnnxExporterError("no such operator\ndetails")
+
+    monkeypatch.setattr(export.torch.onnx, "export", fail)
+    assert call(export.main, monkeypatch, runs["probe"], "--output", tmp_path / "model") == 2
+    assert "cannot be exported: no such operator\n" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -114,13 +114,13 @@ class TestReading:
         assert self.predicted(monkeypatch, trained, tmp_path / "new.tab", "--skip-rows", 0) == 3
         assert self.predicted(monkeypatch, trained, tmp_path / "new.tab", "--quote", '"', "--skip-rows", 0) == 2
 
-    def test_any_other_file_is_read_as_it_is_usual_unless_told(self, trained, tmp_path, monkeypatch):
+    def test_other_files_are_read_as_their_suffix_implies_by_default(self, trained, tmp_path, monkeypatch):
         (tmp_path / "new.tsv").write_text(self.TEXT)
         assert self.predicted(monkeypatch, trained, tmp_path / "new.tsv") == 2
         assert self.predicted(monkeypatch, trained, tmp_path / "new.tsv", "--quote", "") == 3
         (tmp_path / "new.csv").write_text(self.TEXT)
-        told = ("--delimiter", "\\t", "--quote", "", "--skip-rows", 1)
-        assert self.predicted(monkeypatch, trained, tmp_path / "new.csv", *told) == 2
+        options = ("--delimiter", "\\t", "--quote", "", "--skip-rows", 1)
+        assert self.predicted(monkeypatch, trained, tmp_path / "new.csv", *options) == 2
 
     def test_what_is_no_delimiter_is_one_line(self, trained, tmp_path, monkeypatch, capsys):
         assert call(predict.main, monkeypatch, trained, tmp_path / "new.csv", "--delimiter", "||") == 2

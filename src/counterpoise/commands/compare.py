@@ -1,8 +1,8 @@
-"""Compares strategies: `python -m counterpoise.compare SWEEP`, or several runs of the same test texts.
+"""Compare strategies: `python -m counterpoise.compare SWEEP`, or several runs on the same test texts.
 
-RUNS are sweep folders, run folders, and NAME=RUN, of which several with one name are seeds. Prints the groups, best
-first, with 95 % intervals and what can be told from chance, and writes comparison.html, .md and .csv, pairs.csv,
-classes.csv and recall_vs_count.png. With `--losses`, draws training loss and gradient norm by step, one run a name.
+RUN is a sweep folder, a run folder or NAME=RUN; runs of one name are seeds of one group. Prints the groups, best first,
+with 95 % confidence intervals and significance, and writes comparison.html, .md and .csv, pairs.csv, classes.csv and
+recall_vs_count.png. `--losses` instead plots training loss and gradient norm by step, one run per name.
 """
 
 import argparse
@@ -26,17 +26,19 @@ from counterpoise.report.comparison.formatting import p_value, shown_name, unit
 
 
 def main() -> None:
-    """Reads the command line, compares or draws, prints and writes."""
-    parser = argparse.ArgumentParser(prog="counterpoise.compare", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a sweep, a finished run, or NAME=RUN")
+    """Read the command line, compare or plot the runs, print and write the results."""
+    parser = argparse.ArgumentParser(prog="counterpoise.compare", description=__doc__.partition("\n\n")[2])
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="sweep folder, run folder, or NAME=RUN")
     parser.add_argument(
-        "--reference", metavar="NAME", help="group to measure others against (default: plain, or the best)"
+        "--reference", metavar="NAME", help="group to compare the others with (default: plain, else the best)"
     )
-    parser.add_argument("--metric", default="macro_f1", help="what groups are ranked by (default: macro_f1)")
-    parser.add_argument("--picture", metavar="A,B", help="groups to draw (default: the reference and the best other)")
-    parser.add_argument("--output", type=Path, help="folder to write to (default: the sweep, or comparison)")
+    parser.add_argument("--metric", default="macro_f1", help="metric that ranks the groups (default: macro_f1)")
     parser.add_argument(
-        "--losses", action="store_true", help="draw losses and gradient norms of NAME=RUN, to --output FILE"
+        "--picture", metavar="A,B", help="two groups to plot (default: the reference and the best other)"
+    )
+    parser.add_argument("--output", type=Path, help="folder to write (default: the sweep folder, or comparison)")
+    parser.add_argument(
+        "--losses", action="store_true", help="plot losses and gradient norms of NAME=RUN to --output FILE"
     )
     arguments = parser.parse_intermixed_args()
     if arguments.losses:
@@ -57,14 +59,14 @@ def main() -> None:
 
 
 def histories(arguments: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Returns what the run of each NAME=RUN logged by step."""
+    """Return the metrics that the run of each NAME=RUN logged by step."""
     found: dict[str, pd.DataFrame] = {}
     for argument in arguments:
         name, equals, run = argument.partition("=")
         if not equals:
-            raise UserError(f"{argument}: --losses needs a name for each run, as in plain={argument}")
+            raise UserError(f"{argument}: --losses needs a name for each run, such as plain={argument}")
         if name in found:
-            raise UserError(f"--losses draws one run under each name: {name} has several")
+            raise UserError(f"--losses plots one run per name: {name} has several runs")
         path = Path(run) / "csv" / "metrics.csv"
         if not path.is_file():
             raise UserError(f"{run} has no csv/metrics.csv: train with logger=csv or the default logger")
@@ -73,28 +75,36 @@ def histories(arguments: Sequence[str]) -> dict[str, pd.DataFrame]:
 
 
 def output_folder(arguments: Sequence[str]) -> Path:
-    """Returns the sweep's folder where a single sweep is compared, otherwise comparison/ here."""
+    """Return the sweep folder for a single sweep, otherwise ./comparison."""
     only = Path(arguments[0])
     return only if len(arguments) == 1 and only.is_dir() and not leaderboard.is_job(only) else Path("comparison")
 
 
 def drawn_groups(comparison: Comparison, chosen: str | None) -> list[str]:
-    """Returns the names of the groups to draw: those of "A,B", or the reference and the best of the others."""
+    """Return the names of the two groups to plot.
+
+    Args:
+        comparison: Groups, best first.
+        chosen: Names as "A,B". Defaults to the reference and the best other group.
+
+    Raises:
+        UserError: A name is unknown.
+    """
     names = [group.name for group in comparison.groups]
     if chosen is None:
         return [comparison.reference, *(name for name in names if name != comparison.reference)][:2]
-    # A name may hold commas itself: any of them may be the one between the two.
+    # Names may contain commas: try each comma as the separator.
     places = [place for place, character in enumerate(chosen) if character == ","]
     pairs = [[chosen[:place].strip(), chosen[place + 1 :].strip()] for place in places]
     fitting = [pair for pair in pairs if set(pair) <= set(names)]
     if not fitting:
         meant = "".join(nearest(name, names) for name in pairs[0] if name not in names) if pairs else ""
-        raise UserError(f"--picture {chosen}: name two groups, as in A,B.{meant} There are {', '.join(names)}")
+        raise UserError(f"--picture {chosen}: name two groups, such as A,B.{meant} Groups: {', '.join(names)}")
     return fitting[0]
 
 
 def title(comparison: Comparison) -> str:
-    """Returns the title, which says what is compared, and whether by probes."""
+    """Return the title: the metric, and whether the runs are linear probes."""
     probes = {group.probe for group in comparison.groups}
     what = {True: "Probe comparison", False: "Comparison"}[probes == {True}]
     mixed = " of probes and fine-tuned runs" if len(probes) > 1 else ""
@@ -102,7 +112,7 @@ def title(comparison: Comparison) -> str:
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Prints the groups, best first, and the words. A narrow console shows the foremost columns; the files hold all."""
+    """Print the groups, best first, and the summary. A narrow console shows only the first columns."""
     columns = _columns(comparison)
     names = columns.pop("group")
     room = console.width - min(max(map(len, [*names, "group"])), max(12, console.width // 3)) - 4
@@ -127,7 +137,7 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def write(folder: Path, comparison: Comparison, drawn: Sequence[str]) -> None:
-    """Writes the report, the tables, and the picture of the groups `drawn` into the folder."""
+    """Write the report, the tables and the recall plot of the groups `drawn` into the folder."""
     write_comparison_report(folder / "comparison.html", comparison)
     with atomic_path(folder / "comparison.md") as path:
         path.write_text(_markdown(comparison), encoding="utf-8")
@@ -144,7 +154,7 @@ def write(folder: Path, comparison: Comparison, drawn: Sequence[str]) -> None:
 
 
 def _columns(comparison: Comparison) -> dict[str, list[str]]:
-    """Returns the cells of the table by heading, the foremost first."""
+    """Return the cells of the table by heading, most important first."""
     groups, metric = comparison.groups, comparison.metric
     intervals = [group.intervals[metric] for group in groups]
     columns = {
@@ -177,7 +187,7 @@ def _difference(effect: Mapping[Any, Any]) -> str:
 
 
 def _scores(comparison: Comparison) -> pd.DataFrame:
-    """Returns a row for each group and metric: mean, sd, interval, difference to the reference, and what runs took."""
+    """Return a row per group and metric: mean, sd, interval, difference to the reference, and training cost."""
     rows = [
         {
             "group": group.name,
@@ -222,7 +232,7 @@ def _markdown(comparison: Comparison) -> str:
 
 
 def _grid(columns: Mapping[str, Sequence[str]]) -> list[str]:
-    """Returns the lines of a Markdown table; numbers stand on the right."""
+    """Return the lines of a Markdown table with right-aligned numbers."""
     marks = ["---" if heading == "group" else "---:" for heading in columns]
     rows = [list(columns), marks, *map(list, zip(*columns.values(), strict=True))]
     return [leaderboard.grid_row(row) for row in rows]

@@ -48,7 +48,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     console = Console()
     output = arguments.output or arguments.run / f"evaluation-{arguments.file.name.partition('.')[0]}"
-    if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or (output / "metrics.json").is_file())):
+    if output.exists() and not is_replaceable(output):
         raise UserError(f"--output {output} exists and is not an earlier evaluation: name another folder")
     results = evaluate(arguments)
     if output.exists():
@@ -58,6 +58,14 @@ def main() -> None:
     write_run_report(output / "report.html", results)
     show(console, results, arguments.run)
     console.print(str(output / "report.html"), soft_wrap=True, highlight=False, markup=False)
+
+
+def is_replaceable(folder: Path) -> bool:
+    """Return whether a folder is empty or an earlier evaluation. A run has a metrics.json, too, and is not."""
+    if not folder.is_dir():
+        return False
+    evaluation = (folder / "metrics.json").is_file() and not (folder / "config.yaml").exists()
+    return evaluation or not any(folder.iterdir())
 
 
 def evaluate(arguments: argparse.Namespace) -> RunResults:

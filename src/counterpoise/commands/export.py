@@ -1,18 +1,17 @@
-"""Exports a finished run to ONNX: `python -m counterpoise.export RUN [--int8]`.
+"""Export a finished run to ONNX: `python -m counterpoise.export RUN [--int8]`.
 
-The folder that it writes is all that a server needs, with `onnxruntime` and `tokenizers` alone, and
-`counterpoise.predict` takes it in the place of the run:
+The exported folder needs only `onnxruntime` and `tokenizers`, and `counterpoise.predict` accepts it in place of a run:
 
     model.onnx        logits, float32 [B, C], of input_ids and attention_mask, int64 [B, T], for any B and T
-    tokenizer.json    cuts texts at the length of the run and pads the texts of a batch
-    export.json       labels: the C names; decision: what `balance.Decision` takes, null where a text has one class;
-                      reading: how the training file was read; what was checked and measured
-    thresholds.json   where a text has any number of labels, label to probability
-    calibration.json  where the run has one: probabilities are those of (logits - shift) / temperature
+    tokenizer.json    truncates texts to the run's length and pads batches
+    export.json       labels: the C names; decision: arguments of `Decision`, null for single-label runs; reading:
+                      format of the training file; versions, differences and scores
+    thresholds.json   multi-label runs: probability threshold of each label
+    calibration.json  if the run has one: probabilities are those of (logits - shift) / temperature
 
-The exported model is run on texts of the test split, of every length, and is not written where its logits differ from
-those of the run's. What int8 costs is measured on the whole test split. It holds the weights in 8 bits and rounds
-activations to 8 bits as it runs, by their range in the batch: a text's logits depend a little on the texts beside it.
+The exported model is compared with the run on test texts of all lengths and is not written if the logits differ. With
+`--int8` weights have 8 bits, and activations are rounded to 8 bits by their range in the batch, so the logits of a text
+depend slightly on the other texts of its batch. The change of the test scores is measured on the whole test split.
 """
 
 import argparse
@@ -21,7 +20,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,11 +34,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from counterpoise.balance.counts import Targets
 from counterpoise.commands.predict import training_csv_format
 from counterpoise.commands.predictor import Predictor, load, make_predictor, require_package
-from counterpoise.commands.saved_run import build, load_run
+from counterpoise.commands.saved_run import PACKAGE, allowed_packages, build, load_run
 from counterpoise.data.splits import Vocabulary
 from counterpoise.errors import UserError
 from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds
@@ -49,63 +49,79 @@ from counterpoise.model.module import Classifier
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3
-"""How far a logit of the exported model may be from the run's, in fp32. Rounding comes to 1e-5 or so."""
-CHECKED = 64
-"""Texts on which they are compared."""
+"""Maximum absolute difference between the logits of the exported fp32 model and the run. Rounding causes about 1e-5."""
+COMPARED_TEXTS = 64
+"""Number of texts whose logits are compared."""
 SCORES = (
     ("accuracy", "balanced_accuracy", "macro_f1", "head_recall", "medium_recall", "tail_recall"),
     ("micro_f1", "macro_f1", "head_f1", "medium_f1", "tail_f1", "map"),
 )
-"""What is told of the test split, where a text has one class, and where it has any number of labels."""
+"""Scores of the test split that are shown: single-label, multi-label."""
 
 
-class Logits(nn.Module):
-    """From token ids to logits: what a classifier computes, as ONNX is to see it."""
+class LogitsGraph(nn.Module):
+    """The exported graph: token ids to logits."""
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.encoder, self.head = model.encoder, model.head
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Returns logits [B, C] of int64 [B, T]."""
+        """Return logits, float [B, C].
+
+        Args:
+            input_ids: Token ids, int64 [B, T].
+            attention_mask: 1 for tokens and 0 for padding, int64 [B, T].
+        """
         return self.head(self.encoder(input_ids, attention_mask))
 
 
-def export(run: Path, output: Path, int8: bool = False) -> dict[str, Any]:
-    """Writes the folder `output`, replacing an earlier export; returns what its export.json holds.
+def export(run: Path, output: Path, int8: bool = False, packages: Sequence[str] = (PACKAGE,)) -> dict[str, Any]:
+    """Export a run.
 
-    Raises UserError where `output` is something else, or where the exported model differs from the run's.
+    Args:
+        run: Run folder.
+        output: Folder to write. An earlier export is replaced.
+        int8: Quantise the weights to 8 bits. Defaults to False.
+        packages: Packages whose classes may be built. See `saved_run.allowed_packages`.
+
+    Returns:
+        Content of export.json.
+
+    Raises:
+        UserError: `output` is not an earlier export, the encoder or head cannot be expressed in ONNX, or the logits of
+            the exported model differ from those of the run.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require_package(name)
     if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or (output / "export.json").is_file())):
-        raise UserError(f"--output {output} exists and is no exported model: name another folder")
-    model, config = load_run(run)
-    ours = make_predictor(model, config)
+        raise UserError(f"--output {output} exists and is not an earlier export: name another folder")
+    model, config = load_run(run, packages)
+    ours = make_predictor(model, config, packages=packages)
     try:
-        tested = _test_split(run, config, ours)
+        tested = _test_split(run, config, ours, packages)
         tokens = ours.tokenise(tested.texts)
     except UserError as error:
-        log.warning("%s; the exported model is compared on random tokens, and its scores are not measured", error)
+        log.warning("%s. The exported model is compared on random tokens, and test scores are not measured", error)
         tested, tokens = None, _random_tokens(ours, config["encoder"]["max_length"])
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as unfinished:
         folder = Path(unfinished) / "model"
         folder.mkdir()
         _write_companions(folder, run, ours)
-        content = _content(run, ours, config)
+        content = _export_info(run, ours, config)
 
-        def checked(precision: str) -> None:
-            """Notes what the model in the folder comes to."""
+        def record_checks(precision: str) -> None:
+            """Record the difference and the test scores of the model in the folder."""
             content["precision"] = precision
-            _write(folder, content)
+            _write_info(folder, content)
             exported = load(folder)
-            content["largest_difference"][precision] = _difference(ours, exported, tokens)
+            content["largest_difference"][precision] = _largest_difference(ours, exported, tokens)
             if tested is not None:
                 content["test"][precision] = tested.scores(model, exported.predict(tokens))
 
         _write_model(folder / "model.onnx", model)
-        checked("fp32")
+        record_checks("fp32")
         difference = content["largest_difference"]["fp32"]
         if not difference <= TOLERANCE:
             raise UserError(
@@ -114,8 +130,8 @@ def export(run: Path, output: Path, int8: bool = False) -> dict[str, Any]:
             )
         if int8:
             _quantise(folder / "model.onnx")
-            checked("int8")
-        _write(folder, content)
+            record_checks("int8")
+        _write_info(folder, content)
         if output.exists():
             shutil.rmtree(output)
         folder.replace(output)
@@ -123,61 +139,71 @@ def export(run: Path, output: Path, int8: bool = False) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Reads the command line, exports, prints what was checked and measured."""
+    """Read the command line, export, and print the checks and the test scores."""
     parser = argparse.ArgumentParser(
         prog="counterpoise.export",
-        description="Exports a finished run to ONNX, checks it and measures what int8 costs.",
+        description="Export a finished run to ONNX and compare it with the run on the test split.",
     )
     parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--output", type=Path, help="folder to write (default: onnx, or onnx-int8, in the run's)")
-    parser.add_argument("--int8", action="store_true", help="weights in 8 bits: a quarter of the size, faster on a CPU")
+    parser.add_argument("--output", type=Path, help="folder to write (default: onnx or onnx-int8 in the run folder)")
+    parser.add_argument(
+        "--int8", action="store_true", help="quantise weights to 8 bits: a quarter of the size, faster on CPUs"
+    )
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="PACKAGE", help="package whose classes the run may use"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     output = arguments.output or arguments.run / ("onnx-int8" if arguments.int8 else "onnx")
     console = Console()
     with console.status("exporting"):
-        content = export(arguments.run, output, arguments.int8)
+        content = export(arguments.run, output, arguments.int8, allowed_packages(arguments.allow))
     _show(console, content, (output / "model.onnx").stat().st_size)
     console.print(output, soft_wrap=True, highlight=False, markup=False)
 
 
 def _write_model(path: Path, model: Classifier) -> None:
-    """Writes the model in fp32, weights included, of which there may be 2 GB: more than a file of ONNX holds."""
-    # Two texts, one padded, so that nothing is taken for constant.
+    """Write the model in fp32. Weights beyond 2 GB, the limit of an ONNX file, are stored beside it."""
+    # Two texts, one padded, so that no dimension or mask is traced as a constant.
     ids = torch.ones(2, 8, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
     axes = {0: "batch", 1: "length"}
-    with _silent():
-        # Kernels for GPUs have no form in ONNX.
-        model.encoder.backbone.set_attn_implementation("sdpa")  # type: ignore[union-attr, operator]
-        program = torch.onnx.export(
-            Logits(model).eval(),
-            (ids, mask),
-            input_names=["input_ids", "attention_mask"],
-            output_names=["logits"],
-            dynamic_shapes={"input_ids": axes, "attention_mask": axes},
-            dynamo=True,
-            verbose=False,
-        )
+    with _quiet_exporters():
+        for module in model.encoder.modules():
+            if isinstance(module, PreTrainedModel):
+                module.set_attn_implementation("sdpa")  # ONNX cannot express GPU attention kernels.
+        try:
+            program = torch.onnx.export(
+                LogitsGraph(model).eval(),
+                (ids, mask),
+                input_names=["input_ids", "attention_mask"],
+                output_names=["logits"],
+                dynamic_shapes={"input_ids": axes, "attention_mask": axes},
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            names = f"{type(model.encoder).__name__} with {type(model.head).__name__}"
+            raise UserError(f"{names} cannot be exported: {str(error).strip().splitlines()[0]}") from error
         assert program is not None
         program.save(path)
 
 
 def _quantise(path: Path) -> None:
-    """Replaces the model by one with weights in int8."""
+    """Replace the model by one with int8 weights."""
     quantisation = require_package("onnxruntime.quantization")
     content = require_package("onnx").load(path)
-    # The quantiser transposes weights in place, and stumbles over what is noted of their shapes.
+    # The quantiser transposes weights in place and fails on their recorded shapes.
     del content.graph.value_info[:]
     for data in path.parent.glob(f"{path.name}*"):
         data.unlink()
-    with _silent():
+    with _quiet_exporters():
         quantisation.quantize_dynamic(content, path, per_channel=True, weight_type=quantisation.QuantType.QInt8)
 
 
 def _write_companions(folder: Path, run: Path, ours: Predictor) -> None:
-    """Writes the tokenizer as the run used it, thresholds and calibration."""
+    """Write the run's tokenizer, thresholds and calibration."""
     backend = ours.tokenizer
     backend.enable_padding(pad_id=ours.pad, pad_token=backend.id_to_token(ours.pad))
     backend.save(str(folder / "tokenizer.json"))
@@ -189,7 +215,7 @@ def _write_companions(folder: Path, run: Path, ours: Predictor) -> None:
         shutil.copy(run / "calibration.json", folder)
 
 
-def _content(run: Path, ours: Predictor, config: dict) -> dict[str, Any]:
+def _export_info(run: Path, ours: Predictor, config: dict) -> dict[str, Any]:
     return {
         "run": str(run.resolve()),
         "labels": ours.labels,
@@ -205,12 +231,12 @@ def _content(run: Path, ours: Predictor, config: dict) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, content: dict[str, Any]) -> None:
+def _write_info(folder: Path, content: dict[str, Any]) -> None:
     (folder / "export.json").write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-class _Tested(NamedTuple):
-    """The test split of a run, N texts. counts: int [C], training examples of each class or label."""
+class _TestSplit(NamedTuple):
+    """The test split of a run: N texts with targets, and the training counts, int [C]."""
 
     texts: list[str]
     targets: Targets
@@ -218,21 +244,22 @@ class _Tested(NamedTuple):
     bounds: Bounds
 
     def scores(self, model: Classifier, logits: np.ndarray) -> dict[str, float]:
-        """Returns the scores that are shown, of logits [N, C]."""
+        """Return the shown scores of logits [N, C]."""
         model.scoring.counts, model.scoring.bounds = self.counts, self.bounds
         measured = model.scoring.measure(logits, self.targets)
         wanted = SCORES[model.scoring.__class__ is MultiLabelScoring]
         return {"texts": len(self.texts)} | {name: measured[name] for name in wanted if name in measured}
 
 
-def _test_split(run: Path, config: dict, ours: Predictor) -> _Tested:
-    """Returns the test split, its texts read from the source of the run again.
+def _test_split(run: Path, config: dict, ours: Predictor, packages: Sequence[str]) -> _TestSplit:
+    """Read the test split from the source of the run again.
 
-    Raises UserError where the source cannot be read or is not what it was.
+    Raises:
+        UserError: The source cannot be read or has changed since the run.
     """
     if not (run / "splits.npz").is_file():
-        raise UserError(f"{run} has no splits.npz, which says what it was tested on")
-    source, rows = build(config["data"]), np.load(run / "splits.npz")["test"]
+        raise UserError(f"{run} has no splits.npz, which holds the rows of its test split")
+    source, rows = build(config["data"], packages), np.load(run / "splits.npz")["test"]
     source.prepare()
     loaded = source.load()
     split = loaded.get("test", loaded["train"])
@@ -241,22 +268,22 @@ def _test_split(run: Path, config: dict, ours: Predictor) -> _Tested:
     targets, before = (Vocabulary(ours.labels).encode(labels) for labels in (split.labels, truth))
     same = before.shape == targets.shape and not (before != targets).sum()
     if not same:
-        raise UserError(f"{split.file} is no longer what {run} was tested on")
+        raise UserError(f"{split.file} has changed since {run} was tested")
     counts = pd.read_csv(run / "balance.csv", usecols=["count"])["count"].to_numpy()
-    bounds = build(config["buckets"]) if "buckets" in config else DEFAULT_BOUNDS
-    return _Tested(split.texts.to_pylist(), targets, counts, bounds)
+    bounds = build(config["buckets"], packages) if "buckets" in config else DEFAULT_BOUNDS
+    return _TestSplit(split.texts.to_pylist(), targets, counts, bounds)
 
 
 def _random_tokens(ours: Predictor, longest: int) -> list[np.ndarray]:
-    """Returns token ids without meaning, of every length up to `longest`."""
+    """Return random token ids of every length up to `longest`."""
     rng, size = np.random.default_rng(0), ours.tokenizer.get_vocab_size()
     return [rng.integers(0, size, length, np.int32) for length in range(1, longest + 1)]
 
 
-def _difference(ours: Predictor, exported: Predictor, tokens: list[np.ndarray]) -> float:
-    """Returns by how much a logit differs at most, of texts from the shortest to the longest, alone and in batches."""
+def _largest_difference(ours: Predictor, exported: Predictor, tokens: list[np.ndarray]) -> float:
+    """Return the largest difference of a logit, over texts of all lengths, alone and in batches."""
     ranked = np.argsort([len(ids) for ids in tokens], kind="stable")
-    some = [tokens[row] for row in ranked[np.linspace(0, len(ranked) - 1, CHECKED).astype(int)]]
+    some = [tokens[row] for row in ranked[np.linspace(0, len(ranked) - 1, COMPARED_TEXTS).astype(int)]]
     largest = 0.0
     for size in (1, 1024):
         one, other = (replace(each, max_tokens=size).predict(some) for each in (ours, exported))
@@ -266,7 +293,7 @@ def _difference(ours: Predictor, exported: Predictor, tokens: list[np.ndarray]) 
 
 def _show(console: Console, content: dict[str, Any], size: int) -> None:
     differences = ", ".join(f"{name} {value:.2g}" for name, value in content["largest_difference"].items())
-    console.print(f"largest difference of a logit from the run's: {differences}")
+    console.print(f"largest logit difference to the run: {differences}")
     console.print(f"{size / 1e6:,.1f} MB in {content['precision']}, {len(content['labels'])} labels")
     scores = content["test"]
     if not scores:
@@ -276,14 +303,14 @@ def _show(console: Console, content: dict[str, Any], size: int) -> None:
         table.add_column("change with int8")
     for name, value in scores["fp32"].items():
         if name != "texts":
-            cost = [f"{scores['int8'][name] - value:+.4f}"] if "int8" in scores else []
-            table.add_row(name.replace("_", " "), *(f"{each[name]:.4f}" for each in scores.values()), *cost)
+            change = [f"{scores['int8'][name] - value:+.4f}"] if "int8" in scores else []
+            table.add_row(name.replace("_", " "), *(f"{each[name]:.4f}" for each in scores.values()), *change)
     console.print(table)
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Keeps what the exporters say of their own workings from the terminal."""
+def _quiet_exporters() -> Iterator[None]:
+    """Suppress log messages and warnings of the exporters."""
     threshold = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

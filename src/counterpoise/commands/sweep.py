@@ -1,4 +1,4 @@
-"""The Hydra callback that keeps a sweep's leaderboard, and compares its strategies at the end."""
+"""Hydra callback that updates the leaderboard of a sweep and compares its strategies at the end."""
 
 import logging
 import time
@@ -19,33 +19,33 @@ from counterpoise.errors import UserError
 
 log = logging.getLogger(__name__)
 
-
-EVERY = 10.0
-"""Seconds between two leaderboards at least: jobs may end faster than it is drawn."""
-
-
+UPDATE_SECONDS = 10.0
+"""Minimum time between two updates of the leaderboard, in seconds."""
 SHOWN = 30
-"""Jobs of which the terminal shows each: of more, the files do, and the comparison says what they come to."""
+"""Maximum number of jobs listed in the terminal. Larger sweeps list failed jobs only; the files hold all."""
 
 
 class LeaderboardCallback(Callback):
-    """Rewrites the leaderboard as jobs of a sweep end; at the end shows and compares, exits with 1 if one failed.
+    """Update the leaderboard after each job; at the end print it, compare the runs and exit with 1 if a job failed.
 
-    Does nothing in a single run. A leaderboard that cannot be written is a warning, never the end of a sweep.
-    Hydra reaches the end of a sweep only when no job raised: a job that fails should write its `status.json`
-    and return.
+    Does nothing in a single run. A leaderboard that cannot be written causes a warning and does not end the sweep.
+    Hydra reaches the end of a sweep only if no job raises: a failed job should write its `status.json` and return.
     """
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Rewrites the leaderboard of the sweep that the job belongs to, unless that was done a moment ago."""
+        """Update the leaderboard of the job's sweep, at most once per `UPDATE_SECONDS` seconds."""
         if config.hydra.mode != RunMode.MULTIRUN:
             return
-        # A job that raises ends the sweep: there may be no other call.
+        # A job that raises ends the sweep: this may be the last call.
         if job_return.status == JobStatus.FAILED or not _recent(_sweep_dir(config) / "leaderboard.csv"):
             _write(_sweep_dir(config), final=False)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Writes and shows the final leaderboard and the comparison. Raises SystemExit(1) if a job failed."""
+        """Write and print the final leaderboard and the comparison.
+
+        Raises:
+            SystemExit: With code 1 if a job failed.
+        """
         sweep_dir = _sweep_dir(config)
         table = _write(sweep_dir, final=True)
         console, failed = Console(), table.state == "failed"
@@ -63,7 +63,7 @@ class LeaderboardCallback(Callback):
 
 
 def _sweep_dir(config: DictConfig) -> Path:
-    """Returns the sweep's folder, absolute: a job may run in a folder of its own."""
+    """Return the absolute sweep folder. A job may run in its own working directory."""
     return Path(config.hydra.runtime.cwd, config.hydra.sweep.dir)
 
 
@@ -75,14 +75,14 @@ def _compare(sweep_dir: Path, console: Console) -> None:
         compare.write(sweep_dir, comparison, compare.drawn_groups(comparison, None))
         console.print(str(sweep_dir / "comparison.html"), soft_wrap=True, highlight=False, markup=False)
     except UserError as error:
-        # A sweep over data or splits has no common test texts, which is no mistake.
-        log.info("the runs are not compared: %s", error)
+        # A sweep over data or splits has no common test texts. This is not an error.
+        log.info("runs not compared: %s", error)
     except Exception as error:
         log.warning("The comparison in %s is missing: %s: %s", sweep_dir, type(error).__name__, error)
 
 
 def _recent(path: Path) -> bool:
-    return path.is_file() and 0 <= time.time() - path.stat().st_mtime < EVERY
+    return path.is_file() and 0 <= time.time() - path.stat().st_mtime < UPDATE_SECONDS
 
 
 def _write(sweep_dir: Path, final: bool) -> pd.DataFrame:
