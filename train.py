@@ -6,6 +6,7 @@ from hydra.utils import instantiate
 
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.token_store import load_tokenizer
+from counterpoise.metrics import registry
 from counterpoise.model.module import Classifier
 from counterpoise.report.run.run_report import write_run_report
 from counterpoise.terminal import command_line
@@ -26,6 +27,7 @@ def main(run: RunContext) -> float | None:
     config = run.config
     run.begin()
     pl.seed_everything(config.seed, workers=True, verbose=False)
+    registry.load(config.metrics)
 
     # Data
     source = instantiate(config.encoder)

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from commandline import ROOT, run, setting
 
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs/extending.md").read_text(encoding="utf-8"), re.DOTALL)
-FILES = {code.splitlines()[0].removeprefix("# "): code for language, code in BLOCKS if language in ("python", "yaml")}
+FILES = {
+    first.removeprefix("# "): rest
+    for first, _, rest in (code.partition("\n") for language, code in BLOCKS if language in ("python", "yaml"))
+}
 COMMANDS = [line.split()[2:] for language, code in BLOCKS if language == "sh" for line in code.splitlines()]
 
 
@@ -38,7 +42,7 @@ def test_an_example_trains(project, texts, tiny_encoder, tmp_path, overrides):
         settings = [each for each in settings if not each.startswith("data")]
     if "encoder=attention_pooling" in overrides:
         settings = ["~encoder.download" if each == "encoder=local" else each for each in settings]
-    arguments = [f"hydra.searchpath=[file://{project / 'conf'}]", *settings, *overrides]
+    arguments = ["--config-dir", str(project / "conf"), *settings, *overrides]
     outcome = run(tmp_path / "run", *arguments)
     assert outcome.code == 0, outcome.err
     if "experiment=auroc" in overrides:
@@ -69,11 +73,19 @@ def test_a_fork_is_written_from_a_wheel_and_trains(tmp_path, texts, tiny_encoder
     assert written.returncode == 0, written.stderr
 
     fork = tmp_path / "fork"
-    assert {path.name for path in fork.iterdir()} >= {"conf", "src", "tests", "train.py", "Makefile", "requirements.txt"}
+    assert {path.name for path in fork.iterdir()} >= {
+        "conf",
+        "src",
+        "tests",
+        "train.py",
+        "Makefile",
+        "requirements.txt",
+    }
     assert "mytask" not in "".join(path.read_text() for path in fork.rglob("*.py"))
     tested = python("-m", "pytest", "-q", "-p", "no:cacheprovider", folder=fork)
     assert tested.returncode == 0, tested.stdout + tested.stderr
-    encoder = ["encoder=local", f"encoder.name={tiny_encoder}", "trainer=cpu", "logger=csv", "hydra.run.dir=run"]
+    encoder = ["encoder=local", f"encoder.name={tiny_encoder}", "encoder.max_length=32"]
+    encoder += ["trainer=cpu", "logger=csv", "hydra.run.dir=run"]
     trained = python("train.py", *encoder, "strategy=weighted", "trainer.max_epochs=1", folder=fork)
     assert trained.returncode == 0, trained.stderr
     where = python("-c", "import counterpoise; print(counterpoise.__file__)", folder=fork)

@@ -6,13 +6,12 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.subplots import make_subplots
 
+from counterpoise.metrics.registry import select
 from counterpoise.report.html_page import Panel, figure, table
 from counterpoise.report.run.scores import TITLES
 from counterpoise.training.results import RunResults
 
 SPLITS = {"train_sample": "train", "validation": "validation", "test": "test"}
-SINGLE_LABEL = ("macro_f1", "balanced_accuracy", "accuracy", "head_recall", "medium_recall", "tail_recall", "loss")
-MULTI_LABEL = ("macro_f1", "micro_f1", "map", "head_recall", "medium_recall", "tail_recall", "loss")
 CURVES = {False: ("macro_f1", "accuracy", "balanced_accuracy"), True: ("macro_f1", "micro_f1", "map")}
 """Validation scores that are drawn, by whether the task is multi-label."""
 GAP = 0.03
@@ -27,9 +26,8 @@ def learning_panel(results: RunResults) -> Panel:
     if results.history is not None:
         plot = _curves(results.history, CURVES[results.multi_label])
         body += figure("learning-plot", plot, "Losses, validation scores and gradient norm by training step")
-    metrics = [
-        name for name in (MULTI_LABEL if results.multi_label else SINGLE_LABEL) if name in results.metrics["test"]
-    ]
+    shown = [each.name for each in select("multi_label" if results.multi_label else "single_label", "headline")]
+    metrics = [name for name in [*shown, "loss"] if name in results.metrics["test"]]
     splits = {split: name for split, name in SPLITS.items() if split in results.metrics}
     gaps = pd.DataFrame(
         {name: [results.metrics[split].get(metric, np.nan) for metric in metrics] for split, name in splits.items()}

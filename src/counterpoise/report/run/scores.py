@@ -6,25 +6,12 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from counterpoise.analysis.significance import Outcomes, bootstrap, count_metrics, interval, observed
+from counterpoise.metrics.registry import select
 from counterpoise.report.html_page import Panel, format_factor, render
 from counterpoise.training.results import RunResults, one_hot
 
 REPLICATES = 1000
 """Bootstrap replicates."""
-TITLES = {
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "map": "mean average precision",
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy",
-    **{
-        f"{bucket}_{score}": f"{bucket} {score}".replace("f1", "F1")
-        for bucket in ("head", "medium", "tail")
-        for score in ("recall", "f1")
-    },
-}
-SINGLE_LABEL = ("macro_f1", "balanced_accuracy", "accuracy", "head_recall", "medium_recall", "tail_recall")
-MULTI_LABEL = ("macro_f1", "micro_f1", "map", "head_f1", "medium_f1", "tail_f1")
 
 
 class Estimate(NamedTuple):
@@ -46,10 +33,10 @@ def scores_panel(results: RunResults) -> Panel:
         baseline = one_hot(np.full(len(results.ids), largest), classes)
         description = f"always predicting the largest class, “{results.labels[largest]}”"
     known = estimates(results, baseline)
-    shown = MULTI_LABEL if results.multi_label else SINGLE_LABEL
-    if "map" in results.metrics["test"]:
-        known["map"] = Estimate(results.metrics["test"]["map"])
-    tiles = [(TITLES[name], known[name]) for name in shown if name in known]
+    scores = results.metrics["test"]
+    shown = select("multi_label" if results.multi_label else "single_label", "headline")
+    # Metrics that are not functions of class counts have no interval.
+    tiles = [(each.title, known.get(each.name, Estimate(scores[each.name]))) for each in shown if each.name in scores]
     supported = int((results.table.test_count > 0).sum())
     note = (
         f"Scores on {len(results.ids):,} test texts. The band is the 95 % bootstrap confidence interval over test "
