@@ -8,7 +8,7 @@ from counterpoise.data.datamodule import TextDataModule
 from counterpoise.terminal import console
 from counterpoise.training.results import RunResults
 from counterpoise.training.run import RunContext
-from counterpoise.training.summary import show_balance, show_calibration, show_results
+from counterpoise.training.summary import show_calibration, show_correction, show_results
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def show_overview(run: RunContext, data: TextDataModule, fitted: FittedStrategy)
             f"schedule: strength of the correction by epoch: {_listed(fitted.strengths)}; the table shows the full "
             "correction"
         )
-    show_balance(fitted.final.correction, run.strategy_name)
+    show_correction(fitted.final.correction, run.strategy_name)
 
 
 def show_test_results(run: RunContext, results: RunResults) -> None:

@@ -6,9 +6,8 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.subplots import make_subplots
 
-from counterpoise.metrics.registry import select
+from counterpoise.metrics.registry import select, title
 from counterpoise.report.html_page import Panel, figure, table
-from counterpoise.report.run.scores import TITLES
 from counterpoise.training.results import RunResults
 
 SPLITS = {"train_sample": "train", "validation": "validation", "test": "test"}
@@ -32,7 +31,7 @@ def learning_panel(results: RunResults) -> Panel:
     gaps = pd.DataFrame(
         {name: [results.metrics[split].get(metric, np.nan) for metric in metrics] for split, name in splits.items()}
     )
-    gaps.insert(0, "metric", [TITLES.get(metric, metric) for metric in metrics])
+    gaps.insert(0, "metric", [title(metric) for metric in metrics])
     if "train" in gaps:
         gaps["train − test"] = gaps["train"] - gaps["test"]
     formats = dict.fromkeys([*splits.values(), "train − test"], ".3f")
@@ -113,7 +112,7 @@ def _curves(history: pd.DataFrame, scores: tuple[str, ...]) -> go.Figure:
     for number, name in enumerate(scores):
         colour, dash = f"var(--c{3 + number % 4})", "dot" if number > 1 else "solid"
         series = _series(history, f"val/{name}")
-        lines.append((series, f"validation {TITLES.get(name, name)}", colour, "lines+markers", dash, 2))
+        lines.append((series, f"validation {title(name)}", colour, "lines+markers", dash, 2))
     if len(gradient):
         lines.append((gradient, "gradient norm", "var(--muted)", "lines", "solid", 3))
     for series, name, colour, mode, dash, row in lines:
