@@ -37,7 +37,7 @@ def show(findings: dict[str, Any]) -> None:
         ("rare", f"with 1 to {quality.MIN_TEST_EXAMPLES - 1} test texts"),
     ):
         if test[key]:
-            page.append(_bullets(f"{len(test[key]):,} {noun} {title}", [_first(test[key], 8)]))
+            page.append(_bullets(f"{noun} {title}: {len(test[key]):,}", [_first(test[key], 8)]))
     if findings["data_warnings"]:
         page.append(_bullets("data warnings", findings["data_warnings"]))
     recommended = findings["recommended"]
@@ -125,7 +125,7 @@ def _split_table(findings: dict[str, Any], noun: str) -> Iterator[RenderableType
 
 
 def _leak_table(findings: dict[str, Any]) -> Iterator[RenderableType]:
-    table = _table("leaks: texts that also occur in another split", "", "equal", "near", "share")
+    table = _table("leaks between splits", "", "equal", "near", "share")
     for leak in findings["leaks"]:
         cells = (f"{leak[kind]:,}" if leak[kind] else "-" for kind in ("equal", "near"))
         share = f"{(leak['equal'] + leak['near']) / leak['of']:.1%}"

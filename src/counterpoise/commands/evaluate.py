@@ -40,7 +40,8 @@ def main() -> None:
         prog="counterpoise.evaluate", description="Score a finished run on a labelled file and write a report."
     )
     add_model_arguments(parser)
-    add_file_arguments(parser, "labelled texts")
+    add_file_arguments(parser, "labelled texts", "as in the run")
+    parser.set_defaults(text=None)
     parser.add_argument("--label", help="column of the label, or several columns of 0 and 1 separated by commas")
     parser.add_argument("--separator", help="separator of several labels in one field")
     parser.add_argument("--output", type=Path, help="folder to write (default: evaluation-FILE in the run's folder)")
@@ -128,7 +129,7 @@ def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_l
     label = arguments.label.split(",") if arguments.label and "," in arguments.label else arguments.label
     source = FileSource(
         train=str(arguments.file),
-        text=arguments.text if arguments.text != "text" else data.get("text", "text"),
+        text=arguments.text or data.get("text", "text"),
         label=label or data.get("label", "label"),
         id=arguments.id,
         separator=arguments.separator or data.get("separator"),

@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="counterpoise.predict", description="Predict the classes of new texts and write them to a Parquet file."
     )
-    add_model_arguments(parser)
+    add_model_arguments(parser, "folder of a finished run, or of an exported model")
     add_file_arguments(parser, "texts")
     parser.add_argument("--thresholds", type=Path, help="JSON of label to threshold, instead of the run's thresholds")
     parser.add_argument("--calibrated", action="store_true", help="write calibrated probabilities")
@@ -87,9 +87,9 @@ def main() -> None:
     print(f"{written:,} predictions in {arguments.output}")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the run folder and how to load its model."""
-    parser.add_argument("run", type=Path, help="folder of a finished run, or of an exported model")
+def add_model_arguments(parser: argparse.ArgumentParser, model: str = "folder of a finished run") -> None:
+    """Add the run folder, described by `model`, and how to load its model."""
+    parser.add_argument("run", type=Path, help=model)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="auto: bf16 on a GPU with bfloat16 units, else fp32"
@@ -104,10 +104,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_file_arguments(parser: argparse.ArgumentParser, content: str) -> None:
-    """Add the input file and how to read it. `content` names what the file holds."""
+def add_file_arguments(parser: argparse.ArgumentParser, content: str, text_default: str = "text") -> None:
+    """Add the input file and how to read it. `content` names what the file holds, `text_default` the text column."""
     parser.add_argument("file", type=Path, help=f"{content}: .csv .tsv .jsonl (plain or .gz) or .parquet")
-    parser.add_argument("--text", default="text", help="column of the text (default: text)")
+    parser.add_argument("--text", default="text", help=f"column of the text (default: {text_default})")
     parser.add_argument("--id", help="column of row ids (default: the row number)")
     default = "default: as in the run's training file, for a file with the same suffix"
     for key, option, kind, description in (
