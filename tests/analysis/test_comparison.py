@@ -6,10 +6,12 @@ import pandas as pd
 import pytest
 
 import finished
-from counterpoise.analysis import significance
-from counterpoise.analysis.comparison import collect, metric_name, significant
-from counterpoise.analysis.runs import gather
-from counterpoise.analysis.significance import Outcomes
+from counterpoise.analysis import permutation_test
+from counterpoise.analysis.bootstrap import bootstrap_scores, confidence_interval
+from counterpoise.analysis.comparison import compare_runs
+from counterpoise.analysis.group_decisions import GroupDecisions, comparison_metrics, observed_scores
+from counterpoise.analysis.runs import load_runs
+from counterpoise.analysis.significance import holm, significant
 from counterpoise.errors import UserError
 from counterpoise.metrics.buckets import Bounds
 
@@ -28,8 +30,8 @@ def by_group(table: pd.DataFrame, group: str) -> pd.DataFrame:
     return table[table["group"] == group].reset_index(drop=True)
 
 
-def test_groups_are_ranked_by_scores_that_are_those_of_their_classes(sweep):
-    comparison = collect([sweep], **FEW)
+def test_groups_are_ranked_and_scores_equal_the_per_class_tables(sweep):
+    comparison = compare_runs([sweep], **FEW)
     assert [group.name for group in comparison.groups] == ["combined", "plain"]
     assert (comparison.task, comparison.metric, comparison.texts) == ("single_label", "macro_f1", 100)
     assert (comparison.metrics, comparison.labels) == (METRICS, finished.LABELS)
@@ -49,30 +51,29 @@ def test_groups_are_ranked_by_scores_that_are_those_of_their_classes(sweep):
     assert (combined.seconds, combined.epochs, combined.steps, combined.probe) == (160, 2, 100, False)
 
 
-def test_pairs_and_effects_are_those_of_the_tests(sweep):
+def test_pairs_and_effects_equal_the_tests(sweep):
     third = [finished.run(sweep / str(n), "experiment=r8", "strategy=z", f"seed={n}", wrong={2: n}) for n in (5, 6, 7)]
-    comparison = collect([sweep, *third], **FEW, seed=3)
+    comparison = compare_runs([sweep, *third], **FEW, seed=3)
     names = ["combined", "z", "plain"]
     assert [group.name for group in comparison.groups] == names
-    runs, _ = gather([sweep])
+    runs, _ = load_runs([sweep])
     groups = [[run.decided for run in runs if run.group == name] for name in names]
-    outcomes = Outcomes(runs[0].truth, groups)
-    buckets = np.array(["head", "head", "medium", "tail", "tail"])
-    metrics = significance.count_metrics(False, buckets, comparison.test_counts)
-    means = [each.mean(axis=0) for each in significance.observed(outcomes, list(metrics.values()))]
-    drawn = significance.bootstrap(outcomes, list(metrics.values()), 200, seed=3)
-    numbers, p = significance.permutation(outcomes, list(metrics.values()), 500, seed=3)
+    decisions = GroupDecisions(runs[0].truth, groups)
+    metrics = comparison_metrics("single_label", comparison.test_counts, finished.COUNTS, Bounds())
+    means = [each.mean(axis=0) for each in observed_scores(decisions, list(metrics.values()))]
+    drawn = bootstrap_scores(decisions, list(metrics.values()), 200, seed=3)
+    numbers, p = permutation_test.permutation_test(decisions, list(metrics.values()), 500, seed=3)
 
     assert list(zip(comparison.pairs["a"], comparison.pairs["b"], strict=True)) == [
         (names[a], names[b]) for a, b in numbers
     ]
     assert set(comparison.pairs["metric"]) == {"macro_f1"}
     np.testing.assert_allclose(comparison.pairs["difference"], [means[a][0] - means[b][0] for a, b in numbers])
-    intervals = [significance.interval(drawn[a, 0] - drawn[b, 0]) for a, b in numbers]
+    intervals = [confidence_interval(drawn[a, 0] - drawn[b, 0]) for a, b in numbers]
     np.testing.assert_allclose(comparison.pairs[["low", "high"]], intervals)
     np.testing.assert_allclose(comparison.pairs["p"], p[:, 0])
     # Of three pairs, two are with the reference: a family of comparisons of their own.
-    np.testing.assert_allclose(comparison.pairs["p_holm"], [p[0, 0], *significance.holm(p[1:, 0])])
+    np.testing.assert_allclose(comparison.pairs["p_adjusted"], [p[0, 0], *holm(p[1:, 0])])
 
     effects = comparison.effects.set_index(["metric", "group"])
     assert set(comparison.effects["group"]) == {"combined", "z"}
@@ -80,22 +81,22 @@ def test_pairs_and_effects_are_those_of_the_tests(sweep):
         rows = effects.loc[metric].loc[["combined", "z"]]
         np.testing.assert_allclose(rows["difference"], [means[0][m] - means[2][m], means[1][m] - means[2][m]])
         np.testing.assert_allclose(rows["p"], p[[1, 2], m])
-        np.testing.assert_allclose(rows["p_holm"], significance.holm(p[[1, 2], m]))
+        np.testing.assert_allclose(rows["p_adjusted"], holm(p[[1, 2], m]))
 
 
-def test_two_groups_are_told_apart_only_where_the_test_and_the_interval_say_so():
+def test_significant_needs_both_the_adjusted_p_value_and_the_interval():
     rows = pd.DataFrame(
         {
             "low": [0.1, -0.1, 0.1, -0.3, 0.0],
             "high": [0.2, 0.1, 0.2, -0.1, 0.1],
-            "p_holm": [0.01, 0.01, 0.05, 0.01, 0.01],
+            "p_adjusted": [0.01, 0.01, 0.05, 0.01, 0.01],
         }
     )
     assert significant(rows).tolist() == [True, False, False, True, False]
 
 
-def test_classes_are_means_over_seeds_and_say_nothing_where_nothing_is_known(sweep):
-    comparison = collect([sweep], **FEW)
+def test_class_scores_are_means_over_seeds_and_nan_if_unknown(sweep):
+    comparison = compare_runs([sweep], **FEW)
     columns = ["group", "class", "train_count", "test_count", "recall", "f1", "recall_difference", "low", "high"]
     assert list(comparison.classes.columns) == columns
     plain, combined = (by_group(comparison.classes, name) for name in ("plain", "combined"))
@@ -107,17 +108,17 @@ def test_classes_are_means_over_seeds_and_say_nothing_where_nothing_is_known(swe
     assert combined.loc[4, ["recall", "f1", "low", "high"]].isna().all()
 
 
-def test_a_class_of_a_few_test_texts_has_a_recall_but_no_interval(tmp_path):
+def test_classes_with_few_test_texts_have_no_interval(tmp_path):
     truth = np.repeat([0, 1, 2, 3], [40, 30, 5, 4])
     for name in ("plain", "other"):
         finished.run(tmp_path / name, f"strategy={name}", truth=truth, wrong={3: 2, 2: 2} if name == "plain" else {})
-    other = by_group(collect([tmp_path], **FEW).classes, "other")
+    other = by_group(compare_runs([tmp_path], **FEW).classes, "other")
     assert other["recall_difference"][3] == 0.5
     assert other["low"].isna().tolist() == [False, False, False, True, True]
 
 
 def test_buckets_are_means_over_their_classes(sweep):
-    comparison = collect([sweep], **FEW)
+    comparison = compare_runs([sweep], **FEW)
     assert list(comparison.buckets.columns) == [
         *("group", "bucket", "classes", "recall", "f1", "difference", "low", "high"),
     ]
@@ -131,120 +132,117 @@ def test_buckets_are_means_over_their_classes(sweep):
     assert plain[["difference", "low", "high"]].isna().all(axis=None)
 
 
-def test_the_reference_is_plain_or_the_best_unless_named(sweep):
-    assert collect([sweep], **FEW).reference == "plain"
-    assert collect([sweep], reference="combined", **FEW).reference == "combined"
-    assert collect([f"a={sweep / '0'}", f"b={sweep / '2'}"], **FEW).reference == "b"
+def test_reference_defaults_to_plain_or_the_best_group(sweep):
+    assert compare_runs([sweep], **FEW).reference == "plain"
+    assert compare_runs([sweep], reference="combined", **FEW).reference == "combined"
+    assert compare_runs([f"a={sweep / '0'}", f"b={sweep / '2'}"], **FEW).reference == "b"
 
 
-def test_groups_are_ranked_by_the_metric_asked_for(sweep):
-    comparison = collect([sweep], metric="head_recall", **FEW)
+def test_groups_are_ranked_by_the_given_metric(sweep):
+    comparison = compare_runs([sweep], metric="head_recall", **FEW)
     means = [group.scores["head_recall"].mean() for group in comparison.groups]
     assert [group.name for group in comparison.groups] == ["plain", "combined"]
     assert all(one >= other for one, other in pairwise(means))
     assert set(comparison.pairs["metric"]) == {"head_recall"}
-    assert collect([sweep], metric="macro_recall", **FEW).metric == "balanced_accuracy"
+    assert compare_runs([sweep], metric="macro_recall", **FEW).metric == "balanced_accuracy"
 
 
-def test_texts_with_any_number_of_labels_are_compared(tmp_path):
+def test_multi_label_runs_are_compared(tmp_path):
     for errors, name in ((0.05, "good"), (0.3, "bad")):
         for seed in range(2):
             path = tmp_path / f"{name}{seed}"
             finished.multi_label_run(path, f"strategy={name}", f"seed={seed}", seed=seed, errors=errors)
-    comparison = collect([tmp_path], **FEW)
+    comparison = compare_runs([tmp_path], **FEW)
     assert comparison.task == "multi_label"
     assert comparison.metrics[:4] == ["macro_f1", "macro_recall", "micro_f1", "micro_recall"]
     assert [group.name for group in comparison.groups] == ["good", "bad"]
     assert significant(comparison.pairs).tolist() == [True]
-    assert comparison.words[1].startswith("Against good, bad costs 0.")
-    assert "of micro F1 [" in comparison.words[1]
+    assert "bad decreases macro F1 by 0." in comparison.summary[1]
+    assert "micro F1 by 0." in comparison.summary[1]
 
 
-def test_words_say_what_wins_and_what_it_costs(sweep):
-    comparison = collect([sweep], **FEW)
-    ranking, effect, cost, left_out = comparison.words
+def test_summary_states_the_best_group_its_gains_and_the_run_times(sweep):
+    comparison = compare_runs([sweep], **FEW)
+    ranking, effect, duration, not_included = comparison.summary
     mean, (low, high) = comparison.groups[0].scores["macro_f1"].mean(), comparison.groups[0].intervals["macro_f1"]
-    interval = f"{mean:.3f}, 95 % interval {low:.3f} to {high:.3f}, 2 seeds"
-    assert ranking == f"Best by macro F1: combined ({interval}); worse: plain."
-    assert effect.startswith("Against plain, combined gains 0.")
-    assert ", 0.800 of tail recall [" in effect
-    assert effect.endswith("] and costs head recall nothing that can be told from chance.")
-    assert cost == "A run took: plain 100 seconds for 100 steps; combined 160 for 100 (1.6 times as long)."
-    assert left_out.startswith("Left out of ")
+    assert f"combined ({mean:.3f}, 95 % interval {low:.3f} to {high:.3f}, 2 seeds)" in ranking
+    assert ranking.endswith("Significantly worse: plain.")
+    assert "combined increases macro F1 by 0." in effect
+    assert "tail recall by 0.800 [" in effect
+    assert effect.endswith("does not significantly change head recall.")
+    assert "combined 160 seconds (1.6 times), 100 steps" in duration
+    assert str(sweep) in not_included
 
 
-def test_words_say_what_cannot_be_told_apart(tmp_path):
+def test_summary_states_which_groups_do_not_differ_significantly(tmp_path):
     for n, (name, wrong) in enumerate({"plain": {0: 3}, "b": {0: 2}, "c": {1: 2}, "d": {0: 3, 3: 10}}.items()):
         finished.run(tmp_path / str(n), f"strategy={name}", wrong=wrong)
-    words = collect([tmp_path], **FEW).words
-    assert "; not distinguishable from it: c, plain; worse: d." in words[0]
-    assert words[1].startswith("Against plain, d costs 0.")
-    assert "1.000 of tail recall [1.000, 1.000]" in words[1]
-    assert words[2] == (
-        "Against plain, nothing that b and c change in macro F1, tail recall, medium recall, head recall or accuracy "
-        "can be told from chance."
-    )
-    assert "(as long)" in words[3]
-    assert words[4] == "Each group has one seed: the intervals do not say what another training would give."
+    summary = compare_runs([tmp_path], **FEW).summary
+    assert "Not significantly different from it: c, plain. Significantly worse: d." in summary[0]
+    assert "d decreases macro F1 by 0." in summary[1]
+    assert "tail recall by 1.000 [1.000, 1.000]" in summary[1]
+    assert summary[2].startswith("b and c do not differ significantly from plain in macro F1, tail recall,")
+    assert "(1.0 times)" in summary[3]
+    assert "one seed" in summary[4]
 
 
-def test_of_many_groups_the_words_tell_of_the_best_and_what_runs_take_at_least_and_at_most(tmp_path):
+def test_summary_of_many_groups_describes_the_best_and_the_range_of_run_times(tmp_path):
     for n in range(9):
         name, wrong = (f"s{n}", {0: n}) if n else ("plain", {0: 30})
         finished.run(tmp_path / str(n), f"strategy={name}", wrong=wrong, seconds=10 + n)
-    words = collect([tmp_path], **FEW).words
-    told = [sentence for sentence in words if sentence.startswith("Against plain, s")]
-    assert [sentence.split()[2] for sentence in told] == ["s1", "s2", "s3", "s4", "s5"]
-    assert "A run took from 10 seconds (plain) to 18 (s8)." in words
+    summary = compare_runs([tmp_path], **FEW).summary
+    described = [sentence.split()[3] for sentence in summary if sentence.startswith("Compared with plain, s")]
+    assert described == ["s1", "s2", "s3", "s4", "s5"]
+    assert any("10 seconds (plain) to 18 seconds (s8)" in sentence for sentence in summary)
 
 
-def test_nothing_is_said_of_what_runs_took_where_it_is_not_known(sweep):
+def test_summary_omits_unknown_run_times(sweep):
     status = sweep / "0" / "status.json"
     status.write_text(json.dumps({k: v for k, v in json.loads(status.read_text()).items() if k != "seconds"}))
-    words = collect([sweep], **FEW).words
-    assert not any("took" in sentence or "nan" in sentence for sentence in words)
+    words = compare_runs([sweep], **FEW).summary
+    assert not any("Duration" in sentence or "nan" in sentence for sentence in words)
 
 
-def test_a_single_group_has_intervals_and_nothing_to_compare(sweep):
-    comparison = collect([sweep / "0"], **FEW)
+def test_a_single_group_has_intervals_but_no_pairs(sweep):
+    comparison = compare_runs([sweep / "0"], **FEW)
     assert [group.name for group in comparison.groups] == ["plain"]
     assert comparison.pairs.empty
     assert comparison.effects.empty
-    assert {"difference", "p_holm"} <= set(comparison.pairs.columns) & set(comparison.effects.columns)
-    assert comparison.words[0].startswith("macro F1 of plain (0.")
-    assert comparison.words[1:] == ["plain has one seed. Its interval does not say what another training would give."]
+    assert {"difference", "p_adjusted"} <= set(comparison.pairs.columns) & set(comparison.effects.columns)
+    assert comparison.summary[0].startswith("macro F1 of plain: 0.")
+    assert ["one seed" in sentence for sentence in comparison.summary[1:]] == [True]
 
 
-def test_scouts_are_said_to_be_scouts_and_do_not_mix_with_others_under_one_name(tmp_path):
+def test_linear_probes_are_named_and_cannot_share_a_group_with_fine_tuned_runs(tmp_path):
     probe = finished.run(tmp_path / "probe", "strategy=plain", "probe=true", probe=True)
     other = finished.run(tmp_path / "other", "strategy=plain", wrong={0: 1})
-    mixed = collect([probe, other], **FEW)
+    mixed = compare_runs([probe, other], **FEW)
     assert [(group.name, group.probe) for group in mixed.groups] == [("probe=true", True), ("default", False)]
-    assert "Probes, whose encoder stayed frozen: probe=true. The others were fine-tuned." in mixed.words
-    alone = collect([probe], **FEW).words
-    assert alone[-1] == "All runs are probes: the encoder stayed frozen, and fine-tuning may rank them otherwise."
-    with pytest.raises(UserError, match="a is the name of a probe and of a run that is none"):
-        collect([f"a={probe}", f"a={other}"], **FEW)
+    assert any("Linear probes on a frozen encoder: probe=true." in sentence for sentence in mixed.summary)
+    alone = compare_runs([probe], **FEW).summary
+    assert "All runs are linear probes" in alone[-1]
+    with pytest.raises(UserError, match="group a mixes linear probes"):
+        compare_runs([f"a={probe}", f"a={other}"], **FEW)
 
 
-def test_what_makes_numbers_less_comparable_is_said(tmp_path):
+def test_summary_warns_about_repeated_seeds_counts_and_bounds(tmp_path):
     runs = [
         finished.run(tmp_path / "0", "a=1", "seed=0"),
         finished.run(tmp_path / "1", "a=1", "seed=0", counts=finished.COUNTS * 2),
         finished.run(tmp_path / "2", "a=2", "seed=0", config={"buckets": {"tail_max": 3}}),
     ]
-    comparison = collect(runs, **FEW)
-    assert comparison.words[-3:] == [
-        "Several runs of a=1 have seed 0: they count as seeds of their own.",
-        "The runs were trained on different texts: training counts, and with them head, medium and tail, are those of "
-        f"{runs[0]}.",
-        f"The runs have different bounds of head, medium and tail: those of {runs[0]} are used.",
-    ]
+    comparison = compare_runs(runs, **FEW)
+    seeds, counts, bounds = comparison.summary[-3:]
+    assert "a=1 have seed 0" in seeds
+    assert "different training counts" in counts
+    assert "different bucket bounds" in bounds
+    assert str(runs[0]) in counts
+    assert str(runs[0]) in bounds
     assert comparison.bounds == Bounds()
     assert comparison.counts.tolist() == finished.COUNTS.tolist()
 
 
-def test_counts_and_bounds_are_of_the_run_that_the_words_name(tmp_path):
+def test_counts_and_bounds_come_from_the_first_run(tmp_path):
     other = {"buckets": {"tail_max": 3}}
     runs = [
         finished.run(tmp_path / "0", "a=1", "seed=1"),
@@ -254,40 +252,36 @@ def test_counts_and_bounds_are_of_the_run_that_the_words_name(tmp_path):
         (runs, finished.COUNTS, Bounds()),
         (runs[::-1], finished.COUNTS * 2, Bounds(tail_max=3)),
     ):
-        comparison = collect(given, **FEW)
+        comparison = compare_runs(given, **FEW)
         assert comparison.counts.tolist() == counts.tolist()
         assert comparison.bounds == bounds
-        assert comparison.words[-2].endswith(f", are those of {given[0]}.")
-        assert comparison.words[-1].endswith(f": those of {given[0]} are used.")
+        assert all(f"from {given[0]}." in sentence for sentence in comparison.summary[-2:])
 
 
-def test_many_groups_are_told_apart_where_they_differ(tmp_path):
+def test_many_groups_can_differ_significantly(tmp_path):
     # Of 36 groups 595 pairs are adjusted together: with 10,000 permutations no p would come below 0.0595.
     for n in range(36):
         finished.run(tmp_path / str(n), f"strategy=s{n}", wrong={0: n, 1: 29} if n else {})
-    comparison = collect([tmp_path], reference="s1", replicates=50)
+    comparison = compare_runs([tmp_path], reference="s1", replicates=50)
     pairs = comparison.pairs.set_index(["a", "b"])
-    assert pairs.loc[("s0", "s35"), "p_holm"] < 0.05
-    assert pairs.loc[("s8", "s9"), "p_holm"] == 1
-    assert "; worse: " in comparison.words[0]
-    assert not any("too many" in sentence for sentence in comparison.words)
+    assert pairs.loc[("s0", "s35"), "p_adjusted"] < 0.05
+    assert pairs.loc[("s8", "s9"), "p_adjusted"] == 1
+    assert "Significantly worse: " in comparison.summary[0]
+    assert not any("too many" in sentence for sentence in comparison.summary)
 
 
-def test_of_so_many_groups_that_none_can_be_told_apart_the_words_say_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(significance, "MOST", 100)
+def test_summary_warns_if_no_difference_can_be_significant(tmp_path, monkeypatch):
+    monkeypatch.setattr(permutation_test, "MAX_PERMUTATIONS", 100)
     for n in range(6):
         finished.run(tmp_path / str(n), f"strategy=s{n}", wrong={0: 6 * n, 1: n})
-    words = collect([tmp_path], reference="s1", replicates=50, permutations=100).words
-    assert (
-        "Of 6 groups there are 10 pairs without s1: too many for the permutation test to tell the groups of any apart, "
-        "however much they differ."
-    ) in words
-    assert not any("too many" in sentence for sentence in collect([tmp_path / "0", tmp_path / "5"], **FEW).words)
+    words = compare_runs([tmp_path], reference="s1", replicates=50, permutations=100).summary
+    assert any("10 pairs" in sentence and "too many" in sentence for sentence in words)
+    assert not any("too many" in sentence for sentence in compare_runs([tmp_path / "0", tmp_path / "5"], **FEW).summary)
 
 
-def test_the_same_runs_give_the_same_comparison(sweep):
-    first, again = collect([sweep], **FEW), collect([sweep], **FEW)
-    assert first.words == again.words
+def test_comparison_is_deterministic(sweep):
+    first, again = compare_runs([sweep], **FEW), compare_runs([sweep], **FEW)
+    assert first.summary == again.summary
     for name in ("pairs", "effects", "classes", "buckets"):
         pd.testing.assert_frame_equal(getattr(first, name), getattr(again, name))
 
@@ -295,15 +289,11 @@ def test_the_same_runs_give_the_same_comparison(sweep):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "macrof1"}, r"metric macrof1 is not compared. Did you mean 'macro_f1'\? There are macro_f1, "),
-        ({"metric": "map"}, "metric map is not compared"),
-        ({"reference": "plian"}, r"reference plian: there is no such group. Did you mean 'plain'\? There are plain, "),
+        ({"metric": "macrof1"}, r"metric macrof1 .*'macro_f1'\?"),
+        ({"metric": "map"}, "metric map "),
+        ({"reference": "plian"}, r"reference plian .*'plain'\?"),
     ],
 )
-def test_a_metric_or_a_group_that_is_not_there_is_one_line(sweep, options, message):
+def test_unknown_metrics_and_groups_raise_with_a_suggestion(sweep, options, message):
     with pytest.raises(UserError, match=message):
-        collect([sweep], **options, **FEW)
-
-
-def test_metrics_are_named_as_one_reads_them():
-    assert [*map(metric_name, ("macro_f1", "balanced_accuracy"))] == ["macro F1", "balanced accuracy"]
+        compare_runs([sweep], **options, **FEW)

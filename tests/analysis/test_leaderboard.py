@@ -7,8 +7,7 @@ import pytest
 from rich.console import Console
 
 import finished
-from counterpoise.analysis import leaderboard
-from counterpoise.analysis import plots as pictures
+from counterpoise.analysis import leaderboard, leaderboard_table
 
 
 def job(sweep: Path, name: str, *overrides: str, state: str = "finished", reason: str | None = None, **test):
@@ -33,7 +32,7 @@ def sweep(tmp_path):
 
 def test_jobs_are_collected_in_numerical_order_with_their_scores(sweep):
     table = leaderboard.collect(sweep)
-    assert list(table.columns) == list(leaderboard.COLUMNS)
+    assert list(table.columns) == list(leaderboard.columns())
     assert table.job.tolist() == ["0", "1", "2", "10", "11"]
     assert table.setting.tolist() == [f"strategy={s}" for s in ("plain", "plain", "weighted", "ldam", "focal")]
     assert table.seed.tolist() == [1, 2, 1, 1, pd.NA]
@@ -44,7 +43,7 @@ def test_jobs_are_collected_in_numerical_order_with_their_scores(sweep):
     assert table.seconds.tolist() == [61.5] * 5
 
 
-def test_a_job_that_still_runs_when_the_sweep_is_over_has_failed(sweep):
+def test_a_job_still_running_after_the_sweep_has_failed(sweep):
     last = leaderboard.collect(sweep, final=True).iloc[-1]
     assert (last.state, last.reason) == ("failed", "ended without a result (killed?)")
 
@@ -55,7 +54,7 @@ def test_a_job_without_overrides_is_the_default(tmp_path):
     assert (row.setting, row.seed) == ("default", 3)
 
 
-def test_a_job_that_left_only_what_hydra_wrote_has_failed(tmp_path):
+def test_a_job_with_hydra_files_only_has_failed(tmp_path):
     (tmp_path / "0" / ".hydra").mkdir(parents=True)
     (tmp_path / "0" / ".hydra" / "overrides.yaml").write_text("- strategy=plain\n- seed=4\n")
     (tmp_path / "plots").mkdir()
@@ -86,76 +85,32 @@ def test_a_finished_job_without_metrics_has_failed(tmp_path):
 def test_a_sweep_without_jobs_gives_an_empty_leaderboard(tmp_path, name):
     assert leaderboard.collect(tmp_path / name).empty
     assert leaderboard.write(tmp_path / name).empty
-    assert "No jobs yet" in (tmp_path / name / "leaderboard.md").read_text()
-    leaderboard.show(leaderboard.collect(tmp_path / name), Console(quiet=True))
+    leaderboard_table.show(leaderboard.collect(tmp_path / name), Console(quiet=True))
 
 
-def test_the_three_files_are_written_and_the_csv_holds_the_table(sweep):
+def test_the_csv_holds_the_table(sweep):
     table = leaderboard.write(sweep)
     written = {p.name for p in sweep.iterdir() if p.is_file()}
-    assert written == {"leaderboard.csv", "leaderboard.md", "leaderboard.png", ".leaderboard.lock"}
+    assert written == {"leaderboard.csv", ".leaderboard.lock"}
     read = pd.read_csv(sweep / "leaderboard.csv", dtype={"job": str, "seed": "Int64"})
     pd.testing.assert_frame_equal(read, table, check_dtype=False)
 
 
-def test_the_markdown_ranks_by_macro_f1_and_marks_the_best_of_each_column_that_differs(sweep):
-    leaderboard.write(sweep)
-    lines = (sweep / "leaderboard.md").read_text().splitlines()
-    assert "5 jobs: 3 finished, 1 failed, 1 running." in lines
-    head = lines.index("| job | setting | seed | macro f1 | accuracy | tail recall | loss | seconds |")
-    assert lines[head + 2 : head + 5] == [
-        "| 2 | `strategy=weighted` | 1 | **0.7000** | 0.7000 | 0.2000 | 0.6000 | 62 |",
-        "| 1 | `strategy=plain` | 2 | 0.6000 | 0.8000 |  | 0.5000 | 62 |",
-        "| 0 | `strategy=plain` | 1 | 0.5000 | **0.9000** |  | **0.4000** | 62 |",
-    ]
-    assert "- job 10, `strategy=ldam`, seed 1: `labels|texts: no [red]column[/]`" in lines
-    assert "- job 11, `strategy=focal`" in lines
-
-
-def test_multi_label_jobs_show_what_they_have(tmp_path):
-    scores = {"macro_f1": 0.4, "micro_f1": 0.7, "macro_recall": 0.5, "micro_recall": 0.6, "map": 0.45}
-    buckets = {"head_f1": 0.8, "medium_f1": 0.5, "tail_f1": 0.1, "head_recall": 0.9, "tail_recall": 0.2}
-    job(tmp_path, "0", "strategy=plain", **buckets, **scores, subset_accuracy=0.1, loss=0.03)
-    leaderboard.write(tmp_path)
-    lines = (tmp_path / "leaderboard.md").read_text().splitlines()
-    assert (
-        "| job | setting | seed | macro f1 | micro f1 | macro recall | micro recall | map "
-        "| head f1 | medium f1 | tail f1 | head recall | tail recall | loss | seconds |"
-    ) in lines
-
-
-def test_of_two_names_for_one_number_a_single_label_job_shows_one(tmp_path):
+def test_duplicate_single_label_metrics_are_left_out(tmp_path):
     job(tmp_path, "0", macro_f1=0.4, micro_f1=0.9, accuracy=0.9, macro_recall=0.5, balanced_accuracy=0.5)
     row = leaderboard.collect(tmp_path).iloc[0]
     assert row[["micro_f1", "macro_recall"]].isna().all()
     assert row[["macro_f1", "balanced_accuracy", "accuracy"]].tolist() == [0.4, 0.5, 0.9]
 
 
-def test_repeated_seeds_give_a_table_of_means(sweep):
-    leaderboard.write(sweep)
-    lines = (sweep / "leaderboard.md").read_text().splitlines()
-    start = lines.index("## Over seeds")
-    assert lines[start + 4].startswith("| `strategy=weighted` | **0.7000** | 0.7000 |")
-    assert lines[start + 5].startswith(
-        "| `strategy=plain` | 0.5500 ± 0.0707 (2) | **0.8500 ± 0.0707 (2)** |  | **0.4500 ± 0.0707 (2)** |"
-    )
-
-
-def test_one_seed_each_gives_no_table_of_means(tmp_path):
-    job(tmp_path, "0", "strategy=plain", "seed=1", macro_f1=0.5)
-    job(tmp_path, "1", "strategy=weighted", "seed=1", macro_f1=0.5)
-    leaderboard.write(tmp_path)
-    assert "Over seeds" not in (tmp_path / "leaderboard.md").read_text()
-
-
-def test_what_every_job_was_started_with_is_said_once(tmp_path):
+def test_shared_overrides_are_split_off(tmp_path):
     for name, strategy in enumerate(("plain", "weighted")):
         job(tmp_path, str(name), "data=r52", f"strategy={strategy}", macro_f1=0.5)
     table = leaderboard.write(tmp_path)
     assert table.setting.tolist() == ["data=r52 strategy=plain", "data=r52 strategy=weighted"]
-    text = (tmp_path / "leaderboard.md").read_text()
-    assert "Every job: `data=r52`" in text
-    assert text.count("data=r52") == 1
+    rest, shared = leaderboard.split_shared_overrides(table)
+    assert rest.setting.tolist() == ["strategy=plain", "strategy=weighted"]
+    assert shared == ["data=r52"]
 
 
 @pytest.fixture
@@ -171,55 +126,32 @@ def split_otherwise(tmp_path):
     return tmp_path
 
 
-def test_jobs_on_different_texts_are_said_not_to_compare_and_none_is_the_best(split_otherwise, monkeypatch):
-    data_warnings = []
-    monkeypatch.setattr(pictures, "leaderboard", lambda path, table, remark: data_warnings.append(remark))
+def test_jobs_on_different_texts_are_not_comparable_and_none_is_the_best(split_otherwise):
     table = leaderboard.write(split_otherwise)
     assert table.test_set.fillna("").tolist() == ["A", "B", "A", "B", ""]
     assert pd.read_csv(split_otherwise / "leaderboard.csv").test_set.tolist()[:4] == ["A", "B", "A", "B"]
-    said = "ested on different texts: scores do not compare"
-    assert data_warnings == [f"t{said}"]
-    text = (split_otherwise / "leaderboard.md").read_text()
-    assert f"**T{said}.** Jobs with one test set share theirs." in text
-    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "`" in line]
-    assert [row[0] for row in rows[:5]] == ["| 2", "| 0", "| 3", "| 1", "| 4"]
-    assert [row[3] for row in rows[:5]] == ["A", "A", "B", "B", ""]
-    assert not any("**" in cell for row in rows for cell in row)
+    assert leaderboard.rank(table).job.tolist() == ["2", "0", "3", "1", "4"]
     console = Console(width=200, force_terminal=True)
     with console.capture() as captured:
-        leaderboard.show(table, console)
-    assert f"t{said}" in captured.get()
+        leaderboard_table.show(table, console)
+    assert leaderboard.INCOMPARABLE in captured.get()
     assert "\x1b[1;32m" not in captured.get()
 
 
-def test_jobs_on_the_same_texts_are_ranked_without_a_word(tmp_path):
+def test_test_sets_are_equal_only_for_the_same_texts_and_labels(tmp_path):
     for number in range(2):
         finished.run(tmp_path / str(number), f"optim.lr={number}")
     assert leaderboard.write(tmp_path).test_set.tolist() == ["A", "A"]
-    assert "do not compare" not in (tmp_path / "leaderboard.md").read_text()
     # Row numbers are ids where there are no others: the same ids with other truths are another test set.
     finished.run(tmp_path / "2", "data=other", truth=finished.TRUTH[::-1])
     (finished.run(tmp_path / "3", "data=broken") / "predictions.parquet").write_bytes(b"PAR1")
     assert leaderboard.write(tmp_path).test_set.fillna("").tolist() == ["A", "A", "B", ""]
 
 
-def test_test_sets_have_letters_however_many_they_are():
-    assert [leaderboard._letter(number) for number in (0, 25, 26, 701, 702)] == ["A", "Z", "AA", "ZZ", "AAA"]
-
-
-def test_a_pipe_does_not_break_the_table_and_a_reason_stays_on_its_line(tmp_path):
-    job(tmp_path, "0", "data.pattern=a|b", macro_f1=0.5)
-    job(tmp_path, "1", "data.pattern=c", state="failed", reason="first\n<b>`second`")
-    leaderboard.write(tmp_path)
-    text = (tmp_path / "leaderboard.md").read_text()
-    assert r"| 0 | `data.pattern=a\|b` |" in text
-    assert "- job 1, `data.pattern=c`: `first <b>'second'`" in text
-
-
 def test_the_console_table_shows_every_job_with_its_reason(sweep):
     console = Console(record=True, width=160, force_terminal=True, quiet=False)
     with console.capture() as captured:
-        leaderboard.show(leaderboard.collect(sweep), console)
+        leaderboard_table.show(leaderboard.collect(sweep), console)
     lines = captured.get().splitlines()
     (best,) = [line for line in lines if "weighted" in line]
     assert "\x1b[1;32m" in best
@@ -229,12 +161,12 @@ def test_the_console_table_shows_every_job_with_its_reason(sweep):
     assert any("running" in line for line in lines)
 
 
-def test_brackets_in_overrides_are_no_console_markup(tmp_path):
+def test_brackets_in_overrides_are_not_console_markup(tmp_path):
     for number in range(2):
         job(tmp_path, str(number), "data.columns=[/]", f"data.sizes=[{number}]", macro_f1=0.5)
     console = Console(width=100)
     with console.capture() as captured:
-        leaderboard.show(leaderboard.collect(tmp_path), console)
+        leaderboard_table.show(leaderboard.collect(tmp_path), console)
     assert "every job: data.columns=[/]" in captured.get()
     assert "data.sizes=[1]" in captured.get()
 
@@ -243,7 +175,7 @@ def test_brackets_in_overrides_are_no_console_markup(tmp_path):
 def test_a_narrow_console_shows_the_foremost_columns_in_full(sweep, width):
     console = Console(width=width)
     with console.capture() as captured:
-        leaderboard.show(leaderboard.collect(sweep), console)
+        leaderboard_table.show(leaderboard.collect(sweep), console)
     printed = captured.get()
     assert max(map(len, printed.splitlines())) <= width
     assert "…" not in printed
@@ -251,7 +183,7 @@ def test_a_narrow_console_shows_the_foremost_columns_in_full(sweep, width):
     assert ("seconds" in printed) == (width >= 100)
 
 
-def test_jobs_that_end_together_leave_whole_files_and_the_last_word(tmp_path):
+def test_concurrent_jobs_leave_a_complete_leaderboard(tmp_path):
     def ends(number: int) -> None:
         job(tmp_path, str(number), f"optim.lr={number}", macro_f1=number / 10)
         leaderboard.write(tmp_path)

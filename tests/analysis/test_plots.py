@@ -1,4 +1,3 @@
-import threading
 from pathlib import Path
 
 import matplotlib
@@ -30,47 +29,6 @@ def texts(monkeypatch, draw, *arguments, **options):
 
 def spread(classes: int) -> np.ndarray:
     return RNG.poisson(0.5, (classes, classes)) + np.diag(RNG.integers(3, 30, classes))
-
-
-@pytest.mark.parametrize("classes", [1, 2, 8, 25, 26, 52])
-def test_any_number_of_classes_gives_a_confusion_picture(tmp_path, classes):
-    pictures.confusion(tmp_path / "new" / "c.png", spread(classes), [f"class {i}" for i in range(classes)])
-    assert max(size(tmp_path / "new" / "c.png")) < 1800
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["c.png"]
-
-
-def test_a_confusion_picture_of_many_classes_shows_the_most_mistaken_and_says_so(monkeypatch):
-    confusion = np.diag(np.full(40, 10))
-    confusion[39, 38] = 30  # 39 as truth, 38 as prediction
-    shown = texts(monkeypatch, pictures.confusion, confusion, [f"c{i}" for i in range(40)])
-    assert any("25 classes, of 40, with the most errors" in text for text in shown)
-    assert {"c38", "c38  (10)", "c39", "c39  (40)", "all others"} <= set(shown)
-    assert "c37" not in shown
-    assert {"25", "75", "100"} <= set(shown)
-
-
-def test_a_recall_of_0_is_written_and_an_absent_class_is_not(monkeypatch):
-    shown = texts(monkeypatch, pictures.confusion, np.array([[0, 1, 0], [0, 1, 0], [0, 0, 0]]), list("abc"))
-    assert sorted(text for text in shown if text.isdecimal()) == ["0", "100", "100"]
-
-
-def test_a_percent_is_rounded_to_100_or_0_by_no_mistake():
-    assert [style.percent(x) for x in (0, 0.001, 0.5, 0.996, 1)] == ["0", "<1", "50", "99", "100"]
-
-
-def test_names_are_drawn_as_they_are(tmp_path):
-    labels = [
-        "$broken {math$",
-        "a_b^c",
-        "a very long name that would push the picture off the page",
-        r"\frac",
-    ]
-    pictures.confusion(tmp_path / "c.png", spread(4), labels)
-    recall = np.full(4, 0.5)
-    runs = {"$x_{$": (np.arange(1, 5), recall), "b": (np.arange(1, 5), recall)}
-    pictures.recall_vs_count(tmp_path / "r.png", runs)
-    table = pd.DataFrame({"setting": ["a=$x$ b=$"], "state": "finished", "macro_f1": 0.5})
-    pictures.leaderboard(tmp_path / "l.png", table.assign(balanced_accuracy=0.5, accuracy=0.5))
 
 
 @pytest.mark.parametrize("names", [["plain"], ["plain", "combined"], list("abcdefgh")])
@@ -147,23 +105,6 @@ def history(validations: int) -> pd.DataFrame:
     return pd.concat([train, pd.DataFrame({"step": steps, **measured})], ignore_index=True)
 
 
-@pytest.mark.parametrize("validations", [0, 1, 4])
-def test_curves_need_no_validation(tmp_path, validations):
-    pictures.curves(tmp_path / "c.png", history(validations))
-    size(tmp_path / "c.png")
-
-
-@pytest.mark.parametrize("left_out", history(2).columns.drop("step"))
-def test_curves_do_without_any_column(tmp_path, left_out):
-    pictures.curves(tmp_path / "missing.png", history(2).drop(columns=left_out))
-    pictures.curves(tmp_path / "empty.png", history(2).assign(**{left_out: np.nan}))
-    size(tmp_path / "missing.png")
-
-
-def test_curves_of_an_empty_history_say_that_nothing_was_measured(monkeypatch):
-    assert texts(monkeypatch, pictures.curves, pd.DataFrame({"step": []})).count("nothing measured") == 2
-
-
 def panels(monkeypatch, draw, *arguments):
     """Returns the panels of the figure that `draw` saves, by title."""
     figures = []
@@ -179,31 +120,6 @@ def with_gradients(table: pd.DataFrame, norms) -> pd.DataFrame:
 
 def legend(axes) -> list[str]:
     return [text.get_text() for text in axes.get_legend().get_texts()]
-
-
-def test_curves_have_a_panel_of_gradients_where_there_are_some(monkeypatch):
-    assert list(panels(monkeypatch, pictures.curves, history(2))) == ["Loss", "Validation scores"]
-    drawn = panels(monkeypatch, pictures.curves, with_gradients(history(2), np.geomspace(1e-3, 1e6, 20)))
-    assert list(drawn) == ["Loss", "Validation scores", "Gradient norm"]
-    assert drawn["Gradient norm"].get_yscale() == "log"
-    assert len({axes.get_xlim() for axes in drawn.values()}) == 1
-
-
-def test_curves_of_a_multi_label_run_show_its_scores(monkeypatch):
-    single, multi = history(3), history(3).drop(columns=["val/balanced_accuracy", "val/accuracy"])
-    scores = multi["val/macro_f1"]
-    multi = multi.assign(**{"val/map": scores / 2, "val/micro_f1": scores / 3})
-    drawn = panels(monkeypatch, pictures.curves, multi)
-    assert legend(drawn["Validation scores"]) == ["macro F1", "micro F1", "mean average precision"]
-    drawn = panels(monkeypatch, pictures.curves, single.assign(**{"val/micro_f1": scores}))
-    assert legend(drawn["Validation scores"]) == ["macro F1", "balanced accuracy", "accuracy"]
-
-
-def test_curves_of_a_loss_that_explodes_are_logarithmic(monkeypatch):
-    calm = history(2)
-    assert panels(monkeypatch, pictures.curves, calm)["Loss"].get_yscale() == "linear"
-    wild = calm.assign(**{"train/loss": calm["train/loss"] * np.where(calm.step > 50, 1e5, 1)})
-    assert panels(monkeypatch, pictures.curves, wild)["Loss"].get_yscale() == "log"
 
 
 def test_losses_of_several_runs_are_relative_to_their_own_start(monkeypatch):
@@ -237,9 +153,7 @@ def test_losses_and_norms_of_any_size_are_drawn(tmp_path, bad):
     broken.loc[[0, 7, 19], "train/loss"] = norms[[0, 7, 19]] = bad
     runs = {"$a_{$": with_gradients(history(1), RNG.random(20)), "b": with_gradients(broken, norms)}
     pictures.loss_and_gradients(tmp_path / "l.png", runs)
-    pictures.curves(tmp_path / "c.png", runs["b"])
     size(tmp_path / "l.png")
-    size(tmp_path / "c.png")
 
 
 @pytest.mark.filterwarnings("error")
@@ -247,57 +161,3 @@ def test_runs_that_measured_neither_loss_nor_gradients_say_so(monkeypatch):
     nothing = pd.DataFrame({"step": [0, 5], "val/loss": [1.0, 0.5]})
     for runs in ({}, {"a": pd.DataFrame({"step": []})}, {"a": nothing, "b": nothing.assign(**{"train/loss": np.nan})}):
         assert texts(monkeypatch, pictures.loss_and_gradients, runs).count("nothing measured") == 2
-
-
-def jobs(scores: dict[str, list[float]]) -> pd.DataFrame:
-    rows = [(setting, "finished", *(score,) * 3) for setting, seeds in scores.items() for score in seeds]
-    return pd.DataFrame(rows, columns=["setting", "state", "macro_f1", "balanced_accuracy", "accuracy"])
-
-
-def test_the_leaderboard_puts_the_best_mean_on_top_and_leaves_failed_jobs_out(monkeypatch):
-    table = jobs({"plain": [0.5], "weighted": [0.6, 0.8], "combined": [0.65]})
-    table.loc[len(table)] = ("ldam", "failed", *[np.nan] * 3)
-    shown = texts(monkeypatch, pictures.leaderboard, table)
-    settings = [text for text in shown if text in ("plain", "weighted", "combined", "ldam")]
-    assert list(dict.fromkeys(settings)) == ["weighted", "combined", "plain"]
-    assert "0.700" in shown
-
-
-def test_a_leaderboard_that_does_not_compare_says_so_and_marks_no_best(monkeypatch):
-    figures = []
-    monkeypatch.setattr(style, "save", lambda figure, path: figures.append(figure))
-    for remark in ("", "tested on different texts"):
-        pictures.leaderboard("unused.png", jobs({"plain": [0.5], "weighted": [0.6]}), remark)
-    plain, remarked = (
-        [t for t in figure.findobj(matplotlib.text.Text) if t.get_text() == "0.600"] for figure in figures
-    )
-    assert {text.get_fontweight() for text in plain} == {"bold"}
-    assert {text.get_fontweight() for text in remarked} == {"normal"}
-    assert figures[1].get_suptitle() == "Leaderboard, tested on different texts"
-
-
-def test_the_leaderboard_of_multi_label_jobs_shows_their_scores(monkeypatch):
-    table = jobs({"plain": [0.5], "weighted": [0.6]}).drop(columns=["balanced_accuracy", "accuracy"])
-    shown = texts(monkeypatch, pictures.leaderboard, table.assign(micro_f1=0.81, map=[0.71, np.nan]))
-    assert {"macro F1", "micro F1", "mean average precision", "0.810", "0.710"} <= set(shown)
-    assert "nan" not in shown
-    assert "accuracy" not in shown
-
-
-@pytest.mark.parametrize("number", [0, 1, 60])
-def test_any_number_of_settings_gives_a_leaderboard_picture(tmp_path, number):
-    pictures.leaderboard(tmp_path / "l.png", jobs({f"optim.lr={i}": [i / 100] for i in range(number)}))
-    assert size(tmp_path / "l.png")[1] < 2800
-
-
-def test_pictures_can_be_drawn_by_many_threads_and_leave_the_global_style_alone(tmp_path):
-    before = dict(matplotlib.rcParams)
-    path = tmp_path / "c.png"
-    threads = [threading.Thread(target=pictures.curves, args=(path, history(2))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    size(path)
-    assert dict(matplotlib.rcParams) == before
-    assert list(tmp_path.iterdir()) == [path]

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import finished
-from counterpoise.analysis.runs import data_warnings, gather
+from counterpoise.analysis.runs import data_warnings, load_runs
 from counterpoise.errors import UserError
 from counterpoise.metrics.buckets import Bounds
 
@@ -15,19 +15,19 @@ def names(runs) -> list[tuple[str, int | None]]:
     return [(run.group, run.seed) for run in runs]
 
 
-def test_a_sweep_is_its_finished_jobs_and_the_others_are_named(tmp_path):
+def test_a_sweep_gives_its_finished_jobs_and_a_warning_about_the_others(tmp_path):
     sweep = finished.sweep(tmp_path / "sweep")
     finished.run(sweep / "5", "strategy=y", state="running")
-    runs, notes = gather([sweep])
+    runs, notes = load_runs([sweep])
     assert names(runs) == [("plain", 0), ("plain", 1), ("combined", 0), ("combined", 1)]
-    assert notes == [
-        f"Left out of {sweep}: 4 (experiment=r8 strategy=[x]: failed, no luck); 5 (strategy=y: did not finish)."
-    ]
+    (note,) = notes
+    assert str(sweep) in note
+    assert "4 (experiment=r8 strategy=[x]: failed, no luck); 5 (strategy=y: did not finish)" in note
 
 
-def test_a_run_holds_what_its_files_say(tmp_path):
+def test_a_run_is_read_from_its_files(tmp_path):
     config = {"seed": 7, "buckets": {"_target_": "x", "head_min": 61, "tail_max": 5}}
-    (run,), notes = gather([finished.run(tmp_path / "0", wrong={1: 3}, config=config, probe=True, seconds=12)])
+    (run,), notes = load_runs([finished.run(tmp_path / "0", wrong={1: 3}, config=config, probe=True, seconds=12)])
     assert notes == []
     assert (run.seed, run.bounds, run.probe) == (7, Bounds(tail_max=5, head_min=61), True)
     assert (run.seconds, run.epochs, run.steps) == (12, 2, 100)
@@ -39,14 +39,14 @@ def test_a_run_holds_what_its_files_say(tmp_path):
     assert run.ids.to_pylist() == [str(n) for n in range(100)]
 
 
-def test_an_old_run_without_configuration_has_the_usual_bounds_and_is_no_scout(tmp_path):
+def test_a_run_without_configuration_has_default_bounds_and_is_no_probe(tmp_path):
     (finished.run(tmp_path / "0") / "config.yaml").unlink()
-    (run,), _ = gather([tmp_path / "0"])
+    (run,), _ = load_runs([tmp_path / "0"])
     assert (run.seed, run.bounds, run.probe) == (None, Bounds(), False)
 
 
-def test_texts_may_have_any_number_of_labels(tmp_path):
-    (run,), _ = gather([finished.multi_label_run(tmp_path / "0")])
+def test_multi_label_predictions_are_read(tmp_path):
+    (run,), _ = load_runs([finished.multi_label_run(tmp_path / "0")])
     assert run.multi_label
     assert set(np.diff(run.truth.indptr)) > {0, 1, 2}
     table = pq.read_table(tmp_path / "0" / "predictions.parquet").to_pydict()
@@ -69,49 +69,46 @@ def test_texts_may_have_any_number_of_labels(tmp_path):
         ([""], ["default"]),
     ],
 )
-def test_a_group_is_called_what_distinguishes_it(tmp_path, settings, expected):
+def test_groups_are_named_by_their_distinguishing_overrides(tmp_path, settings, expected):
     folders = [finished.run(tmp_path / str(n), *setting.split()) for n, setting in enumerate(settings)]
-    assert [run.group for run in gather(folders)[0]] == expected
+    assert [run.group for run in load_runs(folders)[0]] == expected
 
 
 def test_a_name_makes_a_group_of_runs_or_of_a_sweep_over_seeds(tmp_path):
     for seed in range(2):
         finished.run(tmp_path / "seeds" / str(seed), "strategy=ldam", f"seed={seed}")
     other = finished.run(tmp_path / "a=b", "strategy=plain", "seed=4")
-    runs, _ = gather([f"mine={tmp_path / 'seeds'}", f"mine={other}"])
+    runs, _ = load_runs([f"mine={tmp_path / 'seeds'}", f"mine={other}"])
     assert names(runs) == [("mine", 0), ("mine", 1), ("mine", 4)]
-    assert names(gather([other])[0]) == [("plain", 4)]
+    assert names(load_runs([other])[0]) == [("plain", 4)]
 
 
-def test_a_run_given_twice_is_one_and_keeps_its_name(tmp_path):
+def test_a_repeated_run_counts_once_and_keeps_its_name(tmp_path):
     sweep = finished.sweep(tmp_path / "sweep")
-    runs, _ = gather([f"first={sweep / '0'}", sweep, sweep / "2", f"first={sweep}/../sweep/0"])
+    runs, _ = load_runs([f"first={sweep / '0'}", sweep, sweep / "2", f"first={sweep}/../sweep/0"])
     assert names(runs) == [("first", 0), ("plain", 1), ("combined", 0), ("combined", 1)]
 
 
-def test_a_name_that_was_given_is_not_given_to_runs_of_other_settings(tmp_path):
+def test_a_given_name_cannot_equal_the_name_of_another_setting(tmp_path):
     combined = [finished.run(tmp_path / f"c{seed}", "strategy=combined", f"seed={seed}") for seed in range(2)]
     plain = [finished.run(tmp_path / f"p{seed}", "strategy=plain", f"seed={seed}") for seed in range(2)]
     with pytest.raises(UserError) as error:
-        gather([f"plain={combined[0]}", plain[0]])
-    assert str(error.value) == (
-        f"plain is the name given to {combined[0]}, and would be that of {plain[0]}, which has other settings: "
-        f"give that one a name too, as in plain2={plain[0]}"
-    )
-    assert names(gather([f"plain={plain[0]}", plain[1]])[0]) == [("plain", 0), ("plain", 1)]
-    assert names(gather([f"plain={combined[0]}", f"plain2={plain[0]}"])[0]) == [("plain", 0), ("plain2", 0)]
+        load_runs([f"plain={combined[0]}", plain[0]])
+    assert f"plain2={plain[0]}" in str(error.value)
+    assert names(load_runs([f"plain={plain[0]}", plain[1]])[0]) == [("plain", 0), ("plain", 1)]
+    assert names(load_runs([f"plain={combined[0]}", f"plain2={plain[0]}"])[0]) == [("plain", 0), ("plain2", 0)]
 
 
-def test_runs_of_one_name_that_differ_in_more_than_their_seed_are_said_to(tmp_path):
+def test_a_group_with_several_settings_gives_a_warning(tmp_path):
     same = [finished.run(tmp_path / str(seed), "b=1", "a=1", f"seed={seed}") for seed in range(2)]
     other = finished.run(tmp_path / "other", "a=2", "seed=2")
 
     def said(*folders) -> list[str]:
-        runs, _ = gather([f"mine={folder}" for folder in folders])
+        runs, _ = load_runs([f"mine={folder}" for folder in folders])
         return data_warnings({"mine": runs}, runs[0])
 
     assert said(*same) == []
-    assert said(*same, other) == ["The runs of mine differ in more than their seed: a=1 b=1; a=2."]
+    assert ["a=1 b=1; a=2" in warning for warning in said(*same, other)] == [True]
 
 
 def broken(tmp_path):
@@ -138,35 +135,35 @@ def broken(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent"], "there is no folder absent: give the folder of a run or a sweep, or NAME=FOLDER"),
-        (["plain=absent"], "there is no folder absent"),
-        (["empty"], "empty holds no finished run"),
-        (["failed"], "failed is no finished run: failed, no luck"),
-        (["killed"], "killed is no finished run: did not finish"),
-        (["no metrics.json"], "no metrics.json is no finished run: failed, unreadable metrics.json"),
-        (["no per_class.csv"], "no per_class.csv is no finished run: it has no per_class.csv"),
-        (["no predictions.parquet"], "it has no predictions.parquet"),
+        (["absent"], "^absent does not exist"),
+        (["plain=absent"], "^absent does not exist"),
+        (["empty"], "^empty "),
+        (["failed"], "^failed .*: failed, no luck"),
+        (["killed"], "^killed .*: did not finish"),
+        (["no metrics.json"], "^no metrics.json .*unreadable metrics.json"),
+        (["no per_class.csv"], "no per_class.csv .*: per_class.csv"),
+        (["no predictions.parquet"], "no predictions.parquet .*: predictions.parquet"),
         (["damaged"], "damaged cannot be read: "),
-        (["name=sweep"], "sweep is a sweep of several settings: give it without a name, or name its runs"),
-        (["good", "labels"], "good and .*labels do not compare: a text has one class in one, any number of labels"),
-        (["good", "fewer"], "good and .*fewer differ in their test texts: 100 and 90: compare runs on the same data"),
-        (["good", "ids"], "good and .*ids differ in their test texts, by the ids"),
-        (["good", "truth"], "good and .*truth differ in the true labels of 1 test texts, first of '7'"),
-        (["good", "classes"], "good and .*classes differ in their classes: 5 and 5, 'e' is in one alone"),
-        (["unknown"], "unknown: predictions.parquet, label: 100 texts have none"),
-        (["foreign"], "foreign: predictions.parquet, prediction: holds a name that per_class.csv lacks"),
+        (["name=sweep"], "^sweep .*several settings"),
+        (["good", "labels"], "good and .*labels .*task: single-label and multi-label"),
+        (["good", "fewer"], "good and .*fewer .*test texts: 100 and 90"),
+        (["good", "ids"], "good and .*ids .*ids of the test texts"),
+        (["good", "truth"], "good and .*truth .*true labels of 1 test texts.*'7'"),
+        (["good", "classes"], "good and .*classes .*classes: 5 and 5; .*'e'"),
+        (["unknown"], "unknown: predictions.parquet, label: 100 "),
+        (["foreign"], "foreign: predictions.parquet, prediction: .*per_class.csv"),
     ],
 )
-def test_what_does_not_compare_is_one_line_that_names_the_folders(tmp_path, monkeypatch, arguments, message):
+def test_runs_that_cannot_be_compared_raise_one_line_with_their_folders(tmp_path, monkeypatch, arguments, message):
     broken(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message) as error:
-        gather(arguments)
+        load_runs(arguments)
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_that_only_hydra_wrote_to_is_no_finished_run(tmp_path):
+def test_a_folder_with_hydra_files_only_is_not_a_finished_run(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text(json.dumps(["seed=1"]))
-    with pytest.raises(UserError, match="is no finished run: failed, ended without a result"):
-        gather([tmp_path])
+    with pytest.raises(UserError, match="failed, ended without a result"):
+        load_runs([tmp_path])

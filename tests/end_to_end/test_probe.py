@@ -114,7 +114,7 @@ def test_probes_of_a_sweep_run_in_parallel_write_no_report_and_survive_a_failed_
     table = pd.read_csv(sweep / "leaderboard.csv").sort_values("job")
     assert table.state.tolist() == ["finished", "failed", "finished"]
     assert "by_label" in table.reason[1]
-    assert (sweep / "leaderboard.md").is_file()
+    assert (sweep / "leaderboard.csv").is_file()
     for job in (0, 2):
         assert (sweep / str(job) / "predictions.parquet").is_file()
         assert not list((sweep / str(job)).glob("*.png"))

@@ -76,8 +76,8 @@ def test_a_sweep_without_failures_shows_its_leaderboard_and_exits_with_0(tmp_pat
     # Rows of the leaderboard that each job found. It is not rewritten after each of these fast jobs.
     found = [path.read_text() for path in sorted(tmp_path.glob("sweeps/*/*/found"))]
     assert found == ["0", "1", "1", "1"]
-    (markdown,) = tmp_path.glob("sweeps/*/leaderboard.md")
-    assert str(markdown) in done.stdout
+    (leaderboard,) = tmp_path.glob("sweeps/*/leaderboard.csv")
+    assert str(leaderboard) in done.stdout
     assert "strategy=weighted" in done.stdout
     assert len(list(tmp_path.rglob("leaderboard.csv"))) == 1
 

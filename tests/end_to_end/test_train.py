@@ -164,8 +164,7 @@ def test_a_sweep_continues_after_a_failed_job_and_writes_its_leaderboard(tiny, t
     assert table.state.tolist() == ["finished", "failed", "finished"]
     assert table.macro_f1.notna().tolist() == [True, False, True]
     assert "by_label" in table.reason[1]
-    assert "by_label" in (sweep / "leaderboard.md").read_text()
-    assert (sweep / "leaderboard.png").is_file()
+    assert "by_label" in (sweep / "leaderboard.csv").read_text()
     assert "Traceback" not in done.err
 
 

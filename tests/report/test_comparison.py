@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from browser import Opened
-from counterpoise.analysis.comparison import BUCKETS, Comparison, Group
+from counterpoise.analysis.comparison import Comparison, Group
+from counterpoise.analysis.comparison_tables import BUCKETS
 from counterpoise.metrics.buckets import Bounds, buckets
 from counterpoise.report.comparison.comparison_report import class_figures as comparison_classes
 from counterpoise.report.comparison.comparison_report import group_figures as comparison_groups
@@ -71,7 +72,7 @@ def compared(
         {
             **{"group": name, "metric": f"{bucket}_recall", "difference": 0.1 * number - 0.1},
             **{"low": 0.1 * number - 0.15, "high": 0.1 * number - 0.05},
-            **{"p": 0.001, "p_holm": 0.2 if bucket == "medium" else 0.004},
+            **{"p": 0.001, "p_adjusted": 0.2 if bucket == "medium" else 0.004},
         }
         for number, name in enumerate(names)
         for bucket in BUCKETS
@@ -113,7 +114,7 @@ def compared(
         for each in BUCKETS
         if ((bucket == each) & (support > 0)).any()
     ]
-    differences = ["difference", "low", "high", "p", "p_holm"]
+    differences = ["difference", "low", "high", "p", "p_adjusted"]
     return Comparison(
         task="single_label",
         metric="macro_f1",
@@ -129,14 +130,14 @@ def compared(
         effects=pd.DataFrame(effects, columns=["group", "metric", *differences]),
         classes=by_class,
         buckets=pd.DataFrame(by_bucket),
-        words=[f"{names[0]} is best.", "It costs nothing."],
+        summary=[f"{names[0]} is best.", "It costs nothing."],
     )
 
 
 def _difference(difference: float) -> dict[str, float]:
     """A difference of 0.05 is significant; at 0.03 p is small, but the interval includes 0."""
     p = 0.001 if abs(difference) > 0.02 else 0.5
-    return {"difference": difference, "low": difference - 0.04, "high": difference + 0.04, "p": p / 2, "p_holm": p}
+    return {"difference": difference, "low": difference - 0.04, "high": difference + 0.04, "p": p / 2, "p_adjusted": p}
 
 
 def traces(opened: Opened, figure: str) -> list[dict[str, Any]]:

@@ -1,11 +1,10 @@
-"""How the pictures look: colours, axes, titles, and how they are saved."""
+"""Style of the figures: colours, axes, titles and saving."""
 
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -16,7 +15,7 @@ COLOURS = ("#2b6ca3", "#e0752d", "#2f9e83", "#8a5fb0", "#c9a227", "#c8455b")
 
 
 def axes(axes: Axes, grid: Literal["x", "y"] | None) -> None:
-    """Leaves of the axes the bottom line and the labels, over a grid along x or y, or none."""
+    """Keep the bottom spine and the labels of the axes, and draw a grid along x or y, or none."""
     axes.set_facecolor(PAPER)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
@@ -29,24 +28,24 @@ def axes(axes: Axes, grid: Literal["x", "y"] | None) -> None:
 
 
 def title(axes: Axes, title: str, explanation: str = "", above: float = 8) -> None:
-    """Writes the title, and a line that explains it `above` points over the axes."""
+    """Write the title and, `above` points over the axes, a line of explanation."""
     axes.set_title(title, loc="left", color=INK, fontsize=13, fontweight="bold", pad=above + 19 if explanation else 10)
     axes.annotate(explanation, (0, 1), (0, above), xycoords="axes fraction", textcoords="offset points", color=MUTED)
 
 
 def legend(axes: Axes, **where: Any) -> None:
-    """Writes the legend on paper; `where` as `Axes.legend` takes it."""
+    """Write the legend; `where` holds arguments of `Axes.legend`."""
     axes.legend(facecolor=PAPER, edgecolor="none", framealpha=0.85, labelcolor=INK, fontsize=9.5, **where)
 
 
-def say(axes: Axes, text: str) -> None:
-    """Writes into a panel that there is nothing to draw."""
+def write_placeholder(axes: Axes, text: str) -> None:
+    """Write a text into an empty panel."""
     axes.tick_params(labelbottom=False, labelleft=False)
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=MUTED)
 
 
 def log_scale(axes: Axes) -> None:
-    """Makes the vertical axis logarithmic, with numbers written out as far as they are short."""
+    """Make the vertical axis logarithmic; write short numbers out in full."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     narrow = high < 100 * low
@@ -57,29 +56,12 @@ def log_scale(axes: Axes) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def faint(colour: str) -> tuple[float, ...]:
-    """Returns the colour at 28 % on paper, opaque, so that no grid line shines through."""
-    return tuple(0.28 * np.array(to_rgb(colour)) + 0.72 * np.array(to_rgb(PAPER)))
-
-
-def percent(share: float) -> str:
-    """Returns a whole percent that is 0 or 100 only when the share is."""
-    if share in (0, 1):
-        return f"{share:.0%}"[:-1]
-    return "<1" if share < 0.005 else f"{min(round(100 * share), 99)}"
-
-
-def short(name: str, limit: int = 26) -> str:
-    """Returns a name of at most `limit` characters for `plain` drawing."""
-    return plain(name if len(name) <= limit else f"{name[: limit - 1]}…")
-
-
 def plain(text: str) -> str:
-    """Returns text that matplotlib draws as it is: a pair of dollar signs would start a formula."""
+    """Escape dollar signs, which matplotlib reads as formulas."""
     return text.replace("$", r"\$")
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Replaces the file at `path` by the figure."""
+    """Write the figure to `path`, atomically."""
     with atomic_path(path) as unfinished:
         figure.savefig(unfinished, dpi=144, facecolor=PAPER, bbox_inches="tight", pad_inches=0.2)

@@ -1,4 +1,4 @@
-"""Finished runs as their folders hold them: what they decided on the test texts, and what they were started with."""
+"""Load finished runs from their folders: settings, true labels and decisions on the test texts."""
 
 import json
 from collections import Counter
@@ -22,11 +22,24 @@ from counterpoise.metrics.buckets import Bounds
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run of N test texts and C classes.
+    """One finished run on N test texts with C classes or labels.
 
-    group: the name of the runs that differ from this one in their seed. settings: overrides but for the seed, sorted.
-    counts: training texts of each class, int [C]. ids: of the test texts. truth, decided: csr bool [N, C], one-hot
-    where a text has one class.
+    Args:
+        folder: Folder of the run.
+        group: Name of the group: the runs that differ from this one in their seed only.
+        settings: Overrides except the seed, sorted.
+        seed: Seed of the run, if known.
+        multi_label: Whether a text can have several labels.
+        labels: Names of the classes.
+        counts: Training texts of each class, int [C].
+        ids: Ids of the test texts.
+        truth: True labels, csr bool [N, C].
+        decided: Decisions, csr bool [N, C].
+        bounds: Bounds of the buckets.
+        seconds: Duration of the run.
+        epochs: Number of epochs.
+        steps: Number of optimiser steps.
+        probe: Whether the run is a linear probe.
     """
 
     folder: Path
@@ -46,63 +59,72 @@ class Run:
     probe: bool
 
 
-def gather(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
-    """Returns the runs of sweep folders, run folders and "NAME=RUN", and a sentence for each sweep that lacks some.
+def load_runs(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
+    """Load the finished runs of sweeps and run folders.
 
-    Runs without a name are grouped by their overrides but for the seed, in any order. Of a name, RUN may be a sweep
-    over seeds. A folder that is named twice is one run. Raises UserError for what is no finished run, for runs that do
-    not share test texts, true labels and classes, and where runs of other settings would get a name that was given.
+    Args:
+        arguments: Sweep folders, run folders and "NAME=FOLDER". A named folder may be a sweep over seeds. Runs without
+            a name are grouped by their overrides except the seed, in any order. A repeated folder counts once.
+
+    Returns:
+        The runs, and a warning for each sweep with unfinished jobs.
+
+    Raises:
+        UserError: A folder is not a finished run; the runs differ in test texts, true labels or classes; or a given
+            name equals the name of another setting.
     """
     named: dict[Path, str] = {}
     jobs: dict[Path, dict[str, Any]] = {}
-    notes: list[str] = []
+    warnings: list[str] = []
     for argument in map(str, arguments):
         name, folder = "", Path(argument)
         if not folder.exists() and "=" in argument:
             name, _, rest = argument.partition("=")
             folder = Path(rest)
-        rows, missing = _jobs(folder)
-        if name and len({_parts(row) for row in rows.values()}) > 1:
-            raise UserError(f"{folder} is a sweep of several settings: give it without a name, or name its runs")
+        rows, missing = _finished_jobs(folder)
+        if name and len({_override_parts(row) for row in rows.values()}) > 1:
+            raise UserError(f"{folder} is a sweep of several settings and cannot have one name. Name its runs instead.")
         jobs |= rows
         named |= {path: name for path in rows if name or path not in named}
-        notes += missing
-    names = _names([row for path, row in jobs.items() if not named[path]])
-    _check_names(names, named, jobs)
-    runs = [_read(path, row, named[path] or names[_parts(row)]) for path, row in jobs.items()]
+        warnings += missing
+    names = _group_names([row for path, row in jobs.items() if not named[path]])
+    _check_group_names(names, named, jobs)
+    runs = [_read(path, row, named[path] or names[_override_parts(row)]) for path, row in jobs.items()]
     for other in runs[1:]:
-        _check_alike(runs[0], other)
-    return [replace(run, truth=runs[0].truth, ids=runs[0].ids) for run in runs], notes
+        _check_comparable(runs[0], other)
+    return [replace(run, truth=runs[0].truth, ids=runs[0].ids) for run in runs], warnings
 
 
 def data_warnings(groups: Mapping[str, Sequence[Run]], first: Run) -> list[str]:
-    """Returns what the user should know of runs before believing numbers. first: whose counts and bounds are used."""
-    words = []
+    """Return warnings about runs that limit a comparison. `first` provides the training counts and bounds."""
+    warnings = []
     for name, runs in groups.items():
         repeated = [seed for seed, times in Counter(run.seed for run in runs).items() if times > 1 and seed is not None]
         if repeated:
             seeds = ", ".join(map(str, repeated))
-            words.append(f"Several runs of {name} have seed {seeds}: they count as seeds of their own.")
+            warnings.append(f"Several runs of {name} have seed {seeds}. They are treated as different seeds.")
         if len(settings := dict.fromkeys(" ".join(run.settings) for run in runs)) > 1:
-            words.append(f"The runs of {name} differ in more than their seed: {'; '.join(settings)}.")
+            warnings.append(f"The runs of {name} differ in more than their seed: {'; '.join(settings)}.")
     everyone = [run for runs in groups.values() for run in runs]
     if any((run.counts != first.counts).any() for run in everyone):
-        buckets = "training counts, and with them head, medium and tail, are those of"
-        words.append(f"The runs were trained on different texts: {buckets} {first.folder}.")
+        warnings.append(
+            "The runs have different training counts. Training counts and the buckets head, medium and tail are taken "
+            f"from {first.folder}."
+        )
     if any(run.bounds != first.bounds for run in everyone):
-        words.append(f"The runs have different bounds of head, medium and tail: those of {first.folder} are used.")
-    return words
+        warnings.append(f"The runs have different bucket bounds. The bounds are taken from {first.folder}.")
+    return warnings
 
 
-def _jobs(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:
-    """Returns the finished jobs of a run or a sweep, by folder, and what is to be said of the others of the sweep."""
+def _finished_jobs(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:
+    """Return the finished jobs of a run or a sweep by folder, and a warning about the other jobs of the sweep."""
     if leaderboard.is_job(folder):
         row = leaderboard.job(folder)
         if row["state"] != "finished":
-            raise UserError(f"{folder} is no finished run: {_state(row)}")
+            raise UserError(f"{folder} is not a finished run: {_state_text(row)}")
         return {folder.resolve(): row}, []
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}: give the folder of a run or a sweep, or NAME=FOLDER")
+        raise UserError(f"{folder} does not exist. Pass the folder of a run or a sweep, or NAME=FOLDER.")
     rows: dict[Path, dict[str, Any]] = {
         folder / str(row["job"]): {str(key): value for key, value in row.items()}
         for row in leaderboard.collect(folder).to_dict("records")
@@ -110,28 +132,30 @@ def _jobs(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:
     done = {path.resolve(): row for path, row in rows.items() if row["state"] == "finished"}
     if not done:
         raise UserError(
-            f"{folder} holds no finished run: give the folder of a run (with its status.json) or of a sweep"
+            f"{folder} holds no finished run. Pass the folder of a run (it holds status.json) or of a sweep."
         )
-    left = [
-        f"{path.name} ({row['setting']}: {_state(row)})" for path, row in rows.items() if path.resolve() not in done
+    unfinished = [
+        f"{path.name} ({row['setting']}: {_state_text(row)})"
+        for path, row in rows.items()
+        if path.resolve() not in done
     ]
-    return done, [f"Left out of {folder}: {'; '.join(left)}."] if left else []
+    return done, [f"Not included from {folder}: {'; '.join(unfinished)}."] if unfinished else []
 
 
-def _state(row: dict[str, Any]) -> str:
+def _state_text(row: dict[str, Any]) -> str:
     return f"failed, {' '.join(row['reason'].split())}" if row["state"] == "failed" else "did not finish"
 
 
-def _parts(row: dict[str, Any]) -> tuple[str, ...]:
+def _override_parts(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(row["setting"].split(" ")))
 
 
-def _names(rows: list[dict[str, Any]]) -> dict[tuple[str, ...], str]:
-    """Returns a name for each setting: what distinguishes it from the others, of the strategy its value alone."""
-    parts = list(dict.fromkeys(map(_parts, rows)))
-    table, _ = leaderboard.without_shared(pd.DataFrame({"setting": list(map(" ".join, parts))}, dtype=object))
+def _group_names(rows: list[dict[str, Any]]) -> dict[tuple[str, ...], str]:
+    """Return a name for each setting: the overrides that distinguish it, the strategy first and without its key."""
+    parts = list(dict.fromkeys(map(_override_parts, rows)))
+    table, _ = leaderboard.split_shared_overrides(pd.DataFrame({"setting": list(map(" ".join, parts))}, dtype=object))
     shown = {setting: rest.split(" ") for setting, rest in zip(parts, table["setting"], strict=True)}
-    if len(parts) == 1:  # nothing distinguishes it: the strategy says most
+    if len(parts) == 1:  # a single setting is named by its strategy
         strategies = [part for part in parts[0] if part.startswith("strategy=")]
         shown = {parts[0]: strategies or list(parts[0])}
     first = {
@@ -140,22 +164,28 @@ def _names(rows: list[dict[str, Any]]) -> dict[tuple[str, ...], str]:
     return {setting: " ".join(part.removeprefix("strategy=") for part in rest) for setting, rest in first.items()}
 
 
-def _check_names(names: dict[tuple[str, ...], str], named: dict[Path, str], jobs: dict[Path, dict[str, Any]]) -> None:
-    """Raises UserError where runs without a name would be called what runs of other settings are called."""
+def _check_group_names(
+    names: dict[tuple[str, ...], str], named: dict[Path, str], jobs: dict[Path, dict[str, Any]]
+) -> None:
+    """Raise UserError if a given name equals the derived name of another setting."""
     for path in (path for path, given in named.items() if not given):
-        name = names[_parts(jobs[path])]
-        alike = {other: _parts(jobs[other]) == _parts(jobs[path]) for other, given in named.items() if given == name}
+        name = names[_override_parts(jobs[path])]
+        alike = {
+            other: _override_parts(jobs[other]) == _override_parts(jobs[path])
+            for other, given in named.items()
+            if given == name
+        }
         if alike and not any(alike.values()):
             raise UserError(
-                f"{name} is the name given to {next(iter(alike))}, and would be that of {path}, which has other "
-                f"settings: give that one a name too, as in {name}2={path}"
+                f"{name} names {next(iter(alike))}, but {path} with other settings would get the same name. "
+                f"Name that one too: {name}2={path}"
             )
 
 
 def _read(folder: Path, row: dict[str, Any], group: str) -> Run:
     for name in ("metrics.json", "per_class.csv", "predictions.parquet"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is no finished run: it has no {name}")
+            raise UserError(f"{folder} is not a finished run: {name} is missing")
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         classes = pd.read_csv(
@@ -171,13 +201,14 @@ def _read(folder: Path, row: dict[str, Any], group: str) -> Run:
         raise UserError(f"{folder} cannot be read: {' '.join(str(error).split())}") from error
     labels = classes["class"].tolist()
     cells = [
-        _cells(predictions[column], labels, f"{folder}: predictions.parquet, {column}") for column in (truth, decided)
+        _indicator_matrix(predictions[column], labels, f"{folder}: predictions.parquet, {column}")
+        for column in (truth, decided)
     ]
     limits = {key: value for key, value in (settings.get("buckets") or {}).items() if key in Bounds._fields}
     return Run(
         folder=folder,
         group=group,
-        settings=_parts(row),
+        settings=_override_parts(row),
         seed=row["seed"] if not pd.isna(row["seed"]) else settings.get("seed"),
         multi_label=multi_label,
         labels=labels,
@@ -193,15 +224,15 @@ def _read(folder: Path, row: dict[str, Any], group: str) -> Run:
     )
 
 
-def _cells(column: pa.ChunkedArray, labels: list[str], where: str) -> sparse.csr_matrix:
-    """Returns names, one or a list of them for each of N texts, as csr bool [N, C]."""
+def _indicator_matrix(column: pa.ChunkedArray, labels: list[str], where: str) -> sparse.csr_matrix:
+    """Return label names, one or a list for each of N texts, as csr bool [N, C]."""
     if column.null_count:
-        raise UserError(f"{where}: {column.null_count} texts have none")
+        raise UserError(f"{where}: {column.null_count} values are missing")
     lists = pa.types.is_list(column.type)
     lengths = pc.list_value_length(column).to_numpy() if lists else np.ones(len(column), np.int64)
     numbers = pc.index_in(pc.list_flatten(column) if lists else column, pa.array(labels, pa.string()))
     if numbers.null_count:
-        raise UserError(f"{where}: holds a name that per_class.csv lacks")
+        raise UserError(f"{where}: contains a label that per_class.csv lacks")
     starts = np.concatenate([[0], np.cumsum(lengths)])
     indices = np.array(numbers.to_numpy())  # a copy, to be sorted in place
     cells = sparse.csr_matrix((np.ones(len(indices), bool), indices, starts), (len(column), len(labels)))
@@ -209,25 +240,24 @@ def _cells(column: pa.ChunkedArray, labels: list[str], where: str) -> sparse.csr
     return cells
 
 
-def _check_alike(one: Run, other: Run) -> None:
-    """Raises UserError when runs do not answer the same question about the same texts."""
-    differs = ""
+def _check_comparable(one: Run, other: Run) -> None:
+    """Raise UserError unless both runs have the same task, classes, test texts and true labels."""
+    difference = ""
     if one.multi_label != other.multi_label:
-        kinds = ["any number of labels" if run.multi_label else "one class" for run in (one, other)]
-        differs = f"a text has {kinds[0]} in one, {kinds[1]} in the other"
+        tasks = ["multi-label" if run.multi_label else "single-label" for run in (one, other)]
+        difference = f"task: {tasks[0]} and {tasks[1]}"
     elif one.labels != other.labels:
-        lacking = sorted(set(one.labels) ^ set(other.labels))
-        differs = f"their classes: {len(one.labels):,} and {len(other.labels):,}"
-        differs += f", '{lacking[0]}' is in one alone" if lacking else ", in another order"
+        unshared = sorted(set(one.labels) ^ set(other.labels))
+        difference = f"classes: {len(one.labels):,} and {len(other.labels):,}"
+        difference += f"; only one has '{unshared[0]}'" if unshared else ", in different order"
     elif len(one.ids) != len(other.ids):
-        differs = f"their test texts: {len(one.ids):,} and {len(other.ids):,}"
+        difference = f"number of test texts: {len(one.ids):,} and {len(other.ids):,}"
     elif not one.ids.equals(other.ids):
-        differs = "their test texts, by the ids"
+        difference = "ids of the test texts"
     elif rows := np.unique((one.truth != other.truth).nonzero()[0]).tolist():
-        differs = f"the true labels of {len(rows):,} test texts, first of '{one.ids[rows[0]]}'"
-    if differs:
+        difference = f"true labels of {len(rows):,} test texts, the first with id '{one.ids[rows[0]]}'"
+    if difference:
         raise UserError(
-            f"{one.folder} and {other.folder} differ in {differs}: compare runs on the same data and the same splits"
-            if not differs.startswith("a text")
-            else f"{one.folder} and {other.folder} do not compare: {differs}"
+            f"{one.folder} and {other.folder} cannot be compared; they differ in {difference}. "
+            "Compare runs on the same data and the same splits."
         )

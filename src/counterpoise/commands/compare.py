@@ -18,9 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from counterpoise.analysis import leaderboard, plots
-from counterpoise.analysis.comparison import Comparison, Group, collect, metric_name, significant
+from counterpoise.analysis.comparison import Comparison, Group, compare_runs
+from counterpoise.analysis.significance import significant
 from counterpoise.errors import UserError, nearest
 from counterpoise.io import atomic_path
+from counterpoise.metrics import registry
 from counterpoise.report.comparison.comparison_report import write_comparison_report
 from counterpoise.report.comparison.formatting import p_value, shown_name, unit
 
@@ -51,7 +53,7 @@ def main() -> None:
         raise UserError(f"--output {output} is a file; it must be a folder")
     console = Console()
     with console.status("comparing the runs"):
-        comparison = collect(arguments.runs, arguments.metric, arguments.reference)
+        comparison = compare_runs(arguments.runs, arguments.metric, arguments.reference)
     drawn = drawn_groups(comparison, arguments.picture)
     show(comparison, console)
     write(output, comparison, drawn)
@@ -108,7 +110,7 @@ def title(comparison: Comparison) -> str:
     probes = {group.probe for group in comparison.groups}
     what = {True: "Probe comparison", False: "Comparison"}[probes == {True}]
     mixed = " of probes and fine-tuned runs" if len(probes) > 1 else ""
-    return f"{what}{mixed} by {metric_name(comparison.metric)}"
+    return f"{what}{mixed} by {registry.title(comparison.metric)}"
 
 
 def show(comparison: Comparison, console: Console) -> None:
@@ -132,7 +134,7 @@ def show(comparison: Comparison, console: Console) -> None:
             f"difference: to {comparison.reference}; its p is adjusted for {len(names) - 1} comparisons"
         )
     console.print(table)
-    for sentence in comparison.words:
+    for sentence in comparison.summary:
         console.print(Text(f"- {sentence}"))
 
 
@@ -159,7 +161,7 @@ def _columns(comparison: Comparison) -> dict[str, list[str]]:
     intervals = [group.intervals[metric] for group in groups]
     columns = {
         "group": [shown_name(comparison, number) for number in range(len(groups))],
-        metric_name(metric): [_mean(group, metric) for group in groups],
+        registry.title(metric): [_mean(group, metric) for group in groups],
         "95 %": [f"{low:.3f} to {high:.3f}" for low, high in intervals],
     }
     if len(groups) > 1:
@@ -183,7 +185,7 @@ def _mean(group: Group, metric: str) -> str:
 
 
 def _difference(effect: Mapping[Any, Any]) -> str:
-    return f"{effect['difference']:+.3f} (p {p_value(effect['p_holm'])})"
+    return f"{effect['difference']:+.3f} (p {p_value(effect['p_adjusted'])})"
 
 
 def _scores(comparison: Comparison) -> pd.DataFrame:
@@ -212,21 +214,21 @@ def _scores(comparison: Comparison) -> pd.DataFrame:
 def _markdown(comparison: Comparison) -> str:
     classes = f"{len(comparison.labels):,} {unit(comparison, len(comparison.labels))}"
     lines = [f"# {title(comparison)}", "", f"{comparison.texts:,} test texts, {classes}.", ""]
-    lines += ["- " + sentence.replace("<", r"\<") for sentence in comparison.words]
+    lines += ["- " + sentence.replace("<", r"\<") for sentence in comparison.summary]
     columns = _columns(comparison)
-    columns["group"] = list(map(leaderboard.code, columns["group"]))
+    columns["group"] = list(map(_code, columns["group"]))
     lines += ["", *_grid(columns)]
     effects = comparison.effects[significant(comparison.effects)]
     apart = set(zip(effects["group"], effects["metric"], strict=True))
     scores = {
-        metric_name(metric): [
+        registry.title(metric): [
             f"**{_mean(group, metric)}**" if (group.name, metric) in apart else _mean(group, metric)
             for group in comparison.groups
         ]
         for metric in comparison.metrics
     }
     lines += ["", "## All scores", "", *_grid({"group": columns["group"], **scores}), ""]
-    bold = f" Bold: differs from {comparison.reference} by more than chance." if apart else ""
+    bold = f" Bold: differs significantly from {comparison.reference}." if apart else ""
     lines.append(f"Mean ± standard deviation over seeds.{bold}")
     return "\n".join([*lines, ""])
 
@@ -235,4 +237,15 @@ def _grid(columns: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table with right-aligned numbers."""
     marks = ["---" if heading == "group" else "---:" for heading in columns]
     rows = [list(columns), marks, *map(list, zip(*columns.values(), strict=True))]
-    return [leaderboard.grid_row(row) for row in rows]
+    return [_grid_row(row) for row in rows]
+
+
+def _grid_row(cells: list[str]) -> str:
+    """Return a row of a Markdown table."""
+    escaped = (cell.replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def _code(text: str) -> str:
+    """Return text as Markdown code on one line, so that none of it is read as markup."""
+    return f"`{' '.join(text.replace('`', chr(39)).split())}`"

@@ -12,8 +12,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from counterpoise.analysis import leaderboard
-from counterpoise.analysis.comparison import collect
+from counterpoise.analysis import leaderboard, leaderboard_table
+from counterpoise.analysis.comparison import compare_runs
 from counterpoise.commands import compare
 from counterpoise.errors import UserError
 
@@ -51,10 +51,10 @@ class LeaderboardCallback(Callback):
         console, failed = Console(), table.state == "failed"
         shown = table if len(table) <= SHOWN else table[failed]
         if len(shown):
-            leaderboard.show(shown, console)
-        if leaderboard.differ(table) and not leaderboard.differ(shown):
-            console.print(f"finished jobs were {leaderboard.DIFFERENT}")
-        console.print(str(sweep_dir / "leaderboard.md"), soft_wrap=True, highlight=False, markup=False)
+            leaderboard_table.show(shown, console)
+        if leaderboard.have_different_test_sets(table) and not leaderboard.have_different_test_sets(shown):
+            console.print(f"finished jobs were {leaderboard.INCOMPARABLE}")
+        console.print(str(sweep_dir / "leaderboard.csv"), soft_wrap=True, highlight=False, markup=False)
         if (table.state == "finished").sum() > 1:
             _compare(sweep_dir, console)
         # Hydra turns an Exception from a callback into a warning; a SystemExit passes.
@@ -70,7 +70,7 @@ def _sweep_dir(config: DictConfig) -> Path:
 def _compare(sweep_dir: Path, console: Console) -> None:
     try:
         with console.status("comparing the runs"):
-            comparison = collect([str(sweep_dir)])
+            comparison = compare_runs([str(sweep_dir)])
         compare.show(comparison, console)
         compare.write(sweep_dir, comparison, compare.drawn_groups(comparison, None))
         console.print(str(sweep_dir / "comparison.html"), soft_wrap=True, highlight=False, markup=False)

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from counterpoise.analysis.comparison import BUCKETS, Comparison, significant
+from counterpoise.analysis.comparison import Comparison
+from counterpoise.analysis.comparison_tables import BUCKETS
 from counterpoise.analysis.plots import count_marks
+from counterpoise.analysis.significance import significant
 from counterpoise.metrics.buckets import buckets
 from counterpoise.report.comparison.formatting import (
     GAIN,
@@ -186,7 +188,7 @@ def bucket_effects(comparison: Comparison) -> go.Figure:
     present = [bucket for bucket in BUCKETS if (comparison.buckets.bucket == bucket).any()]
     rows = {(row["group"], row["bucket"]): row for row in records(comparison.buckets)}
     significant_pairs = significant_buckets(comparison)
-    p = {(row["group"], row["metric"]): row["p_holm"] for row in records(comparison.effects)}
+    p = {(row["group"], row["metric"]): row["p_adjusted"] for row in records(comparison.effects)}
     others = [number for number, group in enumerate(comparison.groups) if group.name != comparison.reference]
     names = [shown_name(comparison, number) for number in others]
     known = [rows[comparison.groups[number].name, bucket] for number in others for bucket in present]

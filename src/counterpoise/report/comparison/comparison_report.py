@@ -14,7 +14,10 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from counterpoise.analysis.comparison import ALPHA, BUCKETS, FEWEST, Comparison, metric_name, significant
+from counterpoise.analysis.comparison import Comparison
+from counterpoise.analysis.comparison_tables import BUCKETS, MIN_TEST_TEXTS
+from counterpoise.analysis.significance import ALPHA, significant
+from counterpoise.metrics import registry
 from counterpoise.report.comparison import class_figures, group_figures
 from counterpoise.report.comparison.formatting import (
     behind_best,
@@ -45,7 +48,7 @@ def subtitle(comparison: Comparison) -> str:
     seeds = sorted({len(group.scores) for group in comparison.groups})
     most = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
     parts = [
-        f"{metric_name(comparison.metric)} on {comparison.texts:,} test texts",
+        f"{registry.title(comparison.metric)} on {comparison.texts:,} test texts",
         f"{len(comparison.labels):,} {unit(comparison, len(comparison.labels))}",
         f"{most} per group" if len(comparison.groups) > 1 else most,
     ]
@@ -70,7 +73,7 @@ def panels(comparison: Comparison) -> list[Panel]:
 
 
 def _verdict(comparison: Comparison) -> Panel:
-    note = f"Mean {metric_name(comparison.metric)} over seeds with its 95 % confidence interval."
+    note = f"Mean {registry.title(comparison.metric)} over seeds with its 95 % confidence interval."
     key = [("seed", "one seed")]
     if len(comparison.groups) > 1:
         note += (
@@ -83,13 +86,13 @@ def _verdict(comparison: Comparison) -> Panel:
         key.append(("line", f"mean of {comparison.reference}"))
     body = render(
         "comparison/ranking.html",
-        words=comparison.words[1:],
+        words=comparison.summary[1:],
         note=note,
         key=render("comparison/color_key.html", entries=key),
         chart=figure("ranking", group_figures.ranking(comparison), _describe_ranking(comparison)),
         block=data("comparison", class_figures.page_data(comparison)),
     )
-    lead = Markup('<span class="lead">{}</span>').format(comparison.words[0] if comparison.words else "")
+    lead = Markup('<span class="lead">{}</span>').format(comparison.summary[0] if comparison.summary else "")
     return Panel("verdict", "Ranking" if len(comparison.groups) > 1 else "Result", lead, body)
 
 
@@ -107,7 +110,7 @@ def _describe_ranking(comparison: Comparison) -> str:
             else ", not significantly different from the best"
         )
         rows.append(f"{shown_name(comparison, number)} {mean:.3f} ({low:.3f} to {high:.3f}){status}")
-    return f"{metric_name(comparison.metric)} of each group with its 95 % confidence interval. " + "; ".join(rows)
+    return f"{registry.title(comparison.metric)} of each group with its 95 % confidence interval. " + "; ".join(rows)
 
 
 def _leaderboard(comparison: Comparison) -> Panel:
@@ -132,7 +135,7 @@ def _leaderboard(comparison: Comparison) -> Panel:
                     "interval": group.intervals[metric],
                     "best": bool(best[number, column]),
                     "difference": effect.get("difference"),
-                    "p": "" if not effect else p_value(effect["p_holm"]),
+                    "p": "" if not effect else p_value(effect["p_adjusted"]),
                     "kind": "" if not is_significant else "gain" if effect["difference"] > 0 else "loss",
                 }
             )
@@ -144,7 +147,7 @@ def _leaderboard(comparison: Comparison) -> Panel:
     body = render(
         "comparison/leaderboard.html",
         rows=rows,
-        metrics=[metric_name(metric) for metric in comparison.metrics],
+        metrics=[registry.title(metric) for metric in comparison.metrics],
         costs=list(_COSTS.values()),
         several=several,
     )
@@ -174,7 +177,7 @@ def _pairs(comparison: Comparison) -> Panel:
             "low": pair.low,
             "high": pair.high,
             "p": pair.p,
-            "adjusted p": pair.p_holm,
+            "adjusted p": pair.p_adjusted,
             "significant": "yes" if pair.significant else "no",
         }
         for first, second in combinations(names, 2)
@@ -182,9 +185,9 @@ def _pairs(comparison: Comparison) -> Panel:
     ]
     frame = pd.DataFrame(rows)
     formats = {"difference": "+.4f", "low": "+.4f", "high": "+.4f", "p": ".4f", "adjusted p": ".4f"}
-    caption = f"Differences in {metric_name(comparison.metric)}, with 95 % confidence intervals"
+    caption = f"Differences in {registry.title(comparison.metric)}, with 95 % confidence intervals"
     listed = table(frame, formats, caption)
-    note = f"Difference in {metric_name(comparison.metric)} with its confidence interval and p-value."
+    note = f"Difference in {registry.title(comparison.metric)} with its confidence interval and p-value."
     if len(comparison.groups) == 2:
         return Panel("pairs", "Pairwise tests", note, listed)
     count = int((frame["significant"] == "yes").sum())
@@ -233,7 +236,7 @@ def _effects(comparison: Comparison) -> Panel:
     )
     unknown = comparison.classes[comparison.classes.group != comparison.reference]
     unknown = unknown[unknown.recall_difference.notna() & unknown.low.isna()]
-    few = [("few", f"fewer than {FEWEST} test examples: no interval")] if len(unknown) else []
+    few = [("few", f"fewer than {MIN_TEST_TEXTS} test examples: no interval")] if len(unknown) else []
     key = render(
         "comparison/color_key.html",
         entries=[("gain", "gain"), ("loss", "loss"), ("chance", "not significant: the interval includes 0"), *few],

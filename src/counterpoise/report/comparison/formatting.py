@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from counterpoise.analysis.comparison import Comparison, significant
+from counterpoise.analysis.comparison import Comparison
+from counterpoise.analysis.significance import significant
 
 GAIN, LOSS, UNDECIDED = "var(--c1)", "var(--c2)", "var(--faint)"
 
@@ -17,7 +18,7 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
-    p_holm: float
+    p_adjusted: float
     significant: bool
 
 
@@ -44,8 +45,8 @@ def differences(comparison: Comparison) -> dict[tuple[str, str], Difference]:
     found = {}
     for row, is_significant in zip(records(comparison.pairs), significant(comparison.pairs).tolist(), strict=True):
         a, b, low, high = row["a"], row["b"], row["low"], row["high"]
-        found[a, b] = Difference(row["difference"], low, high, row["p"], row["p_holm"], is_significant)
-        found[b, a] = Difference(-row["difference"], -high, -low, row["p"], row["p_holm"], is_significant)
+        found[a, b] = Difference(row["difference"], low, high, row["p"], row["p_adjusted"], is_significant)
+        found[b, a] = Difference(-row["difference"], -high, -low, row["p"], row["p_adjusted"], is_significant)
     return found
 
 

@@ -5,7 +5,8 @@ from typing import Literal
 import numpy as np
 import plotly.graph_objects as go
 
-from counterpoise.analysis.comparison import Comparison, metric_name
+from counterpoise.analysis.comparison import Comparison
+from counterpoise.metrics import registry
 from counterpoise.report.comparison.formatting import (
     GAIN,
     behind_best,
@@ -73,7 +74,7 @@ def ranking(comparison: Comparison) -> go.Figure:
         )
     drawn = [seed[0] for seed in seeds] + [end for group in groups for end in group.intervals[metric]]
     room = 0.04 * max(max(drawn) - min(drawn), 0.005)
-    plot.update_xaxes(title_text=metric_name(metric), range=[min(drawn) - room, max(drawn) + room])
+    plot.update_xaxes(title_text=registry.title(metric), range=[min(drawn) - room, max(drawn) + room])
     rows_axis = {"range": [len(groups) - 0.45, -0.55], "tickvals": list(range(len(groups))), "showgrid": False}
     rows_axis |= {"ticklabelstandoff": 6, "fixedrange": True, "tickfont": {"color": "var(--ink)"}}
     plot.update_layout(
@@ -106,12 +107,12 @@ def matrix(comparison: Comparison) -> go.Figure:
                 lead[row, column] = round(max(pair.difference, 0.0), 4) if pair.significant else 0
                 text = f"{pair.difference:z.3f}"
             else:
-                text = p_value(pair.p_holm).replace("0.", ".").replace(" ", "")
+                text = p_value(pair.p_adjusted).replace("0.", ".").replace(" ", "")
             texts[pair.significant].append((column, row, text))
             hovers[row][column] = (
                 f"{shown[ahead]}\nminus {shown[behind]}\n"
                 f"difference {pair.difference:.4f} ({pair.low:.4f} to {pair.high:.4f})\n"
-                f"adjusted p {p_value(pair.p_holm)}: {'significant' if pair.significant else 'not significant'}"
+                f"adjusted p {p_value(pair.p_adjusted)}: {'significant' if pair.significant else 'not significant'}"
             )
     plot = go.Figure(
         go.Heatmap(
@@ -166,7 +167,7 @@ def cost(comparison: Comparison, by: Literal["seconds", "steps"]) -> go.Figure:
     names = [shown_name(comparison, number) for number in numbers]
     rest = [number for number in range(len(numbers)) if number not in front]
     plot = go.Figure()
-    hover = "%{customdata}<br>%{x:,} " + by + "<br>" + metric_name(comparison.metric) + " %{y:.4f}<extra></extra>"
+    hover = "%{customdata}<br>%{x:,} " + by + "<br>" + registry.title(comparison.metric) + " %{y:.4f}<extra></extra>"
     line = {"color": "var(--c1-faint)", "width": 3, "shape": "hv"}
     plot.add_scatter(
         x=x[front].tolist(), y=y[front].tolist(), mode="lines", line=line, hoverinfo="skip", showlegend=False
@@ -206,7 +207,7 @@ def cost(comparison: Comparison, by: Literal["seconds", "steps"]) -> go.Figure:
         },
         yaxis={
             "range": [float(y.min()) - room, float(y.max()) + room],
-            "title": {"text": metric_name(comparison.metric)},
+            "title": {"text": registry.title(comparison.metric)},
         },
     )
     return plot

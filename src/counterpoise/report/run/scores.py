@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from counterpoise.analysis.significance import Outcomes, bootstrap, count_metrics, interval, observed
+from counterpoise.analysis.bootstrap import bootstrap_scores, confidence_interval
+from counterpoise.analysis.group_decisions import GroupDecisions, comparison_metrics, observed_scores
 from counterpoise.metrics.registry import select
 from counterpoise.report.html_page import Panel, format_factor, render
 from counterpoise.training.results import RunResults, one_hot
@@ -54,10 +55,12 @@ def estimates(results: RunResults, baseline: csr_matrix) -> dict[str, Estimate]:
         results: Results of the run.
         baseline: Predictions of the baseline, bool [N, C].
     """
-    metrics = count_metrics(results.multi_label, results.buckets, results.table.test_count.to_numpy())
-    run = Outcomes(results.truth, [[results.predicted]])
-    values = observed(Outcomes(results.truth, [[results.predicted], [baseline]]), list(metrics.values()))
-    low, high = interval(bootstrap(run, list(metrics.values()), REPLICATES)[0])
+    metrics = comparison_metrics(
+        results.correction.task, results.table.test_count.to_numpy(), results.counts, results.bounds
+    )
+    run = GroupDecisions(results.truth, [[results.predicted]])
+    values = observed_scores(GroupDecisions(results.truth, [[results.predicted], [baseline]]), list(metrics.values()))
+    low, high = confidence_interval(bootstrap_scores(run, list(metrics.values()), REPLICATES)[0])
     columns = (each.tolist() for each in (values[0][0], low, high, values[1][0]))
     return {name: Estimate(*row) for name, *row in zip(metrics, *columns, strict=True)}
 

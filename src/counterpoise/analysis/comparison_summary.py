@@ -1,0 +1,124 @@
+"""The results of a comparison in sentences."""
+
+from collections.abc import Iterable, Mapping
+from math import comb
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from counterpoise.analysis import permutation_test
+from counterpoise.analysis.comparison_tables import BUCKETS
+from counterpoise.analysis.significance import ALPHA, significant
+from counterpoise.metrics import registry
+
+if TYPE_CHECKING:
+    from counterpoise.analysis.comparison import Comparison
+
+MAX_GROUPS = 5
+"""Number of groups whose differences are described; the tables show all."""
+
+
+def summarise(comparison: "Comparison") -> list[str]:
+    """Return sentences: the best group, significant differences to the reference, run times and limitations."""
+    sentences = [_ranking(comparison), *_differences(comparison)]
+    if len(comparison.groups) > 1 and all(np.isfinite(group.seconds) for group in comparison.groups):
+        sentences.append(_run_times(comparison))
+    return sentences + _limitations(comparison)
+
+
+def _ranking(comparison: "Comparison") -> str:
+    best, *others = comparison.groups
+    metric, (low, high) = registry.title(comparison.metric), best.intervals[comparison.metric]
+    mean, seeds = best.scores[comparison.metric].mean(), f"{len(best.seeds)} seed{'s' * (len(best.seeds) > 1)}"
+    score = f"{mean:.3f}, 95 % interval {low:.3f} to {high:.3f}, {seeds}"
+    if not others:
+        return f"{metric} of {best.name}: {score}."
+    against_best = comparison.pairs[comparison.pairs["a"] == best.name]
+    differs = dict(zip(against_best["b"], significant(against_best), strict=True))
+    equal, worse = ([group.name for group in others if differs[group.name] == flag] for flag in (False, True))
+    sentence = f"Best by {metric}: {best.name} ({score})."
+    if equal:
+        sentence += f" Not significantly different from it: {', '.join(equal)}."
+    if worse:
+        sentence += f" Significantly worse: {', '.join(worse)}."
+    return sentence
+
+
+def _differences(comparison: "Comparison") -> list[str]:
+    """Return a sentence for each of the best groups with significant differences to the reference, and one for the
+    groups without any.
+    """
+    measure = "f1" if comparison.task == "multi_label" else "recall"
+    micro = "micro_f1" if comparison.task == "multi_label" else "accuracy"
+    described = [comparison.metric, *(f"{bucket}_{measure}" for bucket in reversed(BUCKETS)), micro]
+    described = [metric for metric in dict.fromkeys(described) if metric in comparison.metrics]
+    by_group: dict[str, dict[str, dict[str, Any]]] = {group.name: {} for group in comparison.groups}
+    for row in comparison.effects[significant(comparison.effects)].to_dict("records"):
+        by_group[row["group"]][row["metric"]] = {str(key): value for key, value in row.items()}
+    del by_group[comparison.reference]
+    head = f"head_{measure}"
+    sentences: list[str] = []
+    for name, effects in by_group.items():
+        changed = [effects[metric] for metric in described if metric in effects]
+        gains, losses = ([row for row in changed if (row["difference"] > 0) == up] for up in (True, False))
+        parts = [f"increases {_join(map(_amount, gains))}"] if gains else []
+        parts += [f"decreases {_join(map(_amount, losses))}"] if losses else []
+        if gains and head in described and head not in effects:
+            parts.append(f"does not significantly change {registry.title(head)}")
+        if parts and len(sentences) < MAX_GROUPS:
+            sentences.append(f"Compared with {comparison.reference}, {name} {_join(parts)}.")
+    unchanged = [name for name, effects in by_group.items() if not effects.keys() & set(described)]
+    if unchanged:
+        verb, metrics = "does" if len(unchanged) == 1 else "do", _join(map(registry.title, described), "or")
+        sentences.append(
+            f"{_join(unchanged)} {verb} not differ significantly from {comparison.reference} in {metrics}."
+        )
+    return sentences
+
+
+def _amount(effect: Mapping[str, Any]) -> str:
+    low, high = sorted((abs(effect["low"]), abs(effect["high"])))
+    return f"{registry.title(effect['metric'])} by {abs(effect['difference']):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _run_times(comparison: "Comparison") -> str:
+    if len(comparison.groups) > MAX_GROUPS + 1:
+        fastest, *_, slowest = sorted(comparison.groups, key=lambda group: group.seconds)
+        digits = 0 if fastest.seconds >= 10 else 1
+        shortest, longest = (f"{group.seconds:,.{digits}f}" for group in (fastest, slowest))
+        return f"Duration of a run: from {shortest} seconds ({fastest.name}) to {longest} seconds ({slowest.name})."
+    base = next(group for group in comparison.groups if group.name == comparison.reference)
+    parts = [f"{base.name} {base.seconds:,.0f} seconds, {base.steps:,.0f} steps"]
+    for group in comparison.groups:
+        if group is not base:
+            ratio = f"{group.seconds / max(base.seconds, 1e-9):.1f}"
+            parts.append(f"{group.name} {group.seconds:,.0f} seconds ({ratio} times), {group.steps:,.0f} steps")
+    return f"Duration of a run: {'; '.join(parts)}."
+
+
+def _limitations(comparison: "Comparison") -> list[str]:
+    """Return what the test cannot decide: too many pairs, single seeds, linear probes."""
+    sentences = []
+    other_pairs = comb(len(comparison.groups) - 1, 2)
+    if other_pairs > ALPHA * permutation_test.MAX_PERMUTATIONS:
+        sentences.append(
+            f"{other_pairs:,} pairs of groups without {comparison.reference} are too many for the permutation test: "
+            "none of their differences can be significant. Compare fewer groups."
+        )
+    single = [group.name for group in comparison.groups if len(group.seeds) == 1]
+    if len(single) == len(comparison.groups) > 1:
+        sentences.append("Each group has one seed: intervals do not include the variance between trainings.")
+    elif single:
+        have, their = ("has", "Its interval does") if len(single) == 1 else ("have", "Their intervals do")
+        sentences.append(f"{_join(single)} {have} one seed. {their} not include the variance between trainings.")
+    probes = [group.name for group in comparison.groups if group.probe]
+    if len(probes) == len(comparison.groups):
+        sentences.append("All runs are linear probes on a frozen encoder; fine-tuning may rank the groups differently.")
+    elif probes:
+        sentences.append(f"Linear probes on a frozen encoder: {_join(probes)}. The other groups were fine-tuned.")
+    return sentences
+
+
+def _join(names: Iterable[str], conjunction: str = "and") -> str:
+    *others, last = names
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
