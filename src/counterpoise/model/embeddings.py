@@ -1,4 +1,4 @@
-"""Texts as vectors that an encoder made once: what heads are trained on when the encoder stays as it is."""
+"""Embeddings: pooled vectors of a frozen encoder, computed once and cached, on which linear probes are trained."""
 
 import hashlib
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from counterpoise.model.encoder import Encoder
 
 
 class PrecomputedEmbeddings(nn.Module):
-    """Takes the place of an encoder whose vectors, [B, size], are in the batch already. Nothing in it is trained."""
+    """Passes on the embeddings [B, size] of a batch in place of an encoder. It has no parameters."""
 
     inputs = ("vectors",)
     unfreeze_at_epoch = None
@@ -29,17 +29,22 @@ class PrecomputedEmbeddings(nn.Module):
         self.embeddings = nn.Identity()
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Returns the vectors."""
+        """Return the embeddings."""
         return vectors
 
 
 def cached_embeddings(
     load: Callable[[], Encoder], key: str, store: TokenStore, pad: int, batch_size: int, device: torch.device
 ) -> np.ndarray:
-    """Returns the vectors of all texts of a token store, float32 [N, size], a memory map.
+    """Return the embeddings of all texts of a token store, float32 [N, size], memory-mapped from the cache.
 
-    From the cache when the same encoder has encoded the same tokens before; loaded only when it has not. key: its
-    `fingerprint`. pad: the token id of padding. batch_size: texts encoded at a time.
+    Args:
+        load: Loads the encoder; called only if the cache has no embeddings of the same encoder and tokens.
+        key: `fingerprint` of the encoder.
+        store: The tokens.
+        pad: Token id of padding.
+        batch_size: Texts per batch.
+        device: Device to encode on.
     """
 
     def build(folder: Path) -> None:
@@ -52,11 +57,11 @@ def cached_embeddings(
 
 @torch.inference_mode()
 def encode(encoder: Encoder, dataset: TokenDataset, batch_size: int, device: torch.device) -> np.ndarray:
-    """Returns the vector of each row of a dataset, float32 [N, size], in evaluation mode; shows progress."""
+    """Return the embedding of each row of a dataset, float32 [N, size], in evaluation mode, and show progress."""
     vectors = np.empty((len(dataset), encoder.size), np.float32)
     encoder = encoder.to(device)
     training, _ = encoder.training, encoder.eval()
-    # The last progress a run shows may be another's that is still open.
+    # A progress display of its own, because another one may still be open.
     with Progress(transient=True) as progress:
         task = progress.add_task("encoding", total=len(dataset))
         for rows in evaluation_batches(dataset.lengths, batch_size):
@@ -68,7 +73,7 @@ def encode(encoder: Encoder, dataset: TokenDataset, batch_size: int, device: tor
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """Returns a digest of what vectors depend on: the weights, the architecture and the pooling."""
+    """Return a digest of the weights, the architecture and the pooling of an encoder."""
     config: Any = encoder.backbone.config
     digest = hashlib.blake2b(f"{config.to_json_string()}\n{encoder.pooling}".encode(), digest_size=16)
     for name, values in encoder.state_dict().items():

@@ -18,7 +18,7 @@ HeadFactory = Callable[[int, int], nn.Module]
 
 
 def linear(in_features: int, num_classes: int) -> nn.Linear:
-    """Return a linear head with weights of standard deviation 0.02 and zero bias, as BERT initialises its classifier."""
+    """Return a linear head with weights of standard deviation 0.02 and zero bias, as in BERT's classifier."""
     head = nn.Linear(in_features, num_classes)
     nn.init.normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)

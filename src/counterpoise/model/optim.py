@@ -15,11 +15,20 @@ from counterpoise.model.encoder import Encoder
 
 @dataclass
 class Optim:
-    """AdamW (Loshchilov & Hutter, ICLR 2019) and its schedule.
+    """AdamW and its learning-rate schedule.
 
-    encoder_lr and head_lr: peak learning rates. layer_decay: each layer below the last learns by this factor less
-    (Howard & Ruder, ACL 2018). weight_decay: on matrices only, not on biases and norms. schedule: "linear",
-    "cosine" or "constant" after the warm-up. warmup: a fraction of all optimiser steps (below 1) or their number.
+    Args:
+        encoder_lr: Peak learning rate of the encoder.
+        head_lr: Peak learning rate of the head.
+        layer_decay: Factor of the learning rate of each layer relative to the layer above it.
+        weight_decay: Weight decay of matrices. Biases and norms have none.
+        betas: Decay rates of the moments.
+        eps: Added to the denominator.
+        schedule: "linear", "cosine" or "constant" after the warm-up.
+        warmup: Warm-up as a fraction of all steps (below 1) or as a number of steps.
+
+    References:
+        Loshchilov & Hutter, ICLR 2019 (AdamW); Howard & Ruder, ACL 2018 (layer decay).
     """
 
     encoder_lr: float = 1e-4
@@ -36,18 +45,18 @@ class Optim:
             raise UserError(f"optim.schedule={self.schedule}: use {', '.join(SCHEDULES)}")
         self.betas = (float(self.betas[0]), float(self.betas[1]))
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"optim.betas={list(self.betas)}: each is 0 or more, below 1")
+            raise UserError(f"optim.betas={list(self.betas)}: use two numbers of at least 0 and below 1")
         for name in ("encoder_lr", "head_lr", "layer_decay", "weight_decay", "eps"):
             if getattr(self, name) < 0:
-                raise UserError(f"optim.{name}={getattr(self, name)}: use 0 or more")
+                raise UserError(f"optim.{name}={getattr(self, name)}: use a number of at least 0")
         if self.warmup < 0:
-            raise UserError(f"optim.warmup={self.warmup}: a fraction below 1 or a number of steps")
+            raise UserError(f"optim.warmup={self.warmup}: use a fraction below 1 or a number of steps")
 
     def build(
         self, encoder: Encoder | PrecomputedEmbeddings, head: nn.Module, steps: int, fused: bool = True
     ) -> tuple[Optimizer, LambdaLR]:
-        """Returns the optimiser and its schedule over `steps` optimiser steps."""
-        optimiser = AdamW(self.groups(encoder, head), betas=self.betas, eps=self.eps, fused=fused)
+        """Return the optimizer and its schedule over `steps` optimizer steps."""
+        optimizer = AdamW(self.groups(encoder, head), betas=self.betas, eps=self.eps, fused=fused)
         warmup = round(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
         shape = SCHEDULES[self.schedule]
 
@@ -56,12 +65,12 @@ class Optim:
                 return (step + 1) / (warmup + 1)
             return shape(min(1.0, (step - warmup) / max(1, steps - warmup)))
 
-        return optimiser, LambdaLR(optimiser, factor)
+        return optimizer, LambdaLR(optimizer, factor)
 
     def groups(self, encoder: Encoder | PrecomputedEmbeddings, head: nn.Module) -> list[dict]:
-        """Returns parameter groups, each with its `name`, `lr` and `weight_decay`."""
+        """Return parameter groups with `name`, `lr` and `weight_decay`."""
         top = len(encoder.layers)
-        # How far below the last layer a parameter sits; what is neither embedding nor layer sits on top.
+        # Distance of a parameter below the last layer. Parameters outside layers and embeddings have distance 0.
         below = {id(p): top - 1 - i for i, layer in enumerate(encoder.layers) for p in layer.parameters()}
         below |= {id(p): top for p in encoder.embeddings.parameters()}
         groups: dict[str, dict] = {}

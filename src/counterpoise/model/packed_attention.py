@@ -1,11 +1,11 @@
-"""Packed batches: the texts of a batch end to end in one sequence, without padding, each attending to itself alone.
+"""Packed batches: the texts of a batch concatenated without padding, with attention within each text.
 
-A packed batch has input_ids [N], the tokens of all its texts, and the attention_mask [B, T] that the padded batch would
-have: its shape tells the host how long the longest text is, and no other number has to come back from the device. What
-leaves here is padded again, so that pooling is the same for both.
+A packed batch has input_ids [N], the tokens of all texts, and the attention_mask [B, T] of the padded batch. The shape
+of the mask gives the host the length of the longest text without a device synchronisation. Hidden states are padded
+again before pooling.
 
-`IMPLEMENTATION` is an attention of transformers (`AttentionInterface`): every encoder that takes position_ids and hands
-its keyword arguments down to the attention can be packed; `check` tries it. Batches that are padded get SDPA.
+`IMPLEMENTATION` is registered as an attention implementation of transformers (`AttentionInterface`). Encoders that take
+position_ids and pass keyword arguments on to their attention can be packed; `check` tests it. Padded batches use SDPA.
 """
 
 from dataclasses import dataclass
@@ -27,9 +27,11 @@ IMPLEMENTATION = "packed"
 
 @dataclass
 class Packing:
-    """Where the texts of a packed batch begin and end.
+    """Boundaries of the texts in a packed batch.
 
-    bounds: int32 [B + 1], on the device: text i is at bounds[i]:bounds[i + 1]. longest: tokens of the longest text.
+    Args:
+        bounds: int32 [B + 1] on the device. Text i is at bounds[i]:bounds[i + 1].
+        longest: Number of tokens of the longest text.
     """
 
     bounds: Tensor
@@ -37,17 +39,21 @@ class Packing:
 
     @cached_property
     def runs(self) -> list[tuple[int, int]]:
-        """How many texts in a row are of equal length, and that length. The host waits for the device."""
+        """Numbers of consecutive texts of equal length, and these lengths. Synchronises with the device."""
         return [(len(list(run)), length) for length, run in groupby(self.bounds.diff().tolist())]
 
 
 def last_hidden(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, first: int = 0) -> Tensor:
-    """Returns the last hidden states of a packed batch, padded with zeros: [B, T, H].
+    """Return the last hidden states of a packed batch, padded with zeros, [B, T, H].
 
-    input_ids: int64 [N]. attention_mask: [B, T], 1 at the places of the N tokens when padded. first: `first_position`.
+    Args:
+        backbone: The transformer.
+        input_ids: Token ids, int64 [N].
+        attention_mask: Mask of the padded batch, [B, T].
+        first: Number of the first position. See `first_position`.
     """
     size = attention_mask.shape
-    # Of a known number, so that the host need not wait for it.
+    # The number of places is known, so no synchronisation is needed.
     places = torch.nonzero_static(attention_mask.flatten(), size=len(input_ids)).squeeze(1)
     bounds = nn.functional.pad(attention_mask.sum(1).cumsum(0), (1, 0)).to(torch.int32)
     hidden: Tensor = backbone(
@@ -59,7 +65,7 @@ def last_hidden(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, 
 
 
 def first_position(backbone: nn.Module) -> int:
-    """Returns the number of a text's first position: in RoBERTa and its kin, the one after that of padding."""
+    """Return the number of a text's first position. In RoBERTa and similar models it follows that of padding."""
     for name, module in backbone.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             return module.padding_idx + 1
@@ -68,9 +74,9 @@ def first_position(backbone: nn.Module) -> int:
 
 @torch.no_grad()
 def check(encoder: nn.Module, name: str) -> None:
-    """Raises UserError unless `encoder` maps packed texts to the vectors of padded ones, up to rounding.
+    """Raise UserError unless packed and padded texts have equal vectors, up to rounding.
 
-    An encoder that computes attention in its own way lets the texts of a packed batch see each other, and says nothing.
+    An encoder with an attention of its own would let the texts of a packed batch attend to each other without an error.
     """
     vocabulary: Any = encoder.backbone.config.vocab_size  # type: ignore[union-attr]
     ids = torch.randint(5, vocabulary, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -79,13 +85,13 @@ def check(encoder: nn.Module, name: str) -> None:
     padded, reason = encoder(ids, mask), ""
     try:
         packed = encoder(ids[mask.bool()], mask)
-        alike = packed.shape == padded.shape and bool((packed - padded).abs().max() < 1e-3 * padded.abs().max())
+        equal = packed.shape == padded.shape and bool((packed - padded).abs().max() < 1e-3 * padded.abs().max())
     except Exception as error:
-        alike, reason = False, f" ({' '.join(str(error).split())[:100]})"
+        equal, reason = False, f" ({' '.join(str(error).split())[:100]})"
     finally:
         encoder.train(training)
-    if not alike:
-        raise UserError(f"encoder.packed: {name} does not keep packed texts apart{reason}: use encoder.packed=false")
+    if not equal:
+        raise UserError(f"encoder.packed: {name} does not support packed batches{reason}. Use encoder.packed=false")
 
 
 def attend(
@@ -100,9 +106,19 @@ def attend(
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Returns attention [1, N, heads, D] of query, key and value [1, heads, N, D], each text of `packing` by itself.
+    """Return attention within each text, [1, N, heads, D].
 
-    sliding_window: a token attends to those nearer than this.
+    Args:
+        module: The attention module.
+        query: [1, heads, N, D].
+        key: [1, heads, N, D].
+        value: [1, heads, N, D].
+        attention_mask: Mask of a padded batch.
+        dropout: Dropout probability of attention weights.
+        scaling: Scale of the scores.
+        packing: Boundaries of the texts; None for a padded batch.
+        sliding_window: Distance below which tokens attend to each other.
+        **options: Further arguments of the implementation.
     """
     if packing is None:
         return sdpa_attention_forward(
@@ -110,19 +126,19 @@ def attend(
         )
     if not _has_kernel(query, dropout):
         return _by_text(query, key, value, packing, dropout, scaling, sliding_window), None
-    # The kernel counts the neighbours on either side.
+    # The kernel takes the number of neighbours on each side.
     reach = -1 if sliding_window is None else sliding_window - 1
     queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
     bounds, longest = packing.bounds, packing.longest
     attended = varlen_attn(
         queries, keys, values, bounds, bounds, longest, longest, scale=scaling, window_size=(reach, reach)
     )
-    assert isinstance(attended, Tensor)  # nothing else was asked for
+    assert isinstance(attended, Tensor)  # no log-sum-exp was requested
     return attended[None], None
 
 
 def _has_kernel(query: Tensor, dropout: float) -> bool:
-    """Whether the flash kernel for texts of different lengths can be used; it drops nothing out."""
+    """Return whether the variable-length flash kernel can be used. It has no dropout."""
     return (
         query.is_cuda
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
@@ -142,7 +158,7 @@ def _by_text(
     scaling: float | None,
     sliding_window: int | None,
 ) -> Tensor:
-    """Attends text by text, and to texts of equal length that lie side by side at once: views, no copies, no masks."""
+    """Attend text by text, with consecutive texts of equal length as one batch."""
     sizes = [count * length for count, length in packing.runs]
     parts = []
     for (count, length), *states in zip(
@@ -161,7 +177,7 @@ def _by_text(
 
 
 def _mask(*, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
-    """Returns the mask of a padded batch; a packed one comes without."""
+    """Return the mask of a padded batch; None for a packed one."""
     return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **options)
 
 
