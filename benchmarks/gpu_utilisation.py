@@ -157,7 +157,7 @@ def ours(texts: Texts, packed: bool, compiled: bool) -> tuple[float, np.ndarray]
     torch.compiler.reset()
     torch.manual_seed(0)
     dataset = texts.dataset(packed)
-    index = ClassIndex.of(texts.targets, CLASSES)
+    index = ClassIndex.from_targets(texts.targets, CLASSES)
     labels = [str(c) for c in range(CLASSES)]
     fitted = Strategy().fit(labels, index, 1)
     encoder = texts.source(packed=packed, compile=compiled).load()

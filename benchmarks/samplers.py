@@ -25,7 +25,7 @@ from measure import in_fresh_process, interleaved, peak_so_far, ratio, report
 from scipy.sparse import csr_matrix
 from torch.utils.data import BatchSampler, WeightedRandomSampler
 
-from counterpoise.balance import Blend, ClassIndex, PowerSampler, RepeatFactorSampler, Sampler
+from counterpoise.balance import ClassIndex, MixtureSampler, PowerSampler, RepeatFactorSampler, Sampler
 from counterpoise.balance.counts import Targets
 from counterpoise.data.batching import BucketBatchSampler, evaluation_batches, stratified_batches
 from counterpoise.data.splits import split_off
@@ -39,7 +39,7 @@ Seconds = dict[str, float]
 def ours(targets: Targets, lengths: np.ndarray, sampler: Sampler) -> Seconds:
     """Measures an epoch of a sampler, dealt into steps of similar lengths."""
     clock = Clock()
-    index = ClassIndex.of(targets, CLASSES)
+    index = ClassIndex.from_targets(targets, CLASSES)
     clock("build")
     rows = sampler.draw(index, np.random.default_rng(0))
     clock("draw")
@@ -72,7 +72,7 @@ def multinomial(targets: Targets, lengths: np.ndarray) -> Seconds:
 def balanced(targets: Targets, lengths: np.ndarray, sampler: Sampler) -> Seconds:
     """Measures the index and the share of each label in what is drawn."""
     clock = Clock()
-    index = ClassIndex.of(targets, CLASSES)
+    index = ClassIndex.from_targets(targets, CLASSES)
     clock("build")
     sampler.expected_class_counts(index)
     return clock("draw")
@@ -116,7 +116,7 @@ OF_LABELS = {
     "WeightedRandomSampler, rarest label": (weighted_random,),
     "square root": (ours, PowerSampler(0.5)),
     "repeat factors": (ours, RepeatFactorSampler(0.001)),
-    "half square root": (ours, Blend(PowerSampler(0.5), 0.5)),
+    "half square root": (ours, MixtureSampler(PowerSampler(0.5), 0.5)),
     "shares drawn, square root": (balanced, PowerSampler(0.5)),
     "shares drawn, repeat factors": (balanced, RepeatFactorSampler(0.001)),
     "split": (held_out,),

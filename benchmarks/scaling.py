@@ -108,10 +108,10 @@ def epoch(rows: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     targets = rng.choice(CLASSES, rows, p=zipf(CLASSES))
     lengths, sampler = rng.integers(5, 65, rows), PowerSampler(1.0)
-    index = ClassIndex.of(targets, CLASSES)
+    index = ClassIndex.from_targets(targets, CLASSES)
     drawn = sampler.draw(index, rng)
     return {
-        "class index": median(lambda: ClassIndex.of(targets, CLASSES)),
+        "class index": median(lambda: ClassIndex.from_targets(targets, CLASSES)),
         "draw of an epoch": median(lambda: sampler.draw(index, rng)),
         "order by length": median(lambda: next(iter(BucketBatchSampler(lambda *_: drawn.copy(), rows, lengths, 32)))),
     }
@@ -152,7 +152,7 @@ def losses(labels: int) -> dict[str, float]:
         (SINGLE, classes, torch.from_numpy(classes[:BATCH] if labels >= BATCH else np.resize(classes, BATCH))),
     ):
         made = Strategy(PowerSampler(0.5), InverseFrequency(0.5)).correction(
-            [f"label {c}" for c in range(labels)], ClassIndex.of(given, labels)
+            [f"label {c}" for c in range(labels)], ClassIndex.from_targets(given, labels)
         )
         for name in names:
             loss, logits = getattr(balance, name)(made), torch.randn(BATCH, labels, requires_grad=True)

@@ -19,13 +19,14 @@ CONF = ROOT / "conf"
 GROUPS = (
     *("data", "encoder", "strategy", "optim", "trainer", "callbacks", "logger", "sweep", "experiment"),
     *("train", "debug"),
-    *(f"strategy/{part}" for part in ("sampler", "loss", "schedule", "second_stage")),
+    *(f"strategy/{part}" for part in ("sampler", "weights", "loss", "schedule", "second_stage")),
 )
 OPTIONS = [
     (group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml")) if path.stem != "base"
 ]
 NEEDED = {
     ("strategy", "manual"): ["strategy.weights.by_label={a: 1, b: 2}"],
+    ("strategy/weights", "manual"): ["strategy.weights.by_label={a: 1, b: 2}"],
     ("encoder", "local"): ["encoder.name=somewhere"],
     ("data", "hub"): ["data.path=somewhere"],
 }
@@ -70,8 +71,8 @@ def test_every_strategy_balances_counts(name, tmp_path):
     config = composed(tmp_path, f"strategy={name}", *NEEDED.get(("strategy", name), []))
     strategy = instantiate(config.strategy)
     assert isinstance(strategy, Strategy)
-    single_label = ClassIndex.of(np.repeat([0, 1], [90, 10]), 2)
-    multi_label = ClassIndex.of(csr_matrix(np.arange(200).reshape(100, 2) % [2, 7] == 0), 2)
+    single_label = ClassIndex.from_targets(np.repeat([0, 1], [90, 10]), 2)
+    multi_label = ClassIndex.from_targets(csr_matrix(np.arange(200).reshape(100, 2) % [2, 7] == 0), 2)
     for index in (single_label, multi_label):
         correction = strategy.correction(["a", "b"], index)
         assert isinstance(correction, Correction)

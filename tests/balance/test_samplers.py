@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.stats import chi2, chisquare
 
-from counterpoise.balance import Blend, ClassIndex, PowerSampler, RepeatFactorSampler, Sampler
+from counterpoise.balance import ClassIndex, MixtureSampler, PowerSampler, RepeatFactorSampler, Sampler
 from counterpoise.balance.samplers import BLOCK
 from counterpoise.errors import UserError
 
 COUNTS = np.array([400, 90, 25, 4])
 CLASSES = np.random.default_rng(7).permutation(np.repeat(np.arange(4), COUNTS))
-INDEX = ClassIndex.of(CLASSES, 4)
+INDEX = ClassIndex.from_targets(CLASSES, 4)
 SIZES = {"data": 519, "smallest": 16, "median": 230, "largest": 1600, 1000: 1000}
 
 # Labels with 500 rows, 120, ..., 1 and none; they overlap, and a good part of the rows hold no label.
@@ -23,7 +23,7 @@ LABEL_COUNTS = np.array([500, 120, 30, 5, 1, 0])
 LABELS = csr_matrix(
     np.stack([np.random.default_rng(c).permutation(800) < n for c, n in enumerate(LABEL_COUNTS)], axis=1)
 )
-LABEL_INDEX = ClassIndex.of(LABELS, 6)
+LABEL_INDEX = ClassIndex.from_targets(LABELS, 6)
 
 SAMPLERS = [
     PowerSampler(0.0),
@@ -34,10 +34,10 @@ SAMPLERS = [
     PowerSampler(1.0, 1000),
     RepeatFactorSampler(0.02),
     RepeatFactorSampler(0.5),
-    Blend(PowerSampler(1.0), 0.3),
-    Blend(PowerSampler(1.0, "median"), 0.55),
-    Blend(PowerSampler(0.5, 1000), 0.0),
-    Blend(RepeatFactorSampler(0.5), 0.7),
+    MixtureSampler(PowerSampler(1.0), 0.3),
+    MixtureSampler(PowerSampler(1.0, "median"), 0.55),
+    MixtureSampler(PowerSampler(0.5, 1000), 0.0),
+    MixtureSampler(RepeatFactorSampler(0.5), 0.7),
 ]
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 every_task = pytest.mark.parametrize("index", [INDEX, LABEL_INDEX], ids=["single_label", "multi_label"])
@@ -66,7 +66,7 @@ def per_class(rows: np.ndarray) -> np.ndarray:
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=60).map(lambda classes: np.array(classes, int)))
 def test_the_index_holds_the_rows_of_each_class(classes):
-    index = ClassIndex.of(classes, 6)
+    index = ClassIndex.from_targets(classes, 6)
     np.testing.assert_array_equal(index.counts, np.bincount(classes, minlength=6))
     for c in range(6):
         np.testing.assert_array_equal(index.members(c), np.flatnonzero(classes == c))
@@ -76,7 +76,7 @@ def test_the_index_holds_the_rows_of_each_class(classes):
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=30))
 def test_the_index_holds_the_rows_of_each_label_and_those_without(rows):
     targets = np.array(rows)
-    index = ClassIndex.of(csr_matrix(targets), 3)
+    index = ClassIndex.from_targets(csr_matrix(targets), 3)
     assert (index.num_rows, index.multi_label) == (len(rows), True)
     np.testing.assert_array_equal(index.counts, targets.sum(0))
     np.testing.assert_array_equal(index.unlabelled, np.flatnonzero(~targets.any(1)))
@@ -95,19 +95,19 @@ def test_rows_of_a_class_are_never_unlabelled():
 def test_the_index_of_many_rows_is_sorted_by_class_and_row(num_classes):
     classes = np.random.default_rng(0).integers(0, num_classes, 2 * BLOCK + 17)
     for kind in (np.int64, np.uint16):
-        index = ClassIndex.of(classes.astype(kind), num_classes)
+        index = ClassIndex.from_targets(classes.astype(kind), num_classes)
         np.testing.assert_array_equal(index.rows, np.argsort(classes, kind="stable"))
         np.testing.assert_array_equal(index.starts[1:], np.cumsum(np.bincount(classes, minlength=num_classes)))
 
 
 def test_sums_are_accurate_over_millions_of_rows():
-    index = ClassIndex.of(np.zeros(2_000_000, int), 1)
+    index = ClassIndex.from_targets(np.zeros(2_000_000, int), 1)
     assert index.sum(np.full(2_000_000, 0.1))[0] == pytest.approx(200_000, rel=1e-13)
 
 
 def test_the_index_takes_more_classes_than_fit_in_16_bits():
     classes = np.arange(70_000)[::-1]
-    np.testing.assert_array_equal(ClassIndex.of(classes, 70_000).members(69_999), [0])
+    np.testing.assert_array_equal(ClassIndex.from_targets(classes, 70_000).members(69_999), [0])
 
 
 @every_task
@@ -119,25 +119,25 @@ class TestEverySampler:
         assert {len(rows) for rows in epochs(sampler, 20, index=index)} == {sampler.size(index)}
 
     def test_the_rates_of_the_rows_add_up_to_the_size(self, sampler, index):
-        rates = sampler.rates(index)
+        rates = sampler.draws_per_row(index)
         assert rates.shape == (index.num_rows,)
         assert (rates >= 0).all()
         assert rates.sum() == pytest.approx(sampler.size(index), rel=1e-12)
 
     def test_the_counts_drawn_of_classes_are_the_sums_of_the_rates_of_their_rows(self, sampler, index):
-        rates = sampler.rates(index)
+        rates = sampler.draws_per_row(index)
         sums = [rates[index.members(c)].sum() for c in range(len(index.counts))]
         np.testing.assert_allclose(sampler.expected_class_counts(index), sums, rtol=1e-12)
 
     def test_over_many_epochs_labels_are_drawn_as_often_as_the_rates_say(self, sampler, index):
         drawn = np.array([index.sum(times(rows, index)) for rows in epochs(sampler, 500, index=index)])
         standard_errors = drawn.std(0) / np.sqrt(len(drawn))
-        expected = index.sum(sampler.rates(index))
+        expected = index.sum(sampler.draws_per_row(index))
         assert (abs(drawn.mean(0) - expected) <= 4 * standard_errors + 1e-9 * expected).all()
 
     def test_over_many_epochs_rows_are_drawn_as_often_as_the_rates_say(self, sampler, index):
         drawn = np.array([times(rows, index) for rows in epochs(sampler, 500, index=index)])
-        deviations = drawn.mean(0) - sampler.rates(index)
+        deviations = drawn.mean(0) - sampler.draws_per_row(index)
         variances = drawn.var(0) / len(drawn)
         assert (deviations**2).sum() < variances.sum() * tolerance((variances > 0).sum()) + 1e-18
 
@@ -158,7 +158,7 @@ def test_probabilities_by_hand():
 def test_a_class_without_rows_is_never_drawn(alpha):
     sampler = PowerSampler(alpha, 100)
     assert sampler.probabilities(np.array([5, 0, 2]))[1] == 0
-    index = ClassIndex.of(np.array([0, 0, 0, 2, 2]), 3)
+    index = ClassIndex.from_targets(np.array([0, 0, 0, 2, 2]), 3)
     assert set(sampler.draw(index, np.random.default_rng(0))) == {0, 1, 2, 3, 4}
 
 
@@ -191,7 +191,7 @@ def test_over_many_epochs_classes_are_drawn_with_their_probabilities(alpha, epoc
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=20), st.floats(0, 2), st.integers(1, 2000), st.integers(0))
 def test_the_classes_of_an_epoch_add_up_to_its_size(counts, alpha, size, seed):
     classes = np.repeat(np.arange(len(counts)), counts)
-    index = ClassIndex.of(classes, len(counts))
+    index = ClassIndex.from_targets(classes, len(counts))
     rows = PowerSampler(alpha, size).draw(index, np.random.default_rng(seed))
     assert len(rows) == size
 
@@ -230,7 +230,7 @@ def test_plain_sampling_is_a_shuffled_epoch():
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=30), st.integers(0, 2**32))
 def test_plain_sampling_holds_every_row_once_whatever_the_counts(counts, seed):
-    index = ClassIndex.of(np.repeat(np.arange(len(counts)), counts), len(counts))
+    index = ClassIndex.from_targets(np.repeat(np.arange(len(counts)), counts), len(counts))
     rows = PowerSampler().draw(index, np.random.default_rng(seed))
     np.testing.assert_array_equal(np.sort(rows), np.arange(sum(counts)))
 
@@ -265,7 +265,7 @@ def test_the_same_seed_draws_the_same_rows():
         (PowerSampler(0.5), 2500184854, 194222089),
         (PowerSampler(1.0, "median"), 3596247225, 1683797800),
         (RepeatFactorSampler(0.5), 3109948139, 254941185),
-        (Blend(PowerSampler(1.0), 0.3), 1840200664, 3817567785),
+        (MixtureSampler(PowerSampler(1.0), 0.3), 1840200664, 3817567785),
     ],
     ids=str,
 )
@@ -282,7 +282,7 @@ class TestMoreRowsThanTorchDrawsFrom:
     @pytest.fixture(scope="class")
     @classmethod
     def index(cls):
-        return ClassIndex.of(np.repeat(np.arange(3, dtype=np.uint8), cls.COUNTS), 3)
+        return ClassIndex.from_targets(np.repeat(np.arange(3, dtype=np.uint8), cls.COUNTS), 3)
 
     def test_torch_refuses_them(self, index):
         with pytest.raises(RuntimeError, match=r"2\^24"):
@@ -311,7 +311,7 @@ def test_the_index_and_an_epoch_take_a_few_bytes_for_each_row(sampler):
     classes = np.minimum(np.random.default_rng(0).geometric(0.1, rows) - 1, 49)
     tracemalloc.start()
     try:
-        index = ClassIndex.of(classes, 50)
+        index = ClassIndex.from_targets(classes, 50)
         sampler.expected_class_counts(index)
         sampler.draw(index, np.random.default_rng(0))
         peak = tracemalloc.get_traced_memory()[1]
@@ -347,14 +347,14 @@ def test_class_aware_sampling_draws_a_label_and_then_one_of_its_rows(alpha):
     expected = [
         800 * sum(mass[g] / sum(mass.values()) / counts[g] for g in np.flatnonzero(groups)) for groups in targets
     ]
-    np.testing.assert_allclose(PowerSampler(alpha).rates(LABEL_INDEX), expected, rtol=1e-12)
+    np.testing.assert_allclose(PowerSampler(alpha).draws_per_row(LABEL_INDEX), expected, rtol=1e-12)
 
 
 @every_sampler
 def test_with_one_label_a_row_multi_label_sampling_is_that_of_classes(sampler):
-    one_hot = ClassIndex.of(csr_matrix(np.eye(4, dtype=bool)[CLASSES]), 4)
+    one_hot = ClassIndex.from_targets(csr_matrix(np.eye(4, dtype=bool)[CLASSES]), 4)
     assert sampler.size(one_hot) == sampler.size(INDEX)
-    np.testing.assert_allclose(sampler.rates(one_hot), sampler.rates(INDEX), rtol=1e-12)
+    np.testing.assert_allclose(sampler.draws_per_row(one_hot), sampler.draws_per_row(INDEX), rtol=1e-12)
 
 
 def test_a_label_of_one_row_is_drawn_as_often_as_any_other_by_class_aware_sampling():
@@ -373,10 +373,10 @@ def test_the_size_of_a_multi_label_epoch_is_in_groups_of_rows(epoch_size, rows):
 
 
 def test_rows_without_any_labels_at_all_can_be_drawn():
-    index = ClassIndex.of(csr_matrix((5, 2), dtype=bool), 2)
+    index = ClassIndex.from_targets(csr_matrix((5, 2), dtype=bool), 2)
     for sampler in SAMPLERS:
         assert len(sampler.draw(index, np.random.default_rng(0))) == sampler.size(index)
-        np.testing.assert_array_equal(index.sum(sampler.rates(index)), [0, 0])
+        np.testing.assert_array_equal(index.sum(sampler.draws_per_row(index)), [0, 0])
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.001, 0.01, 0.1, 1.0])
@@ -386,25 +386,25 @@ def test_repeat_factors_are_those_of_each_row(index, threshold):
     labels_of = [[c for c in range(len(shares)) if row in set(index.members(c))] for row in range(index.num_rows)]
     expected = [max([1.0] + [max(1.0, (threshold / shares[c]) ** 0.5) for c in labels]) for labels in labels_of]
     sampler = RepeatFactorSampler(threshold)
-    np.testing.assert_allclose(sampler.factors(index), expected, rtol=1e-12)
+    np.testing.assert_allclose(sampler.repeat_factors(index), expected, rtol=1e-12)
     assert sampler.size(index) == round(sum(expected))
     # Rounding the size to a whole row moves no rate by more than its share of that row.
-    np.testing.assert_allclose(sampler.rates(index), expected, atol=0.5)
-    assert sum(sampler.rates(index)) == pytest.approx(sum(expected), abs=0.5)
+    np.testing.assert_allclose(sampler.draws_per_row(index), expected, atol=0.5)
+    assert sum(sampler.draws_per_row(index)) == pytest.approx(sum(expected), abs=0.5)
 
 
 def test_repeat_factors_by_hand():
     # 1 of 100 rows holds label 0, 25 label 1: sqrt(0.04 / 0.01) = 2, and 0.25 is above the threshold.
     targets = np.zeros((100, 2), bool)
     targets[0, 0] = targets[:25, 1] = True
-    index, sampler = ClassIndex.of(csr_matrix(targets), 2), RepeatFactorSampler(0.04)
-    np.testing.assert_array_equal(sampler.rates(index), [2] + [1] * 99)
+    index, sampler = ClassIndex.from_targets(csr_matrix(targets), 2), RepeatFactorSampler(0.04)
+    np.testing.assert_array_equal(sampler.draws_per_row(index), [2] + [1] * 99)
     np.testing.assert_array_equal(np.sort(sampler.draw(index, np.random.default_rng(0))), [0, *range(100)])
 
 
 def test_a_row_is_repeated_its_factor_rounded_up_or_down():
     sampler = RepeatFactorSampler(0.02)
-    rates = sampler.rates(LABEL_INDEX)
+    rates = sampler.draws_per_row(LABEL_INDEX)
     drawn = np.array([times(rows, LABEL_INDEX) for rows in epochs(sampler, 300, index=LABEL_INDEX)])
     assert ((drawn == np.floor(rates)) | (drawn == np.ceil(rates))).all()
     assert (drawn[:, rates == 1] == 1).all()
@@ -430,19 +430,19 @@ class TestBlend:
 
     @pytest.mark.parametrize("share", [0.0, 0.1, 0.75, 1.0])
     def test_the_rates_are_the_mixture_in_an_epoch_of_the_samplers_size(self, sampler, index, share):
-        blend = Blend(sampler, share)
+        blend = MixtureSampler(sampler, share)
         assert blend.size(index) == sampler.size(index)
         plain = np.full(index.num_rows, sampler.size(index) / index.num_rows)
-        expected = share * sampler.rates(index) + (1 - share) * plain
-        np.testing.assert_allclose(blend.rates(index), expected, rtol=1e-12)
+        expected = share * sampler.draws_per_row(index) + (1 - share) * plain
+        np.testing.assert_allclose(blend.draws_per_row(index), expected, rtol=1e-12)
 
     def test_the_whole_share_draws_what_the_sampler_draws(self, sampler, index):
         rng = np.random.default_rng(4)
-        blended = Blend(sampler, 1.0).draw(index, np.random.default_rng(4))
+        blended = MixtureSampler(sampler, 1.0).draw(index, np.random.default_rng(4))
         rng.random()  # rounds the share
         np.testing.assert_array_equal(np.sort(blended), np.sort(sampler.draw(index, rng)))
 
     def test_no_share_draws_every_row_equally_often_but_for_the_last_pass(self, sampler, index):
-        drawn = times(Blend(sampler, 0.0).draw(index, np.random.default_rng(4)), index)
+        drawn = times(MixtureSampler(sampler, 0.0).draw(index, np.random.default_rng(4)), index)
         assert drawn.max() - drawn.min() <= 1
         assert drawn.sum() == sampler.size(index)

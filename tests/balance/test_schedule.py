@@ -6,13 +6,13 @@ from scipy.sparse import csr_matrix
 
 from counterpoise.balance import (
     LDAM,
-    Blend,
     ClassIndex,
     Correction,
     Deferred,
     EffectiveNumber,
     InverseFrequency,
     LogitAdjusted,
+    MixtureSampler,
     PowerSampler,
     Progressive,
     RepeatFactorSampler,
@@ -21,15 +21,15 @@ from counterpoise.balance import (
 from counterpoise.errors import UserError
 
 COUNTS = np.array([500, 60, 25, 4])
-INDEX = ClassIndex.of(np.repeat(np.arange(4), COUNTS), 4)
+INDEX = ClassIndex.from_targets(np.repeat(np.arange(4), COUNTS), 4)
 # Labels with 300 texts, 60, 9 and 1, independently of each other.
 TAGS = csr_matrix(np.stack([np.random.default_rng(c).permutation(400) < n for c, n in enumerate([300, 60, 9, 1])], 1))
-LABEL_INDEX = ClassIndex.of(TAGS, 4)
+LABEL_INDEX = ClassIndex.from_targets(TAGS, 4)
 LABELS = list("abcd")
 every_task = pytest.mark.parametrize("index", [INDEX, LABEL_INDEX], ids=["single_label", "multi_label"])
 
 PROGRESSIVE = Strategy(PowerSampler(1.0), schedule=Progressive())
-ARRAYS = ("rates", "sampling_probs", "class_weights", "negative_weights", "capped")
+ARRAYS = ("draws_per_row", "sampling_probs", "class_weights", "negative_weights", "capped")
 
 
 def strengths(schedule, epochs: int) -> list[float]:
@@ -102,7 +102,7 @@ class TestProgressive:
 
     def test_labels_are_drawn_from_the_mixture_too(self):
         fitted = PROGRESSIVE.fit(LABELS, LABEL_INDEX, 4)
-        plain, aware = (PowerSampler(alpha).rates(LABEL_INDEX) @ TAGS.toarray() / 400 for alpha in (0.0, 1.0))
+        plain, aware = (PowerSampler(alpha).draws_per_row(LABEL_INDEX) @ TAGS.toarray() / 400 for alpha in (0.0, 1.0))
         for epoch in range(4):
             expected = (1 - epoch / 3) * plain + epoch / 3 * aware
             np.testing.assert_allclose(fitted.at_epoch(epoch).correction.sampling_probs, expected, rtol=1e-12)
@@ -158,7 +158,7 @@ class TestStrength:
     def test_without_any_the_data_is_taken_as_it_is(self, index):
         correction = Strategy(PowerSampler(0.5, "median"), InverseFrequency(0.5)).correction(LABELS, index, 0.0)
         np.testing.assert_allclose(correction.sampling_probs, index.counts / index.num_rows, rtol=1e-12)
-        np.testing.assert_allclose(correction.rates, correction.epoch_size / index.num_rows, rtol=1e-12)
+        np.testing.assert_allclose(correction.draws_per_row, correction.epoch_size / index.num_rows, rtol=1e-12)
         np.testing.assert_allclose([correction.class_weights, correction.negative_weights], 1, rtol=1e-15)
         assert correction.epoch_size == PowerSampler(0.5, "median").size(index)
         assert not correction.capped.any()
@@ -195,7 +195,7 @@ class TestFittedStrategy:
         for correction in (fitted.final.correction, fitted.at_epoch(3).correction, fitted.at_epoch(10).correction):
             assert_same(correction, strategy.correction(LABELS, index))
         assert fitted.at_epoch(3).sampler is strategy.sampler
-        assert fitted.at_epoch(0).sampler == Blend(strategy.sampler, 0.0)
+        assert fitted.at_epoch(0).sampler == MixtureSampler(strategy.sampler, 0.0)
 
     def test_the_loss_is_kept_as_long_as_the_strength_is_the_same(self):
         fitted = Strategy(weights=InverseFrequency(1.0), schedule=Deferred(2)).fit(LABELS, INDEX, 5)

@@ -63,8 +63,8 @@ def labels_of(counts: np.ndarray) -> list[str]:
 def index_of(data: np.ndarray | csr_matrix) -> ClassIndex:
     """The index of label sets, or of as many rows of each class as the counts say."""
     if isinstance(data, csr_matrix):
-        return ClassIndex.of(data, data.shape[1])
-    return ClassIndex.of(np.repeat(np.arange(len(data)), data), len(data))
+        return ClassIndex.from_targets(data, data.shape[1])
+    return ClassIndex.from_targets(np.repeat(np.arange(len(data)), data), len(data))
 
 
 def balanced(strategy: Strategy, data: np.ndarray | csr_matrix, labels: list[str] | None = None) -> Correction:
@@ -125,7 +125,7 @@ class TestEveryStrategy:
 
     def test_the_loss_has_the_weights_and_gives_finite_gradients_or_is_refused(self, name, correction):
         if LOSS_OF_ONE_TASK.get(name) == "multi_label":
-            with pytest.raises(UserError, match="is for multi_label data and this data is single_label"):
+            with pytest.raises(UserError, match="is for multi_label data"):
                 composed(f"strategy={name}").loss(correction)
             return
         loss = composed(f"strategy={name}").loss(correction)
@@ -153,8 +153,10 @@ class TestEveryStrategyWithManyLabels:
         )
 
     def test_the_drawn_share_of_a_label_is_what_the_rates_of_its_texts_come_to(self, correction, data):
-        assert correction.rates.sum() == pytest.approx(correction.epoch_size, rel=1e-12)
-        np.testing.assert_allclose(correction.expected_class_counts, correction.rates @ data.toarray(), rtol=1e-10)
+        assert correction.draws_per_row.sum() == pytest.approx(correction.epoch_size, rel=1e-12)
+        np.testing.assert_allclose(
+            correction.expected_class_counts, correction.draws_per_row @ data.toarray(), rtol=1e-10
+        )
 
     def test_no_side_of_a_label_weighs_more_than_10_times_the_other_unless_told(self, correction, name):
         ratios = correction.class_weights / correction.negative_weights
@@ -177,7 +179,7 @@ class TestEveryStrategyWithManyLabels:
 
     def test_the_loss_gives_finite_gradients_or_is_refused(self, name, correction, data):
         if LOSS_OF_ONE_TASK.get(name) == "single_label":
-            with pytest.raises(UserError, match="is for single_label data and this data is multi_label"):
+            with pytest.raises(UserError, match="is for single_label data"):
                 composed(f"strategy={name}").loss(correction)
             return
         loss = composed(f"strategy={name}").loss(correction)
@@ -419,7 +421,7 @@ def test_the_effective_sample_fraction_of_many_labels_is_over_texts_and_labels()
 
 def test_draws_per_positive_are_averaged_over_the_texts_of_the_label():
     correction = balanced(strategy(1, 0), LABEL_SETS["long_tail"])
-    expected = [correction.rates[correction.index.members(c)].mean() for c in range(8)]
+    expected = [correction.draws_per_row[correction.index.members(c)].mean() for c in range(8)]
     np.testing.assert_allclose(correction.draws_per_example, expected, rtol=1e-12)
 
 
@@ -429,7 +431,9 @@ def test_prior_logits_of_labels_are_the_best_constant(alpha, beta, max_ratio):
     targets = LABEL_SETS["long_tail"]
     correction = balanced(strategy(alpha, beta, max_ratio=max_ratio), targets)
     for c, column in enumerate(targets.toarray().T):
-        weights = correction.rates * np.where(column, correction.class_weights[c], correction.negative_weights[c])
+        weights = correction.draws_per_row * np.where(
+            column, correction.class_weights[c], correction.negative_weights[c]
+        )
         signs = np.where(column, -1, 1)
         best = minimize_scalar(lambda z, w=weights, s=signs: w @ np.logaddexp(0, s * z), bounds=(-20, 20))
         assert correction.prior_logits[c] == pytest.approx(best.x, abs=1e-3)
@@ -439,7 +443,7 @@ def test_prior_logits_of_labels_are_the_best_constant(alpha, beta, max_ratio):
 def test_prior_logits_of_classes_are_the_best_constant(alpha, beta):
     correction = balanced(strategy(alpha, beta), R8)
     classes = np.repeat(np.arange(8), R8)
-    weights = correction.rates * correction.class_weights[classes] / correction.epoch_size
+    weights = correction.draws_per_row * correction.class_weights[classes] / correction.epoch_size
     per_class = np.bincount(classes, weights)
     best = minimize(lambda z: logsumexp(z) * weights.sum() - per_class @ z, np.zeros(8), tol=1e-10).x
     np.testing.assert_allclose(

@@ -12,8 +12,8 @@ from counterpoise.balance.weights import (
     cap_ratios,
     effective_sample_size,
     normalise,
-    normalise_ratios,
-    ratios,
+    normalise_label_weights,
+    positive_weight_ratios,
 )
 from counterpoise.errors import UserError
 
@@ -111,25 +111,27 @@ def test_no_cap_changes_nothing():
 def test_ratios_are_powers_of_negatives_over_positives(beta):
     counts = np.array([1, 25, 50, 99])
     expected = [99**beta, 3**beta, 1, (1 / 99) ** beta]
-    np.testing.assert_allclose(ratios(InverseFrequency(beta), [], counts, 100), expected, rtol=1e-12)
+    np.testing.assert_allclose(positive_weight_ratios(InverseFrequency(beta), [], counts, 100), expected, rtol=1e-12)
 
 
 def test_the_ratio_of_a_label_that_no_row_or_every_row_holds_is_finite():
-    np.testing.assert_allclose(ratios(InverseFrequency(1.0), [], np.array([0, 1, 100]), 100), [100, 99, 1 / 100])
+    np.testing.assert_allclose(
+        positive_weight_ratios(InverseFrequency(1.0), [], np.array([0, 1, 100]), 100), [100, 99, 1 / 100]
+    )
 
 
 def test_ratios_of_the_effective_number_are_those_of_positives_and_negatives():
-    told = ratios(EffectiveNumber(0.99), [], np.array([3, 40]), 100)
+    told = positive_weight_ratios(EffectiveNumber(0.99), [], np.array([3, 40]), 100)
     np.testing.assert_allclose(told, [cui(0.99, 3) / cui(0.99, 97), cui(0.99, 40) / cui(0.99, 60)], rtol=1e-13)
 
 
 def test_manual_weights_are_ratios_as_they_are():
-    np.testing.assert_array_equal(ratios(ManualWeights([5, 1, 0.5]), LABELS, COUNTS, 200), [5, 1, 0.5])
+    np.testing.assert_array_equal(positive_weight_ratios(ManualWeights([5, 1, 0.5]), LABELS, COUNTS, 200), [5, 1, 0.5])
 
 
 def test_a_ratio_of_0_would_never_learn_a_positive_and_is_refused():
     with pytest.raises(UserError, match="'fraud' is 0") as told:
-        ratios(ManualWeights([5, 0, 0.5]), LABELS, COUNTS, 200)
+        positive_weight_ratios(ManualWeights([5, 0, 0.5]), LABELS, COUNTS, 200)
     assert "\n" not in str(told.value)
 
 
@@ -143,15 +145,15 @@ def test_the_cap_of_ratios_limits_both_sides():
 def test_balanced_sides_are_the_balanced_weights_of_scikit_learn(column):
     positives = np.array(column)
     expected = compute_class_weight("balanced", classes=np.array([False, True]), y=positives)
-    ratio = ratios(InverseFrequency(1.0), [], np.array([positives.sum()]), len(positives))
-    positive, negative = normalise_ratios(ratio, np.array([positives.mean()]))
+    ratio = positive_weight_ratios(InverseFrequency(1.0), [], np.array([positives.sum()]), len(positives))
+    positive, negative = normalise_label_weights(ratio, np.array([positives.mean()]))
     np.testing.assert_allclose([negative[0], positive[0]], expected, rtol=1e-12)
 
 
 @settings(deadline=None)
 @given(st.floats(0, 1), st.floats(1e-6, 1e6))
 def test_a_drawn_text_weighs_1_on_average_within_each_label(share, ratio):
-    positive, negative = normalise_ratios(np.array([ratio]), np.array([share]))
+    positive, negative = normalise_label_weights(np.array([ratio]), np.array([share]))
     assert share * positive[0] + (1 - share) * negative[0] == pytest.approx(1, rel=1e-12)
     assert positive[0] / negative[0] == pytest.approx(ratio, rel=1e-12)
 
@@ -219,5 +221,5 @@ def test_manual_weights_that_are_not_numbers_are_refused(weight):
 
 @pytest.mark.parametrize("by_label", [5, "heavy", None])
 def test_manual_weights_that_are_neither_a_mapping_nor_a_list_are_refused(by_label):
-    with pytest.raises(UserError, match="a mapping from label to weight, or a list"):
+    with pytest.raises(UserError, match="by_label"):
         ManualWeights(by_label)(["a", "b"], np.array([3, 1]))

@@ -130,7 +130,7 @@ def test_each_process_gets_as_many_batches_as_its_length(size, micro, batch_size
 
 @pytest.mark.parametrize("sampler", [PowerSampler(), PowerSampler(0.5), PowerSampler(1.0, "median")])
 def test_the_batches_hold_exactly_the_drawn_rows(sampler):
-    index = ClassIndex.of(CLASSES, 4)
+    index = ClassIndex.from_targets(CLASSES, 4)
 
     def draw(epoch, rng):
         return sampler.draw(index, rng)

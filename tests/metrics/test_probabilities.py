@@ -68,7 +68,7 @@ def strategy(alpha: float = 0.0, beta: float = 0.0, **options) -> Strategy:
 
 
 def counting(counts: list[int], made: Strategy) -> Correction:
-    index = ClassIndex.of(np.repeat(np.arange(len(counts)), counts), len(counts))
+    index = ClassIndex.from_targets(np.repeat(np.arange(len(counts)), counts), len(counts))
     return made.correction([f"class {c}" for c in range(len(counts))], index)
 
 
@@ -191,7 +191,7 @@ class TestPriorShift:
 class TestOddsShift:
     @staticmethod
     def correction(made: Strategy, texts: np.ndarray) -> Correction:
-        index = ClassIndex.of(csr_matrix(texts.astype(bool)), texts.shape[1])
+        index = ClassIndex.from_targets(csr_matrix(texts.astype(bool)), texts.shape[1])
         return made.correction([f"label {c}" for c in range(texts.shape[1])], index)
 
     def test_by_hand(self):
@@ -216,7 +216,9 @@ class TestOddsShift:
         y = np.concatenate([np.arange(n) < h for h, n in zip(holds, texts, strict=True)])[:, None]
         for made in (strategy(1), strategy(0.5, 0.5), Strategy(RepeatFactorSampler(0.5), InverseFrequency(0.3))):
             correction = self.correction(made, y)
-            weights = correction.rates * np.where(y, correction.class_weights, correction.negative_weights)[:, 0]
+            weights = (
+                correction.draws_per_row * np.where(y, correction.class_weights, correction.negative_weights)[:, 0]
+            )
             mass = np.bincount(readings, weights * y[:, 0]), np.bincount(readings, weights * ~y[:, 0])
             logits = np.log(mass[0] / mass[1])
             np.testing.assert_allclose(expit(logits - natural_prior_shift(correction)), holds / texts, rtol=1e-9)

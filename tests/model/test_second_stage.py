@@ -63,7 +63,7 @@ def bayes(shares: np.ndarray) -> nn.Linear:
 
 def after(strategy: Strategy = PLAIN, targets=TARGETS, **given) -> FirstStage:
     """What a training to the optimum leaves."""
-    index = ClassIndex.of(targets["train"], 3)
+    index = ClassIndex.from_targets(targets["train"], 3)
     correction = strategy.correction(list("abc"), index)
     left = {
         "head": bayes(correction.effective_prior),
@@ -265,7 +265,7 @@ class TestRetrained:
     def test_of_several_labels_it_is_one_regression_each_on_what_is_drawn(self):
         first = after(targets=TAGS)
         logits = logits_of(THOROUGH(first).head, "train")
-        rates = PowerSampler(1.0).rates(first.correction.index)
+        rates = PowerSampler(1.0).draws_per_row(first.correction.index)
         for c, held in enumerate(TAGS["train"].toarray().T):
             reference = LogisticRegression(C=np.inf, tol=1e-8).fit(VECTORS["train"], held, sample_weight=rates)
             best = log_loss(held, reference.predict_proba(VECTORS["train"]), sample_weight=rates)

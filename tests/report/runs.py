@@ -61,7 +61,7 @@ def multi_label(seed: int = 0, **changes: Any) -> RunResults:
 
 
 def _facts(train: Any, splits: Any, measured: Any, rng: np.random.Generator, **changes: Any) -> RunResults:
-    correction = Strategy(sampler=PowerSampler(0.5)).correction(LABELS, ClassIndex.of(train, 6))
+    correction = Strategy(sampler=PowerSampler(0.5)).correction(LABELS, ClassIndex.from_targets(train, 6))
     words = np.array([*HOSTILE, "word", "another"])
     texts = [" ".join(words[rng.integers(6, size=rng.integers(3, 60))]) for _ in range(TEXTS)]
     steps = np.arange(9, 200, 10)

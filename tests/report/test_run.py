@@ -431,7 +431,7 @@ def test_a_page_of_top_k_decisions_shows_no_thresholds(
 
 def test_confusion_of_many_classes_without_mistakes_is_drawn(open_page: Any, tmp_path: Path) -> None:
     results = single_label(calibration=None)
-    index = ClassIndex.of(np.repeat(np.arange(40), 4), 40)
+    index = ClassIndex.from_targets(np.repeat(np.arange(40), 4), 40)
     correction = Strategy().correction([f"class {c}" for c in range(40)], index)
     targets = np.arange(TEXTS) % 40
     logits = np.where(targets[:, None] == np.arange(40), 9.0, -9.0)

@@ -1,17 +1,24 @@
-"""The balance law: samplers, weights and losses as pure functions of the training counts.
+"""Correction of class imbalance: samplers, class weights and losses as functions of the class counts.
 
-n_c is the number of training examples of class c. The sampler draws class c with probability
-q_c ~ n_c^(1 - alpha), the loss weighs it by w_c ~ n_c^(-beta), and its effective prior is
-e_c = q_c w_c ~ n_c^(1 - alpha - beta). In multi-label data each label is a problem of two classes.
-Nothing in here knows of Lightning or Hydra.
+n_c is the number of training examples of class c. The sampler draws class c with probability q_c ~ n_c^(1 - alpha), the
+loss weights it by w_c ~ n_c^(-beta), and its effective prior is e_c = q_c w_c ~ n_c^(1 - alpha - beta). In multi-label
+data each label is a binary problem. The package does not depend on Lightning or Hydra.
+
+    index = ClassIndex.from_targets(targets, len(labels))
+    fitted = Strategy(PowerSampler(0.5), InverseFrequency(0.5)).fit(labels, index)
+    rows = fitted.final.sampler.draw(index, np.random.default_rng(0))
+    loss = fitted.final.loss(logits, targets)
 """
 
 from counterpoise.balance.correction import Correction
 from counterpoise.balance.counts import ClassIndex
+from counterpoise.balance.losses.by_task import cross_entropy, focal
+from counterpoise.balance.losses.distribution_balanced import DistributionBalanced
 from counterpoise.balance.losses.margin import LDAM, LogitAdjusted
-from counterpoise.balance.losses.multi_label import Asymmetric, BinaryCrossEntropy, DistributionBalanced, Focal
-from counterpoise.balance.losses.single_label import CrossEntropy, SoftmaxFocal, cross_entropy, focal
-from counterpoise.balance.samplers import Blend, PowerSampler, RepeatFactorSampler, Sampler
+from counterpoise.balance.losses.multi_label import Asymmetric, BinaryCrossEntropy, Focal, MultiLabelLoss
+from counterpoise.balance.losses.protocol import BaseLoss, Loss
+from counterpoise.balance.losses.single_label import CrossEntropy, SingleLabelLoss, SoftmaxFocal
+from counterpoise.balance.samplers import MixtureSampler, PowerSampler, RepeatFactorSampler, Sampler
 from counterpoise.balance.schedule import Deferred, Progressive
 from counterpoise.balance.strategy import EpochCorrection, FittedStrategy, Strategy
 from counterpoise.balance.weights import EffectiveNumber, InverseFrequency, ManualWeights
@@ -19,8 +26,8 @@ from counterpoise.balance.weights import EffectiveNumber, InverseFrequency, Manu
 __all__ = [
     "LDAM",
     "Asymmetric",
+    "BaseLoss",
     "BinaryCrossEntropy",
-    "Blend",
     "ClassIndex",
     "Correction",
     "CrossEntropy",
@@ -32,11 +39,15 @@ __all__ = [
     "Focal",
     "InverseFrequency",
     "LogitAdjusted",
+    "Loss",
     "ManualWeights",
+    "MixtureSampler",
+    "MultiLabelLoss",
     "PowerSampler",
     "Progressive",
     "RepeatFactorSampler",
     "Sampler",
+    "SingleLabelLoss",
     "SoftmaxFocal",
     "Strategy",
     "cross_entropy",

@@ -1,4 +1,4 @@
-"""What a strategy comes to on given training data: all that a loss, a table or a run needs to know of it."""
+"""The correction in force during one epoch: sampling probabilities, class weights and the effective prior."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,22 @@ from counterpoise.errors import UserError
 
 @dataclass(frozen=True)
 class Correction:
-    """What is drawn and how much it counts. Arrays are [C] unless told, in the order of `labels`.
+    """Sampling probabilities and class weights for given class counts.
 
-    index: the training rows of each class or label. sampler: draws them. epoch_size: rows of an epoch.
-    sampling_probs: positives per drawn text. Single-label that is q_c, which sums to 1; multi-label pi'_c, measured on
-        the sampler, for labels ride along with those their text is drawn for.
-    class_weights: of an example of the class; multi-label of a positive. negative_weights: of a negative of the label; ones
-        for single-label. A drawn example weighs 1 on average; multi-label within each label.
-    capped: whether the cap changed the weights.
+    Arrays have shape [C] and follow the order of `labels`.
+
+    Args:
+        labels: Names of the C classes or labels.
+        index: Training rows of each class or label.
+        sampler: Draws the rows of an epoch.
+        epoch_size: Number of rows per epoch.
+        sampling_probs: Single-label: probability q_c that a drawn text belongs to the class; sums to 1. Multi-label:
+            fraction pi'_c of drawn texts that carry the label. Co-occurring labels are included, so this is measured
+            on the sampler rather than derived from the counts.
+        class_weights: Loss weight of an example of the class (multi-label: of a positive). The mean over drawn
+            examples is 1 (multi-label: per label).
+        negative_weights: Loss weight of a negative of the label. All ones for single-label data.
+        capped: Whether `max_ratio` limited the weight, bool.
     """
 
     labels: Sequence[str]
@@ -35,69 +43,67 @@ class Correction:
 
     @property
     def counts(self) -> np.ndarray:
-        """n_c, the training examples of each class or positives of each label, int64."""
+        """Class counts n_c (multi-label: positives of each label), int64."""
         return self.index.counts
 
     @property
     def num_rows(self) -> int:
-        """N, the training texts."""
+        """Number of training texts N."""
         return self.index.num_rows
 
     @property
     def multi_label(self) -> bool:
-        """Whether a text may hold several labels, or none."""
+        """Whether a text may have any number of labels."""
         return self.index.multi_label
 
     @property
     def task(self) -> str:
-        """Either single_label or multi_label."""
+        """The task: single_label or multi_label."""
         return "multi_label" if self.multi_label else "single_label"
 
     @cached_property
-    def rates(self) -> np.ndarray:
-        """Expected draws of each row in an epoch, float64 [N]."""
-        return self.sampler.rates(self.index)
+    def draws_per_row(self) -> np.ndarray:
+        """Expected draws of each row per epoch, float64 [N]."""
+        return self.sampler.draws_per_row(self.index)
 
     @property
     def expected_class_counts(self) -> np.ndarray:
-        """The positives drawn in an epoch, in expectation."""
+        """Expected draws of each class or label per epoch."""
         return self.epoch_size * self.sampling_probs
 
     @property
     def draws_per_example(self) -> np.ndarray:
-        """How often one positive is drawn in an epoch, averaged over those of the class or label."""
+        """Expected draws of an example per epoch, as the mean over the examples of the class or label."""
         return self.expected_class_counts / np.maximum(self.counts, 1)
 
     @property
     def effective_prior(self) -> np.ndarray:
-        """e_c, the share of the training that goes to class c; multi-label that of all positives. Sums to 1."""
+        """Effective prior e_c ~ q_c w_c of the classes (multi-label: of the positives); sums to 1."""
         mass = self.sampling_probs * self.class_weights
         return mass / mass.sum() if self.multi_label else mass
 
     @property
     def effective_positive_rate(self) -> np.ndarray:
-        """The share of a label's weight that goes to its positives: 1/2 when balanced. Multi-label only."""
+        """Fraction of a label's total weight on positives; 1/2 when balanced. Multi-label only."""
         positive = self.sampling_probs * self.class_weights
         return positive / (positive + (1 - self.sampling_probs) * self.negative_weights)
 
     @property
     def prior_logits(self) -> np.ndarray:
-        """The logits at which the weighted loss of a constant predictor is least.
+        """Constant logits that minimise the weighted cross-entropy.
 
-        Single-label log(e_c), multi-label log(pi' w+ / ((1 - pi') w-)). Shares below half a draw an epoch count as
-        that, so that labels without positives get a finite number.
+        Single-label: log(e_c). Multi-label: log(pi' w+ / ((1 - pi') w-)). Probabilities are bounded by half a draw per
+        epoch, so that labels without positives have finite logits.
         """
         least = 0.5 / self.epoch_size
         if not self.multi_label:
             return np.log(np.maximum(self.effective_prior, least))
-        share = np.clip(self.sampling_probs, least, 1 - least)
-        return np.log(share * self.class_weights / ((1 - share) * self.negative_weights))
+        rate = np.clip(self.sampling_probs, least, 1 - least)
+        return np.log(rate * self.class_weights / ((1 - rate) * self.negative_weights))
 
     @property
     def weight_ratio(self) -> float:
-        """The largest class weight over the smallest positive one; multi-label the most that one side of a label
-        weighs over the other.
-        """
+        """Largest class weight over the smallest positive one (multi-label: largest ratio of a label's two weights)."""
         if self.multi_label:
             ratios = self.class_weights / self.negative_weights
             return float(np.maximum(ratios, 1 / ratios).max())
@@ -105,17 +111,25 @@ class Correction:
 
     @property
     def effective_sample_size(self) -> float:
-        """E[w]^2 / E[w^2] over drawn examples; multi-label over drawn pairs of text and label."""
+        """E[w]^2 / E[w^2] over drawn examples (multi-label: over drawn pairs of text and label)."""
         if not self.multi_label:
             return effective_sample_size(self.class_weights, self.sampling_probs)
         weights = np.concatenate([self.class_weights, self.negative_weights])
-        shares = np.concatenate([self.sampling_probs, 1 - self.sampling_probs])
-        return effective_sample_size(weights, shares / len(self.class_weights))
+        probs = np.concatenate([self.sampling_probs, 1 - self.sampling_probs])
+        return effective_sample_size(weights, probs / len(self.class_weights))
 
     def check_task(self, task: str, loss: str) -> None:
-        """Raises UserError when the data is not of the task that `loss` is for."""
+        """Raise an error if the data is not of the task of a loss.
+
+        Args:
+            task: The task of the loss, single_label or multi_label.
+            loss: Name of the loss, for the message.
+
+        Raises:
+            UserError: The tasks differ.
+        """
         if self.task != task:
             raise UserError(
-                f"strategy.loss: {loss} is for {task} data and this data is {self.task}: use a strategy that fits both "
+                f"strategy.loss: {loss} is for {task} data, but the data is {self.task}: use a strategy for both "
                 "tasks, such as strategy=weighted, or the loss counterpoise.balance.cross_entropy"
             )

@@ -1,4 +1,4 @@
-"""Shifts between the training distribution and the natural one: prior correction and post-hoc logit adjustment."""
+"""Prior correction and post-hoc logit adjustment: logit shifts between the training and the natural distribution."""
 
 import numpy as np
 from scipy.special import logit
@@ -8,17 +8,18 @@ from counterpoise.errors import UserError
 
 
 def natural_prior_shift(correction: Correction, effective_prior: np.ndarray | None = None) -> np.ndarray:
-    """Returns what to subtract from the logits to get those of the natural distribution, float64 [C].
+    """Return the shift to subtract from the logits to restore the natural prior, float64 [C].
 
-    `prior_shift`, multi-label `odds_shift`, of what `balance` says was drawn and how it was weighted. effective prior: float
-    [C], of a loss that has weights or offsets of its own, its `effective prior(balance)`; single-label only.
+    Args:
+        correction: Sampling probabilities and class weights of the training.
+        effective_prior: Effective prior of a loss with its own weights or offsets, float [C], see
+            `Loss.effective_prior`. Single-label only. Defaults to that of the correction.
     """
     if not correction.multi_label:
-        return prior_shift(
-            correction.effective_prior if effective_prior is None else effective_prior, correction.counts
-        )
+        prior = correction.effective_prior if effective_prior is None else effective_prior
+        return prior_shift(prior, correction.counts)
     if effective_prior is not None:
-        raise ValueError("an effective prior of classes means nothing to multi-label data")
+        raise ValueError("effective_prior applies to single-label data only")
     return label_prior_shift(
         correction.sampling_probs,
         correction.class_weights,
@@ -29,24 +30,32 @@ def natural_prior_shift(correction: Correction, effective_prior: np.ndarray | No
 
 
 def prior_shift(effective_prior: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Returns log(e_c / pi_c), pi_c = n_c / N, float64 [C]: subtracted from logits that were trained with effective prior e
-    they are the logits of the natural distribution.
+    """Return log(e_c / pi_c) with pi_c = n_c / N, float64 [C].
 
-    Sampler and weights change how often a class counts and nothing within it, so that by Bayes the posterior they lead
-    to is p'(c | x) ~ p(c | x) e_c / pi_c (Saerens et al., Neural Computation 2002). Exact for cross-entropy, and for
-    `LogitAdjusted` with its own effective prior. An approximation for focal loss. LDAM gives no posterior at all: its logits
-    are driven to the margins, and no shift leads back.
+    Logits trained with effective prior e minus this shift are the logits of the natural distribution. Sampler and
+    weights change the class probabilities but not the distribution within a class. By Bayes' rule the trained posterior
+    is then p'(c | x) ~ p(c | x) e_c / pi_c. This is exact for cross-entropy, and for `LogitAdjusted` with its own
+    effective prior; it is approximate for focal loss. The logits of LDAM are no posterior, and no shift applies.
 
-    effective prior: float [C], up to a factor; counts: [C]. A class without examples or effective prior is left alone: training
-    said nothing about it. In terms of the law it is -(alpha + beta) log n_c and a constant.
+    In terms of the law the shift is -(alpha + beta) log n_c plus a constant.
+
+    Args:
+        effective_prior: Effective prior, float [C], up to a factor.
+        counts: Class counts, [C].
+
+    Returns:
+        The shift; 0 for classes without examples or effective prior.
+
+    References:
+        Saerens et al., Neural Computation 2002.
     """
     effective_prior, counts = np.asarray(effective_prior, np.float64), np.asarray(counts, np.float64)
     if effective_prior.shape != counts.shape or effective_prior.ndim != 1 or not len(counts):
         raise ValueError(
-            f"effective prior {effective_prior.shape} and counts {counts.shape} are not of the same classes"
+            f"effective prior {effective_prior.shape} and counts {counts.shape} differ in shape, or are empty"
         )
     if not ((effective_prior >= 0).all() and (counts >= 0).all()):
-        raise ValueError("an effective prior or a count is negative or not a number")
+        raise ValueError("an effective prior or a count is negative or NaN")
     known = (effective_prior > 0) & (counts > 0)
     shift = np.zeros(len(counts))
     if known.any():
@@ -55,51 +64,69 @@ def prior_shift(effective_prior: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def label_prior_shift(
-    probabilities: np.ndarray,
+    sampling_probs: np.ndarray,
     weights: np.ndarray,
     negative_weights: np.ndarray,
     counts: np.ndarray,
     num_rows: int,
 ) -> np.ndarray:
-    """Returns log(w+ / w-) + logit(pi') - logit(pi), pi = n / N, float64 [C]: subtracted from the logits of labels
-    that were trained with these weights and draws they are those of the natural distribution.
+    """Return log(w+ / w-) + logit(pi') - logit(pi) with pi = n / N, float64 [C].
 
-    Weights multiply the odds of every text by w+ / w-, which is exact for binary cross-entropy. The sampler multiplies
-    them by what it does to the label's odds on average (Elkan, IJCAI 2001, theorem 2): exact where its rates depend on
-    this label alone, else an approximation, for labels ride along with those that their text is drawn for.
+    Logits of labels trained with these weights and sampling probabilities minus this shift are the logits of the
+    natural distribution. Weights multiply the odds of every text by w+ / w-, which is exact for binary cross-entropy.
+    The sampler multiplies them by its mean effect on the odds of the label. This is exact if the draws of a text depend
+    on this label only; co-occurring labels make it approximate.
 
-    probabilities: pi', share of the draws that hold the label, [C]; weights, negative_weights: w+ and w-, above 0, [C];
-    counts: n, [C]. The sampler's part is 0 for labels of no text or of all.
+    Args:
+        sampling_probs: Fraction pi' of drawn texts that carry the label, [C].
+        weights: Weights w+ of positives, above 0, [C].
+        negative_weights: Weights w- of negatives, above 0, [C].
+        counts: Positives n of each label, [C].
+        num_rows: Number of texts N.
+
+    Returns:
+        The shift. The term of the sampler is 0 for labels of no text or of all texts.
+
+    References:
+        Elkan, IJCAI 2001, theorem 2.
     """
-    share, drawn = np.asarray(counts, np.float64) / num_rows, np.asarray(probabilities, np.float64)
+    natural, drawn = np.asarray(counts, np.float64) / num_rows, np.asarray(sampling_probs, np.float64)
     ratios = np.asarray(weights, np.float64) / np.asarray(negative_weights, np.float64)
-    if not share.shape == drawn.shape == ratios.shape or share.ndim != 1:
-        raise ValueError(f"counts {share.shape}, probabilities {drawn.shape} and weights {ratios.shape} do not fit")
-    varies = (share > 0) & (share < 1) & (drawn > 0) & (drawn < 1)
+    if not natural.shape == drawn.shape == ratios.shape or natural.ndim != 1:
+        raise ValueError(f"counts {natural.shape}, sampling_probs {drawn.shape}, weights {ratios.shape} do not match")
+    varies = (natural > 0) & (natural < 1) & (drawn > 0) & (drawn < 1)
     shift = np.log(ratios)
-    shift[varies] += logit(drawn[varies]) - logit(share[varies])
+    shift[varies] += logit(drawn[varies]) - logit(natural[varies])
     return shift
 
 
 def post_hoc(
     logits: np.ndarray, prior: np.ndarray, tau: float = 1.0, *, allow_overcorrection: bool = False
 ) -> np.ndarray:
-    """Returns z - tau log(prior), float64 [N, C]: its argmax is the decision of logit adjustment after training.
+    """Return the logits after post-hoc logit adjustment, z - tau log(prior), float64 [N, C].
 
-    Menon et al., ICLR 2021, eq. 9. tau 1 decides as if all classes were equally frequent, best for balanced accuracy.
+    tau = 1 decides as if all classes were equally frequent, which is optimal for balanced accuracy.
 
-    prior: the shares that the logits stand for, float [C], up to a factor. That is the effective prior of the training
-    (`ClassLoss.effective prior`): with the share of the counts instead, what sampler and weights corrected would be corrected
-    again, beyond balance where alpha + beta + tau is above 1. With the effective prior no tau up to 1 overcorrects. A class
-    of no share gets the adjustment of the rarest that has one. Raises UserError for a tau below 0, and above 1 unless
-    `allow_overcorrection`.
+    Args:
+        logits: Logits z, float [N, C].
+        prior: Class probabilities that the logits represent, float [C], up to a factor: the effective prior of the
+            training. Class frequencies would repeat the correction of sampler and weights, and over-correct if
+            alpha + beta + tau > 1. Classes with probability 0 are adjusted like the rarest of the others.
+        tau: Fraction of the imbalance that is corrected, 0 to 1. Defaults to 1.
+        allow_overcorrection: Permit tau > 1. Defaults to False.
+
+    Raises:
+        UserError: tau is out of range.
+
+    References:
+        Menon et al., ICLR 2021, eq. 9.
     """
     if not 0 <= tau < np.inf or (tau > 1 and not allow_overcorrection):
-        raise UserError(f"tau={tau}: use 0 to 1; above 1 the imbalance is turned upside down")
-    scores, shares = np.asarray(logits, np.float64), np.asarray(prior, np.float64)
-    if scores.ndim != 2 or shares.shape != scores.shape[1:]:
-        raise ValueError(f"logits {scores.shape} and prior {shares.shape} are not of the same classes")
-    if not ((shares >= 0).all() and shares.any()):
-        raise ValueError("a prior has a share below 0, or none above")
-    shares = np.maximum(shares, shares[shares > 0].min())
-    return scores - tau * np.log(shares / shares.sum())
+        raise UserError(f"tau={tau}: use 0 to 1; larger values turn the imbalance upside down")
+    scores, probs = np.asarray(logits, np.float64), np.asarray(prior, np.float64)
+    if scores.ndim != 2 or probs.shape != scores.shape[1:]:
+        raise ValueError(f"logits {scores.shape} and prior {probs.shape} do not have the same classes")
+    if not ((probs >= 0).all() and probs.any()):
+        raise ValueError("the prior has a negative entry, or only zeros")
+    probs = np.maximum(probs, probs[probs > 0].min())
+    return scores - tau * np.log(probs / probs.sum())

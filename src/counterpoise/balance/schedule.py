@@ -1,7 +1,7 @@
 """Schedules: the strength of a strategy's correction in each epoch.
 
 At strength 0 the data is sampled as it is and all examples have equal weight. At strength 1 the full correction is in
-force. In between, the sampler is a mixture of both (`samplers.Blend`), and weights w become w^strength, so
+force. In between, the sampler is a mixture of both (`samplers.MixtureSampler`), and weights w become w^strength, so
 that beta grows linearly. Margins, offsets and label weights of a loss are always in force; they are computed from the
 correction of the current epoch.
 """

@@ -7,14 +7,13 @@ from inspect import signature
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from counterpoise.balance.correction import Correction
 from counterpoise.balance.counts import ClassIndex
+from counterpoise.balance.losses.by_task import cross_entropy
 from counterpoise.balance.losses.protocol import Loss
-from counterpoise.balance.losses.single_label import cross_entropy
 from counterpoise.balance.over_correction import refuse_over_correction
-from counterpoise.balance.samplers import Blend, PowerSampler, Sampler
+from counterpoise.balance.samplers import MixtureSampler, PowerSampler, Sampler
 from counterpoise.balance.schedule import Schedule
 from counterpoise.balance.weights import (
     InverseFrequency,
@@ -23,8 +22,8 @@ from counterpoise.balance.weights import (
     cap,
     cap_ratios,
     normalise,
-    normalise_ratios,
-    ratios,
+    normalise_label_weights,
+    positive_weight_ratios,
 )
 from counterpoise.errors import UserError
 
@@ -93,14 +92,14 @@ class Strategy:
         Raises:
             UserError: Sampler and weights together exceed the full correction.
         """
-        sampler = self.sampler if strength == 1 else Blend(self.sampler, strength)
+        sampler = self.sampler if strength == 1 else MixtureSampler(self.sampler, strength)
         epoch_size = sampler.size(index)
         sampling_probs = sampler.expected_class_counts(index) / epoch_size
         max_ratio = self._max_ratio(index)
         if index.multi_label:
-            raw = ratios(self.weights, labels, index.counts, index.num_rows) ** strength
+            raw = positive_weight_ratios(self.weights, labels, index.counts, index.num_rows) ** strength
             capped = cap_ratios(raw, max_ratio)
-            weights, negative_weights = normalise_ratios(capped, sampling_probs)
+            weights, negative_weights = normalise_label_weights(capped, sampling_probs)
         else:
             raw = self.weights(labels, np.maximum(index.counts, 1)) ** strength
             capped = cap(raw, max_ratio)
@@ -201,7 +200,7 @@ class FittedStrategy:
         return EpochCorrection(epoch, strength, correction, self.strategy.loss(correction))
 
 
-def reject_unknown_options(loss: partial[nn.Module]) -> None:
+def reject_unknown_options(loss: partial[Loss]) -> None:
     """Raise an error for an option that the loss does not accept, such as one left over from another loss.
 
     Raises:

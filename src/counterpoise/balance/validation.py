@@ -1,47 +1,52 @@
-"""What the options of losses and decisions may be."""
+"""Validation of the options of losses."""
 
 import math
 from collections.abc import Callable
 
 from counterpoise.errors import UserError
 
-REDUCTIONS = ("mean", "weighted_mean")
-
 
 def is_number(value: object) -> bool:
-    """Returns whether the value is a number, which a truth value is not."""
+    """Return whether the value is an int or float; booleans are not numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def setting(name: str, value: float, allowed: Callable[[float], bool], rule: str) -> float:
-    """Returns the value of a setting of a loss. Raises UserError where it is not a number that is allowed."""
+def check_number(name: str, value: float, allowed: Callable[[float], bool], rule: str) -> float:
+    """Return the value of an option of a loss.
+
+    Args:
+        name: Name of the option, for the message.
+        value: Its value.
+        allowed: Returns whether a number is allowed.
+        rule: Description of allowed values, for the message.
+
+    Raises:
+        UserError: The value is not a number, or not allowed.
+    """
     if not is_number(value) or not allowed(value):
         raise UserError(f"strategy.loss.{name}={value}: use {rule}")
     return value
 
 
-def at_least_0(name: str, value: float) -> float:
-    """Returns the value of a setting that is finite and 0 or more."""
-    return setting(name, value, lambda number: 0 <= number < math.inf, "a number, 0 or more")
+def check_non_negative(name: str, value: float) -> float:
+    """Return the value of an option that must be finite and at least 0."""
+    return check_number(name, value, lambda number: 0 <= number < math.inf, "a number, at least 0")
 
 
-def above_0(name: str, value: float) -> float:
-    """Returns the value of a setting that is finite and above 0."""
-    return setting(name, value, lambda number: 0 < number < math.inf, "a number above 0")
+def check_positive(name: str, value: float) -> float:
+    """Return the value of an option that must be finite and above 0."""
+    return check_number(name, value, lambda number: 0 < number < math.inf, "a number above 0")
 
 
-def check_likelihood(label_smoothing: float, reduction: str) -> None:
-    """Raises UserError where these are no options of a (binary) cross-entropy."""
-    if reduction not in REDUCTIONS:
-        raise UserError(f"strategy.loss.reduction={reduction}: use {' or '.join(REDUCTIONS)}")
-    if not 0 <= label_smoothing < 1:
-        raise UserError(f"strategy.loss.label_smoothing={label_smoothing}: use 0 or more, below 1")
+def check_label_smoothing(value: float) -> float:
+    """Return the label smoothing, which must be in [0, 1)."""
+    return check_number("label_smoothing", value, lambda number: 0 <= number < 1, "a number, at least 0 and below 1")
 
 
-def check_scheme(label_weights: object) -> None:
-    """Raises UserError where the label weights of a focal loss are no scheme."""
+def check_weight_scheme(label_weights: object) -> None:
+    """Raise an error if the label weights of a focal loss are not a weight scheme."""
     if not callable(label_weights):
         raise UserError(
-            f"strategy.loss.label_weights={label_weights}: use null or a scheme, such as "
+            f"strategy.loss.label_weights={label_weights}: use null or a weight scheme, such as "
             "{_target_: counterpoise.balance.EffectiveNumber, beta: 0.9}"
         )

@@ -178,7 +178,7 @@ def read_correction(run: Path, labels: list[str], multi_label: bool) -> Correcti
     negative = table["negative_weight"] if multi_label else pd.Series(1.0, table.index)
     return Correction(
         labels=labels,
-        index=ClassIndex.of(targets, len(labels)),
+        index=ClassIndex.from_targets(targets, len(labels)),
         sampler=PowerSampler(),
         epoch_size=int(run_metrics(run)["strategy"]["epoch_size"]),
         sampling_probs=table["draw_rate"].to_numpy(np.float64),

@@ -285,7 +285,7 @@ def evaluation_batches(lengths: np.ndarray, batch_size: int, *, rank: int = 0, w
         Arrays of row numbers.
     """
     longest = int(lengths.max(initial=0))
-    return _shard(ClassIndex.of(longest - lengths, longest + 1).rows, batch_size, rank, world_size)
+    return _shard(ClassIndex.from_targets(longest - lengths, longest + 1).rows, batch_size, rank, world_size)
 
 
 def stratified_batches(targets: Targets, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:
@@ -294,7 +294,7 @@ def stratified_batches(targets: Targets, batch_size: int, *, rank: int = 0, worl
     A multi-label row counts as a row of its rarest label.
     """
     classes = targets if isinstance(targets, np.ndarray) else _rarest_label(targets)
-    index = ClassIndex.of(classes, int(classes.max(initial=-1)) + 1)
+    index = ClassIndex.from_targets(classes, int(classes.max(initial=-1)) + 1)
     places = np.empty(len(classes))
     places[index.rows] = np.concatenate([(np.arange(n) + 0.5) / n for n in index.counts if n] or [np.empty(0)])
     return _shard(np.argsort(places, kind="stable"), batch_size, rank, world_size)
@@ -303,7 +303,7 @@ def stratified_batches(targets: Targets, batch_size: int, *, rank: int = 0, worl
 def _rarest_label(targets: csr_matrix) -> np.ndarray:
     """Return the rarest label of each row, int64 [N]. A row without labels gets C."""
     num_rows, num_labels = targets.shape
-    index = ClassIndex.of(targets, num_labels)
+    index = ClassIndex.from_targets(targets, num_labels)
     rarest = np.full(num_rows, num_labels)
     # Labels are assigned from frequent to rare: the rarest label of a row is assigned last.
     for c in np.argsort(-index.counts, kind="stable"):

@@ -125,7 +125,7 @@ class TextDataModule(pl.LightningDataModule):
     @cached_property
     def index(self) -> ClassIndex:
         """Training rows of each class or label."""
-        return ClassIndex.of(self.splits["train"].targets, len(self.labels))
+        return ClassIndex.from_targets(self.splits["train"].targets, len(self.labels))
 
     @property
     def counts(self) -> np.ndarray:

@@ -51,7 +51,7 @@ def stratified_split(classes: np.ndarray, fraction: float, seed: int) -> tuple[n
         (kept, held_out): sorted row numbers.
     """
     rng = np.random.default_rng(seed)
-    index = ClassIndex.of(classes, int(classes.max(initial=-1)) + 1)
+    index = ClassIndex.from_targets(classes, int(classes.max(initial=-1)) + 1)
     sizes = np.minimum(np.floor(index.counts * fraction + 0.5), np.maximum(index.counts - 1, 0)).astype(np.int64)
     held_out = np.zeros(len(classes), bool)
     for c in np.flatnonzero(sizes):

@@ -128,7 +128,7 @@ def prior_correction(loss: Loss, correction: Correction) -> tuple[PriorCorrectio
         return None, np.zeros(len(correction.labels))
     if not correction.multi_label:
         return kind, natural_prior_shift(correction, loss.effective_prior(correction))
-    alone = len(correction.labels) == 1 or np.ptp(correction.rates) <= 1e-9 * correction.rates.max()
+    alone = len(correction.labels) == 1 or np.ptp(correction.draws_per_row) <= 1e-9 * correction.draws_per_row.max()
     return (kind if alone else "approximate"), natural_prior_shift(correction)
 
 

@@ -25,7 +25,7 @@ LAWS = [(0, 0), (0, 0.5), (0, 1), (0.5, 0), (0.5, 0.5), (1, 0), (0.3, 0.2)]
 
 
 def counting(counts: np.ndarray = COUNTS, alpha: float = 0.0, beta: float = 0.0, **options) -> Correction:
-    index = ClassIndex.of(np.repeat(np.arange(len(counts)), counts), len(counts))
+    index = ClassIndex.from_targets(np.repeat(np.arange(len(counts)), counts), len(counts))
     labels = [f"class {c}" for c in range(len(counts))]
     return Strategy(PowerSampler(alpha), InverseFrequency(beta), **options).correction(labels, index)
 
@@ -152,7 +152,7 @@ class TestLogitAdjusted:
     def test_a_class_that_is_never_trained_on_has_a_finite_offset(self):
         absent = LogitAdjusted(counting(np.array([50, 0, 50])))
         np.testing.assert_allclose(absent.offsets, np.log([0.5, 0.005, 0.5]), rtol=1e-6)
-        index = ClassIndex.of(np.arange(100) % 2, 2)
+        index = ClassIndex.from_targets(np.arange(100) % 2, 2)
         unweighted = LogitAdjusted(Strategy(weights=ManualWeights([1, 0])).correction(["a", "b"], index))
         np.testing.assert_allclose(unweighted.offsets, np.log([1, 0.005]), rtol=1e-6, atol=1e-7)
 
@@ -196,10 +196,9 @@ class TestLDAM:
     def test_a_class_without_examples_has_the_margin_of_one(self):
         np.testing.assert_allclose(LDAM(counting(np.array([16, 0, 1]))).margins, [0.25, 0.5, 0.5], rtol=1e-6)
 
-    def test_it_asks_for_a_normalised_head_of_its_scale(self):
-        loss = LDAM(counting(), scale=16)
-        assert loss.cosine_scale == loss.scale
-        assert loss.scale == 16
+    def test_it_requires_a_cosine_head_of_its_scale(self):
+        assert LDAM(counting(), scale=16).cosine_scale == 16
+        assert CrossEntropy(counting()).cosine_scale is None
 
     def test_the_initial_logits_are_the_best_constant(self):
         correction = counting(beta=0.5)

@@ -32,7 +32,7 @@ def test_the_head_maps_vectors_to_logits(config):
 
 
 def test_the_loss_without_its_term_is_cross_entropy(config):
-    index = ClassIndex.of(torch.tensor([0, 0, 1, 2]).numpy(), 3)
+    index = ClassIndex.from_targets(torch.tensor([0, 0, 1, 2]).numpy(), 3)
     correction: Correction = Strategy().fit(["a", "b", "c"], index, 1).final.correction
     logits, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     loss = instantiate(config.strategy.loss, epsilon=0.0)(correction)

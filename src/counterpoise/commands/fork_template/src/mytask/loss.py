@@ -4,10 +4,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from counterpoise.balance import Correction
-from counterpoise.balance.losses.single_label import ClassLoss
+from counterpoise.balance.losses.single_label import SingleLabelLoss
 
 
-class PolyLoss(ClassLoss):
+class PolyLoss(SingleLabelLoss):
     """Poly-1 loss: cross-entropy plus epsilon (1 - p_y).
 
     References:
