@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from scipy.sparse import csr_matrix
 from torch import nn
 
-from commandline import ONE_TASK, ROOT
+from commandline import ROOT, TASK_OF_STRATEGY
 from counterpoise.balance import ClassIndex, Correction, Strategy
 
 CONF = ROOT / "conf"
@@ -76,7 +76,7 @@ def test_every_strategy_balances_counts(name, tmp_path):
     for index in (single_label, multi_label):
         correction = strategy.correction(["a", "b"], index)
         assert isinstance(correction, Correction)
-        if ONE_TASK.get(name, correction.task) == correction.task:
+        if TASK_OF_STRATEGY.get(name, correction.task) == correction.task:
             assert isinstance(strategy.loss(correction), nn.Module)
 
 

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from commandline import LOSS_OF_ONE_TASK
+from commandline import TASK_OF_LOSS
 from counterpoise.balance import (
     ClassIndex,
     Correction,
@@ -124,7 +124,7 @@ class TestEveryStrategy:
         assert not correction.capped.any()
 
     def test_the_loss_has_the_weights_and_gives_finite_gradients_or_is_refused(self, name, correction):
-        if LOSS_OF_ONE_TASK.get(name) == "multi_label":
+        if TASK_OF_LOSS.get(name) == "multi_label":
             with pytest.raises(UserError, match="is for multi_label data"):
                 composed(f"strategy={name}").loss(correction)
             return
@@ -178,7 +178,7 @@ class TestEveryStrategyWithManyLabels:
         assert 0 < correction.effective_sample_size <= 1 + 1e-12
 
     def test_the_loss_gives_finite_gradients_or_is_refused(self, name, correction, data):
-        if LOSS_OF_ONE_TASK.get(name) == "single_label":
+        if TASK_OF_LOSS.get(name) == "single_label":
             with pytest.raises(UserError, match="is for single_label data"):
                 composed(f"strategy={name}").loss(correction)
             return
