@@ -34,7 +34,8 @@ OPTIONS = [
 
 @cache
 def composed(option: str) -> Strategy:
-    overrides = [option, *([MANUAL] if option.endswith("=manual") else [])]
+    base = [] if option.startswith("strategy=") else ["strategy=plain"]
+    overrides = [*base, option, *([MANUAL] if option.endswith("=manual") else [])]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return instantiate(compose("train", overrides=overrides).strategy)
 

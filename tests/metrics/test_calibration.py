@@ -45,7 +45,7 @@ CLASS_LOSSES = {
         lambda b: SoftmaxFocal(b, gamma=0),
         lambda b: SoftmaxFocal(b, gamma=0, label_weights=EffectiveNumber(0.9)),
     ],
-    "approximate": [lambda b: CrossEntropy(b, 0.1), SoftmaxFocal],
+    "approximate": [lambda b: CrossEntropy(b, label_smoothing=0.1), SoftmaxFocal],
     None: [LDAM],
 }
 LABEL_LOSSES = {
@@ -129,8 +129,8 @@ class TestPriorCorrection:
         if kind == "approximate":
             assert after < before / 2
 
-    @pytest.mark.parametrize("make", [*CLASS_LOSSES[None], lambda b: torch.nn.Identity()])
-    def test_a_loss_that_no_shift_fits_or_that_does_not_say_has_none(self, make):
+    @pytest.mark.parametrize("make", CLASS_LOSSES[None])
+    def test_a_loss_that_no_shift_fits_has_none(self, make):
         kind, shift = prior_correction(make(class_balance()), class_balance())
         assert kind is None
         np.testing.assert_array_equal(shift, np.zeros(3))
