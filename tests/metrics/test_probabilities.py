@@ -29,7 +29,7 @@ from counterpoise.balance.prior_correction import label_prior_shift, natural_pri
 from counterpoise.errors import UserError
 from counterpoise.metrics import outcomes as outcomes_module
 from counterpoise.metrics import probabilities as adjust
-from counterpoise.metrics.outcomes import Adjusted
+from counterpoise.metrics.outcomes import AdjustedLogits
 from counterpoise.metrics.probabilities import (
     TEMPERATURES,
     adaptive_calibration_error,
@@ -576,7 +576,7 @@ class TestEveryMeasure:
     def test_blocks_of_texts_change_nothing(self, measure, draw, monkeypatch):
         logits, targets = draw(150)
         expected = measure(logits, targets)
-        monkeypatch.setattr(outcomes_module, "_CELLS", 40)
+        monkeypatch.setattr(outcomes_module, "_BLOCK_CELLS", 40)
         monkeypatch.setattr(adjust, "_SORTED", 70)
         monkeypatch.setattr(adjust, "_MANY", 60)
         np.testing.assert_allclose(flat(measure(logits, targets)), flat(expected), rtol=1e-11, atol=1e-11)
@@ -585,7 +585,7 @@ class TestEveryMeasure:
     def test_adjusted_logits_are_made_as_they_are_needed(self, measure, draw):
         logits, targets = draw(150)
         shift = np.linspace(-1, 1, logits.shape[1])
-        made = measure(Adjusted(logits, shift, 1.7), targets)
+        made = measure(AdjustedLogits(logits, shift, 1.7), targets)
         np.testing.assert_array_equal(flat(made), flat(measure((logits - shift) / 1.7, targets)))
 
     def test_nothing_is_changed_in_place(self, measure):

@@ -82,7 +82,6 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
         raise UserError(f"{arguments.run} is an exported model: evaluate the run that it was exported from")
     packages = allowed_packages(arguments.allow)
     model, config = load_run(arguments.run, packages)
-    registry.load(path for path in config.get("metrics") or () if str(path).partition(".")[0] in packages)
     correction = read_correction(arguments.run, model.labels, isinstance(model.scoring, MultiLabelScoring))
     model.scoring.counts = correction.counts
     split = read_labelled(arguments, config, correction.multi_label)

@@ -1,8 +1,8 @@
-"""How far a model's probabilities can be trusted, before and after the prior correction and a temperature.
+"""Calibration of a trained model: prior correction, temperature, and the reliability of the probabilities.
 
-A model that is trained on rebalanced data says rare classes more often than they come. Its decisions want that; its
-probabilities are mended after training: (z - shift) / T, with the shift that the balance law gives in closed form and a
-temperature that is fitted on the validation split. Neither changes the model.
+A model that is trained on rebalanced data predicts rare classes more often than they occur. Its decisions rely on
+that. Its probabilities are corrected after training, as (z - shift) / T: the shift follows from the effective prior in
+closed form, and the temperature T is fitted on the validation split. Neither changes the model.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -23,39 +23,86 @@ from counterpoise.balance.validation import is_number
 from counterpoise.errors import UserError
 from counterpoise.io import atomic_path
 from counterpoise.metrics import probabilities
+from counterpoise.metrics.averages import BUCKETS, class_mean
 from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds, buckets
 from counterpoise.metrics.class_counts import precision_recall_f1
-from counterpoise.metrics.outcomes import Adjusted, Outcomes
+from counterpoise.metrics.outcomes import AdjustedLogits, ScoredOutcomes
 from counterpoise.metrics.probabilities import TEMPERATURES, Reliability, RiskCurve
 
 COVERAGES = (50, 80, 90)
-"""Percent of the outcomes, the surest, at which the risk is told."""
-UNSCALED = {"temperature": "raw", "prior_corrected_temperature": "prior_corrected"}
-"""What the variants with a temperature are without it."""
+"""Percentages of the most confident outcomes for which the risk is reported."""
+WITHOUT_TEMPERATURE = {"temperature": "raw", "prior_corrected_temperature": "prior_corrected"}
+"""The variant that each variant with a temperature is based on."""
 THREADS = 4
-"""That measure: one a variant."""
+"""Threads that measure variants: one per variant."""
+
+
+class PriorShift(NamedTuple):
+    """The shift from the training distribution back to the natural one.
+
+    Args:
+        kind: "exact" if the shift is exact at the optimum of the loss, "approximate", or None if no shift exists.
+        shift: What to subtract from the logits, float64 [C]; zeros if `kind` is None.
+    """
+
+    kind: PriorCorrection | None
+    shift: np.ndarray
+
+
+def prior_correction(loss: Loss, correction: Correction, instance_weights: bool = False) -> PriorShift:
+    """Return the prior correction of a model that is trained with a loss under a correction.
+
+    A multi-label sampler that prefers some texts makes an exact correction approximate, because co-occurring labels
+    are drawn together. So do weights of single texts, which the effective prior does not include.
+
+    Args:
+        loss: The loss of the epoch that the model stands for.
+        correction: The correction of that epoch.
+        instance_weights: Whether training texts have weights of their own.
+    """
+    kind = loss.prior_correction
+    if kind is None:
+        return PriorShift(None, np.zeros(len(correction.labels)))
+    if correction.multi_label:
+        uniform = np.ptp(correction.rates) <= 1e-9 * correction.rates.max()
+        exact = len(correction.labels) == 1 or uniform
+        shift = natural_prior_shift(correction)
+    else:
+        exact = True
+        shift = natural_prior_shift(correction, loss.effective_prior(correction))
+    return PriorShift(kind if exact and not instance_weights else "approximate", shift)
 
 
 @dataclass(frozen=True)
 class Adjustment:
-    """(z - shift) / temperature: what turns logits into those of other probabilities. shift: float64 [C]."""
+    """The map from logits z to calibrated logits (z - shift) / temperature.
+
+    Args:
+        shift: Float64 [C].
+        temperature: Above 0. Defaults to 1.
+    """
 
     shift: np.ndarray
     temperature: float = 1.0
 
     def __call__(self, logits: np.ndarray) -> np.ndarray:
-        """Returns the adjusted logits, float64 [N, C]."""
-        return self.of(logits)[:]
+        """Return the adjusted logits, float64 [N, C]."""
+        return self.lazy(logits)[:]
 
-    def of(self, logits: np.ndarray) -> Adjusted:
-        """Returns the same, made when they are asked for."""
-        return Adjusted(np.asarray(logits), self.shift, self.temperature)
+    def lazy(self, logits: np.ndarray) -> AdjustedLogits:
+        """Return the adjusted logits [N, C], computed when a slice is read."""
+        return AdjustedLogits(np.asarray(logits), self.shift, self.temperature)
 
 
 def read_adjustment(path: str | Path, labels: Sequence[str]) -> Adjustment:
-    """Returns what `Calibration.save` wrote, the shift in the order of `labels`.
+    """Read a file that `Calibration.save` wrote.
 
-    Raises UserError where the file cannot be read, is of other labels, or holds what is no finite number.
+    Args:
+        path: calibration.json of a run.
+        labels: Names of the C labels; they set the order of the shift.
+
+    Raises:
+        UserError: The file is missing or unreadable, has other labels, or holds a value that is not a finite number.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -64,33 +111,39 @@ def read_adjustment(path: str | Path, labels: Sequence[str]) -> Adjustment:
         if len(shift) != len(labels):
             raise KeyError(next(name for name in shift if name not in set(labels)))
     except FileNotFoundError:
-        raise UserError(f"there is no {path}: the run was not calibrated") from None
+        raise UserError(f"{path} does not exist: the run was not calibrated") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     except KeyError as error:
-        raise UserError(f"{path} is not of this run's labels, or not complete: {error} does not fit") from error
+        raise UserError(f"{path} does not match the labels of the run, or is incomplete: {error}") from error
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is no calibration as a run writes it ({error})") from error
+        raise UserError(f"{path} is not a calibration file of a run ({error})") from error
     if not all(is_number(value) and np.isfinite(value) for value in [*values, temperature]) or temperature <= 0:
-        raise UserError(f"{path}: the temperature is a number above 0, and the shift of each label a finite number")
+        raise UserError(f"{path}: the temperature must be above 0 and the shift of each label a finite number")
     return Adjustment(np.array(values, np.float64), float(temperature))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the variants came to.
+    """Calibration variants of a model and their quality.
 
-    variants: the adjustment of each: "raw", "temperature" and, where there is something to correct, "prior_corrected"
-    and "prior_corrected_temperature". variant: the one with the least validation NLL, of equals the first.
-    summary: what `metrics.json` holds of it:
-        prior_correction: "exact", "approximate" or None, as `prior_correction` has it; variant;
-        temperatures: by variant, of the two that have one;
-        validation, test: by variant nll, brier and ece; of test also adaptive_ece, aurc and the risk_at_50, _80, _90
-        percent coverage of the run's decisions, and the scores of those that the variant would take instead (accuracy
-        and macro_f1 of the most probable class, multi-label micro_f1 and macro_f1 of the labels above 1/2);
-        shares: by bucket, of the test split: the share of texts that are of its classes, multi-label how many of its
-        labels a text has, as "observed" and by variant as predicted.
-    reliability, risks: of the test split, by variant, from `metrics.probabilities`.
+    Args:
+        labels: Names of the C classes or labels.
+        variants: Adjustment of each variant: "raw", "temperature" and, if there is a shift to correct,
+            "prior_corrected" and "prior_corrected_temperature".
+        variant: The variant with the lowest validation NLL; the first of equals.
+        summary: The part of metrics.json:
+
+            - prior_correction: `PriorShift.kind`; variant;
+            - temperatures: by variant, of those that have one;
+            - validation, test: by variant `nll`, `brier` and `ece`. Test also has `adaptive_ece`, `aurc`, the risk of
+              the run's decisions at 50, 80 and 90 percent coverage (`risk_at_50` ...), and the scores of the decisions
+              that the variant would make: `accuracy` and `macro_f1` of the most probable class; multi-label:
+              `micro_f1` and `macro_f1` of the labels above 1/2;
+            - shares: by bucket, the fraction of test texts of its classes (multi-label: mean number of its labels per
+              text), "observed" and as predicted by each variant.
+        reliability: Reliability of the test split by variant.
+        risks: Risk-coverage curve of the test split by variant.
     """
 
     labels: list[str]
@@ -106,7 +159,7 @@ class Calibration:
         return self.variants[self.variant]
 
     def save(self, path: str | Path) -> None:
-        """Writes the chosen adjustment as JSON: temperature, shift by label (what is not used is 1 and 0), variant."""
+        """Write the chosen adjustment as JSON: variant, temperature and the shift of each label."""
         content = {
             "variant": self.variant,
             "temperature": self.chosen.temperature,
@@ -116,96 +169,91 @@ class Calibration:
             unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def prior_correction(loss: Loss, correction: Correction) -> tuple[PriorCorrection | None, np.ndarray]:
-    """Returns how well the shift back to the natural distribution holds for a model trained so, and the shift.
-
-    "exact" at the optimum, "approximate", or None where no shift leads back, or the loss does not say; the shift,
-    float64 [C], is 0 then. Multi-label, a sampler that prefers some texts makes an exact one approximate: labels ride
-    along with those that a text is drawn for.
-    """
-    kind = loss.prior_correction
-    if kind is None:
-        return None, np.zeros(len(correction.labels))
-    if not correction.multi_label:
-        return kind, natural_prior_shift(correction, loss.effective_prior(correction))
-    alone = len(correction.labels) == 1 or np.ptp(correction.draws_per_row) <= 1e-9 * correction.draws_per_row.max()
-    return (kind if alone else "approximate"), natural_prior_shift(correction)
-
-
 def measure(
     labels: Sequence[str],
     counts: np.ndarray,
     validation: tuple[np.ndarray, Targets],
     test: tuple[np.ndarray, Targets],
-    shift_quality: tuple[str | None, np.ndarray],
+    prior: PriorShift,
     bounds: Bounds = DEFAULT_BOUNDS,
     decided: np.ndarray | None = None,
 ) -> Calibration | None:
-    """Returns the calibration of a trained model; None where its logits are not all finite, or a split has no text.
+    """Fit the calibration variants on the validation split and measure them on both splits.
 
-    labels: C names; counts: int [C], their training examples; validation, test: logits float [N, C] and targets, int
-    [N] or, multi-label, bool [N, C]; correction: as `prior_correction` returns it; bounds: of head, medium and tail;
-    decided: bool [N, C], the labels that the run gives the texts of the test split, those above 1/2 unless told.
+    Decisions remain those of the uncalibrated logits: single-label calibration errors are of the adjusted probability
+    of the class that the run predicts, and risks are of these decisions.
 
-    Whatever is done to the probabilities, decisions remain those of the logits as they are: single-label calibration
-    errors are of the adjusted probability of the class that they are for, and risks of these decisions.
+    The temperature is 1 if the validation split has no mistake: the likelihood would be best at 0, with every
+    probability 0 or 1.
 
-    A temperature is 1 where the validation split has no mistake to fit it on: the likelihood would have it 0 then,
-    and every probability 0 or 1.
+    Args:
+        labels: Names of the C classes or labels.
+        counts: Training examples of each class, int [C].
+        validation: Logits, float [N, C], and targets, int [N] or bool [N, C].
+        test: The same of the test split.
+        prior: What `prior_correction` returns.
+        bounds: Bounds of head, medium and tail.
+        decided: The run's decisions on the test split, int [N] or bool [N, C]. Defaults to the most probable class, or
+            the labels above 1/2.
+
+    Returns:
+        The calibration; None if a logit is not finite or a split has no text.
     """
     if not all(logits.size and np.isfinite([logits.min(), logits.max()]).all() for logits, _ in (validation, test)):
         return None
-    kind, shift = shift_quality
-    variants = _variants(*validation, shift)
+    variants = _variants(*validation, prior.shift)
     logits, targets = test
     multi_label = len(targets.shape) == 2
-    classes, of_validation = (None if multi_label else each.argmax(axis=1) for each in (logits, validation[0]))
+    classes, validation_classes = (None if multi_label else each.argmax(axis=1) for each in (logits, validation[0]))
     if decided is None:
         decided = logits > 0 if multi_label else classes
 
-    def trust(name: str) -> tuple[dict[str, float], dict[str, float], Reliability, np.ndarray]:
-        adjusted = variants[name].of(logits)
-        tested, bins = _trust(adjusted, targets, classes)
-        tested["adaptive_ece"] = probabilities.adaptive_calibration_error(adjusted, targets, decided=classes)
-        scores, means = _decisions(adjusted, targets)
-        validated, _ = _trust(variants[name].of(validation[0]), validation[1], of_validation)
-        return validated, tested | scores, bins, means
+    def scored(name: str) -> tuple[dict[str, float], dict[str, float], Reliability, np.ndarray]:
+        adjusted = variants[name].lazy(logits)
+        test_scores, bins = _calibration_scores(adjusted, targets, classes)
+        test_scores["adaptive_ece"] = probabilities.adaptive_calibration_error(adjusted, targets, decided=classes)
+        decision_scores, means = _decision_scores(adjusted, targets)
+        validation_scores, _ = _calibration_scores(
+            variants[name].lazy(validation[0]), validation[1], validation_classes
+        )
+        return validation_scores, test_scores | decision_scores, bins, means
 
-    def ranked(name: str) -> RiskCurve:
-        return probabilities.risk_coverage(variants[name].of(logits), targets, decided)
+    def risk_curve(name: str) -> RiskCurve:
+        return probabilities.risk_coverage(variants[name].lazy(logits), targets, decided)
 
-    # Dividing by a temperature leaves pairs of text and label in order, and so their risks as they are.
-    distinct = [name for name in variants if not (multi_label and name in UNSCALED)]
-    # Millions of pairs take seconds, in which numpy lets other threads work.
+    # A temperature keeps the order of multi-label pairs, and so their risk-coverage curve.
+    distinct = [name for name in variants if not (multi_label and name in WITHOUT_TEMPERATURE)]
+    # Millions of pairs take seconds, during which numpy releases the GIL.
     with ThreadPoolExecutor(THREADS) as pool:
-        waiting, ranking = pool.map(trust, variants), pool.map(ranked, distinct)
-        measured, risks = dict(zip(variants, waiting, strict=True)), dict(zip(distinct, ranking, strict=True))
-    risks = {name: risks[name if name in risks else UNSCALED[name]] for name in variants}
-    validated = {name: scores for name, (scores, *_) in measured.items()}
-    tested = {name: scores | _risks(risks[name]) for name, (_, scores, *_) in measured.items()}
-    means, observed = {name: each for name, (*_, each) in measured.items()}, _counts(targets, len(labels)) / len(logits)
-    chosen = min(variants, key=lambda name: validated[name]["nll"])
+        pending_scores, pending_curves = pool.map(scored, variants), pool.map(risk_curve, distinct)
+        measured = dict(zip(variants, pending_scores, strict=True))
+        curves = dict(zip(distinct, pending_curves, strict=True))
+    curves = {name: curves[name if name in curves else WITHOUT_TEMPERATURE[name]] for name in variants}
+    validation_scores = {name: scores for name, (scores, *_) in measured.items()}
+    test_scores = {name: scores | _risks(curves[name]) for name, (_, scores, *_) in measured.items()}
+    means = {"observed": _counts(targets, len(labels)) / len(logits)}
+    means |= {name: predicted for name, (*_, predicted) in measured.items()}
+    chosen = min(variants, key=lambda name: validation_scores[name]["nll"])
     summary = {
-        "prior_correction": kind,
+        "prior_correction": prior.kind,
         "variant": chosen,
-        "temperatures": {name: variants[name].temperature for name in variants if name in UNSCALED},
-        "validation": validated,
-        "test": tested,
-        "shares": _shares({"observed": observed} | means, buckets(counts, *bounds)),
+        "temperatures": {name: variants[name].temperature for name in variants if name in WITHOUT_TEMPERATURE},
+        "validation": validation_scores,
+        "test": test_scores,
+        "shares": _shares(means, buckets(counts, *bounds)),
     }
     bins = {name: each for name, (_, _, each, _) in measured.items()}
-    return Calibration(list(labels), variants, chosen, summary, bins, risks)
+    return Calibration(list(labels), variants, chosen, summary, bins, curves)
 
 
 def _variants(logits: np.ndarray, targets: Targets, shift: np.ndarray) -> dict[str, Adjustment]:
-    """Returns the adjustments by name; temperatures are fitted on these logits and targets."""
-    nothing = np.zeros(logits.shape[1])
-    shifts = {"": nothing}
-    # Of one class only differences between classes matter, and rounding is no correction.
+    """Return the adjustments by name, with temperatures fitted on these logits and targets."""
+    shifts = {"": np.zeros(logits.shape[1])}
+    # Only differences between classes matter to single-label data, and rounding is no correction.
     if (np.ptp(shift) if len(targets.shape) == 1 else np.abs(shift).max()) > 1e-6:
         shifts["prior_corrected"] = shift
     with ThreadPoolExecutor(THREADS) as pool:
-        fitted = pool.map(lambda each: _temperature(Adjusted(logits, each), targets), shifts.values())
+        fitted = pool.map(lambda each: _temperature(AdjustedLogits(logits, each), targets), shifts.values())
     variants = {}
     for (name, each), temperature in zip(shifts.items(), fitted, strict=True):
         variants[name or "raw"] = Adjustment(each)
@@ -213,14 +261,16 @@ def _variants(logits: np.ndarray, targets: Targets, shift: np.ndarray) -> dict[s
     return variants
 
 
-def _temperature(logits: Adjusted, targets: Targets) -> float:
-    """Returns the fitted temperature, 1 where no mistake bounds it from below."""
+def _temperature(logits: AdjustedLogits, targets: Targets) -> float:
+    """Return the fitted temperature; 1 if no mistake bounds it from below."""
     found = probabilities.fit_temperature(logits, targets)
     return 1.0 if found == TEMPERATURES[0] else found
 
 
-def _trust(logits: Adjusted, targets: Targets, decided: np.ndarray | None) -> tuple[dict[str, float], Reliability]:
-    """Returns what both splits are measured by, and the bins of the ECE."""
+def _calibration_scores(
+    logits: AdjustedLogits, targets: Targets, decided: np.ndarray | None
+) -> tuple[dict[str, float], Reliability]:
+    """Return the scores of either split, and the bins of the ECE."""
     bins = probabilities.reliability(logits, targets, decided=decided)
     return {
         "nll": probabilities.negative_log_likelihood(logits, targets),
@@ -229,54 +279,51 @@ def _trust(logits: Adjusted, targets: Targets, decided: np.ndarray | None) -> tu
     }, bins
 
 
-def _decisions(logits: Adjusted, targets: Targets) -> tuple[dict[str, float], np.ndarray]:
-    """Returns the scores of the most probable class, multi-label of the labels above 1/2, with means as in `metrics`,
-    and how many of each class a text has on average, as predicted, float64 [C].
+def _decision_scores(logits: AdjustedLogits, targets: Targets) -> tuple[dict[str, float], np.ndarray]:
+    """Return the scores of the most probable class (multi-label: of the labels above 1/2) and the predicted means.
+
+    The means are the expected number of examples of each class per text, float64 [C].
     """
     texts, classes = logits.shape
-    outcomes, expected, (true_positives, called) = (
-        Outcomes.of(logits, targets),
-        np.zeros(classes),
-        np.zeros((2, classes), int),
-    )
+    outcomes, expected = ScoredOutcomes.of(logits, targets), np.zeros(classes)
+    true_positives, predicted = np.zeros((2, classes), int)
     for scores, truth in outcomes.blocks():
         if outcomes.pairs:
             decided = scores > 0
             true_positives += (decided & truth).sum(axis=0)
-            called += decided.sum(axis=0)
+            predicted += decided.sum(axis=0)
             expected += expit(scores).sum(axis=0)
         else:
-            predicted = scores.argmax(axis=1)
-            true_positives += np.bincount(truth[truth == predicted], minlength=classes)
-            called += np.bincount(predicted, minlength=classes)
+            decided = scores.argmax(axis=1)
+            true_positives += np.bincount(truth[truth == decided], minlength=classes)
+            predicted += np.bincount(decided, minlength=classes)
             expected += softmax(scores, axis=1).sum(axis=0)
     support = _counts(targets, classes)
     if outcomes.pairs:
-        overall = {"micro_f1": float(2 * true_positives.sum() / max(support.sum() + called.sum(), 1))}
+        overall = {"micro_f1": float(2 * true_positives.sum() / max(support.sum() + predicted.sum(), 1))}
     else:
         overall = {"accuracy": float(true_positives.sum() / texts)}
-    by_class = precision_recall_f1(true_positives, support, called)[2]
-    macro = float(by_class[support > 0].mean()) if support.any() else float("nan")
-    return overall | {"macro_f1": macro}, expected / texts
+    f1 = precision_recall_f1(true_positives, support, predicted)[2]
+    return overall | {"macro_f1": float(class_mean(f1[support > 0]))}, expected / texts
 
 
 def _risks(curve: RiskCurve) -> dict[str, float]:
-    """Returns the area under the curve and its value where so many percent are covered, or just more."""
+    """Return the area under the curve and the risk at the coverages, rounded up to whole outcomes."""
     at = {f"risk_at_{percent}": float(curve.risk(np.array(-(-curve.total * percent // 100)))) for percent in COVERAGES}
     return {"aurc": curve.area} | at
 
 
 def _counts(targets: Targets, classes: int) -> np.ndarray:
-    """Returns how many texts have each class, int64 [C]."""
+    """Return the number of texts of each class, int64 [C]."""
     if len(targets.shape) == 1:
         return np.bincount(targets, minlength=classes)
     return np.asarray(targets.sum(axis=0), np.int64).ravel()
 
 
-def _shares(by_class: dict[str, np.ndarray], bucket_of_class: np.ndarray) -> dict[str, dict[str, float]]:
-    """Returns by bucket, where it has classes, how many of them a text has on average, by name."""
+def _shares(means: dict[str, np.ndarray], bucket_of_class: np.ndarray) -> dict[str, dict[str, float]]:
+    """Return the sums of means [C] over the classes of each bucket that has any, by bucket and name."""
     return {
-        bucket: {name: float(means[bucket_of_class == bucket].sum()) for name, means in by_class.items()}
-        for bucket in ("head", "medium", "tail")
+        bucket: {name: float(each[bucket_of_class == bucket].sum()) for name, each in means.items()}
+        for bucket in BUCKETS
         if (bucket_of_class == bucket).any()
     }

@@ -1,6 +1,6 @@
-"""Logits and what is true, a block of texts at a time.
+"""Logits and targets of many outcomes, read one block of texts at a time.
 
-Of thousands of labels there are hundreds of millions of pairs of text and label: no copy of them all is made.
+Thousands of labels give hundreds of millions of pairs of text and label, so that no full copy is made.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,15 +13,18 @@ from scipy.special import expit, softmax
 
 from counterpoise.balance.counts import Targets
 
-# Logits of a block: few enough for the processor's cache.
-_CELLS = 2**18
+# Logits per block: few enough for the processor's cache.
+_BLOCK_CELLS = 2**18
 
 
 @dataclass(frozen=True)
-class Adjusted:
-    """Logits (z - shift) / temperature, float64 [N, C], made of z where a slice of the texts is asked for.
+class AdjustedLogits:
+    """Logits (z - shift) / temperature, float64 [N, C], computed when a slice of the texts is read.
 
-    shift: float64 [C].
+    Args:
+        logits: z, float [N, C].
+        shift: Float64 [C].
+        temperature: Above 0. Defaults to 1.
     """
 
     logits: np.ndarray
@@ -30,22 +33,27 @@ class Adjusted:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Texts and classes."""
+        """(N, C)."""
         return self.logits.shape
 
     def __getitem__(self, texts: slice) -> np.ndarray:
         return (self.logits[texts].astype(np.float64) - self.shift) / self.temperature
 
 
-Logits: TypeAlias = np.ndarray | Adjusted
+Logits: TypeAlias = np.ndarray | AdjustedLogits
 
 
-class Outcomes(NamedTuple):
-    """Logits [N, C] and targets, int [N] or csr of bool [N, C], that fit each other.
+class ScoredOutcomes(NamedTuple):
+    """Logits and matching targets.
 
-    The outcomes are those of texts, whether the class that is decided for is the true one, or of pairs of text and
-    label. decided: the classes or labels that are decided for, int [N] or bool [N, C], where they are not the most
-    probable class, or the labels above 1/2.
+    Single-label data have one outcome per text: whether the predicted class is the true one. Multi-label data have one
+    outcome per pair of text and label.
+
+    Args:
+        logits: Float [N, C].
+        targets: Class numbers, int [N], or labels, bool csr [N, C].
+        decided: Predicted classes, int [N], or labels, bool [N, C]. Defaults to the most probable class, or the labels
+            above 1/2.
     """
 
     logits: Logits
@@ -53,11 +61,15 @@ class Outcomes(NamedTuple):
     decided: np.ndarray | None = None
 
     @classmethod
-    def of(cls, logits: Logits, targets: Targets, decided: np.ndarray | None = None) -> "Outcomes":
-        """Returns them checked; targets may also be dense, bool [N, C]. Raises ValueError where they do not fit."""
-        scores = logits if isinstance(logits, Adjusted) else np.asarray(logits)
+    def of(cls, logits: Logits, targets: Targets, decided: np.ndarray | None = None) -> "ScoredOutcomes":
+        """Check the arguments and return the outcomes. Targets may also be dense, bool [N, C].
+
+        Raises:
+            ValueError: The shapes do not match, nothing is given, or a class number is out of range.
+        """
+        scores = logits if isinstance(logits, AdjustedLogits) else np.asarray(logits)
         if len(scores.shape) != 2 or 0 in scores.shape:
-            raise ValueError(f"logits of shape {scores.shape}: [N, C], neither of them 0, is expected")
+            raise ValueError(f"expected logits of shape [N, C] with N and C above 0, got {scores.shape}")
         if targets.shape not in (scores.shape, scores.shape[:1]):
             raise ValueError(f"logits of shape {scores.shape} and targets of shape {targets.shape} do not fit")
         if decided is not None and decided.shape != targets.shape:
@@ -65,43 +77,43 @@ class Outcomes(NamedTuple):
         if len(targets.shape) == 2:
             return cls(scores, sparse.csr_matrix(targets, dtype=bool), decided)
         if targets.min() < 0 or targets.max() >= scores.shape[1]:
-            raise ValueError(f"classes {targets.min()} to {targets.max()}, and logits of {scores.shape[1]}")
+            raise ValueError(f"targets are classes {targets.min()} to {targets.max()}, but logits have {scores.shape[1]}")
         return cls(scores, np.asarray(targets, np.int64), decided)
 
     @property
     def pairs(self) -> bool:
-        """Whether each pair of text and label is an outcome."""
+        """Whether each pair of text and label is an outcome (multi-label)."""
         return len(self.targets.shape) == 2
 
     @property
     def total(self) -> int:
-        """How many outcomes there are."""
+        """Number of outcomes."""
         return int(np.prod(self.targets.shape))
 
     @property
     def finite(self) -> bool:
         """Whether all logits are finite."""
-        given = self.logits.logits if isinstance(self.logits, Adjusted) else self.logits
+        given = self.logits.logits if isinstance(self.logits, AdjustedLogits) else self.logits
         return bool(np.isfinite([given.min(), given.max()]).all())
 
     def scores(self, cells: int | None = None) -> Iterator[np.ndarray]:
-        """Yields the logits of some texts at a time, float64 [n, C]."""
+        """Yield blocks of logits, float64 [n, C], of at most `cells` values."""
         for part in self._parts(cells):
             yield self.logits[part].astype(np.float64, copy=False)
 
     def blocks(self, cells: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields logits, float64 [n, C], and targets, int [n] or bool [n, C], of some texts at a time."""
+        """Yield blocks of logits, float64 [n, C], and targets, int [n] or bool [n, C]."""
         for part, scores in zip(self._parts(cells), self.scores(cells), strict=True):
             truth = self.targets[part]
             yield scores, truth if isinstance(truth, np.ndarray) else truth.toarray()
 
     def _parts(self, cells: int | None) -> Iterator[slice]:
         texts, classes = self.logits.shape
-        step = max(1, (cells or _CELLS) // classes)
+        step = max(1, (cells or _BLOCK_CELLS) // classes)
         return (slice(start, start + step) for start in range(0, texts, step))
 
     def confidences(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields how sure the model is of some outcomes, float64 [M], and whether they came true, bool [M]."""
+        """Yield blocks of predicted probabilities, float64 [M], and whether the outcomes occurred, bool [M]."""
         for part, (scores, truth) in zip(self._parts(None), self.blocks(), strict=True):
             if self.pairs:
                 yield expit(scores).ravel(), truth.ravel()
@@ -110,12 +122,13 @@ class Outcomes(NamedTuple):
                 yield at(softmax(scores, axis=1), decided), decided == truth
 
     def decisions(self, cells: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields how sure the model is of some decisions, float64 [M], and whether they are wrong, bool [M].
+        """Yield blocks of confidences in decisions, float64 [M], and whether the decisions are wrong, bool [M].
 
-        Of texts that is the probability of the class, of pairs of text and label the logit of that of the decision.
+        The confidence is the probability of the class or, multi-label, the logit of the decision for or against the
+        label.
         """
         if not self.pairs:
-            yield from ((confidence, ~came_true) for confidence, came_true in self.confidences())
+            yield from ((confidence, ~occurred) for confidence, occurred in self.confidences())
             return
         for part, (scores, truth) in zip(self._parts(cells), self.blocks(cells), strict=True):
             decided = self._decided(part, scores)
@@ -128,15 +141,23 @@ class Outcomes(NamedTuple):
 
 
 def at(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Returns the value of each row's class, [N]."""
+    """Return the value [N] of each row's class; values: [N, C]; classes: int [N]."""
     return values[np.arange(len(classes)), classes]
 
 
-def of_ranks(blocks: Callable[[], Iterator[np.ndarray]], ranks: np.ndarray) -> np.ndarray:
-    """Returns the values of these ranks (0 the lowest) among all of the blocks, float64, not negative, unsorted.
+def order_statistics(blocks: Callable[[], Iterator[np.ndarray]], ranks: np.ndarray) -> np.ndarray:
+    """Return the values of given ranks without holding all values in memory.
 
-    The leading bits of such a number rise with it. They are counted, and only what shares them with a value that is
-    looked for is gathered and sorted.
+    The bit patterns of non-negative floats have the order of their values. The leading bits are counted, and only
+    values that share them with a wanted one are gathered and sorted. `numpy.partition` would need a copy of all
+    values for each calibration variant.
+
+    Args:
+        blocks: Yields the values on each call, float64, not negative, in any order.
+        ranks: Int [K]; 0 is the lowest value.
+
+    Returns:
+        Float64 [K].
     """
     counts = np.zeros(2**17, np.int64)
     for values in blocks():

@@ -1,6 +1,6 @@
 """What is done to logits after training, and how far their probabilities can be trusted. Pure numpy, in float64.
 
-logits are float [N, C], or `Adjusted`. targets are class numbers, int [N], or, multi-label, which labels each text
+logits are float [N, C], or `AdjustedLogits`. targets are class numbers, int [N], or, multi-label, which labels each text
 holds, bool [N, C], dense or sparse; then every pair of text and label is an outcome of its own. Shapes that do not fit,
 and nothing at all, raise ValueError.
 """
@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import digamma, expit, log_softmax, softmax
 
 from counterpoise.balance.counts import Targets
-from counterpoise.metrics.outcomes import Logits, Outcomes, at, of_ranks
+from counterpoise.metrics.outcomes import Logits, ScoredOutcomes, at, order_statistics
 
 TEMPERATURES = (0.01, 100.0)
 """Between which a temperature is looked for."""
@@ -31,7 +31,7 @@ def fit_temperature(logits: Logits, targets: Targets) -> float:
     it: the lower one where no decision is wrong, the upper one where the logits are no better than chance. 1 where
     they say nothing, all being equal.
     """
-    outcomes = Outcomes.of(logits, targets)
+    outcomes = ScoredOutcomes.of(logits, targets)
     if not outcomes.finite:
         raise ValueError("no temperature fits logits that are infinite or no numbers")
     observed = 0.0
@@ -76,7 +76,7 @@ def fit_temperature(logits: Logits, targets: Targets) -> float:
 
 def negative_log_likelihood(logits: Logits, targets: Targets) -> float:
     """Returns the mean of -log p_y over texts; multi-label of binary cross-entropy over pairs of text and label."""
-    outcomes, total = Outcomes.of(logits, targets), 0.0
+    outcomes, total = ScoredOutcomes.of(logits, targets), 0.0
     for scores, truth in outcomes.blocks():
         if outcomes.pairs:
             total += float(np.logaddexp(0, np.where(truth, -scores, scores)).sum())
@@ -89,7 +89,7 @@ def brier_score(logits: Logits, targets: Targets) -> float:
     """Returns the mean over texts of sum_c (p_c - y_c)^2, from 0 to 2 (Brier, Monthly Weather Review 1950);
     multi-label the mean over pairs of (p - y)^2, from 0 to 1.
     """
-    outcomes, total = Outcomes.of(logits, targets), 0.0
+    outcomes, total = ScoredOutcomes.of(logits, targets), 0.0
     for scores, truth in outcomes.blocks():
         if outcomes.pairs:
             errors = expit(scores)
@@ -102,7 +102,7 @@ def brier_score(logits: Logits, targets: Targets) -> float:
 
 
 class Reliability(NamedTuple):
-    """Outcomes by the confidence in them. edges: float64 [bins + 1]; the others [bins]: how many outcomes, their mean
+    """ScoredOutcomes by the confidence in them. edges: float64 [bins + 1]; the others [bins]: how many outcomes, their mean
     confidence, and the share of them that came true; 0 in bins without any.
     """
 
@@ -129,12 +129,12 @@ def reliability(
     sure negatives. bins: how many; of equal width, including their upper edge, or, `equal_mass`, of an equal number of
     outcomes, with equal confidences in one. decided: int [N], the most probable class unless told.
     """
-    outcomes = Outcomes.of(logits, targets, decided)
+    outcomes = ScoredOutcomes.of(logits, targets, decided)
     if bins < 1:
         raise ValueError(f"{bins} bins")
     if equal_mass:
         ranks = np.ceil(outcomes.total * np.arange(1, bins) / bins).astype(np.int64) - 1
-        inner = of_ranks(lambda: (confidence for confidence, _ in outcomes.confidences()), ranks)
+        inner = order_statistics(lambda: (confidence for confidence, _ in outcomes.confidences()), ranks)
     else:
         inner = np.linspace(0, 1, bins + 1)[1:-1]
     counts, sums = np.zeros(bins, np.int64), np.zeros((2, bins))
@@ -190,7 +190,7 @@ def risk_coverage(logits: Logits, targets: Targets, decided: np.ndarray | None =
     label; the confidence in one is its probability. Errors among equal confidences count as spread evenly over them.
     decided: int [N] or bool [N, C]; the most probable class, and the labels above 1/2, unless told.
     """
-    outcomes = Outcomes.of(logits, targets, decided)
+    outcomes = ScoredOutcomes.of(logits, targets, decided)
     mistakes = np.concatenate([confidence[wrong] for confidence, wrong in outcomes.decisions()])
     levels, wrong = np.unique(mistakes, return_counts=True)
     below, reached = np.zeros((2, len(levels)), np.int64)
