@@ -336,10 +336,10 @@ class TestAdjustment:
     @pytest.mark.parametrize(
         ("content", "line"),
         [
-            ("{", "no calibration"),
-            ("[1]", "no calibration"),
-            ('{"temperature": 1, "shift": [1, 2]}', "no calibration"),
-            ('{"temperature": 1}', "not of this run's labels, or not complete: 'shift'"),
+            ("{", "not a calibration file"),
+            ("[1]", "not a calibration file"),
+            ('{"temperature": 1, "shift": [1, 2]}', "not a calibration file"),
+            ('{"temperature": 1}', "'shift'"),
             ('{"temperature": 1, "shift": {"a": 0}}', "'b'"),
             ('{"temperature": 1, "shift": {"a": 0, "b": 0, "c": 0}}', "'c'"),
             ('{"temperature": 0, "shift": {"a": 0, "b": 0}}', "above 0"),

@@ -577,8 +577,8 @@ class TestEveryMeasure:
         logits, targets = draw(150)
         expected = measure(logits, targets)
         monkeypatch.setattr(outcomes_module, "_BLOCK_CELLS", 40)
-        monkeypatch.setattr(adjust, "_SORTED", 70)
-        monkeypatch.setattr(adjust, "_MANY", 60)
+        monkeypatch.setattr(adjust, "_SORTED_CELLS", 70)
+        monkeypatch.setattr(adjust, "_MANY_CELLS", 60)
         np.testing.assert_allclose(flat(measure(logits, targets)), flat(expected), rtol=1e-11, atol=1e-11)
 
     @pytest.mark.parametrize("draw", [sample, label_sample])

@@ -198,8 +198,8 @@ class TestTuning:
         logits = (rng.normal(size=targets.shape) + 2 * targets).round(decimals)
         logits[3, 4] = np.nan
         whole = Decision(**options).fit(logits, csr_matrix(targets))
-        monkeypatch.setattr(decision_module, "_CELLS", 30)
-        monkeypatch.setattr(decision_module, "_SORTED", 150)
+        monkeypatch.setattr(decision_module, "_BLOCK_CELLS", 30)
+        monkeypatch.setattr(decision_module, "_SORTED_CELLS", 150)
         np.testing.assert_array_equal(Decision(**options).fit(logits, csr_matrix(targets)), whole)
 
     def test_the_logits_are_left_as_they_are(self):
@@ -265,7 +265,7 @@ class TestDeciding:
         logits = np.random.default_rng(0).normal(size=(50, 8)).round(1)
         thresholds = np.full(8, 0.8)
         whole = Decision(**options).decide(logits, thresholds)
-        monkeypatch.setattr(decision_module, "_CELLS", 20)
+        monkeypatch.setattr(decision_module, "_BLOCK_CELLS", 20)
         np.testing.assert_array_equal(Decision(**options).decide(logits, thresholds), whole)
 
     def test_no_texts_are_no_decisions(self):
@@ -316,16 +316,16 @@ class TestFile:
 
     @pytest.mark.parametrize(
         ("content", "told"),
-        [("{", "no JSON"), ("[0.5]", "a mapping from label to threshold"), ("", "no JSON"), ("null", "a mapping")],
+        [("{", "not JSON"), ("[0.5]", "mapping"), ("", "not JSON"), ("null", "mapping")],
     )
     def test_a_file_of_another_kind_is_refused(self, tmp_path, content, told):
         assert told in self.refused(self.write(tmp_path, content))
 
     def test_a_file_that_cannot_be_read_is_refused(self, tmp_path):
-        assert "no such file" in self.refused(tmp_path / "nowhere.json")
+        assert "does not exist" in self.refused(tmp_path / "nowhere.json")
         assert "cannot be read" in self.refused(tmp_path)
         (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-        assert "no JSON" in self.refused(tmp_path / "binary")
+        assert "not JSON" in self.refused(tmp_path / "binary")
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ class TestFile:
         ({"thresholds": True}, "decision.thresholds=True:"),
         ({"thresholds": None}, "decision.thresholds=None:"),
         ({"objective": "accuracy"}, "decision.objective=accuracy: use f1, precision, recall"),
-        ({"target": 0.5}, "decision.target=0.5 means nothing to decision.objective=f1"),
+        ({"target": 0.5}, "decision.target=0.5"),
         ({"objective": "precision"}, "decision.target=None: decision.objective=precision needs the precision"),
         ({"objective": "recall", "target": 0}, "decision.target=0:"),
         ({"objective": "recall", "target": 1.1}, "decision.target=1.1:"),

@@ -1,9 +1,8 @@
-"""Decisions at the least cost, where one mistake costs more than another. Single-label; pure numpy, in float64.
+"""Decisions of least expected cost, where some mistakes cost more than others. Single-label; numpy in float64.
 
-A cost matrix is float [C, C]: rows are the truth, columns the decision, cost_ij what deciding j costs when i is true.
-Only differences within a row matter to the decision (Elkan, IJCAI 2001); a gain is a cost below 0. Probabilities have
-to be those of the natural distribution: those of a model that was trained on rebalanced data weigh the classes a
-second time.
+A cost matrix is float [C, C]: cost_ij is the cost of deciding class j when class i is true. Only differences within a
+row affect the decision (Elkan, IJCAI 2001). A negative cost is a gain. Probabilities must be those of the natural
+distribution: those of a model that was trained on rebalanced data would weight the classes twice.
 """
 
 import csv
@@ -16,10 +15,19 @@ from counterpoise.errors import UserError, nearest
 
 
 def read_costs(path: str | Path, labels: Sequence[str]) -> np.ndarray:
-    """Returns the cost matrix of a CSV file, float64 [C, C], both sides in the order of `labels`.
+    """Read a cost matrix from a CSV file.
 
-    The header and the first column name the classes, in any order; what the first cell says is of no matter. Raises
-    UserError where the file cannot be read, is not of these classes, or holds what is no finite number.
+    The header and the first column name the classes, in any order. The first cell is ignored.
+
+    Args:
+        path: CSV in UTF-8.
+        labels: Names of the C classes.
+
+    Returns:
+        Float64 [C, C]; rows and columns in the order of `labels`.
+
+    Raises:
+        UserError: The file cannot be read, names other classes, or holds a value that is not a finite number.
     """
     key = f"costs={path}"
     header, *rows = _cells(path, key)
@@ -30,69 +38,90 @@ def read_costs(path: str | Path, labels: Sequence[str]) -> np.ndarray:
     place = {label: number for number, label in enumerate(labels)}
     for name, row in zip(names, rows, strict=True):
         if len(row) != len(header):
-            raise UserError(f"{key}: the row '{name}' has {len(row)} cells, the header {len(header)}")
+            raise UserError(f"{key}: row '{name}' has {len(row)} cells, but the header has {len(header)}")
         for column, cell in zip(columns, row[1:], strict=True):
             costs[place[name], place[column]] = _number(key, name, column, cell)
     return costs
 
 
 def expected_cost(probabilities: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Returns what each decision is expected to cost each text, sum_i p_i cost_ij, float64 [N, C].
+    """Return the expected cost of each decision, sum_i p_i cost_ij.
 
-    probabilities: float [N, C]; costs: [C, C]. Raises ValueError where they do not fit or are not finite.
+    Args:
+        probabilities: Float [N, C].
+        costs: Float [C, C].
+
+    Returns:
+        Float64 [N, C].
+
+    Raises:
+        ValueError: The shapes do not match, or a value is not finite.
     """
-    shares, costs = np.asarray(probabilities, np.float64), np.asarray(costs, np.float64)
-    if shares.ndim != 2 or costs.shape != (shares.shape[1], shares.shape[1]):
-        raise ValueError(f"probabilities {shares.shape} and costs {costs.shape} are not of the same classes")
-    if not (np.isfinite(shares).all() and np.isfinite(costs).all()):
+    probs, costs = np.asarray(probabilities, np.float64), np.asarray(costs, np.float64)
+    if probs.ndim != 2 or costs.shape != (probs.shape[1], probs.shape[1]):
+        raise ValueError(f"probabilities {probs.shape} and costs {costs.shape} are not of the same classes")
+    if not (np.isfinite(probs).all() and np.isfinite(costs).all()):
         raise ValueError("a probability or a cost is not finite")
-    return shares @ costs
+    return probs @ costs
 
 
 def least_cost(probabilities: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Returns argmin_j sum_i p_i cost_ij, int64 [N], of equals the first: Elkan, IJCAI 2001, eq. 1.
+    """Return the decision of least expected cost, argmin_j sum_i p_i cost_ij (Elkan, IJCAI 2001, eq. 1).
 
-    Arguments as `expected_cost` takes them. With a cost of 0 for what is right and 1 for any mistake it is the most
-    probable class.
+    With cost 0 for correct decisions and 1 for any mistake this is the most probable class.
+
+    Args:
+        probabilities: Float [N, C].
+        costs: Float [C, C].
+
+    Returns:
+        Int64 [N]; the first of equals.
     """
     return expected_cost(probabilities, costs).argmin(axis=1)
 
 
 def mean_cost(truth: np.ndarray, decided: np.ndarray, costs: np.ndarray) -> float:
-    """Returns what the decisions cost a text on average; truth and decided: class numbers, int [N]; costs: [C, C]."""
+    """Return the mean cost of decisions.
+
+    Args:
+        truth: True classes, int [N].
+        decided: Decided classes, int [N].
+        costs: Float [C, C].
+
+    Raises:
+        ValueError: The shapes do not match, or there is no text.
+    """
     if np.ndim(truth) != 1 or np.shape(truth) != np.shape(decided) or not len(truth):
-        raise ValueError(f"truth {np.shape(truth)} and decisions {np.shape(decided)} do not fit, or there are none")
+        raise ValueError(f"truth {np.shape(truth)} and decisions {np.shape(decided)} do not fit, or are empty")
     return float(np.asarray(costs, np.float64)[truth, decided].mean())
 
 
 def _cells(path: str | Path, key: str) -> list[list[str]]:
-    """Returns the rows of the file that are not empty, the header first."""
+    """Return the rows of the file that are not empty, the header first."""
     try:
-        # Spreadsheets begin a file with a byte order mark.
+        # Spreadsheets write a byte order mark.
         with Path(str(path)).open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
     except FileNotFoundError:
-        raise UserError(f"{key}: there is no such file") from None
+        raise UserError(f"{key}: the file does not exist") from None
     except OSError as error:
         raise UserError(f"{key}: the file cannot be read ({error.strerror})") from error
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{key}: the file is no CSV in UTF-8 ({error})") from error
+        raise UserError(f"{key}: the file is not CSV in UTF-8 ({error})") from error
     if not rows:
-        raise UserError(
-            f"{key}: the file is empty: a row for each true class and a column for each decision is expected"
-        )
+        raise UserError(f"{key}: the file is empty. It needs a row per true class and a column per decision.")
     return rows
 
 
 def _check_names(key: str, what: str, names: Sequence[str], labels: Sequence[str]) -> None:
-    """Raises UserError where the rows or columns are not one for each class."""
+    """Raise UserError unless there is one row or column for each class."""
     missing, unknown = [each for each in labels if each not in names], [each for each in names if each not in labels]
     repeated = [each for number, each in enumerate(names) if each in names[:number]]
-    problems = [f"no {what} for {_first(missing)}"] if missing else []
+    problems = [f"no {what} for {_first_of(missing)}"] if missing else []
     if unknown:
-        problems.append(f"a {what} for {_first(unknown)}, which is no class.{nearest(unknown[0], labels)}")
+        problems.append(f"a {what} for {_first_of(unknown)}, which is not a class.{nearest(unknown[0], labels)}")
     if repeated:
-        problems.append(f"more than one {what} for {_first(repeated)}")
+        problems.append(f"more than one {what} for {_first_of(repeated)}")
     if problems:
         raise UserError(f"{key}: there is {'; '.join(problems)}")
 
@@ -103,9 +132,9 @@ def _number(key: str, row: str, column: str, cell: str) -> float:
     except ValueError:
         value = np.nan
     if not np.isfinite(value):
-        raise UserError(f"{key}: the cost of '{row}' decided as '{column}' is '{cell.strip()}': use a finite number")
+        raise UserError(f"{key}: the cost of '{row}' decided as '{column}' is '{cell.strip()}'. Use a finite number.")
     return value
 
 
-def _first(names: Sequence[str]) -> str:
+def _first_of(names: Sequence[str]) -> str:
     return f"'{names[0]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")

@@ -77,7 +77,9 @@ class ScoredOutcomes(NamedTuple):
         if len(targets.shape) == 2:
             return cls(scores, sparse.csr_matrix(targets, dtype=bool), decided)
         if targets.min() < 0 or targets.max() >= scores.shape[1]:
-            raise ValueError(f"targets are classes {targets.min()} to {targets.max()}, but logits have {scores.shape[1]}")
+            raise ValueError(
+                f"targets are classes {targets.min()} to {targets.max()}, but logits have {scores.shape[1]}"
+            )
         return cls(scores, np.asarray(targets, np.int64), decided)
 
     @property
