@@ -29,7 +29,14 @@ from counterpoise.balance.prior_correction import natural_prior_shift
 from counterpoise.errors import UserError
 from counterpoise.metrics import probabilities as adjust
 from counterpoise.metrics.buckets import Bounds
-from counterpoise.metrics.calibration import Adjustment, Calibration, measure, prior_correction, read_adjustment
+from counterpoise.metrics.calibration import (
+    Adjustment,
+    Calibration,
+    PriorShift,
+    measure,
+    prior_correction,
+    read_adjustment,
+)
 
 # Texts that read alike: rows are what they read, columns how many of them are of each class.
 TABLE = np.array([[500, 20, 1], [300, 60, 4], [150, 5, 9], [40, 15, 6]])
@@ -104,7 +111,7 @@ def trained(loss: torch.nn.Module, targets: torch.Tensor, drawn: np.ndarray, cla
 
 class TestPriorCorrection:
     @pytest.mark.parametrize(("kind", "make"), cases(CLASS_LOSSES))
-    def test_what_is_called_exact_and_nothing_else_gives_the_natural_posterior_of_classes(self, kind, make):
+    def test_only_an_exact_correction_restores_the_natural_posterior_of_classes(self, kind, make):
         correction = class_balance()
         loss = make(correction).double()
         said, shift = prior_correction(loss, correction)
@@ -117,7 +124,7 @@ class TestPriorCorrection:
             assert after < before / 2
 
     @pytest.mark.parametrize(("kind", "make"), cases(LABEL_LOSSES))
-    def test_the_same_of_labels_that_are_weighted(self, kind, make):
+    def test_only_an_exact_correction_restores_the_natural_posterior_of_weighted_labels(self, kind, make):
         correction = label_balance()
         loss = make(correction).double()
         said, shift = prior_correction(loss, correction)
@@ -130,12 +137,12 @@ class TestPriorCorrection:
             assert after < before / 2
 
     @pytest.mark.parametrize("make", CLASS_LOSSES[None])
-    def test_a_loss_that_no_shift_fits_has_none(self, make):
+    def test_a_loss_without_a_prior_correction_has_no_shift(self, make):
         kind, shift = prior_correction(make(class_balance()), class_balance())
         assert kind is None
         np.testing.assert_array_equal(shift, np.zeros(3))
 
-    def test_labels_that_ride_along_with_what_is_drawn_make_it_approximate(self):
+    def test_a_sampler_over_cooccurring_labels_makes_the_correction_approximate(self):
         correction = label_balance(0.5, 0.5)
         kind, shift = prior_correction(BinaryCrossEntropy(correction), correction)
         assert kind == "approximate"
@@ -144,7 +151,7 @@ class TestPriorCorrection:
         alone = Strategy(PowerSampler(0.5), InverseFrequency(0.5)).correction(["label"], index)
         assert prior_correction(BinaryCrossEntropy(alone), alone)[0] == "exact"
 
-    def test_the_shift_is_of_the_emphasis_of_the_loss(self):
+    def test_the_shift_uses_the_effective_prior_of_the_loss(self):
         correction = class_balance(0, 0)
         shift = prior_correction(LogitAdjusted(correction), correction)[1]
         shares = correction.counts / correction.counts.sum()
@@ -156,6 +163,7 @@ class TestPriorCorrection:
 COUNTS = np.array([4000, 900, 80, 15, 10])
 SHIFT = np.array([-1.0, 0.0, 1.0, 2.0, 2.5])
 LABELS = ["a", "b", "c", "d", "é"]
+EXACT = PriorShift("exact", SHIFT)
 
 
 def sample(seed: int, n: int = 3000) -> tuple[np.ndarray, np.ndarray]:
@@ -173,12 +181,12 @@ def label_sample(seed: int, n: int = 2000) -> tuple[np.ndarray, csr_matrix]:
     return logits, csr_matrix(rng.random((n, 5)) < expit(logits))
 
 
-def of(draw: Callable, temperature: float = 2.0, shift_quality=("exact", SHIFT), **options) -> Calibration:
+def of(draw: Callable, temperature: float = 2.0, prior: PriorShift = EXACT, **options) -> Calibration:
     """The calibration of logits that are off by the shift and a temperature: T z + shift."""
     validation, test = draw(0), draw(1)
-    shift = SHIFT if shift_quality[0] else 0
+    shift = SHIFT if prior.kind else 0
     given = [(temperature * logits + shift, targets) for logits, targets in (validation, test)]
-    return measure(LABELS, COUNTS, *given, shift_quality, **options)
+    return measure(LABELS, COUNTS, *given, prior, **options)
 
 
 @pytest.mark.parametrize("draw", [sample, label_sample])
@@ -196,39 +204,39 @@ class TestMeasure:
         assert test["prior_corrected_temperature"]["aurc"] < test["raw"]["aurc"]
 
     def test_the_variant_is_the_best_on_validation(self, draw):
-        assert of(draw, 2.0, (None, np.zeros(5))).variant == "temperature"
+        assert of(draw, 2.0, PriorShift(None, np.zeros(5))).variant == "temperature"
         # A shift that was never there.
-        wrong = of(draw, 2.0, ("approximate", np.zeros(5)))
+        wrong = of(draw, 2.0, PriorShift("approximate", np.zeros(5)))
         assert list(wrong.variants) == ["raw", "temperature"]
-        worse = measure(LABELS, COUNTS, draw(0), draw(1), ("approximate", SHIFT))
+        worse = measure(LABELS, COUNTS, draw(0), draw(1), PriorShift("approximate", SHIFT))
         assert worse.variant == "temperature"
         nll = {name: scores["nll"] for name, scores in worse.summary["validation"].items()}
         assert min(nll, key=nll.get) == worse.variant
 
-    def test_the_numbers_are_those_of_the_adjusted_logits(self, draw):
+    def test_scores_are_those_of_the_adjusted_logits(self, draw):
         found = of(draw)
         for split, seed in (("validation", 0), ("test", 1)):
             logits, targets = draw(seed)
             for name, adjustment in found.variants.items():
-                raw, told = 2 * logits + SHIFT, found.summary[split][name]
+                raw, scores = 2 * logits + SHIFT, found.summary[split][name]
                 adjusted, decided = adjustment(raw), raw.argmax(1) if draw is sample else None
-                assert told["nll"] == pytest.approx(adjust.negative_log_likelihood(adjusted, targets), rel=1e-9)
-                assert told["brier"] == pytest.approx(adjust.brier_score(adjusted, targets), rel=1e-9)
+                assert scores["nll"] == pytest.approx(adjust.negative_log_likelihood(adjusted, targets), rel=1e-9)
+                assert scores["brier"] == pytest.approx(adjust.brier_score(adjusted, targets), rel=1e-9)
                 bins = adjust.reliability(adjusted, targets, decided=decided)
-                assert told["ece"] == pytest.approx(bins.error, rel=1e-9)
+                assert scores["ece"] == pytest.approx(bins.error, rel=1e-9)
                 if split == "test":
                     adaptive = adjust.adaptive_calibration_error(adjusted, targets, decided=decided)
-                    assert told["adaptive_ece"] == pytest.approx(adaptive, rel=1e-9)
+                    assert scores["adaptive_ece"] == pytest.approx(adaptive, rel=1e-9)
                     curve = adjust.risk_coverage(adjusted, targets, raw > 0 if decided is None else decided)
                     covered = np.arange(1, curve.total + 1)
-                    assert told["aurc"] == pytest.approx(curve.risk(covered).mean(), rel=1e-9)
+                    assert scores["aurc"] == pytest.approx(curve.risk(covered).mean(), rel=1e-9)
                     for percent in (50, 80, 90):
                         first = np.flatnonzero(covered / curve.total >= percent / 100 - 1e-12)[0]
-                        assert told[f"risk_at_{percent}"] == pytest.approx(curve.risk(covered[first]), rel=1e-9)
-                    assert found.reliability[name].error == told["ece"]
+                        assert scores[f"risk_at_{percent}"] == pytest.approx(curve.risk(covered[first]), rel=1e-9)
+                    assert found.reliability[name].error == scores["ece"]
                     np.testing.assert_allclose(found.risks[name].risk(covered), curve.risk(covered), rtol=1e-9)
 
-    def test_shares_tell_how_often_the_classes_of_a_bucket_are_predicted(self, draw):
+    def test_shares_give_observed_and_predicted_frequencies_by_bucket(self, draw):
         shares = of(draw, 1.0).summary["shares"]
         logits, targets = draw(1)
         raw = softmax(logits + SHIFT, axis=1) if draw is sample else expit(logits + SHIFT)
@@ -241,7 +249,7 @@ class TestMeasure:
         assert tail["prior_corrected"] == pytest.approx(tail["observed"], rel=0.2)
         assert set(of(draw, bounds=Bounds(0, 1)).summary["shares"]) == {"head"}
 
-    def test_the_summary_is_plain(self, draw):
+    def test_the_summary_is_json_serialisable(self, draw):
         summary = of(draw).summary
         assert json.loads(json.dumps(summary)) == summary
         assert summary["prior_correction"] == "exact"
@@ -250,31 +258,31 @@ class TestMeasure:
     def test_without_a_mistake_in_validation_the_temperature_is_1(self, draw):
         logits = draw(0)[0]
         truth = logits.argmax(1) if draw is sample else logits > 0
-        found = measure(LABELS, COUNTS, (logits, truth), draw(1), (None, np.zeros(5)))
+        found = measure(LABELS, COUNTS, (logits, truth), draw(1), PriorShift(None, np.zeros(5)))
         assert found.summary["temperatures"] == {"temperature": 1}
         assert found.variant == "raw"
 
-    def test_a_model_that_diverged_and_a_split_without_texts_have_no_calibration(self, draw):
+    def test_nonfinite_logits_and_empty_splits_have_no_calibration(self, draw):
         logits, targets = draw(0, 50)
         for bad in (np.nan, np.inf):
             broken = logits.copy()
             broken[3, 2] = bad
-            assert measure(LABELS, COUNTS, (logits, targets), (broken, targets), ("exact", SHIFT)) is None
-            assert measure(LABELS, COUNTS, (broken, targets), (logits, targets), ("exact", SHIFT)) is None
-        assert measure(LABELS, COUNTS, (logits[:0], targets[:0]), (logits, targets), ("exact", SHIFT)) is None
+            assert measure(LABELS, COUNTS, (logits, targets), (broken, targets), EXACT) is None
+            assert measure(LABELS, COUNTS, (broken, targets), (logits, targets), EXACT) is None
+        assert measure(LABELS, COUNTS, (logits[:0], targets[:0]), (logits, targets), EXACT) is None
 
-    def test_single_precision_and_nothing_changed_in_place(self, draw):
+    def test_float32_logits_give_the_same_summary_and_are_not_modified(self, draw):
         logits, targets = draw(0, 200)
         single = logits.astype(np.float32)
         kept = single.copy()
-        found = measure(LABELS, COUNTS, (single, targets), (single, targets), ("exact", SHIFT))
+        found = measure(LABELS, COUNTS, (single, targets), (single, targets), EXACT)
         np.testing.assert_array_equal(single, kept)
         twice = single.astype(np.float64)
-        assert found.summary == measure(LABELS, COUNTS, (twice, targets), (twice, targets), ("exact", SHIFT)).summary
+        assert found.summary == measure(LABELS, COUNTS, (twice, targets), (twice, targets), EXACT).summary
 
 
 @pytest.mark.parametrize("draw", [sample, label_sample])
-def test_the_risk_is_that_of_the_decisions_of_the_run_whatever_its_probabilities(draw):
+def test_risks_are_of_the_uncalibrated_decisions(draw):
     logits, targets = draw(1)
     raw = 2 * logits + SHIFT
     wrong = (raw.argmax(1) != targets).mean() if draw is sample else ((raw > 0) != targets.toarray()).mean()
@@ -282,21 +290,21 @@ def test_the_risk_is_that_of_the_decisions_of_the_run_whatever_its_probabilities
         assert curve.risk(np.array([curve.total]))[0] == pytest.approx(wrong)
 
 
-def test_the_risk_is_that_of_the_labels_that_the_run_gives():
+def test_risks_are_of_the_given_decisions():
     decided = np.random.default_rng(0).random((2000, 5)) < 0.2
     wrong = (decided != label_sample(1)[1].toarray()).mean()
     for curve in of(label_sample, decided=decided).risks.values():
         assert curve.risk(np.array([curve.total]))[0] == pytest.approx(wrong)
 
 
-def test_decisions_are_scored_as_scikit_learn_does():
+def test_decision_scores_match_scikit_learn():
     found, (logits, classes) = of(sample), sample(1)
     for name in ("raw", "prior_corrected"):
         decided = found.variants[name](2 * logits + SHIFT).argmax(1)
-        told = found.summary["test"][name]
-        assert told["accuracy"] == pytest.approx(accuracy_score(classes, decided))
+        scores = found.summary["test"][name]
+        assert scores["accuracy"] == pytest.approx(accuracy_score(classes, decided))
         expected = f1_score(classes, decided, average="macro", labels=np.unique(classes))
-        assert told["macro_f1"] == pytest.approx(expected)
+        assert scores["macro_f1"] == pytest.approx(expected)
     found, (logits, held) = of(label_sample), label_sample(1)
     for name in ("raw", "prior_corrected"):
         decided = found.variants[name](2 * logits + SHIFT) > 0
@@ -305,17 +313,17 @@ def test_decisions_are_scored_as_scikit_learn_does():
             assert found.summary["test"][name][f"{average}_f1"] == pytest.approx(expected)
 
 
-def test_a_constant_on_all_classes_is_nothing_to_correct_but_one_on_all_labels_is():
-    constant = ("exact", np.full(5, 0.7))
+def test_a_constant_shift_matters_to_labels_but_not_to_classes():
+    constant = PriorShift("exact", np.full(5, 0.7))
     assert "prior_corrected" not in of(sample, 1.0, constant).variants
     assert "prior_corrected" in of(label_sample, 1.0, constant).variants
 
 
 class TestAdjustment:
-    def test_it_subtracts_and_then_divides(self):
+    def test_the_shift_is_subtracted_before_the_division(self):
         np.testing.assert_array_equal(Adjustment(np.array([1.0, -1.0]), 2.0)([[3, 3]]), [[1, 2]])
 
-    def test_what_is_saved_is_read_in_the_order_of_the_labels(self, tmp_path):
+    def test_a_saved_adjustment_is_read_in_the_order_of_the_labels(self, tmp_path):
         found, path = of(sample), tmp_path / "calibration.json"
         found.save(path)
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -329,8 +337,8 @@ class TestAdjustment:
         np.testing.assert_array_equal(read.shift, SHIFT[order])
         assert read.temperature == found.chosen.temperature
 
-    def test_what_the_chosen_variant_does_not_use_is_saved_as_nothing(self, tmp_path):
-        of(sample, 2.0, (None, np.zeros(5))).save(tmp_path / "c.json")
+    def test_an_unused_shift_is_saved_as_zero(self, tmp_path):
+        of(sample, 2.0, PriorShift(None, np.zeros(5))).save(tmp_path / "c.json")
         assert set(json.loads((tmp_path / "c.json").read_text())["shift"].values()) == {0}
 
     @pytest.mark.parametrize(
@@ -347,14 +355,14 @@ class TestAdjustment:
             ('{"temperature": 1, "shift": {"a": NaN, "b": 0}}', "finite"),
         ],
     )
-    def test_another_file_is_one_line(self, tmp_path, content, line):
+    def test_an_invalid_file_is_a_one_line_error(self, tmp_path, content, line):
         path = tmp_path / "calibration.json"
         path.write_text(content)
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as error:
             read_adjustment(path, ["a", "b"])
-        assert line in str(told.value)
-        assert "\n" not in str(told.value)
+        assert line in str(error.value)
+        assert "\n" not in str(error.value)
 
-    def test_a_missing_file_is_one_line(self, tmp_path):
+    def test_a_missing_file_is_a_user_error(self, tmp_path):
         with pytest.raises(UserError, match="not calibrated"):
             read_adjustment(tmp_path / "calibration.json", ["a"])

@@ -11,6 +11,7 @@ import yaml
 from hydra.utils import get_object
 
 from counterpoise.errors import UserError
+from counterpoise.metrics import registry
 from counterpoise.model.heads import rebuild_head
 from counterpoise.model.module import Classifier
 from counterpoise.model.optim import Optim
@@ -95,6 +96,7 @@ def load_run(run: Path, packages: Sequence[str] = (PACKAGE,)) -> tuple[Classifie
         UserError: The folder is not a run, or its parts do not fit each other.
     """
     config = read_config(run)
+    registry.load(path for path in config.get("metrics") or () if str(path).partition(".")[0] in packages)
     checkpoint = load_checkpoint(run / "checkpoints" / "best.ckpt")
     labels, state = checkpoint["labels"], checkpoint["state_dict"]
     config["encoder"].pop("compile", None)  # compiling takes longer than most predictions

@@ -64,7 +64,7 @@ def prior_correction(loss: Loss, correction: Correction, instance_weights: bool 
     if kind is None:
         return PriorShift(None, np.zeros(len(correction.labels)))
     if correction.multi_label:
-        uniform = np.ptp(correction.rates) <= 1e-9 * correction.rates.max()
+        uniform = np.ptp(correction.draws_per_row) <= 1e-9 * correction.draws_per_row.max()
         exact = len(correction.labels) == 1 or uniform
         shift = natural_prior_shift(correction)
     else:

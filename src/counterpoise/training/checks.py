@@ -10,7 +10,6 @@ from counterpoise.data.batching import optimizer_steps
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError, nearest
 from counterpoise.metrics.costs import read_costs
-from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.model.module import Classifier
 from counterpoise.training.resume import BestCheckpoint, check_resumable
 from counterpoise.training.run import RunContext
@@ -24,7 +23,7 @@ def check_before_training(
     _check_monitor(config.monitor, model, data)
     _check_second_stage(trainer, model, fitted)
     if config.costs:
-        if isinstance(model.scoring, MultiLabelScoring):
+        if model.scoring.multi_label:
             raise UserError("costs: a cost matrix is for single-label data; for several labels use decision.*")
         read_costs(config.costs, data.labels)
     if config.ckpt:

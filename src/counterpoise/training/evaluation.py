@@ -12,12 +12,10 @@ from scipy.special import softmax
 
 from counterpoise.balance import FittedStrategy
 from counterpoise.balance.counts import Targets
-from counterpoise.balance.losses.protocol import PriorCorrection
 from counterpoise.data.datamodule import TextDataModule
-from counterpoise.metrics.calibration import Calibration, prior_correction
+from counterpoise.metrics.calibration import Calibration, PriorShift, prior_correction
 from counterpoise.metrics.calibration import measure as calibrate
 from counterpoise.metrics.costs import least_cost, mean_cost, read_costs
-from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.model.module import Classifier
 from counterpoise.model.second_stage import SecondStageResult
 from counterpoise.terminal import console
@@ -57,12 +55,13 @@ def evaluate_best_checkpoint(
         The results, or None after `debug=fast`, which measures nothing.
     """
     outcome, best = finished_training(run, trainer, model, data, fitted)
-    quality, shift = _prior_correction(outcome)
+    weighted_texts = data.splits["train"].dataset.weights is not None
+    prior = prior_correction(outcome.loss, outcome.correction, weighted_texts)
     second_stage: SecondStageResult | None = None
     if best and fitted.strategy.second_stage is not None:
-        second_stage, best = run_second_stage(outcome, best, quality)
-        quality = second_stage.shift_quality
+        second_stage, best = run_second_stage(outcome, best, prior.kind)
         shift = np.zeros(len(data.labels)) if second_stage.shift is None else second_stage.shift
+        prior = PriorShift(second_stage.shift_quality, shift)
     tester = evaluation_trainer(trainer)
     tester.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if tester.fast_dev_run:  # type: ignore[attr-defined]
@@ -75,9 +74,9 @@ def evaluate_best_checkpoint(
         "train_sample": _predict(tester, model, data, "train", limit=train_rows),
     }
     scoring = model.scoring
-    decided = scoring.decide(evaluated["test"].logits) if isinstance(scoring, MultiLabelScoring) else None
+    decided = scoring.decide(evaluated["test"].logits) if scoring.multi_label else None
     calibration = calibrate(
-        data.labels, data.counts, evaluated["validation"], evaluated["test"], (quality, shift), scoring.bounds, decided
+        data.labels, data.counts, evaluated["validation"], evaluated["test"], prior, scoring.bounds, decided
     )
     metrics = _metrics(outcome, evaluated) | {"best_checkpoint": str(best) if best else None}
     if second_stage:
@@ -124,15 +123,6 @@ def warn_about_schedule(fitted: FittedStrategy, last: int, best: int) -> None:
         )
 
 
-def _prior_correction(outcome: TrainingOutcome) -> tuple[PriorCorrection | None, np.ndarray]:
-    """Return the quality and the shift of the correction to the natural prior, before a second stage."""
-    quality, shift = prior_correction(outcome.loss, outcome.correction)
-    if quality and outcome.data.splits["train"].dataset.weights is not None:
-        # Weights of single texts are not part of the effective prior.
-        quality = "approximate"
-    return quality, shift
-
-
 def _predict(
     tester: pl.Trainer, model: Classifier, data: TextDataModule, split: str, limit: int | None = None
 ) -> SplitLogits:
@@ -154,7 +144,7 @@ def _metrics(outcome: TrainingOutcome, evaluated: dict[str, SplitLogits]) -> dic
     """Return the scores of the splits and facts about strategy, data and training, as `metrics.json` holds them."""
     scoring, correction = outcome.model.scoring, outcome.fitted.final.correction
     metrics: dict[str, Any] = {name: scoring.measure(*split) for name, split in evaluated.items()}
-    if isinstance(scoring, MultiLabelScoring):
+    if scoring.multi_label:
         metrics["test_at_half"] = scoring.measure(*evaluated["test"], threshold=0.5)
     return metrics | {
         "probe": outcome.run.config.probe,
@@ -220,7 +210,7 @@ def _results(
         max_length=data.max_length,
         truncated_fraction=train.store.truncated / len(train.store),
         decided=decided,
-        thresholds=scoring.thresholds.numpy() if isinstance(scoring, MultiLabelScoring) else None,
+        thresholds=None if scoring.thresholds is None else scoring.thresholds.numpy(),
         least_cost=cheapest,
         calibration=calibration,
         history=pd.read_csv(history) if history.is_file() else None,

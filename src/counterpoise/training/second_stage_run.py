@@ -8,7 +8,6 @@ import torch
 
 from counterpoise.balance.losses.protocol import PriorCorrection
 from counterpoise.data.batching import EmbeddingDataset
-from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.model.embeddings import encode
 from counterpoise.model.encoder import Encoder
 from counterpoise.model.second_stage import FirstStage, SecondStageResult
@@ -53,7 +52,7 @@ def run_second_stage(
     console.print("second stage: training or adjusting the head, with the encoder frozen")
     result = outcome.fitted.strategy.second_stage(first)
     model.head = result.head
-    if isinstance(model.scoring, MultiLabelScoring):
+    if model.scoring.multi_label:
         with torch.no_grad():
             logits = result.head(torch.from_numpy(embeddings("validation"))).numpy()
         model.scoring.tune(logits, data.splits["validation"].targets)
