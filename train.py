@@ -26,7 +26,6 @@ def main(run: RunContext) -> float | None:
     """Train, test and report one model; return the monitored validation score, for sweepers that optimise it."""
     config = run.config
     run.begin()
-    registry.load(config.metrics)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     registry.load(config.metrics)
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from commandline import ROOT, run, setting
+from counterpoise.metrics import registry
 
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs/extending.md").read_text(encoding="utf-8"), re.DOTALL)
 FILES = {
@@ -28,6 +29,7 @@ def project(tmp_path, monkeypatch, texts):
     (tmp_path / "src/mytask/__init__.py").touch()
     with sqlite3.connect(tmp_path / "messages.db") as database:
         pd.read_csv(texts["train"]).to_sql("messages", database, index=False)
+    monkeypatch.setattr(registry, "_metrics", dict(registry._metrics))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "src")
     yield tmp_path

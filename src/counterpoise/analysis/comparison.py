@@ -161,7 +161,7 @@ def _resolve_metric(metric: str, metrics: Mapping[str, CountMetric], task: regis
     if metric in metrics:
         return metric
     known = registry.find(metric, task)
-    if known is not None and known.same_as in metrics:
+    if known is not None and known.same_as is not None and known.same_as in metrics:
         return known.same_as
     raise UserError(f"metric {metric} is not compared.{nearest(metric, metrics)} Metrics: {', '.join(metrics)}")
 

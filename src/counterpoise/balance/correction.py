@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class Correction:
         return self.index.multi_label
 
     @property
-    def task(self) -> str:
+    def task(self) -> Literal["single_label", "multi_label"]:
         """The task: single_label or multi_label."""
         return "multi_label" if self.multi_label else "single_label"
 
