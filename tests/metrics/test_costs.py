@@ -30,7 +30,7 @@ class TestLeastCost:
         )
         np.testing.assert_array_equal(least_cost(np.stack([1 - p, p], 1), costs), [0, 0, 1, 1, 1])
 
-    def test_the_least_cost_may_be_a_class_that_is_hardly_probable(self, tmp_path):
+    def test_an_improbable_class_can_have_the_least_cost(self, tmp_path):
         costs = read_costs(written(tmp_path, FRAUD), LABELS)
         np.testing.assert_allclose(expected_cost([[0.7, 0.25, 0.05]], costs), [[26, 3.75, 1.9]])
         assert least_cost([[0.7, 0.25, 0.05]], costs).tolist() == [2]
@@ -38,23 +38,23 @@ class TestLeastCost:
     @given(
         arrays(np.float64, (7, 4), elements=st.floats(0.001, 1)), arrays(np.float64, (4, 4), elements=st.floats(-9, 9))
     )
-    def test_it_is_that_of_trying_each_decision(self, shares, costs):
+    def test_expected_cost_and_decision_match_brute_force(self, shares, costs):
         shares /= shares.sum(1, keepdims=True)
         for p, expected, decided in zip(shares, expected_cost(shares, costs), least_cost(shares, costs), strict=True):
             tried = [sum(p[i] * costs[i, j] for i in range(4)) for j in range(4)]
             np.testing.assert_allclose(expected, tried, atol=1e-12)
             assert tried[decided] == pytest.approx(min(tried), abs=1e-12)
 
-    def test_if_all_mistakes_cost_the_same_it_is_the_most_probable_class(self):
+    def test_equal_costs_give_the_most_probable_class(self):
         shares = np.random.default_rng(0).dirichlet(np.ones(6), 500)
         np.testing.assert_array_equal(least_cost(shares, 1 - np.eye(6)), shares.argmax(1))
 
-    def test_what_a_text_costs_whatever_is_decided_does_not_matter(self):
+    def test_a_constant_per_row_does_not_change_the_decision(self):
         rng = np.random.default_rng(0)
         shares, costs = rng.dirichlet(np.ones(4), 200), rng.integers(0, 9, (4, 4)).astype(float)
         np.testing.assert_array_equal(least_cost(shares, costs), least_cost(shares, 3 * costs + [[7], [0], [-2], [1]]))
 
-    def test_of_equals_it_is_the_first(self):
+    def test_ties_go_to_the_first_class(self):
         assert least_cost([[0.25, 0.5, 0.25]], np.ones((3, 3))).tolist() == [0]
 
     @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ class TestLeastCost:
             (np.ones((1, 2)), np.full((2, 2), np.inf)),
         ],
     )
-    def test_what_does_not_fit_is_an_error(self, shares, costs):
+    def test_mismatched_arguments_are_an_error(self, shares, costs):
         with pytest.raises(ValueError, match=r"costs|cost is not finite"):
             least_cost(shares, costs)
 
@@ -79,7 +79,7 @@ class TestMeanCost:
         assert mean_cost(truth, decided, costs) == (0 + 5 + 100 - 1) / 4
         assert mean_cost(truth, truth, costs) == -0.5
 
-    def test_where_the_probabilities_are_true_the_least_cost_decides_best(self):
+    def test_least_cost_decisions_are_cheapest_under_true_probabilities(self):
         rng = np.random.default_rng(0)
         shares = rng.dirichlet([3, 1, 0.3], 20_000)
         truth = (shares.cumsum(1) < rng.random((20_000, 1))).sum(1)
@@ -89,7 +89,7 @@ class TestMeanCost:
         expected = expected_cost(shares, costs)[np.arange(20_000), cheapest].mean()
         assert mean_cost(truth, cheapest, costs) == pytest.approx(expected, rel=0.05)
 
-    def test_nothing_and_what_does_not_fit_are_errors(self):
+    def test_empty_and_mismatched_arguments_are_errors(self):
         for truth, decided in (([], []), ([0], [0, 1]), ([[0]], [[0]])):
             with pytest.raises(ValueError, match="do not fit"):
                 mean_cost(np.array(truth, int), np.array(decided, int), np.eye(2))
@@ -100,7 +100,7 @@ class TestFile:
         costs = read_costs(written(tmp_path, FRAUD), LABELS)
         np.testing.assert_array_equal(costs, [[0, 5, 2], [100, 0, 2], [20, 5, 0]])
 
-    def test_classes_may_come_in_any_order(self, tmp_path):
+    def test_classes_may_be_in_any_order(self, tmp_path):
         shuffled = "\ufeff, unclear ,fraud,fine\r\nfraud,2,0,1e2\r\n\r\nunclear,0,5,20\r\nfine,2, 5,-0\r\n"
         costs = read_costs(written(tmp_path, shuffled), LABELS)
         np.testing.assert_array_equal(costs, [[0, 5, 2], [100, 0, 2], [20, 5, 0]])
@@ -130,15 +130,15 @@ class TestFile:
             (b"\xff\xfe\x00", "not CSV"),
         ],
     )
-    def test_another_file_is_one_line(self, tmp_path, text, line):
+    def test_an_invalid_file_is_a_one_line_error(self, tmp_path, text, line):
         path = written(tmp_path, text)
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as error:
             read_costs(path, LABELS)
-        assert str(told.value).startswith(f"costs={path}: ")
-        assert line in str(told.value)
-        assert "\n" not in str(told.value)
+        assert str(error.value).startswith(f"costs={path}: ")
+        assert line in str(error.value)
+        assert "\n" not in str(error.value)
 
-    def test_a_missing_file_and_a_folder_are_one_line(self, tmp_path):
+    def test_a_missing_file_and_a_folder_are_one_line_errors(self, tmp_path):
         with pytest.raises(UserError, match="does not exist"):
             read_costs(tmp_path / "none.csv", LABELS)
         with pytest.raises(UserError, match="cannot be read"):

@@ -74,7 +74,7 @@ def test_a_four_label_example_worked_by_hand():
     assert {type(value) for value in result.values()} == {float}
 
 
-def test_per_label_says_nothing_about_a_label_without_positives_and_0_of_one_never_predicted():
+def test_per_label_is_nan_without_positives_and_0_without_predictions():
     table = per_label(DECIDED, LOGITS, TARGETS, COUNTS)
     assert list(table.columns) == ["train_count", "test_count", "precision", "recall", "f1", "average_precision"]
     assert table.train_count.tolist() == COUNTS.tolist()
@@ -134,20 +134,20 @@ def agrees_with_scikit_learn(decided, logits, dense, counts):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
 @pytest.mark.parametrize(("texts", "labels"), [(40, 3), (200, 30), (60, 200)])
 @pytest.mark.parametrize("kinds", [None, 4])
-def test_random_scores_agree_with_scikit_learn_ties_or_not(texts, labels, kinds):
+def test_scores_match_scikit_learn_with_and_without_ties(texts, labels, kinds):
     agrees_with_scikit_learn(*random_split(np.random.default_rng(texts), texts, labels, kinds))
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning", "ignore:No positive class found")
 @given(st.integers(1, 6), st.integers(2, 7), st.integers(1, 4), st.integers(0, 2**32))
-def test_any_small_split_agrees_with_scikit_learn(texts, labels, kinds, seed):
+def test_any_small_split_matches_scikit_learn(texts, labels, kinds, seed):
     decided, logits, dense, counts = random_split(np.random.default_rng(seed), texts, labels, kinds)
     if dense.any():
         agrees_with_scikit_learn(decided, logits, dense, counts)
 
 
 @given(st.integers(1, 5), st.integers(0, 2**32))
-def test_scores_at_k_are_means_over_the_orders_of_equal_logits(labels, seed):
+def test_scores_at_k_average_over_the_orders_of_ties(labels, seed):
     rng = np.random.default_rng(seed)
     dense = rng.random((1, labels)) < 0.5
     if not dense.any():
@@ -161,14 +161,14 @@ def test_scores_at_k_are_means_over_the_orders_of_equal_logits(labels, seed):
         assert result[f"precision_at_{k}"] == pytest.approx(np.mean(true_positives) / k)
 
 
-def test_blocks_of_labels_and_of_texts_change_nothing(monkeypatch):
+def test_the_block_size_does_not_change_the_result(monkeypatch):
     decided, logits, dense, counts = random_split(np.random.default_rng(3), 50, 40, kinds=9)
     whole = scores(decided, logits, sparse.csr_matrix(dense), counts)
     monkeypatch.setattr("counterpoise.metrics.ranking._BLOCK_CELLS", 130)
     assert scores(decided, logits, sparse.csr_matrix(dense), counts) == whole
 
 
-def test_scores_depend_on_the_order_of_the_logits_only():
+def test_scores_depend_only_on_the_order_of_the_logits():
     decided, logits, dense, counts = random_split(np.random.default_rng(4), 50, 12)
     targets = sparse.csr_matrix(dense)
     assert scores(decided, logits, targets, counts) == scores(decided, np.arctan(logits / 4) - 7, targets, counts)
@@ -184,7 +184,7 @@ def test_perfect_logits_and_decisions_score_1_throughout():
     assert {name: result[name] for name in ones} == pytest.approx(dict.fromkeys(ones, 1.0), abs=1e-12)
 
 
-def test_texts_without_labels_change_the_micro_scores_and_the_subset_accuracy_only():
+def test_texts_without_labels_change_only_micro_scores_and_subset_accuracy():
     decided, logits, dense, counts = random_split(np.random.default_rng(6), 30, 6)
     more = sparse.csr_matrix(np.vstack([dense, np.zeros((10, 6), bool)]))
     silent, loud = np.zeros((10, 6), bool), np.ones((10, 6), bool)
@@ -199,7 +199,7 @@ def test_texts_without_labels_change_the_micro_scores_and_the_subset_accuracy_on
     assert noisy["subset_accuracy"] * 40 == pytest.approx(before["subset_accuracy"] * 30)
 
 
-def test_a_split_without_any_positive_has_no_means_and_raises_nothing():
+def test_a_split_without_positives_has_nan_means():
     result = scores(DECIDED, LOGITS, sparse.csr_matrix((4, 4), dtype=bool), COUNTS)
     undefined = {name for name, value in result.items() if np.isnan(value)}
     assert undefined >= {"micro_recall", "macro_f1", "macro_f1_all", "map", "sample_f1", "lrap", "ndcg_at_3"}
@@ -207,7 +207,7 @@ def test_a_split_without_any_positive_has_no_means_and_raises_nothing():
     assert "head_f1" not in result
 
 
-def test_a_logit_that_is_no_number_leaves_the_ranking_undefined_and_the_decisions_alone():
+def test_a_nan_logit_makes_only_the_ranking_scores_nan():
     broken = LOGITS.copy()
     broken[0, 0] = np.nan
     result, whole = (scores(DECIDED, logits, TARGETS, COUNTS) for logits in (broken, LOGITS))
@@ -221,7 +221,7 @@ def test_infinite_logits_are_ranked_first_and_last():
     assert scores(DECIDED, logits, TARGETS, COUNTS)["map"] == 1
 
 
-def test_inputs_stay_as_they_are():
+def test_inputs_are_not_modified():
     decided, logits, dense, counts = random_split(np.random.default_rng(7), 30, 20, kinds=5)
     targets = sparse.csr_matrix(dense)
     copies = decided.copy(), logits.copy(), counts.copy()
@@ -249,7 +249,7 @@ def test_no_dense_copy_is_made():
     assert peak < logits.nbytes / 2
 
 
-def test_shapes_that_do_not_belong_together_are_refused():
+def test_mismatched_shapes_are_rejected():
     for wrong in (
         (DECIDED[:3], LOGITS, TARGETS, COUNTS),
         (DECIDED, LOGITS[:, :3], TARGETS, COUNTS),
@@ -262,11 +262,11 @@ def test_shapes_that_do_not_belong_together_are_refused():
             per_label(*wrong)
 
 
-def test_a_split_without_texts_is_refused():
+def test_a_split_without_texts_is_rejected():
     with pytest.raises(ValueError, match="no example"):
         scores(np.zeros((0, 4), bool), np.zeros((0, 4)), sparse.csr_matrix((0, 4), dtype=bool), COUNTS)
 
 
-def test_average_precision_of_ties_only_is_the_share_of_positives():
+def test_average_precision_of_ties_is_the_fraction_of_positives():
     dense = np.array([[1], [0], [0], [1], [0]], bool)
     assert average_precision(np.zeros((5, 1)), sparse.csr_matrix(dense)) == pytest.approx([2 / 5])

@@ -9,13 +9,13 @@ from counterpoise.metrics.outcomes import AdjustedLogits, ScoredOutcomes, order_
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(1, 7), st.data())
-def test_the_values_of_ranks_are_those_of_sorting_all(values, size, data):
+def test_order_statistics_match_sorting(values, size, data):
     ranks = np.array(data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=5)))
     blocks = [np.array(values[start : start + size]) for start in range(0, len(values), size)]
     np.testing.assert_array_equal(order_statistics(lambda: iter(blocks), ranks), np.sort(values)[ranks])
 
 
-def test_values_that_differ_only_in_their_last_bits_are_told_apart():
+def test_order_statistics_distinguish_the_last_bits():
     values = 0.5 + np.arange(100) * 2.0**-53
     order = np.random.default_rng(0).permutation(100)
     np.testing.assert_array_equal(order_statistics(lambda: iter([values[order]]), np.arange(100)), values)
@@ -23,7 +23,7 @@ def test_values_that_differ_only_in_their_last_bits_are_told_apart():
 
 @pytest.mark.parametrize("cells", [1, 10, 1000])
 @pytest.mark.parametrize("dense", [True, False])
-def test_blocks_hold_every_text_once_in_their_order(cells, dense, monkeypatch):
+def test_blocks_hold_every_text_once_in_order(cells, dense, monkeypatch):
     monkeypatch.setattr(outcomes, "_BLOCK_CELLS", cells)
     rng = np.random.default_rng(0)
     logits, held = rng.normal(size=(13, 4)).astype(np.float32), rng.random((13, 4)) < 0.3

@@ -111,13 +111,13 @@ class TestPriorShift:
         np.testing.assert_allclose(prior_shift([5, 5], [90, 10]), shift, rtol=1e-14)
 
     @pytest.mark.parametrize("law", LAWS)
-    def test_it_is_alpha_plus_beta_times_the_log_of_the_counts(self, law):
+    def test_the_shift_is_alpha_plus_beta_times_the_log_counts(self, law):
         counts = np.array([2840, 206, 41, 1])
         shift = natural_prior_shift(counting([2840, 206, 41, 1], strategy(*law)))
         expected = -sum(law) * np.log(counts)
         np.testing.assert_allclose(shift - shift[0], expected - expected[0], atol=1e-10)
 
-    def test_nothing_is_shifted_where_nothing_was_corrected(self):
+    def test_without_a_correction_the_shift_is_zero(self):
         np.testing.assert_allclose(natural_prior_shift(counting([90, 9, 1], strategy())), 0, atol=1e-14)
 
     @pytest.mark.parametrize(
@@ -133,20 +133,20 @@ class TestPriorShift:
         ids=lambda strategy: f"{strategy.sampler}, {strategy.weights}",
     )
     @pytest.mark.parametrize("make", [CrossEntropy, LogitAdjusted, lambda b: LogitAdjusted(b, tau=0.4)])
-    def test_it_takes_a_trained_model_back_to_the_natural_posterior(self, made, make):
+    def test_the_shift_restores_the_natural_posterior_of_a_trained_model(self, made, make):
         correction = counting(TABLE.sum(0).tolist(), made)
         loss = make(correction).double()
         logits = trained(loss, correction, TABLE)
         natural = logits - natural_prior_shift(correction, loss.effective_prior(correction))
         np.testing.assert_allclose(softmax(natural, axis=1), TABLE / TABLE.sum(1, keepdims=True), atol=2e-6)
 
-    def test_without_it_a_balanced_model_says_rare_classes_too_often(self):
+    def test_without_the_shift_a_balanced_model_overpredicts_rare_classes(self):
         correction = counting(TABLE.sum(0).tolist(), strategy(0.5, 0.5))
         said = softmax(trained(CrossEntropy(correction).double(), correction, TABLE), axis=1)
         rows = TABLE.sum(1) / TABLE.sum()
         assert rows @ said[:, 2] > 5 * TABLE[:, 2].sum() / TABLE.sum()
 
-    def test_it_is_exact_for_two_gaussians(self):
+    def test_the_shift_is_exact_for_two_gaussians(self):
         # x ~ N(-1, 1) in 99% and N(1, 1) in 1%: the balanced posterior is sigma(2 x), the natural sigma(2 x - log 99).
         x = np.linspace(-6, 6, 41)
         balanced = log_softmax(np.stack([norm(-1).logpdf(x), norm(1).logpdf(x)], 1), axis=1)
@@ -156,7 +156,7 @@ class TestPriorShift:
         found = softmax(balanced - shift, axis=1)[:, 1]
         np.testing.assert_allclose(found, natural[1] / (natural[0] + natural[1]), rtol=1e-9)
 
-    def test_for_focal_loss_it_goes_most_of_the_way(self):
+    def test_the_shift_is_approximate_for_focal_loss(self):
         correction = counting(TABLE.sum(0).tolist(), strategy(0.5, 0.5))
         logits = trained(SoftmaxFocal(correction).double(), correction, TABLE)
         rows, natural = TABLE.sum(1) / TABLE.sum(), TABLE.sum(0) / TABLE.sum()
@@ -164,19 +164,19 @@ class TestPriorShift:
         after = np.abs(rows @ softmax(logits - natural_prior_shift(correction), axis=1) - natural).sum()
         assert after < before / 2
 
-    def test_from_the_margins_of_ldam_nothing_leads_back(self):
+    def test_no_shift_restores_the_posterior_of_ldam(self):
         # It decides for the more frequent class by its whole margin, however narrow the majority.
         correction = counting([505, 495], strategy())
         logits = trained(LDAM(correction).double(), correction, np.array([[505, 495]]))
         assert logits[0, 0] - logits[0, 1] > 10
 
-    def test_classes_that_were_never_trained_on_are_left_alone(self):
+    def test_classes_without_training_examples_are_not_shifted(self):
         shift = prior_shift([0.5, 0, 0.5, 0], [90, 0, 10, 5])
         np.testing.assert_allclose(shift, [np.log(0.5 / (90 / 105)), 0, np.log(0.5 / (10 / 105)), 0])
         np.testing.assert_array_equal(prior_shift([1, 1], [0, 0]), 0)
         np.testing.assert_array_equal(prior_shift([1], [7]), 0)
 
-    def test_what_does_not_fit_is_an_error(self):
+    def test_mismatched_arguments_are_an_error(self):
         for effective_prior, counts in [
             ([1, 2], [1, 2, 3]),
             ([], []),
@@ -200,7 +200,7 @@ class TestOddsShift:
         np.testing.assert_allclose(shift, np.log(18), rtol=1e-14)
         np.testing.assert_allclose(expit(np.log(2) - shift), 0.1, rtol=1e-12)
 
-    def test_weights_alone_are_taken_back_exactly(self):
+    def test_the_shift_of_weights_is_exact(self):
         # One label over 4 readings: 1, 5, 30 and 2 of so many texts hold it; any ratio of weights.
         holds, texts = np.array([1, 5, 30, 2]), np.array([400, 100, 60, 3])
         y = np.concatenate([np.arange(n) < h for h, n in zip(holds, texts, strict=True)])[:, None]
@@ -210,7 +210,7 @@ class TestOddsShift:
             logits = np.log(holds * correction.class_weights[0] / ((texts - holds) * correction.negative_weights[0]))
             np.testing.assert_allclose(expit(logits - natural_prior_shift(correction)), holds / texts, rtol=1e-12)
 
-    def test_the_sampler_of_a_single_label_is_taken_back_exactly(self):
+    def test_the_shift_of_a_sampler_over_one_label_is_exact(self):
         holds, texts = np.array([1, 5, 30, 2]), np.array([400, 100, 60, 3])
         readings = np.repeat(np.arange(4), texts)
         y = np.concatenate([np.arange(n) < h for h, n in zip(holds, texts, strict=True)])[:, None]
@@ -223,7 +223,7 @@ class TestOddsShift:
             logits = np.log(mass[0] / mass[1])
             np.testing.assert_allclose(expit(logits - natural_prior_shift(correction)), holds / texts, rtol=1e-9)
 
-    def test_the_best_constant_is_taken_back_to_the_share_of_the_label(self):
+    def test_the_shift_restores_the_label_frequency_from_the_best_constant(self):
         rng = np.random.default_rng(0)
         texts = rng.random((500, 4)) < [0.5, 0.2, 0.05, 0.01]
         for law in LAWS:
@@ -231,14 +231,14 @@ class TestOddsShift:
             best = BinaryCrossEntropy(correction).initial_logits(correction)
             np.testing.assert_allclose(expit(best - natural_prior_shift(correction)), texts.mean(0), rtol=1e-9)
 
-    def test_labels_of_no_text_or_of_all_are_left_to_their_weights(self):
+    def test_labels_of_no_text_or_all_texts_are_shifted_by_weights_only(self):
         texts = np.stack([np.zeros(6), np.ones(6), np.arange(6) < 2], 1)
         correction = self.correction(strategy(0.5, 0.5), texts)
         shift = natural_prior_shift(correction)
         assert np.isfinite(shift).all()
         np.testing.assert_allclose(shift[:2], np.log(correction.class_weights / correction.negative_weights)[:2])
 
-    def test_what_does_not_fit_is_an_error(self):
+    def test_mismatched_arguments_are_an_error(self):
         with pytest.raises(ValueError, match="do not fit"):
             label_prior_shift([0.5], [1, 1], [1, 1], [1, 1], 2)
         with pytest.raises(ValueError, match="multi-label"):
@@ -252,14 +252,14 @@ class TestPostHoc:
         np.testing.assert_array_equal(adjusted.argmax(1), [1, 0])
         np.testing.assert_allclose(np.exp(post_hoc(np.zeros((1, 2)), [4, 1], 0.5))[0, 1], 5**0.5)
 
-    def test_tau_0_changes_nothing_and_nothing_is_changed_in_place(self):
+    def test_tau_0_changes_nothing_and_inputs_are_not_modified(self):
         logits = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
         kept = logits.copy()
         np.testing.assert_array_equal(post_hoc(logits, [0.7, 0.2, 0.1], 0), logits)
         assert post_hoc(logits, [0.7, 0.2, 0.1]).dtype == np.float64
         np.testing.assert_array_equal(logits, kept)
 
-    def test_of_a_plain_model_it_equals_training_with_the_adjusted_loss(self):
+    def test_post_hoc_adjustment_of_a_plain_model_equals_the_adjusted_loss(self):
         plain, counts = counting(TABLE.sum(0).tolist(), strategy()), TABLE.sum(0)
         after = post_hoc(trained(CrossEntropy(plain).double(), plain, TABLE), plain.effective_prior)
         within = trained(LogitAdjusted(plain).double(), plain, TABLE)
@@ -268,13 +268,13 @@ class TestPostHoc:
         np.testing.assert_allclose(softmax(after, axis=1), balanced / balanced.sum(1, keepdims=True), atol=2e-6)
 
     @pytest.mark.parametrize("law", LAWS)
-    def test_of_any_strategy_it_gives_the_balanced_posterior_with_the_emphasis_for_a_prior(self, law):
+    def test_post_hoc_adjustment_by_the_effective_prior_gives_the_balanced_posterior(self, law):
         correction, counts = counting(TABLE.sum(0).tolist(), strategy(*law)), TABLE.sum(0)
         after = post_hoc(trained(CrossEntropy(correction).double(), correction, TABLE), correction.effective_prior)
         balanced = TABLE / counts
         np.testing.assert_allclose(softmax(after, axis=1), balanced / balanced.sum(1, keepdims=True), atol=2e-6)
 
-    def test_it_decides_best_for_balanced_accuracy(self):
+    def test_tau_1_is_best_for_balanced_accuracy(self):
         logits = np.log(TABLE / TABLE.sum(1, keepdims=True))
         classes = np.repeat(np.tile(np.arange(3), 4), TABLE.ravel())
 
@@ -286,21 +286,21 @@ class TestPostHoc:
             best = max(best, score(np.eye(3)[list(rule)]))
         assert score(post_hoc(logits, TABLE.sum(0))) == best > score(logits)
 
-    def test_a_class_of_no_share_is_adjusted_as_the_rarest(self):
+    def test_a_class_without_prior_is_adjusted_like_the_rarest(self):
         adjusted = post_hoc(np.zeros((1, 3)), [0.9, 0.1, 0])
         assert np.isfinite(adjusted).all()
         assert adjusted[0, 2] == adjusted[0, 1]
 
-    def test_a_tau_above_1_is_a_choice(self):
-        with pytest.raises(UserError, match="upside down") as told:
+    def test_a_tau_above_1_needs_allow_overcorrection(self):
+        with pytest.raises(UserError, match="upside down") as error:
             post_hoc(np.zeros((1, 2)), [0.9, 0.1], 1.5)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
         post_hoc(np.zeros((1, 2)), [0.9, 0.1], 1.5, allow_overcorrection=True)
         for tau in (-1, np.nan, np.inf):
             with pytest.raises(UserError, match="tau="):
                 post_hoc(np.zeros((1, 2)), [0.9, 0.1], tau, allow_overcorrection=True)
 
-    def test_what_does_not_fit_is_an_error(self):
+    def test_mismatched_arguments_are_an_error(self):
         for prior in ([1, 1, 1], [0, 0], [-1, 2], [np.nan, 1]):
             with pytest.raises(ValueError, match="prior"):
                 post_hoc(np.zeros((1, 2)), prior)
@@ -315,7 +315,7 @@ class TestTemperature:
 
     @pytest.mark.parametrize("draw", [sample, label_sample])
     @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
-    def test_it_is_where_the_likelihood_is_best(self, draw, temperature):
+    def test_the_temperature_maximises_the_likelihood(self, draw, temperature):
         logits, targets = draw(temperature=temperature)
         found = fit_temperature(logits, targets)
         searched = minimize_scalar(
@@ -328,7 +328,7 @@ class TestTemperature:
         assert fit_temperature(7 * logits, targets) == pytest.approx(7 * found, rel=1e-9)
 
     @pytest.mark.parametrize("draw", [sample, label_sample])
-    def test_it_never_worsens_the_likelihood_and_leaves_the_decisions(self, draw):
+    def test_the_temperature_never_lowers_the_likelihood_and_keeps_decisions(self, draw):
         logits, targets = draw(temperature=3)
         scaled = logits / fit_temperature(logits, targets)
         assert negative_log_likelihood(scaled, targets) < negative_log_likelihood(logits, targets)
@@ -340,7 +340,7 @@ class TestTemperature:
         shifted = logits + np.random.default_rng(1).normal(size=(len(logits), 1)) * 50
         assert fit_temperature(shifted, classes) == pytest.approx(fit_temperature(logits, classes), rel=1e-9)
 
-    def test_the_limits_are_for_logits_that_are_always_right_or_no_better_than_chance(self):
+    def test_perfect_and_random_logits_give_the_temperature_limits(self):
         logits, _ = sample(200)
         assert fit_temperature(logits, logits.argmax(1)) == TEMPERATURES[0]
         assert fit_temperature(logits, logits.argmin(1)) == TEMPERATURES[1]
@@ -349,7 +349,7 @@ class TestTemperature:
         assert fit_temperature(np.full((9, 3), 2.0), np.zeros(9, int)) == 1
         assert fit_temperature(np.zeros((9, 3)), np.zeros((9, 3), bool)) == 1
 
-    def test_logits_that_are_no_numbers_are_an_error(self):
+    def test_nonfinite_logits_are_an_error(self):
         for bad in (np.nan, np.inf):
             with pytest.raises(ValueError, match="infinite or no numbers"):
                 fit_temperature(np.array([[0, bad]]), np.array([0]))
@@ -365,7 +365,7 @@ class TestScores:
         assert negative_log_likelihood(pairs, held) == pytest.approx(-np.log(0.9 * 0.2) / 2)
         assert brier_score(pairs, held) == pytest.approx((0.01 + 0.64) / 2)
 
-    def test_they_are_those_of_scikit_learn(self):
+    def test_scores_match_scikit_learn(self):
         logits, classes = sample()
         p = softmax(logits, axis=1)
         assert negative_log_likelihood(logits, classes) == pytest.approx(log_loss(classes, p), rel=1e-10)
@@ -375,7 +375,7 @@ class TestScores:
         assert negative_log_likelihood(logits, held) == pytest.approx(log_loss(truth, p), rel=1e-10)
         assert brier_score(logits, held) == pytest.approx(brier_score_loss(truth, p), rel=1e-10)
 
-    def test_of_two_classes_brier_is_twice_that_of_the_label(self):
+    def test_the_brier_score_of_two_classes_is_twice_that_of_the_label(self):
         logits, held = label_sample()
         two = np.stack([np.zeros(1000), logits[:, 0]], 1)
         y = held.toarray()[:, :1]
@@ -384,7 +384,7 @@ class TestScores:
             negative_log_likelihood(logits[:, :1], y)
         )
 
-    def test_a_sure_mistake_has_a_finite_likelihood(self):
+    def test_a_confident_mistake_has_a_finite_likelihood(self):
         assert negative_log_likelihood(np.array([[1e4, 0.0]]), np.array([1])) == 1e4
         assert negative_log_likelihood(np.array([[1e4]]), np.array([[False]])) == 1e4
 
@@ -410,12 +410,12 @@ def outcomes(logits: np.ndarray, targets: np.ndarray | csr_matrix) -> tuple[np.n
 
 @pytest.mark.parametrize("draw", [sample, label_sample])
 class TestCalibration:
-    def test_equal_widths_agree_with_the_definition(self, draw):
+    def test_equal_width_bins_match_the_definition(self, draw):
         logits, targets = draw(temperature=2)
         expected = calibration_error(*outcomes(logits, targets), np.linspace(0, 1, 16)[1:].tolist())
         assert expected_calibration_error(logits, targets) == pytest.approx(expected, rel=1e-10)
 
-    def test_equal_masses_agree_with_sorting_and_cutting(self, draw):
+    def test_equal_mass_bins_match_sorting(self, draw):
         logits, targets = draw(1500 if draw is sample else 375, temperature=2)
         confidence, came_true = outcomes(logits, targets)
         order = np.argsort(confidence)
@@ -424,7 +424,7 @@ class TestCalibration:
         assert adaptive_calibration_error(logits, targets) == pytest.approx(expected, rel=1e-10)
         assert set(reliability(logits, targets, equal_mass=True).counts) == {100}
 
-    def test_the_bins_are_those_of_scikit_learn(self, draw):
+    def test_bins_match_scikit_learn(self, draw):
         logits, targets = draw(temperature=2)
         confidence, came_true = outcomes(logits, targets)
         bins = reliability(logits, targets, 10)
@@ -437,12 +437,12 @@ class TestCalibration:
         assert (bins.accuracy[~held] == 0).all()
 
     @pytest.mark.parametrize("error", [expected_calibration_error, adaptive_calibration_error])
-    def test_it_is_small_for_true_probabilities_and_large_for_sure_ones(self, draw, error):
+    def test_the_error_is_small_for_true_and_large_for_overconfident_probabilities(self, draw, error):
         assert error(*draw()) < 0.03
         assert error(*draw(temperature=5)) > 0.05
 
     @pytest.mark.parametrize("error", [expected_calibration_error, adaptive_calibration_error])
-    def test_in_one_bin_it_is_the_mean_gap_and_bins_only_add_to_it(self, draw, error):
+    def test_the_error_of_one_bin_is_the_mean_gap_and_a_lower_bound(self, draw, error):
         logits, targets = draw(temperature=2)
         confidence, came_true = outcomes(logits, targets)
         assert error(logits, targets, 1) == pytest.approx(abs(confidence.mean() - came_true.mean()), rel=1e-9)
@@ -480,7 +480,7 @@ def risks(*arguments) -> np.ndarray:
 class TestRiskCoverage:
     @pytest.mark.parametrize("draw", [sample, label_sample])
     @pytest.mark.parametrize("decimals", [0, 1, 9])
-    def test_it_agrees_with_sorting_all_decisions(self, draw, decimals):
+    def test_the_curve_matches_sorting_all_decisions(self, draw, decimals):
         logits, targets = draw(200)
         logits = logits.round(decimals)
         confidence, came_true = outcomes(logits, targets)
@@ -499,7 +499,7 @@ class TestRiskCoverage:
         np.testing.assert_allclose(risks(logits[::-1], np.array([1, 0, 1, 0])), [0, 1 / 2, 1 / 3, 1 / 2])
         assert area_under_risk_coverage(logits, np.array([0, 1, 0, 1])) == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 4)
 
-    def test_pairs_are_as_sure_as_the_decision_is_probable(self):
+    def test_the_confidence_of_a_pair_is_the_probability_of_its_decision(self):
         logits, held = np.array([[3.0, -1.0], [0.5, -4.0]]), np.array([[True, True], [False, False]])
         # Above 1/2: -4 right, 3 right, -1 wrong, 0.5 wrong.
         np.testing.assert_allclose(risks(logits, held), [0, 0, 1 / 3, 1 / 2])
@@ -507,7 +507,7 @@ class TestRiskCoverage:
         decided = np.array([[False, True], [False, False]])
         np.testing.assert_array_equal(risks(logits, csr_matrix(held), decided), [0, 0, 0, 1 / 4])
 
-    def test_texts_are_as_sure_as_the_class_that_is_decided_for(self):
+    def test_the_confidence_of_a_text_is_the_probability_of_its_decision(self):
         logits, decided = np.log([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]), np.array([0, 1, 0])
         # 0.9 right, 0.6 wrong, 0.2 right.
         np.testing.assert_allclose(risks(logits, np.array([0, 1, 1]), decided), [0, 1 / 2, 1 / 3])
@@ -517,13 +517,13 @@ class TestRiskCoverage:
         with pytest.raises(ValueError, match=r"targets of shape \(3,\) and decisions of shape \(2,\)"):
             risk_coverage(np.zeros((3, 2)), np.zeros(3, int), np.zeros(2, int))
 
-    def test_at_full_coverage_the_risk_is_the_share_of_mistakes(self):
+    def test_the_risk_at_full_coverage_is_the_error_rate(self):
         logits, classes = sample()
         assert risks(logits, classes)[-1] == pytest.approx((logits.argmax(1) != classes).mean())
         logits, held = label_sample()
         assert risks(logits, held)[-1] == pytest.approx(((logits > 0) != held.toarray()).mean())
 
-    def test_confidence_that_knows_its_mistakes_is_better_than_one_that_does_not(self):
+    def test_informative_confidence_has_a_lower_aurc(self):
         rng = np.random.default_rng(0)
         right = rng.random(2000) < 0.8
         knows = np.stack([np.where(right, 3, 1) + rng.random(2000), np.zeros(2000)], 1)
@@ -535,7 +535,7 @@ class TestRiskCoverage:
         assert area_under_risk_coverage(knows, classes) == pytest.approx(best, abs=0.002)
         assert area_under_risk_coverage(blind, classes) == pytest.approx(mistakes, abs=0.03)
 
-    def test_mistakes_among_equals_are_spread_evenly(self):
+    def test_mistakes_among_ties_are_spread_evenly(self):
         # One sure and right, then four equal ones, two of them wrong, in any order.
         logits = np.array([[9.0, 0], *[[1, 0]] * 4])
         for classes in ([0, 1, 1, 0, 0], [0, 0, 1, 0, 1]):
@@ -548,7 +548,7 @@ def flat(found: float | tuple) -> np.ndarray:
 
 @pytest.mark.parametrize("measure", [*MEASURES, risk_coverage, reliability])
 class TestEveryMeasure:
-    def test_dense_and_sparse_targets_and_any_precision_are_legal(self, measure: Callable):
+    def test_dense_and_sparse_targets_of_any_precision_are_accepted(self, measure: Callable):
         logits, held = label_sample(100)
         expected = measure(logits, held)
         for given in (held.toarray(), held.toarray().astype(float), held.toarray().astype(np.int64)):
@@ -568,12 +568,12 @@ class TestEveryMeasure:
             ((3, 2), np.array([0, -1, 1])),
         ],
     )
-    def test_shapes_and_classes_that_do_not_fit_are_an_error(self, measure, shape, targets):
-        with pytest.raises(ValueError, match="logits of"):
+    def test_mismatched_shapes_and_classes_are_an_error(self, measure, shape, targets):
+        with pytest.raises(ValueError, match="logits"):
             measure(np.zeros(shape), targets)
 
     @pytest.mark.parametrize("draw", [sample, label_sample])
-    def test_blocks_of_texts_change_nothing(self, measure, draw, monkeypatch):
+    def test_the_block_size_does_not_change_the_result(self, measure, draw, monkeypatch):
         logits, targets = draw(150)
         expected = measure(logits, targets)
         monkeypatch.setattr(outcomes_module, "_BLOCK_CELLS", 40)
@@ -582,20 +582,20 @@ class TestEveryMeasure:
         np.testing.assert_allclose(flat(measure(logits, targets)), flat(expected), rtol=1e-11, atol=1e-11)
 
     @pytest.mark.parametrize("draw", [sample, label_sample])
-    def test_adjusted_logits_are_made_as_they_are_needed(self, measure, draw):
+    def test_lazily_adjusted_logits_give_the_same_result(self, measure, draw):
         logits, targets = draw(150)
         shift = np.linspace(-1, 1, logits.shape[1])
         made = measure(AdjustedLogits(logits, shift, 1.7), targets)
         np.testing.assert_array_equal(flat(made), flat(measure((logits - shift) / 1.7, targets)))
 
-    def test_nothing_is_changed_in_place(self, measure):
+    def test_inputs_are_not_modified(self, measure):
         for logits, targets in (sample(50), label_sample(50)):
             kept, truth = logits.copy(), targets.copy()
             measure(logits, targets)
             np.testing.assert_array_equal(logits, kept)
             assert (truth != targets).sum() == 0
 
-    def test_a_single_text_and_a_single_class_are_legal(self, measure):
+    def test_a_single_text_and_a_single_class_are_accepted(self, measure):
         for logits, targets in [
             (np.array([[2.0, 1.0]]), np.array([1])),
             (np.array([[2.0]]), np.array([0])),

@@ -40,7 +40,7 @@ def fill(made: SingleLabelScoring | MultiLabelScoring, given: tuple[torch.Tensor
 
 
 @pytest.mark.parametrize("size", [1, 7, 200])
-def test_classes_are_scored_over_all_batches_as_scikit_learn_does(size):
+def test_single_label_scores_over_batches_match_scikit_learn(size):
     logits, classes = single()
     made = SingleLabelScoring(COUNTS, BOUNDS)
     fill(made, (logits, classes), size)
@@ -56,7 +56,7 @@ def test_classes_are_scored_over_all_batches_as_scikit_learn_does(size):
 
 
 @pytest.mark.parametrize("size", [1, 7, 200])
-def test_labels_are_scored_over_all_batches_in_their_order(size):
+def test_multi_label_scores_do_not_depend_on_the_batch_size(size):
     logits, targets = several()
     made = scoring(Decision(0.4))
     fill(made, (logits, targets), size)
@@ -67,7 +67,7 @@ def test_labels_are_scored_over_all_batches_in_their_order(size):
     assert found == expected
 
 
-def test_scores_can_be_asked_for_again_and_in_the_middle():
+def test_scores_can_be_computed_repeatedly_and_between_batches():
     given = several(100)
     made, other = scoring(), scoring()
     fill(made, tuple(each[:60] for each in given), 20)
@@ -91,7 +91,7 @@ def test_after_a_reset_only_the_thresholds_stay():
     assert made.scores() == alone.scores()
 
 
-def test_texts_without_labels_and_batches_of_them_are_texts():
+def test_texts_without_labels_count():
     logits, targets = several(40)
     targets[10:30] = 0
     made = scoring(Decision(0.5))
@@ -99,7 +99,7 @@ def test_texts_without_labels_and_batches_of_them_are_texts():
     assert made.scores()["labels_per_text"] == pytest.approx(targets.sum().item() / 40)
 
 
-def test_one_threshold_for_all_leaves_the_others_alone():
+def test_a_given_threshold_does_not_change_the_tuned_ones():
     logits, targets = several()
     made, held = scoring(), csr_matrix(targets.numpy() > 0)
     made.tune(logits.numpy(), held)
@@ -110,7 +110,7 @@ def test_one_threshold_for_all_leaves_the_others_alone():
 
 
 @pytest.mark.parametrize("labels", [1, 2, 4, 12])
-def test_the_names_are_those_of_the_scores(labels):
+def test_names_match_the_scores(labels):
     made = scoring(labels=labels)
     fill(made, (torch.eye(labels), torch.eye(labels)), labels)
     assert made.names(csr_matrix(np.eye(labels, dtype=bool))) == list(made.scores())
@@ -120,7 +120,7 @@ def test_the_names_are_those_of_the_scores(labels):
     assert one.names(np.arange(labels)) == list(one.scores())
 
 
-def test_a_bucket_that_no_text_is_of_has_no_name():
+def test_a_bucket_without_texts_has_no_metrics():
     counts = np.array([200, 30, 5])
     assert "tail_recall" not in SingleLabelScoring(counts, BOUNDS).names(np.array([0, 1, 0]))
     assert "tail_recall" in SingleLabelScoring(counts, BOUNDS).names(np.array([0, 1, 2]))
@@ -139,7 +139,7 @@ def test_thresholds_stay_in_double_precision_on_the_cpu():
     assert torch.equal(moved.state_dict()["thresholds"], kept)
 
 
-def test_a_mean_is_over_texts_and_a_batch_without_a_number_leaves_none():
+def test_the_mean_weights_batches_by_texts_and_keeps_nan():
     mean = Mean()
     for value, texts in ((1.0, 3), (5.0, 1)):
         mean.update(torch.tensor(value), texts)
@@ -151,7 +151,7 @@ def test_a_mean_is_over_texts_and_a_batch_without_a_number_leaves_none():
     assert mean.compute() == 7
 
 
-def test_thousands_of_labels_are_kept_once_and_their_targets_as_numbers():
+def test_accumulators_store_logits_once_and_targets_sparsely():
     made, labels = scoring(labels=3000), 3000
     logits, targets = torch.zeros(50, labels), torch.zeros(50, labels)
     targets[torch.arange(50), torch.arange(50)] = 1

@@ -53,7 +53,7 @@ def test_a_three_class_example_worked_by_hand():
     assert {type(value) for value in result.values()} == {float}
 
 
-def test_per_class_says_nothing_about_a_class_that_is_absent():
+def test_per_class_is_nan_for_an_absent_class():
     table = per_class(CONFUSION, COUNTS)
     assert list(table.columns) == ["train_count", "test_count", "precision", "recall", "f1"]
     assert table.test_count.tolist() == [4, 2, 0]
@@ -72,14 +72,14 @@ def test_a_bucket_without_supported_classes_is_left_out():
     assert "tail_recall" not in scores(CONFUSION, COUNTS)
 
 
-def test_scikit_learn_counts_a_predicted_but_absent_class_and_we_do_not():
+def test_a_predicted_but_absent_class_does_not_count_unlike_in_scikit_learn():
     truth, prediction = as_labels(CONFUSION)
     assert f1_score(truth, prediction, average="macro", zero_division=0) == pytest.approx((6 / 7 + 1 / 2) / 3)
     assert scores(CONFUSION, COUNTS)["macro_f1"] == pytest.approx((6 / 7 + 1 / 2) / 2)
 
 
 @pytest.mark.parametrize("classes", [2, 5, 52])
-def test_a_random_matrix_scores_as_in_scikit_learn(classes):
+def test_a_random_confusion_matrix_matches_scikit_learn(classes):
     rng = np.random.default_rng(classes)
     confusion = rng.poisson(0.7, (classes, classes)) + np.diag(rng.integers(0, 40, classes))
     confusion[0] = 0  # absent
@@ -89,12 +89,12 @@ def test_a_random_matrix_scores_as_in_scikit_learn(classes):
 
 
 @given(st.integers(1, 6).flatmap(lambda c: arrays(np.int64, (c, c), elements=st.integers(0, 9))))
-def test_any_matrix_scores_as_in_scikit_learn(confusion):
+def test_any_confusion_matrix_matches_scikit_learn(confusion):
     if confusion.sum():
         agrees_with_scikit_learn(confusion)
 
 
-def test_a_split_of_a_single_class():
+def test_a_split_of_a_single_class_has_mcc_0():
     result = scores(np.array([[0, 0], [1, 3]]), np.array([10, 30]))
     assert result["accuracy"] == result["balanced_accuracy"] == result["majority_macro_f1"] - 0.25 == 0.75
     assert result["mcc"] == 0
@@ -155,17 +155,17 @@ def test_scores_take_the_same_bounds():
     assert "head_recall" not in result
 
 
-def test_overlapping_bounds_are_refused():
+def test_overlapping_bounds_are_rejected():
     with pytest.raises(UserError, match="tail_max=50"):
         buckets(COUNTS, tail_max=50, head_min=10)
 
 
-def test_a_split_without_examples_is_refused():
+def test_a_split_without_examples_is_rejected():
     with pytest.raises(ValueError, match="no example"):
         scores(np.zeros((3, 3), dtype=int), COUNTS)
 
 
-def test_counts_of_another_vocabulary_are_refused():
+def test_counts_of_another_vocabulary_are_rejected():
     with pytest.raises(ValueError, match=r"\(3, 3\), \(2,\)"):
         scores(CONFUSION, COUNTS[:2])
 

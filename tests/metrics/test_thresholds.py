@@ -48,7 +48,7 @@ class TestTuning:
     @every_aim
     @settings(max_examples=150, deadline=None)
     @given(given=predictions())
-    def test_every_label_is_cut_where_brute_force_would(self, objective, target, given):
+    def test_label_thresholds_match_brute_force(self, objective, target, given):
         scores, positive = given
         decision = Decision("label", objective, target, shrinkage=0)
         decided = decision.decide(scores, decision.fit(scores, csr_matrix(positive)))
@@ -59,7 +59,7 @@ class TestTuning:
     @every_aim
     @settings(max_examples=150, deadline=None)
     @given(given=predictions())
-    def test_the_global_threshold_is_that_of_brute_force_over_all_pairs(self, objective, target, given):
+    def test_the_global_threshold_matches_brute_force_over_all_pairs(self, objective, target, given):
         scores, positive = given
         decision = Decision("global", objective, target, average="micro")
         thresholds = decision.fit(scores, csr_matrix(positive))
@@ -70,7 +70,7 @@ class TestTuning:
 
     @settings(max_examples=300, deadline=None)
     @given(given=predictions())
-    def test_no_global_threshold_has_a_higher_mean_of_the_labels_f1(self, given):
+    def test_no_global_threshold_has_a_higher_macro_f1(self, given):
         scores, positive = given
         known = positive.any(0)
         if not known.any():
@@ -86,7 +86,7 @@ class TestTuning:
         assert mean_f1(decided) == pytest.approx(best)
 
     @every_aim
-    def test_it_finds_the_same_among_scores_that_all_differ(self, objective, target):
+    def test_thresholds_match_brute_force_without_ties(self, objective, target):
         rng = np.random.default_rng(0)
         scores = rng.normal(-3, 3, (300, 8)).astype(np.float32)
         positive = rng.random((300, 8)) < expit(scores)
@@ -116,12 +116,12 @@ class TestTuning:
         assert cut("recall", 0.3) == pytest.approx(2)
         assert cut("recall", 0.5) == pytest.approx(-2.5)
 
-    def test_a_precision_that_cannot_be_had_is_come_as_close_to_as_can_be(self):
+    def test_an_unreachable_precision_gives_the_highest_possible_one(self):
         scores, positive = np.array([[3.0], [2], [1], [0]]), csr_matrix([[False], [True], [True], [False]])
         decision = Decision("label", "precision", 0.9, shrinkage=0)
         assert logit(decision.fit(scores, positive)[0]) == pytest.approx(0.5)
 
-    def test_of_equal_scores_none_is_divided_from_the_others(self):
+    def test_a_threshold_never_separates_ties(self):
         scores, positive = np.array([[1.0], [1], [1], [0]]), csr_matrix([[True], [False], [False], [False]])
         (threshold,) = Decision(shrinkage=0).fit(scores, positive)
         assert logit(threshold) == pytest.approx(0.5)
@@ -137,7 +137,7 @@ class TestTuning:
         f1 = 2 * (decided & positive).sum() / (decided.sum() + positive.sum())
         assert threshold[0] == pytest.approx(f1 / 2, abs=0.02)
 
-    def test_labels_with_few_positives_lean_on_the_global_threshold(self):
+    def test_labels_with_few_positives_shrink_towards_the_global_threshold(self):
         rng = np.random.default_rng(2)
         scores = rng.normal(-2, 3, (500, 3))
         positive = np.zeros((500, 3), bool)
@@ -173,7 +173,7 @@ class TestTuning:
             assert ((thresholds > 0) & (thresholds < 1)).all()
             assert decision.decide(extreme, thresholds).shape == (4, 3)
 
-    def test_a_logit_that_is_no_number_is_called_last(self):
+    def test_nan_logits_count_as_the_lowest(self):
         decision, scores = Decision(shrinkage=0), np.array([[np.nan], [2.0], [-30]])
         thresholds = decision.fit(scores, csr_matrix([[False], [True], [True]]))
         np.testing.assert_array_equal(decision.decide(scores, thresholds), [[False], [True], [True]])
@@ -192,7 +192,7 @@ class TestTuning:
 
     @pytest.mark.parametrize("options", [{}, {"thresholds": "global"}, {"average": "micro"}, {"shrinkage": 0.0}])
     @pytest.mark.parametrize("decimals", [0, 8])
-    def test_blocks_of_texts_and_of_labels_change_nothing(self, options, decimals, monkeypatch):
+    def test_the_block_size_does_not_change_the_result(self, options, decimals, monkeypatch):
         rng = np.random.default_rng(0)
         targets = rng.random((60, 12)) < np.linspace(0.4, 0, 12)
         logits = (rng.normal(size=targets.shape) + 2 * targets).round(decimals)
@@ -202,7 +202,7 @@ class TestTuning:
         monkeypatch.setattr(decision_module, "_SORTED_CELLS", 150)
         np.testing.assert_array_equal(Decision(**options).fit(logits, csr_matrix(targets)), whole)
 
-    def test_the_logits_are_left_as_they_are(self):
+    def test_logits_are_not_modified(self):
         scores = np.array([[np.nan, 1e5], [-1e5, 2]], np.float32)
         before = scores.copy()
         decision = Decision(at_least_one=True)
@@ -228,7 +228,7 @@ class TestDeciding:
         np.testing.assert_array_equal(decided, expit(scores) > thresholds)
         np.testing.assert_array_equal(decided, [[True, True, False], [False, False, False]])
 
-    def test_a_text_with_nothing_above_gets_what_comes_nearest_where_told(self):
+    def test_at_least_one_gives_an_empty_text_the_label_nearest_to_its_threshold(self):
         # Label 2 is the most probable, label 1 the nearest to its threshold.
         scores = np.array([[-9.0, -3, -1], [5, -3, -1]])
         thresholds = expit([0.0, -2, 2])
@@ -252,16 +252,16 @@ class TestDeciding:
         for row, chosen in zip(scores, decided, strict=True):
             assert sorted(row[chosen]) == sorted(row)[-k:]
 
-    def test_of_equally_probable_labels_top_k_takes_the_first(self):
+    def test_top_k_breaks_ties_by_order(self):
         decided = Decision(top_k=30).decide(np.tile([0.0, 1.0], (2, 100)), np.full(200, 0.5))
         np.testing.assert_array_equal(decided[0], (np.arange(200) < 60) & (np.arange(200) % 2 == 1))
 
-    def test_top_k_takes_what_is_no_number_last(self):
+    def test_top_k_ranks_nan_last(self):
         decided = Decision(top_k=2).decide(np.array([[np.nan, np.nan, -800]]), np.full(3, 0.5))
         np.testing.assert_array_equal(decided, [[True, False, True]])
 
     @pytest.mark.parametrize("options", [{}, {"at_least_one": True}, {"top_k": 3}])
-    def test_blocks_of_texts_change_nothing(self, options, monkeypatch):
+    def test_the_block_size_does_not_change_the_result(self, options, monkeypatch):
         logits = np.random.default_rng(0).normal(size=(50, 8)).round(1)
         thresholds = np.full(8, 0.8)
         whole = Decision(**options).decide(logits, thresholds)
@@ -282,11 +282,11 @@ class TestFile:
         return path
 
     def refused(self, path) -> str:
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as error:
             read_thresholds(path, self.LABELS)
-        assert "\n" not in str(told.value)
-        assert str(told.value).startswith(f"decision.file={path}: ")
-        return str(told.value)
+        assert "\n" not in str(error.value)
+        assert str(error.value).startswith(f"decision.file={path}: ")
+        return str(error.value)
 
     def test_thresholds_are_read_by_name(self, tmp_path):
         path = self.write(tmp_path, dict(zip(reversed(self.LABELS), (0.1, 0.2, 0.3), strict=True)))
@@ -295,33 +295,35 @@ class TestFile:
         np.testing.assert_array_equal(decision.initial(self.LABELS), [0.3, 0.2, 0.1])
         assert not decision.tunes
 
-    def test_another_vocabulary_is_refused(self, tmp_path):
-        told = self.refused(self.write(tmp_path, {"role::programm": 0.5, "uitoolkit::gtk": 0.5, "devel::library": 0.5}))
-        assert "no threshold for 'role::program'" in told
-        assert "no label 'role::programm'" in told
-        assert "Did you mean 'role::program'?" in told
+    def test_a_file_of_another_vocabulary_is_rejected(self, tmp_path):
+        message = self.refused(
+            self.write(tmp_path, {"role::programm": 0.5, "uitoolkit::gtk": 0.5, "devel::library": 0.5})
+        )
+        assert "no threshold for 'role::program'" in message
+        assert "no label 'role::programm'" in message
+        assert "Did you mean 'role::program'?" in message
 
     def test_missing_labels_are_named(self, tmp_path):
-        told = self.refused(self.write(tmp_path, {"uitoolkit::gtk": 0.5}))
-        assert told.endswith("no threshold for 'role::program' and 1 more")
+        message = self.refused(self.write(tmp_path, {"uitoolkit::gtk": 0.5}))
+        assert message.endswith("no threshold for 'role::program' and 1 more")
 
     def test_unknown_labels_are_named(self, tmp_path):
-        told = self.refused(self.write(tmp_path, dict.fromkeys((*self.LABELS, "xyz"), 0.5)))
-        assert told.endswith("the training data has no label 'xyz'.")
+        message = self.refused(self.write(tmp_path, dict.fromkeys((*self.LABELS, "xyz"), 0.5)))
+        assert message.endswith("the training data has no label 'xyz'.")
 
     @pytest.mark.parametrize("value", [0, 1, -0.5, 1.5, "high", None, True, float("nan"), [0.5]])
-    def test_what_is_no_probability_is_refused(self, tmp_path, value):
-        told = self.refused(self.write(tmp_path, dict.fromkeys(self.LABELS, 0.5) | {"uitoolkit::gtk": value}))
-        assert "the threshold of 'uitoolkit::gtk'" in told
+    def test_a_value_that_is_not_a_probability_is_rejected(self, tmp_path, value):
+        message = self.refused(self.write(tmp_path, dict.fromkeys(self.LABELS, 0.5) | {"uitoolkit::gtk": value}))
+        assert "the threshold of 'uitoolkit::gtk'" in message
 
     @pytest.mark.parametrize(
-        ("content", "told"),
+        ("content", "message"),
         [("{", "not JSON"), ("[0.5]", "mapping"), ("", "not JSON"), ("null", "mapping")],
     )
-    def test_a_file_of_another_kind_is_refused(self, tmp_path, content, told):
-        assert told in self.refused(self.write(tmp_path, content))
+    def test_a_file_of_another_format_is_rejected(self, tmp_path, content, message):
+        assert message in self.refused(self.write(tmp_path, content))
 
-    def test_a_file_that_cannot_be_read_is_refused(self, tmp_path):
+    def test_an_unreadable_file_is_rejected(self, tmp_path):
         assert "does not exist" in self.refused(tmp_path / "nowhere.json")
         assert "cannot be read" in self.refused(tmp_path)
         (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
@@ -329,7 +331,7 @@ class TestFile:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"thresholds": "each"}, "decision.thresholds=each: use label, global or a probability"),
         ({"thresholds": 0}, "decision.thresholds=0:"),
@@ -350,8 +352,8 @@ class TestFile:
         ({"top_k": "all"}, "decision.top_k=all:"),
     ],
 )
-def test_an_option_out_of_range_is_refused_in_one_line(options, told):
+def test_an_option_out_of_range_is_a_one_line_error(options, message):
     with pytest.raises(UserError) as error:
         Decision(**options)
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)

@@ -26,7 +26,6 @@ from counterpoise.data.splits import Vocabulary, unseen_labels
 from counterpoise.data.table import Split
 from counterpoise.errors import UserError
 from counterpoise.metrics import registry
-from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.report.run.run_report import write_run_report
 from counterpoise.training.artifacts import write_results
 from counterpoise.training.results import RunResults
@@ -82,7 +81,7 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
         raise UserError(f"{arguments.run} is an exported model: evaluate the run that it was exported from")
     packages = allowed_packages(arguments.allow)
     model, config = load_run(arguments.run, packages)
-    correction = read_correction(arguments.run, model.labels, isinstance(model.scoring, MultiLabelScoring))
+    correction = read_correction(arguments.run, model.labels, model.scoring.multi_label)
     model.scoring.counts = correction.counts
     split = read_labelled(arguments, config, correction.multi_label)
     vocabulary = Vocabulary(model.labels)
@@ -91,7 +90,7 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
     predictor = make_predictor(model, config, arguments.device, arguments.precision, packages)
     logits = np.concatenate(list(predictor.predict_blocks(split.texts)))
     scoring = model.scoring
-    multi_label = isinstance(scoring, MultiLabelScoring)
+    multi_label = scoring.multi_label
     metrics: dict[str, Any] = {"test": scoring.measure(logits, targets)}
     if multi_label:
         metrics["test_at_half"] = scoring.measure(logits, targets, threshold=0.5)

@@ -42,8 +42,8 @@ from counterpoise.commands.predictor import Predictor, load, make_predictor, req
 from counterpoise.commands.saved_run import PACKAGE, allowed_packages, build, load_run
 from counterpoise.data.splits import Vocabulary
 from counterpoise.errors import UserError
+from counterpoise.metrics import registry
 from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds
-from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.model.module import Classifier
 
 log = logging.getLogger(__name__)
@@ -52,11 +52,6 @@ TOLERANCE = 1e-3
 """Maximum absolute difference between the logits of the exported fp32 model and the run. Rounding causes about 1e-5."""
 COMPARED_TEXTS = 64
 """Number of texts whose logits are compared."""
-SCORES = (
-    ("accuracy", "balanced_accuracy", "macro_f1", "head_recall", "medium_recall", "tail_recall"),
-    ("micro_f1", "macro_f1", "head_f1", "medium_f1", "tail_f1", "map"),
-)
-"""Scores of the test split that are shown: single-label, multi-label."""
 
 
 class LogitsGraph(nn.Module):
@@ -247,7 +242,8 @@ class _TestSplit(NamedTuple):
         """Return the shown scores of logits [N, C]."""
         model.scoring.counts, model.scoring.bounds = self.counts, self.bounds
         measured = model.scoring.measure(logits, self.targets)
-        wanted = SCORES[model.scoring.__class__ is MultiLabelScoring]
+        shown = registry.select("multi_label" if model.scoring.multi_label else "single_label", "headline")
+        wanted = [metric.name for metric in shown]
         return {"texts": len(self.texts)} | {name: measured[name] for name in wanted if name in measured}
 
 
