@@ -239,9 +239,9 @@ class TestOddsShift:
         np.testing.assert_allclose(shift[:2], np.log(correction.class_weights / correction.negative_weights)[:2])
 
     def test_mismatched_arguments_are_an_error(self):
-        with pytest.raises(ValueError, match="do not fit"):
+        with pytest.raises(ValueError, match="sampling_probs"):
             label_prior_shift([0.5], [1, 1], [1, 1], [1, 1], 2)
-        with pytest.raises(ValueError, match="multi-label"):
+        with pytest.raises(ValueError, match="effective_prior"):
             natural_prior_shift(self.correction(strategy(), np.eye(2)), np.ones(2))
 
 
@@ -351,7 +351,7 @@ class TestTemperature:
 
     def test_nonfinite_logits_are_an_error(self):
         for bad in (np.nan, np.inf):
-            with pytest.raises(ValueError, match="infinite or no numbers"):
+            with pytest.raises(ValueError, match="finite"):
                 fit_temperature(np.array([[0, bad]]), np.array([0]))
 
 
