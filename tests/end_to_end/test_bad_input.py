@@ -175,7 +175,7 @@ USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
     "misspelt schedule": (["strategy/schedule=defered"], ["strategy/schedule=defered", "Did you mean 'deferred'?"]),
     "tau of a second stage": (
         ["strategy=post_hoc", "strategy.second_stage.tau=2"],
-        ["strategy.second_stage.tau=2", "0 to 1"],
+        ["strategy.second_stage.tau=2", "between 0 and 1"],
     ),
     "epochs of a second stage": (
         ["strategy=crt", "strategy.second_stage.epochs=0"],
@@ -263,7 +263,7 @@ def test_a_checkpoint_of_another_label_set_is_reported_in_one_line(good, files, 
     (files / "other.csv").write_text(GOOD.replace("beta", "gamma"))
     overrides = [f"data.train={files}/other.csv", f"ckpt={first.folder}/checkpoints/last.ckpt"]
     done = run(tmp_path / "run", *good, *overrides, f"data.test={files}/other.csv")
-    assert_one_line(done, ["another label set", "not in this data: beta", "not in the checkpoint: gamma"])
+    assert_one_line(done, ["other labels", "not in this data: beta", "not in the checkpoint: gamma"])
 
 
 def test_an_unwritable_cache_is_reported_in_one_line(good, files, tmp_path, monkeypatch):

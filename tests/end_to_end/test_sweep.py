@@ -99,7 +99,7 @@ def test_the_terminal_lists_only_failed_jobs_of_a_large_sweep_and_no_empty_table
     LeaderboardCallback().on_multirun_end(config)
     printed = capsys.readouterr().out
     assert "Leaderboard" not in printed
-    assert "finished jobs were tested on different texts: scores do not compare" in printed
+    assert "finished jobs were tested on different texts: scores are not comparable" in printed
     finished.run(tmp_path / "failed", "strategy=ldam", state="failed")
     with pytest.raises(SystemExit):
         LeaderboardCallback().on_multirun_end(config)

@@ -108,7 +108,7 @@ USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
         ["strategy.loss._target_=counterpoise.balance.CrossEntropy"],
         ["CrossEntropy", "single_label", "multi_label"],
     ),
-    "second stage of the other task": (["strategy=post_hoc"], ["strategy.second_stage", "is for texts of one class"]),
+    "second stage of the other task": (["strategy=post_hoc"], ["strategy.second_stage", "single-label"]),
     "task of other data": (["data.task=single_label"], ["data.task", "single_label"]),
     "not a list": (["data.label=text", "data.text=source", "data.task=multi_label"], ["data.label", "data.separator"]),
     "thresholds": (["decision.thresholds=labels"], ["decision.thresholds", "global"]),
@@ -142,7 +142,7 @@ def test_predict_refuses_thresholds_for_single_label_data(texts, tiny_encoder, t
     assert done.code == 0
     (tmp_path / "thresholds.json").write_text("{}")
     assert call(predict.main, monkeypatch, tmp_path, texts["test"], "--thresholds", tmp_path / "thresholds.json") == 2
-    assert "one class a text" in capsys.readouterr().err
+    assert "single-label" in capsys.readouterr().err
 
 
 def test_two_processes_give_the_same_scores_and_thresholds_as_one(tiny, tmp_path):
