@@ -48,9 +48,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def peak_memory(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
-    """Returns what a call returns in a process of its own, and by how many bytes of resident memory it exceeded at its
-    worst what the process had after importing what the function's module imports.
-    """
+    """Run a call in a fresh process and return its result and its peak resident memory in bytes, beyond the imports."""
     return in_fresh_process(_with_peak, function, *arguments)
 
 

@@ -357,9 +357,7 @@ def columns(rows: list[Row], x: str, y: str) -> Line:
 
 
 def median(function: Callable[[], Any], seconds: float = 1.0) -> float:
-    """Returns the median seconds of a call after a first one, of at most 20 that take about so long together; of a call
-    that takes longer, its own.
-    """
+    """Return the median seconds of at most 20 calls after a first one; of a long call its own time."""
     measured = [timed(function)]
     while sum(measured) < seconds and len(measured) < 21:
         measured.append(timed(function))

@@ -91,8 +91,10 @@ class Setting:
 
 @dataclass
 class Training:
-    """What a candidate did: the time at the end of each step, the rows of each, the tokens that the encoder got for
-    such rows, and a function that returns the logits of the test split with the classes there.
+    """Measurements of a candidate.
+
+    They are the time at the end of each step, its rows, the number of tokens the encoder got for them, and a function
+    that returns the logits and the classes of the test split.
     """
 
     ends: list[float]

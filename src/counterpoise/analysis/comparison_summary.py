@@ -45,9 +45,7 @@ def _ranking(comparison: "Comparison") -> str:
 
 
 def _differences(comparison: "Comparison") -> list[str]:
-    """Return a sentence for each of the best groups with significant differences to the reference, and one for the
-    groups without any.
-    """
+    """Return a sentence for each of the best groups that differ significantly from the reference."""
     measure = "f1" if comparison.task == "multi_label" else "recall"
     micro = "micro_f1" if comparison.task == "multi_label" else "accuracy"
     described = [comparison.metric, *(f"{bucket}_{measure}" for bucket in reversed(BUCKETS)), micro]

@@ -119,7 +119,7 @@ class TextDataModule(pl.LightningDataModule):
 
     @property
     def task(self) -> str:
-        """ "single_label" or "multi_label"."""
+        """The task: "single_label" or "multi_label"."""
         return self.splits["train"].split.task
 
     @cached_property

@@ -63,7 +63,7 @@ class Split:
 
     @property
     def task(self) -> str:
-        """ "single_label" or "multi_label"."""
+        """The task: "single_label" or "multi_label"."""
         return task_of(self.labels)
 
     @property

@@ -117,12 +117,18 @@ def metric(
     resampling: CountAverage | None = None,
     shown: Mapping[View, float] | None = None,
 ) -> Callable[[F], F]:
-    """Register a function as a metric. See `Metric` for the arguments that are not listed here.
+    """Register a function as a metric.
 
     Args:
         title: Defaults to the name with spaces.
         name: Defaults to the name of the function.
         task: "both" registers the function for both tasks.
+        needs: See `Metric`.
+        higher_is_better: See `Metric`.
+        bucket: See `Metric`.
+        min_classes: See `Metric`.
+        same_as: See `Metric`.
+        resampling: See `Metric`.
         shown: Position in each view that shows the metric: "results" (table in the terminal), "leaderboard" (of a
             sweep), "headline" (of the report), "comparison" (of runs). Lower positions come first. Defaults to the
             end of every view; {} shows the metric in none.
