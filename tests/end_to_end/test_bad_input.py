@@ -128,9 +128,9 @@ USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
     "no sampler": (["strategy.sampler=null"], ["strategy.sampler=null", "write strategy/sampler=NAME"]),
     "name of weights": (
         ["strategy.weights=balanced"],
-        ["strategy.weights=balanced", "such as strategy.weights.beta=0.5"],
+        ["strategy.weights=balanced", "strategy/weights=balanced"],
     ),
-    "number for weights": (["strategy.weights=0.5"], ["strategy.weights=0.5", "such as strategy.weights.beta=0.5"]),
+    "number for weights": (["strategy.weights=0.5"], ["strategy.weights=0.5", "strategy/weights="]),
     "name of label weights": (
         ["strategy=focal", "strategy.loss.label_weights=balanced"],
         ["strategy.loss.label_weights=balanced", "a mapping", "or null"],
@@ -154,7 +154,7 @@ USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "by_label negative": (
         ["strategy=manual", "strategy.weights.by_label={{alpha: 1, beta: -2}}"],
-        ["'beta' is -2", "not negative"],
+        ["'beta' is -2", "at least 0"],
     ),
     "overcorrection": (
         ["strategy=oversampled", "strategy.weights.beta=0.5"],
@@ -181,12 +181,11 @@ USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
         ["strategy=crt", "strategy.second_stage.epochs=0"],
         ["strategy.second_stage.epochs=0"],
     ),
-    "reduction": (["strategy.loss.reduction=sum"], ["strategy.loss.reduction=sum", "mean or weighted_mean"]),
     "smoothing": (["strategy.loss.label_smoothing=1"], ["strategy.loss.label_smoothing=1"]),
     "epoch size": (["strategy.sampler.epoch_size=mean"], ["strategy.sampler.epoch_size=mean", "median"]),
     "max_ratio": (["strategy.max_ratio=0.5"], ["strategy.max_ratio=0.5"]),
     "encoder of a number": (["encoder.name=3"], ["encoder 3", "no tokenizer"]),
-    "costs of a number": (["costs=3"], ["costs=3", "no such file"]),
+    "costs of a number": (["costs=3"], ["costs=3", "does not exist"]),
     "missing checkpoint": (["ckpt={files}/last.ckpt"], ["last.ckpt", "no such file"]),
     "no checkpoint": (["ckpt={files}/not_a_checkpoint.ckpt"], ["not_a_checkpoint.ckpt", "not a checkpoint"]),
 }

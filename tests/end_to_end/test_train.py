@@ -105,7 +105,7 @@ def test_the_same_seed_repeats_a_run_and_another_seed_changes_the_order_only(tin
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["encoder.pooling=cls", "loader.eval_order=stratified", "strategy.loss.reduction=weighted_mean"],
+        ["encoder.pooling=cls", "loader.eval_order=stratified"],
         ["encoder.pooling=pooler", "loader.group_by_length=false", "strategy.loss.label_smoothing=0.1"],
         ["data.test=null", "data.id=text", "logger=default", "optim.layer_decay=0.9", "optim.schedule=cosine"],
         ["loader.num_workers=1", "loader.train_limit=40", "monitor=val/loss", "monitor_mode=min"],

@@ -95,7 +95,12 @@ def _facts(train: Any, splits: Any, measured: Any, rng: np.random.Generator, **c
         "max_length": 32,
         "truncated_fraction": 0.03,
         "calibration": calibration.measure(
-            LABELS, correction.counts, splits["validation"], splits["test"], (None, np.zeros(6)), Bounds(20, 50)
+            LABELS,
+            correction.counts,
+            splits["validation"],
+            splits["test"],
+            calibration.PriorShift(None, np.zeros(6)),
+            Bounds(20, 50),
         ),
         "history": history,
         "data_warnings": ["a line with <script>window.hacked=1</script>"],
