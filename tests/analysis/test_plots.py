@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import matplotlib
@@ -161,3 +162,23 @@ def test_runs_that_measured_neither_loss_nor_gradients_say_so(monkeypatch):
     nothing = pd.DataFrame({"step": [0, 5], "val/loss": [1.0, 0.5]})
     for runs in ({}, {"a": pd.DataFrame({"step": []})}, {"a": nothing, "b": nothing.assign(**{"train/loss": np.nan})}):
         assert texts(monkeypatch, pictures.loss_and_gradients, runs).count("nothing measured") == 2
+
+
+def test_names_with_markup_are_drawn_as_they_are(tmp_path):
+    recall = np.full(4, 0.5)
+    runs = {"$x_{$": (np.arange(1, 5), recall), r"a_b^c \frac $": (np.arange(1, 5), recall)}
+    pictures.recall_vs_count(tmp_path / "r.png", runs)
+    size(tmp_path / "r.png")
+
+
+def test_pictures_can_be_drawn_by_several_threads_and_keep_the_global_style(tmp_path):
+    before = dict(matplotlib.rcParams)
+    path, run = tmp_path / "r.png", {"plain": (np.arange(1, 5), np.full(4, 0.5))}
+    threads = [threading.Thread(target=pictures.recall_vs_count, args=(path, run)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    size(path)
+    assert dict(matplotlib.rcParams) == before
+    assert list(tmp_path.iterdir()) == [path]
