@@ -92,6 +92,9 @@ def test_a_fork_is_written_from_a_wheel_and_trains(tmp_path, texts, tiny_encoder
     assert trained.returncode == 0, trained.stderr
     where = python("-c", "import counterpoise; print(counterpoise.__file__)", folder=fork)
     assert where.stdout.startswith(str(tmp_path / "site"))
+    audited = python("-m", "counterpoise.audit", folder=fork)
+    assert audited.returncode == 0, audited.stderr
+    assert "fraud" in audited.stdout
     predicted = python("-m", "counterpoise.predict", "run", "data/spam_filter.csv", "--text", "message", folder=fork)
     assert predicted.returncode == 0, predicted.stderr
 

@@ -139,7 +139,7 @@ def test_configuration_is_found_from_any_folder(call, files, tmp_path, monkeypat
 
 def test_configuration_of_the_working_directory_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert audit.config_dir() != tmp_path / "conf"
+    assert audit.config_source()[0] != tmp_path / "conf"
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "train.yaml").touch()
-    assert audit.config_dir() == tmp_path / "conf"
+    assert audit.config_source() == (tmp_path / "conf", "train")

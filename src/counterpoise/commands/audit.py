@@ -67,26 +67,35 @@ def main() -> None:
         console.print(f"wrote audit.json and {len(tables)} CSV files to {arguments.output}", markup=False)
 
 
-def config_dir() -> Path:
-    """Return the folder of train.yaml: ./conf, else the installed `counterpoise.conf`, else conf/ of the checkout.
+def config_source() -> tuple[Path, str]:
+    """Return the folder and the name of the configuration of train.py.
+
+    The folder is ./conf, else the installed `counterpoise.conf`, else conf/ of the checkout. In ./conf of a fork, the
+    configuration is the YAML file that sets `hydra.searchpath`.
 
     Raises:
-        UserError: None of them has a train.yaml.
+        UserError: None of the folders has a configuration.
     """
     folders = [Path.cwd() / "conf"]
+    forks = [
+        path for path in folders[0].glob("*.yaml") if "pkg://counterpoise.conf" in path.read_text(encoding="utf-8")
+    ]
+    if len(forks) == 1:
+        return folders[0], forks[0].stem
     with suppress(ModuleNotFoundError):  # An editable install has no counterpoise.conf.
         folders.append(Path(str(files("counterpoise.conf"))))
     folders.append(Path(__file__).resolve().parents[3] / "conf")
     for folder in folders:
         if (folder / "train.yaml").is_file():
-            return folder
+            return folder, "train"
     raise UserError(f"{folders[0] / 'train.yaml'} does not exist: run this command in the project's folder")
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """Return the configuration of train.py with these overrides."""
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = compose("train", list(overrides), return_hydra_config=True)
+    folder, name = config_source()
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        config = compose(name, list(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         with flag_override(config, ["struct", "readonly"], False):
             del config.hydra
