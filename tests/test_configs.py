@@ -1,5 +1,6 @@
-"""Every file of conf/ composes, and what it names exists and is made of it where that is cheap."""
+"""Every file of conf/ composes, names existing classes with existing arguments, and explains its settings."""
 
+import re
 from dataclasses import is_dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ GROUPS = sorted(
 OPTIONS = [
     (group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml")) if path.stem != "base"
 ]
+COMMENTED = ["", "data", "encoder", "head", "optim", "trainer", *(g for g in GROUPS if g.startswith("strategy"))]
+"""Groups whose every setting has a comment that says what a change does."""
 NEEDED = {
     ("strategy", "manual"): ["strategy.weights.by_label={a: 1, b: 2}"],
     ("strategy/weights", "manual"): ["strategy.weights.by_label={a: 1, b: 2}"],
@@ -100,3 +103,12 @@ def test_a_setting_in_a_config_is_an_argument_of_what_it_is_for(tmp_path):
     config = composed(tmp_path, "data=files", "encoder=local", "encoder.name=somewhere")
     for group in (config.data, config.encoder, config.optim):
         assert set(group) - {"_target_"} <= set(get_class(group._target_).__dataclass_fields__)
+
+
+@pytest.mark.parametrize("group", COMMENTED)
+def test_every_setting_has_a_comment_in_a_file_of_its_group(group):
+    lines = [line for path in (CONF / group).glob("*.yaml") for line in path.read_text(encoding="utf-8").splitlines()]
+    # Keys of a section, such as `loader:`, are explained by the keys below it.
+    settings = [(found[1], "#" in found[2]) for line in lines if (found := re.match(r"\s*(\w+):(\s+\S.*)", line))]
+    commented = {key for key, has_comment in settings if has_comment}
+    assert {key for key, _ in settings} - commented <= {"_target_", "_partial_", "defaults"}
