@@ -1,23 +1,17 @@
 """The encoder: load it, pool its outputs into one vector per text, freeze parts of it."""
 
-import logging
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
 
 from counterpoise.data.download import Wheel
 from counterpoise.errors import UserError
 from counterpoise.model.packed_attention import IMPLEMENTATION, check, first_position, last_hidden
-
-log = logging.getLogger(__name__)
+from counterpoise.model.pretrained import load_backbone, load_config
 
 POOLINGS = ("pooler", "cls", "mean")
 POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
@@ -87,15 +81,10 @@ class EncoderSource:
         if self.compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
             raise UserError("encoder.compile=true needs a C++ compiler: install g++")
         location = self.locate()
-        try:
-            config = AutoConfig.from_pretrained(location, revision=self.revision, trust_remote_code=False)
-            self._set_dropout(config)
-            backbone = self._load_backbone(location, config)
-        except (OSError, ValueError, ImportError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"encoder.name={self.name} cannot be loaded: {reason}") from error
-        if getattr(config, "is_encoder_decoder", False):
-            backbone = backbone.get_encoder()
+        config = load_config(location, self.name, self.revision)
+        self._set_dropout(config)
+        attention = IMPLEMENTATION if self.packed else self.attention
+        backbone = load_backbone(location, self.name, config, attention, self.pooling == "pooler", self.revision)
         if self.max_length > (longest := _max_positions(backbone)):
             raise UserError(f"encoder.max_length={self.max_length}: this encoder takes at most {longest:.0f} tokens")
         encoder = self.encoder_class(backbone, self.pooling, self.freeze, self.unfreeze_at_epoch)
@@ -105,27 +94,6 @@ class EncoderSource:
             # In place, so that the weights keep their names.
             backbone.compile(dynamic=True)
         return encoder
-
-    def _load_backbone(self, location: str, config: Any) -> Any:
-        def load(attention: str) -> Any:
-            with _SilentLoading():
-                return AutoModel.from_pretrained(
-                    location,
-                    config=config,
-                    revision=self.revision,
-                    trust_remote_code=False,
-                    attn_implementation=attention,
-                    dtype=torch.float32,
-                    use_safetensors=True,
-                )
-
-        try:
-            return load(IMPLEMENTATION if self.packed else self.attention)
-        except ValueError as error:
-            if self.packed or self.attention != "sdpa" or "attention" not in str(error):
-                raise
-        log.info("encoder.name=%s does not support SDPA: using eager attention", self.name)
-        return load("eager")
 
     def _set_dropout(self, config: Any) -> None:
         # Each family of encoders has its own names for dropout.
@@ -265,16 +233,3 @@ def _max_positions(backbone: nn.Module) -> float:
             offset = getattr(module, "offset", first_position(backbone))
             return module.num_embeddings - offset
     return float("inf")
-
-
-class _SilentLoading:
-    """Silences the loading report of transformers, which lists the unused pooling layer."""
-
-    def __enter__(self) -> None:
-        self.level = transformers.logging.get_verbosity()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-
-    def __exit__(self, *exception: object) -> None:
-        transformers.logging.set_verbosity(self.level)
-        transformers.logging.enable_progress_bar()
