@@ -32,6 +32,7 @@ from counterpoise.data.sources import Source
 from counterpoise.data.splits import Vocabulary, label_counts, split_off, unseen_labels
 from counterpoise.data.table import Split
 from counterpoise.data.token_store import TokenStore, tokenise
+from counterpoise.data.tokenizer_checks import warn_of_unknown_tokens
 from counterpoise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -187,6 +188,8 @@ class TextDataModule(pl.LightningDataModule):
                 self.splits[name] = self._encode_split(name, train, held[name], encoded)
             else:
                 self.splits[name] = self._encode_split(name, loaded[name], np.arange(len(loaded[name])))
+        for name, store in self._stores.items():
+            warn_of_unknown_tokens(store.tokens, len(store), self.tokenizer, f"the {name} texts")
         release_pages()
 
     def embed(self, vectors: Callable[[TokenStore], np.ndarray]) -> None:

@@ -14,17 +14,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.progress import Progress
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from counterpoise.data.arrow_cache import release_pages
 from counterpoise.data.arrow_columns import Column, to_array
 from counterpoise.data.cache import cached
+from counterpoise.data.tokenizer_checks import check_tokenizer
 from counterpoise.errors import UserError
 
 TEXTS_PER_CHUNK = 4096
 """Maximum number of texts that are tokenised at a time, on all cores."""
 BYTES_PER_CHUNK = 2**22
 """Maximum bytes of text that are tokenised at a time, unless one text is larger. A byte needs about 20 in memory."""
+LONGEST_REASON = 200
+"""Characters of a library's message that an error quotes."""
 FORMAT = 1
 
 
@@ -73,14 +76,17 @@ def load_tokenizer(folder: str, revision: str = "main") -> PreTrainedTokenizerBa
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        UserError: There is no tokenizer, or it has no fast version.
+        UserError: There is no tokenizer, it has no fast version, or it has more tokens than the encoder embeds.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"encoder {folder}: no tokenizer found ({str(error).splitlines()[0]})") from error
+        config = AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises no narrower class
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:LONGEST_REASON]
+        raise UserError(f"encoder {folder}: no tokenizer found ({reason})") from error
     if not tokenizer.is_fast:
         raise UserError(f"encoder {folder}: its tokenizer has no fast version (tokenizer.json)")
+    check_tokenizer(tokenizer, folder, config)
     return tokenizer
 
 
