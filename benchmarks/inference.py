@@ -30,7 +30,7 @@ from measure import interleaved, ratio, report, timed
 from omegaconf import OmegaConf
 from transformers import AutoModelForSequenceClassification
 
-from counterpoise.commands.export import export
+from counterpoise.commands.onnx_export import export
 from counterpoise.commands.predictor import load
 from counterpoise.commands.saved_run import load_run
 from counterpoise.data.token_store import load_tokenizer

@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from commandline import call, run, setting
-from counterpoise.commands import export, predict, predictor
+from counterpoise.commands import export, onnx_export, predict, predictor
 from counterpoise.errors import UserError
 
 onnx = pytest.importorskip("onnx")
@@ -48,7 +48,7 @@ def exported(runs, tmp_path_factory) -> dict[str, Path]:
     """One exported model per kind."""
     folder = tmp_path_factory.mktemp("exported")
     for kind, finished in runs.items():
-        export.export(finished, folder / kind)
+        onnx_export.export(finished, folder / kind)
     return {kind: folder / kind for kind in runs}
 
 
@@ -56,7 +56,7 @@ def exported(runs, tmp_path_factory) -> dict[str, Path]:
 def quick(exported, monkeypatch):
     """Copy an existing ONNX file instead of converting the model, which takes seconds."""
     model = exported["one class"] / "model.onnx"
-    monkeypatch.setattr(export, "_write_model", lambda path, _: shutil.copy(model, path))
+    monkeypatch.setattr(onnx_export, "_write_model", lambda path, _: shutil.copy(model, path))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -151,20 +151,20 @@ def test_files_are_read_in_the_format_of_the_training_file(exported, tmp_path, m
 
 def test_only_an_earlier_export_is_replaced(runs, exported, quick, tmp_path):
     folder = shutil.copytree(exported["any labels"], tmp_path / "model")
-    export.export(runs["one class"], folder)
+    onnx_export.export(runs["one class"], folder)
     assert not (folder / "thresholds.json").exists()
     assert predictor.load(folder).decision is None
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").touch()
     with pytest.raises(UserError, match="is not an earlier export"):
-        export.export(runs["one class"], other)
+        onnx_export.export(runs["one class"], other)
     assert (other / "thesis.txt").exists()
 
 
 def test_model_with_other_logits_is_not_written(runs, quick, tmp_path):
     with pytest.raises(UserError, match=r"differs from the run's by .*: nothing was written"):
-        export.export(runs["probe"], tmp_path / "model")
+        onnx_export.export(runs["probe"], tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 
@@ -177,7 +177,7 @@ def test_scores_are_omitted_when_the_test_split_is_unavailable(runs, quick, text
         file.write_text("\n".join([header, *rows[::-1]]) + "\n")
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace(str(texts["test"]), str(file)))
-    written = export.export(folder, tmp_path / "model")
+    written = onnx_export.export(folder, tmp_path / "model")
     assert written["test"] == {}
     assert written["largest_difference"]["fp32"] < 1e-4
     assert "scores are not measured" in caplog.text
@@ -205,9 +205,9 @@ def test_folder_without_a_run_is_refused(tmp_path, monkeypatch, capsys):
 
 def test_model_that_onnx_cannot_express_is_refused(runs, tmp_path, monkeypatch, capsys):
     def fail(*arguments, **options):
-        raise export.torch.onnx.OnnxExporterError("no such operator\ndetails")
+        raise onnx_export.torch.onnx.OnnxExporterError("no such operator\ndetails")
 
-    monkeypatch.setattr(export.torch.onnx, "export", fail)
+    monkeypatch.setattr(onnx_export.torch.onnx, "export", fail)
     assert call(export.main, monkeypatch, runs["probe"], "--output", tmp_path / "model") == 2
     assert "cannot be exported: no such operator\n" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -19,10 +19,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, flag_override
 from rich.text import Text
 
-from counterpoise.commands.audit_page import show
-from counterpoise.commands.data_quality import measure
-from counterpoise.data.datamodule import TextDataModule
-from counterpoise.data.token_store import load_tokenizer
 from counterpoise.errors import UserError
 from counterpoise.io import atomic_path
 from counterpoise.terminal import console
@@ -44,6 +40,13 @@ def main() -> None:
         raise UserError(f"--output {arguments.output} is a file; it must be a folder")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     config = compose_config(arguments.overrides)
+
+    # These imports take seconds, because they import PyTorch: report faults of the arguments first.
+    from counterpoise.commands.audit_page import show
+    from counterpoise.commands.data_quality import measure
+    from counterpoise.data.datamodule import TextDataModule
+    from counterpoise.data.token_store import load_tokenizer
+
     encoder = instantiate(config.encoder)
     data = TextDataModule(
         instantiate(config.data),

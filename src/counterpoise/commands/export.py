@@ -15,122 +15,15 @@ depend slightly on the other texts of its batch. The change of the test scores i
 """
 
 import argparse
-import json
 import logging
-import shutil
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import pandas as pd
-import pyarrow.parquet as pq
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from counterpoise.balance.counts import Targets
-from counterpoise.commands.predict import training_csv_format
-from counterpoise.commands.predictor import Predictor, load, make_predictor, require_package
-from counterpoise.commands.saved_run import PACKAGE, allowed_packages, build, load_run
-from counterpoise.data.splits import Vocabulary
-from counterpoise.errors import UserError
-from counterpoise.metrics import registry
-from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds
-from counterpoise.model.module import Classifier
-
-log = logging.getLogger(__name__)
-
-TOLERANCE = 1e-3
-"""Maximum absolute difference between the logits of the exported fp32 model and the run. Rounding causes about 1e-5."""
-COMPARED_TEXTS = 64
-"""Number of texts whose logits are compared."""
-
-
-class LogitsGraph(nn.Module):
-    """The exported graph: token ids to logits."""
-
-    def __init__(self, model: Classifier) -> None:
-        super().__init__()
-        self.encoder, self.head = model.encoder, model.head
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return logits, float [B, C].
-
-        Args:
-            input_ids: Token ids, int64 [B, T].
-            attention_mask: 1 for tokens and 0 for padding, int64 [B, T].
-        """
-        return self.head(self.encoder(input_ids, attention_mask))
-
-
-def export(run: Path, output: Path, int8: bool = False, packages: Sequence[str] = (PACKAGE,)) -> dict[str, Any]:
-    """Export a run.
-
-    Args:
-        run: Run folder.
-        output: Folder to write. An earlier export is replaced.
-        int8: Quantise the weights to 8 bits. Defaults to False.
-        packages: Packages whose classes may be built. See `saved_run.allowed_packages`.
-
-    Returns:
-        Content of export.json.
-
-    Raises:
-        UserError: `output` is not an earlier export, the encoder or head cannot be expressed in ONNX, or the logits of
-            the exported model differ from those of the run.
-    """
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        require_package(name)
-    if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or (output / "export.json").is_file())):
-        raise UserError(f"--output {output} exists and is not an earlier export: name another folder")
-    model, config = load_run(run, packages)
-    ours = make_predictor(model, config, packages=packages)
-    try:
-        tested = _test_split(run, config, ours, packages)
-        tokens = ours.tokenise(tested.texts)
-    except UserError as error:
-        log.warning("%s. The exported model is compared on random tokens, and test scores are not measured", error)
-        tested, tokens = None, _random_tokens(ours, config["encoder"]["max_length"])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as unfinished:
-        folder = Path(unfinished) / "model"
-        folder.mkdir()
-        _write_companions(folder, run, ours)
-        content = _export_info(run, ours, config)
-
-        def record_checks(precision: str) -> None:
-            """Record the difference and the test scores of the model in the folder."""
-            content["precision"] = precision
-            _write_info(folder, content)
-            exported = load(folder)
-            content["largest_difference"][precision] = _largest_difference(ours, exported, tokens)
-            if tested is not None:
-                content["test"][precision] = tested.scores(model, exported.predict(tokens))
-
-        _write_model(folder / "model.onnx", model)
-        record_checks("fp32")
-        difference = content["largest_difference"]["fp32"]
-        if not difference <= TOLERANCE:
-            raise UserError(
-                f"{run}: a logit of the exported model differs from the run's by {difference:.2g}, more than "
-                f"{TOLERANCE:g}: nothing was written"
-            )
-        if int8:
-            _quantise(folder / "model.onnx")
-            record_checks("int8")
-        _write_info(folder, content)
-        if output.exists():
-            shutil.rmtree(output)
-        folder.replace(output)
-    return content
+from counterpoise.commands.run_config import read_config
 
 
 def main() -> None:
@@ -149,142 +42,18 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    read_config(arguments.run)
     output = arguments.output or arguments.run / ("onnx-int8" if arguments.int8 else "onnx")
+
+    # These imports take seconds, because they import PyTorch: report faults of the arguments first.
+    from counterpoise.commands.onnx_export import export
+    from counterpoise.commands.saved_run import allowed_packages
+
     console = Console()
     with console.status("exporting"):
         content = export(arguments.run, output, arguments.int8, allowed_packages(arguments.allow))
     _show(console, content, (output / "model.onnx").stat().st_size)
     console.print(output, soft_wrap=True, highlight=False, markup=False)
-
-
-def _write_model(path: Path, model: Classifier) -> None:
-    """Write the model in fp32. Weights beyond 2 GB, the limit of an ONNX file, are stored beside it."""
-    # Two texts, one padded, so that no dimension or mask is traced as a constant.
-    ids = torch.ones(2, 8, dtype=torch.int64)
-    mask = torch.ones_like(ids)
-    mask[1, 5:] = 0
-    axes = {0: "batch", 1: "length"}
-    with _quiet_exporters():
-        for module in model.encoder.modules():
-            if isinstance(module, PreTrainedModel):
-                module.set_attn_implementation("sdpa")  # ONNX cannot express GPU attention kernels.
-        try:
-            program = torch.onnx.export(
-                LogitsGraph(model).eval(),
-                (ids, mask),
-                input_names=["input_ids", "attention_mask"],
-                output_names=["logits"],
-                dynamic_shapes={"input_ids": axes, "attention_mask": axes},
-                dynamo=True,
-                verbose=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            names = f"{type(model.encoder).__name__} with {type(model.head).__name__}"
-            raise UserError(f"{names} cannot be exported: {str(error).strip().splitlines()[0]}") from error
-        assert program is not None
-        program.save(path)
-
-
-def _quantise(path: Path) -> None:
-    """Replace the model by one with int8 weights."""
-    quantisation = require_package("onnxruntime.quantization")
-    content = require_package("onnx").load(path)
-    # The quantiser transposes weights in place and fails on their recorded shapes.
-    del content.graph.value_info[:]
-    for data in path.parent.glob(f"{path.name}*"):
-        data.unlink()
-    with _quiet_exporters():
-        quantisation.quantize_dynamic(content, path, per_channel=True, weight_type=quantisation.QuantType.QInt8)
-
-
-def _write_companions(folder: Path, run: Path, ours: Predictor) -> None:
-    """Write the run's tokenizer, thresholds and calibration."""
-    backend = ours.tokenizer
-    backend.enable_padding(pad_id=ours.pad, pad_token=backend.id_to_token(ours.pad))
-    backend.save(str(folder / "tokenizer.json"))
-    backend.no_padding()
-    if ours.thresholds is not None:
-        by_label = dict(zip(ours.labels, ours.thresholds.tolist(), strict=True))
-        (folder / "thresholds.json").write_text(json.dumps(by_label, indent=2, ensure_ascii=False), encoding="utf-8")
-    if (run / "calibration.json").is_file():
-        shutil.copy(run / "calibration.json", folder)
-
-
-def _export_info(run: Path, ours: Predictor, config: dict) -> dict[str, Any]:
-    return {
-        "run": str(run.resolve()),
-        "labels": ours.labels,
-        "max_length": config["encoder"]["max_length"],
-        "pad_token_id": ours.pad,
-        "reading": training_csv_format(config),
-        "decision": None if ours.decision is None else asdict(ours.decision),
-        "versions": {
-            name: require_package(name).__version__ for name in ("torch", "onnx", "onnxruntime", "tokenizers")
-        },
-        "largest_difference": {},
-        "test": {},
-    }
-
-
-def _write_info(folder: Path, content: dict[str, Any]) -> None:
-    (folder / "export.json").write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-
-
-class _TestSplit(NamedTuple):
-    """The test split of a run: N texts with targets, and the training counts, int [C]."""
-
-    texts: list[str]
-    targets: Targets
-    counts: np.ndarray
-    bounds: Bounds
-
-    def scores(self, model: Classifier, logits: np.ndarray) -> dict[str, float]:
-        """Return the shown scores of logits [N, C]."""
-        model.scoring.counts, model.scoring.bounds = self.counts, self.bounds
-        measured = model.scoring.measure(logits, self.targets)
-        shown = registry.select("multi_label" if model.scoring.multi_label else "single_label", "headline")
-        wanted = [metric.name for metric in shown]
-        return {"texts": len(self.texts)} | {name: measured[name] for name in wanted if name in measured}
-
-
-def _test_split(run: Path, config: dict, ours: Predictor, packages: Sequence[str]) -> _TestSplit:
-    """Read the test split from the source of the run again.
-
-    Raises:
-        UserError: The source cannot be read or has changed since the run.
-    """
-    if not (run / "splits.npz").is_file():
-        raise UserError(f"{run} has no splits.npz, which holds the rows of its test split")
-    source, rows = build(config["data"], packages), np.load(run / "splits.npz")["test"]
-    source.prepare()
-    loaded = source.load()
-    split = loaded.get("test", loaded["train"])
-    split = split.filter(np.isin(split.rows, rows))
-    truth = pq.read_table(run / "predictions.parquet")["labels" if split.task == "multi_label" else "label"]
-    targets, before = (Vocabulary(ours.labels).encode(labels) for labels in (split.labels, truth))
-    same = before.shape == targets.shape and not (before != targets).sum()
-    if not same:
-        raise UserError(f"{split.file} has changed since {run} was tested")
-    counts = pd.read_csv(run / "balance.csv", usecols=["count"])["count"].to_numpy()
-    bounds = build(config["buckets"], packages) if "buckets" in config else DEFAULT_BOUNDS
-    return _TestSplit(split.texts.to_pylist(), targets, counts, bounds)
-
-
-def _random_tokens(ours: Predictor, longest: int) -> list[np.ndarray]:
-    """Return random token ids of every length up to `longest`."""
-    rng, size = np.random.default_rng(0), ours.tokenizer.get_vocab_size()
-    return [rng.integers(0, size, length, np.int32) for length in range(1, longest + 1)]
-
-
-def _largest_difference(ours: Predictor, exported: Predictor, tokens: list[np.ndarray]) -> float:
-    """Return the largest difference of a logit, over texts of all lengths, alone and in batches."""
-    ranked = np.argsort([len(ids) for ids in tokens], kind="stable")
-    some = [tokens[row] for row in ranked[np.linspace(0, len(ranked) - 1, COMPARED_TEXTS).astype(int)]]
-    largest = 0.0
-    for size in (1, 1024):
-        one, other = (replace(each, max_tokens=size).predict(some) for each in (ours, exported))
-        largest = max(largest, float(np.nan_to_num(np.abs(one - other), nan=np.inf).max()))
-    return largest
 
 
 def _show(console: Console, content: dict[str, Any], size: int) -> None:
@@ -302,16 +71,3 @@ def _show(console: Console, content: dict[str, Any], size: int) -> None:
             change = [f"{scores['int8'][name] - value:+.4f}"] if "int8" in scores else []
             table.add_row(name.replace("_", " "), *(f"{each[name]:.4f}" for each in scores.values()), *change)
     console.print(table)
-
-
-@contextmanager
-def _quiet_exporters() -> Iterator[None]:
-    """Suppress log messages and warnings of the exporters."""
-    threshold = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(threshold)

@@ -7,23 +7,20 @@ import argparse
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from scipy.special import softmax
 
-from counterpoise.commands.predictor import load
-from counterpoise.commands.saved_run import allowed_packages, read_config
+from counterpoise.commands.run_config import read_config
 from counterpoise.data.arrow_columns import Column, format_rows, is_text
 from counterpoise.data.readers import read_columns, suffix_of
 from counterpoise.data.table import row_ids
 from counterpoise.errors import UserError
-from counterpoise.metrics.calibration import Adjustment, read_adjustment
-from counterpoise.metrics.costs import least_cost, read_costs
-from counterpoise.metrics.thresholds import read_thresholds
 from counterpoise.training.predictions import multilabel_predictions_writer, predictions_writer
+
+if TYPE_CHECKING:
+    from counterpoise.metrics.calibration import Adjustment
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +51,14 @@ def main() -> None:
     table = read_columns(arguments.file, arguments.text, [arguments.id] if arguments.id else [], **csv_format)
     _require_text(table[arguments.text], f"{arguments.file}: column {arguments.text!r} (--text)")
     ids = _ids(table[arguments.id], f"{arguments.file}: column {arguments.id!r} (--id)") if arguments.id else None
+    # These imports take seconds, because they import PyTorch: report faults of the arguments first.
+    from scipy.special import softmax
+
+    from counterpoise.commands.predictor import load
+    from counterpoise.commands.saved_run import allowed_packages
+    from counterpoise.metrics.costs import least_cost, read_costs
+    from counterpoise.metrics.thresholds import read_thresholds
+
     packages = allowed_packages(arguments.allow)
     model = load(arguments.run, arguments.device, arguments.precision, packages)
     if arguments.thresholds:
@@ -90,7 +95,7 @@ def main() -> None:
 def add_model_arguments(parser: argparse.ArgumentParser, model: str = "folder of a finished run") -> None:
     """Add the run folder, described by `model`, and how to load its model."""
     parser.add_argument("run", type=Path, help=model)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one (default)")
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="auto: bf16 on a GPU with bfloat16 units, else fp32"
     )
@@ -143,14 +148,18 @@ def training_csv_format(config: dict[str, Any]) -> dict[str, Any]:
     return csv_format | {"suffix": suffix_of(Path(str(data.get("train") or "")))}
 
 
-def _adjustment(run: Path, labels: list[str], calibrated: bool, costs: bool) -> Adjustment | None:
+def _adjustment(run: Path, labels: list[str], calibrated: bool, costs: bool) -> "Adjustment | None":
     """Return the calibration of the run if calibrated probabilities or costs need it."""
     path = run / "calibration.json"
     if calibrated and not path.is_file():
         raise UserError(f"--calibrated: {run} has no calibration.json")
     if costs and not path.is_file():
         log.warning("%s has no calibration.json: expected costs use raw probabilities", run)
-    return read_adjustment(path, labels) if (calibrated or costs) and path.is_file() else None
+    if not (calibrated or costs) or not path.is_file():
+        return None
+    from counterpoise.metrics.calibration import read_adjustment
+
+    return read_adjustment(path, labels)
 
 
 def _character(option: str) -> str | None:

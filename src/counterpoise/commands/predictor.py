@@ -123,7 +123,8 @@ def load(folder: Path, device: str = "cpu", precision: str = "auto", packages: S
 
     Args:
         folder: Run folder, or a folder that `counterpoise.export` wrote.
-        device: "cpu" or "cuda"; for an exported model a device that its ONNX Runtime supports.
+        device: "cpu", "cuda", or "auto": a GPU if there is one; for an exported model a device that its ONNX Runtime
+            supports.
         precision: Precision of a run's model: "fp32", "bf16" (autocast, as in training), or "auto": bf16 on a GPU with
             bfloat16 units, otherwise fp32.
         packages: Packages whose classes may be built. See `saved_run.allowed_packages`.
@@ -134,7 +135,7 @@ def load(folder: Path, device: str = "cpu", precision: str = "auto", packages: S
     if (folder / "export.json").is_file():
         if precision == "bf16":
             raise UserError(f"--precision bf16: {folder} is an exported model, whose precision is fixed")
-        return _load_exported(folder, device)
+        return _load_exported(folder, _resolve_device(device))
     model, config = load_run(folder, packages)
     return make_predictor(model, config, device, precision, packages)
 
@@ -147,6 +148,7 @@ def make_predictor(
     packages: Sequence[str] = (PACKAGE,),
 ) -> Predictor:
     """Return the predictor of a model and configuration from `load_run`. See `load`."""
+    device = _resolve_device(device)
     try:
         model.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -208,6 +210,12 @@ def _load_exported(folder: Path, device: str) -> Predictor:
         found.decision = Decision(**content["decision"])
         found.thresholds = read_thresholds(folder / "thresholds.json", found.labels)
     return found
+
+
+def _resolve_device(device: str) -> str:
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _max_tokens(device: str) -> int:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from hydra.utils import get_object
 
+from counterpoise.commands.run_config import read_config
 from counterpoise.errors import UserError
 from counterpoise.metrics import registry
 from counterpoise.model.heads import rebuild_head
@@ -35,17 +35,6 @@ def allowed_packages(given: Sequence[str] = ()) -> tuple[str, ...]:
             name = None
         names += [str(name).replace("-", "_").lower()] if name else []
     return tuple(dict.fromkeys(names))
-
-
-def read_config(run: Path) -> dict[str, Any]:
-    """Return the resolved configuration of a run.
-
-    Raises:
-        UserError: The folder has no config.yaml.
-    """
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run} is not a run folder: it has no config.yaml (an exported model has an export.json)")
-    return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
 
 
 def build(node: Any, packages: Sequence[str] = (PACKAGE,)) -> Any:

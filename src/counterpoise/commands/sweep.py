@@ -14,7 +14,7 @@ from rich.console import Console
 
 from counterpoise.analysis import leaderboard, leaderboard_table
 from counterpoise.analysis.comparison import compare_runs
-from counterpoise.commands import compare
+from counterpoise.commands.comparison_output import drawn_groups, show, write
 from counterpoise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -71,8 +71,8 @@ def _compare(sweep_dir: Path, console: Console) -> None:
     try:
         with console.status("comparing the runs"):
             comparison = compare_runs([str(sweep_dir)])
-        compare.show(comparison, console)
-        compare.write(sweep_dir, comparison, compare.drawn_groups(comparison, None))
+        show(comparison, console)
+        write(sweep_dir, comparison, drawn_groups(comparison, None))
         console.print(str(sweep_dir / "comparison.html"), soft_wrap=True, highlight=False, markup=False)
     except UserError as error:
         # A sweep over data or splits has no common test texts. This is not an error.

@@ -1,0 +1,165 @@
+"""Score a finished run on a labelled file: what `counterpoise.evaluate` does."""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from scipy.sparse import csr_matrix
+
+from counterpoise.balance import ClassIndex, Correction, PowerSampler
+from counterpoise.balance.counts import Targets
+from counterpoise.commands.predict import csv_format_of
+from counterpoise.commands.predictor import make_predictor
+from counterpoise.commands.saved_run import allowed_packages, load_run
+from counterpoise.data.sources.files import FileSource
+from counterpoise.data.splits import Vocabulary, unseen_labels
+from counterpoise.data.table import Split
+from counterpoise.errors import UserError
+from counterpoise.metrics import registry
+from counterpoise.training.results import RunResults
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(arguments: argparse.Namespace) -> RunResults:
+    """Return the results of a run on a labelled file.
+
+    Args:
+        arguments: Parsed command line.
+
+    Raises:
+        UserError: The run or the file cannot be read, or no row has a label of the run.
+    """
+    packages = allowed_packages(arguments.allow)
+    model, config = load_run(arguments.run, packages)
+    correction = read_correction(arguments.run, model.labels, model.scoring.multi_label)
+    model.scoring.counts = correction.counts
+    split = read_labelled(arguments, config, correction.multi_label)
+    vocabulary = Vocabulary(model.labels)
+    targets, kept, unseen = known_rows(split, vocabulary)
+    split = split.filter(kept)
+    predictor = make_predictor(model, config, arguments.device, arguments.precision, packages)
+    logits = np.concatenate(list(predictor.predict_blocks(split.texts)))
+    scoring = model.scoring
+    multi_label = scoring.multi_label
+    metrics: dict[str, Any] = {"test": scoring.measure(logits, targets)}
+    if multi_label:
+        metrics["test_at_half"] = scoring.measure(logits, targets, threshold=0.5)
+    metrics["data"] = {"test": {"examples": len(split), "dropped": split.dropped, "unseen": unseen}}
+    metrics["run"], metrics["file"] = str(arguments.run), str(arguments.file)
+    nothing = targets[:0]
+    return RunResults(
+        name=f"{arguments.file.name}, predicted by {arguments.run.name}",
+        strategy=str(run_metrics(arguments.run).get("strategy", {}).get("name") or "run"),
+        probe=bool(config.get("probe")),
+        config=config,
+        metrics=metrics,
+        seconds=None,
+        correction=correction,
+        effective_prior=correction.effective_prior,
+        bounds=scoring.bounds,
+        ids=[str(row) for row in split.rows] if split.ids is None else split.ids.to_pylist(),
+        texts=lambda rows: split.texts.take(rows).to_pylist(),
+        test_targets=targets,
+        test_logits=logits,
+        validation_targets=nothing,
+        validation_logits=logits[:0],
+        lengths=np.empty(0, np.int64),
+        max_length=config["encoder"]["max_length"],
+        truncated_fraction=0.0,
+        decided=predictor.decide(logits) if multi_label else None,
+        thresholds=predictor.thresholds,
+    )
+
+
+def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_label: bool) -> Split:
+    """Return the usable rows of the file. Columns default to those of the run's data."""
+    data = config["data"]
+    label = arguments.label.split(",") if arguments.label and "," in arguments.label else arguments.label
+    source = FileSource(
+        train=str(arguments.file),
+        text=arguments.text or data.get("text", "text"),
+        label=label or data.get("label", "label"),
+        id=arguments.id,
+        separator=arguments.separator or data.get("separator"),
+        task="multi_label" if multi_label else "single_label",
+        **csv_format_of(arguments),
+    )
+    return source.load()["train"]
+
+
+def known_rows(split: Split, vocabulary: Vocabulary) -> tuple[Targets, np.ndarray, int]:
+    """Return the targets of the rows whose label the run knows, which rows these are, and the unknown labels' count.
+
+    Single-label rows of an unknown class are left out. Multi-label rows keep their known labels.
+    """
+    targets = vocabulary.encode(split.labels)
+    unseen = unseen_labels(split.labels, vocabulary)
+    count = sum(rows for _, rows in unseen)
+    if count:
+        names = ", ".join(f"'{label}' ({rows})" for label, rows in unseen[:5])
+        more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+        log.warning("%s: %d labels that the run was not trained on: %s%s", split.file, count, names, more)
+    kept = targets >= 0 if isinstance(targets, np.ndarray) else np.ones(targets.shape[0], bool)
+    targets = targets[kept]
+    if not (len(targets) if isinstance(targets, np.ndarray) else targets.nnz):
+        raise UserError(f"{split.file}: no row has a label that the run was trained on")
+    return targets, kept, count
+
+
+def read_correction(run: Path, labels: list[str], multi_label: bool) -> Correction:
+    """Return the counts, sampling probabilities and class weights of a run from its balance.csv.
+
+    The rows of each class are numbered from 0, because the file does not hold the training rows.
+    """
+    path = run / "balance.csv"
+    if not path.is_file():
+        raise UserError(f"{run} has no balance.csv, so its class counts are unknown")
+    table = pd.read_csv(path, keep_default_na=False).set_index("class").loc[labels]
+    counts = table["count"].to_numpy(np.int64)
+    if multi_label:
+        rows = int(run_metrics(run)["data"]["train"]["examples"])
+        columns = np.repeat(np.arange(len(labels)), counts)
+        numbers = np.concatenate([np.arange(count) for count in counts])
+        targets: Targets = csr_matrix((np.ones(len(columns), bool), (numbers, columns)), (rows, len(labels)))
+    else:
+        targets = np.repeat(np.arange(len(labels)), counts)
+    negative = table["negative_weight"] if multi_label else pd.Series(1.0, table.index)
+    return Correction(
+        labels=labels,
+        index=ClassIndex.from_targets(targets, len(labels)),
+        sampler=PowerSampler(),
+        epoch_size=int(run_metrics(run)["strategy"]["epoch_size"]),
+        sampling_probs=table["draw_rate"].to_numpy(np.float64),
+        class_weights=table["weight"].to_numpy(np.float64),
+        negative_weights=negative.to_numpy(np.float64),
+        capped=np.zeros(len(labels), bool),
+    )
+
+
+def run_metrics(run: Path) -> dict[str, Any]:
+    """Return the metrics.json of a run."""
+    path = run / "metrics.json"
+    if not path.is_file():
+        raise UserError(f"{run} has no metrics.json: it did not finish")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def show(console: Console, results: RunResults, run: Path) -> None:
+    """Print the metrics on the file beside those of the run's own test split."""
+    own, scores = run_metrics(run)["test"], results.metrics["test"]
+    table = Table(title=f"{len(results.ids):,} texts", title_justify="left")
+    table.add_column("metric")
+    for heading in ("this file", "run's test"):
+        table.add_column(heading, justify="right")
+    for metric in registry.select("multi_label" if results.multi_label else "single_label", "results"):
+        if metric.name in scores:
+            values = (f"{each[metric.name]:.4f}" if metric.name in each else "" for each in (scores, own))
+            table.add_row(metric.title, *values)
+    console.print(table)
