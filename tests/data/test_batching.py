@@ -105,27 +105,22 @@ def test_micro_batches_of_a_step_are_of_equal_size(world_size, accumulate):
 
 @settings(deadline=None)
 @given(
-    size=st.integers(4, 300),
+    size=st.integers(1, 300),
     micro=st.sampled_from(LAYOUTS),
     batch_size=st.sampled_from([4, 8, 32]),
     seed=st.integers(0, 1000),
+    lengths=st.sampled_from([LENGTHS, None]),
 )
-def test_each_process_gets_as_many_batches_as_its_length(size, micro, batch_size, seed):
-    world_size, accumulate = micro
-    for rank in range(world_size):
-        batches = BucketBatchSampler(
-            lambda epoch, rng: rng.permutation(size),
-            size,
-            LENGTHS,
-            batch_size,
-            seed=seed,
-            accumulate=accumulate,
-            rank=rank,
-            world_size=world_size,
-        )
-        dealt = rows(batches)
-        assert len(dealt) == len(batches) == batches.steps * accumulate
-        assert all(dealt)
+def test_the_steps_of_an_epoch_of_any_size_do_not_depend_on_their_division(size, micro, batch_size, seed, lengths):
+    def dealt(world_size: int, accumulate: int) -> list[list[int]]:
+        options = {"lengths": lengths, "batch_size": batch_size, "seed": seed}
+        divided = steps(world_size, accumulate, draw=lambda epoch, rng: rng.permutation(size), size=size, **options)
+        assert all(len(step) == world_size * accumulate for step in divided)
+        return [list(chain(*step)) for step in divided]
+
+    whole = dealt(1, 1)
+    assert sorted(chain(*whole)) == list(range(size))
+    assert list(map(sorted, dealt(*micro))) == list(map(sorted, whole))
 
 
 @pytest.mark.parametrize("sampler", [PowerSampler(), PowerSampler(0.5), PowerSampler(1.0, "median")])
@@ -223,39 +218,23 @@ def test_a_state_that_was_loaded_is_the_state_that_is_saved():
     assert rows(copy) == rows(resumed)
 
 
-@pytest.mark.parametrize(("size", "expected"), [(64, 2), (65, 2), (67, 2), (68, 3), (95, 3)])
-def test_a_last_step_with_fewer_rows_than_micro_batches_is_left_out(size, expected):
-    batches = order(lambda epoch, rng: rng.permutation(size), size, accumulate=2, world_size=2)
-    assert batches.steps == expected
-    assert len(rows(batches)) == 2 * expected
-
-
-def test_leaving_out_the_last_step_does_not_change_the_others():
-    longest = np.where(np.arange(N) == 0, 1000, LENGTHS)
-    size = 100 * 4 + 2  # the two rows are a group of their own, seldom with the longest text
-
-    def plan(accumulate: int, epoch: int) -> list[list[int]]:
-        batches = order(
-            lambda epoch, rng: rng.permutation(size), size, longest, batch_size=4, accumulate=accumulate, epoch=epoch
-        )
-        return rows(batches.epoch_steps())
-
-    for epoch in range(5):
-        every = plan(1, epoch)
-        assert 0 in every[0]
-        assert plan(4, epoch) == [step for step in every if len(step) == 4]
-
-
 def test_an_indivisible_batch_size_is_refused_in_one_line():
     with pytest.raises(UserError, match="multiple of 6") as error:
         order(batch_size=32, accumulate=3, world_size=2)
     assert "\n" not in str(error.value)
 
 
-def test_an_epoch_with_fewer_rows_than_micro_batches_is_refused_in_one_line():
-    with pytest.raises(UserError, match="too small") as error:
-        order(size=3, accumulate=4)
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("kind", ["padded", "packed", "embeddings"])
+def test_an_empty_micro_batch_is_an_example_that_counts_0(multi_label, kind):
+    targets = csr_matrix(np.eye(2, dtype=bool)) if multi_label else np.array([0, 1])
+    dataset = TokenDataset(store_of([[5, 6], [7]]), np.arange(2), targets, 0, np.ones(2), packed=kind == "packed")
+    if kind == "embeddings":
+        dataset = EmbeddingDataset(dataset, np.ones((2, 3), np.float32))
+    filler, example = dataset[np.array([], int)], dataset[np.array([0])]
+    assert filler["weights"].tolist() == [0]
+    assert filler.keys() - example.keys() == {"filler"}
+    assert all(values.shape == filler[name].shape for name, values in example.items())
 
 
 def test_a_batch_is_padded_to_its_longest_text():

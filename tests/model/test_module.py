@@ -137,6 +137,24 @@ def test_the_gradient_of_a_step_does_not_depend_on_how_it_is_divided(parts, tmp_
         torch.testing.assert_close(many, one, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("left", [1, 2, 3])
+def test_examples_left_over_count_however_a_step_is_divided(parts, tables, tmp_path, left):
+    files = tables | {"train": str(write_texts(tmp_path / "train.csv", {"alpha": 32, "beta": left}))}
+    steps, losses = [], []
+    for accumulate in (1, 4):
+        data, model = parts(files=files)
+        gradients = Gradients()
+        fit = trainer(tmp_path, callbacks=[gradients], precision="64-true", accumulate_grad_batches=accumulate)
+        fit.fit(model, datamodule=data)
+        steps.append(gradients.steps)
+        losses.append([fit.callback_metrics[f"train/loss_{name}"].item() for name in ("epoch", "step")])
+    assert len(steps[0]) == len(steps[1]) == 2
+    for one, many in zip(*steps, strict=True):
+        torch.testing.assert_close(many, one, rtol=1e-9, atol=1e-12)
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-6)
+    assert np.isfinite(losses).all()
+
+
 OF_ONE_CLASS = {
     "cross-entropy": cross_entropy,
     "smoothed": partial(CrossEntropy, label_smoothing=0.1),

@@ -65,8 +65,12 @@ class TokenDataset(Dataset[Batch]):
         Returns:
             input_ids and attention_mask, int64 [B, T], where T is the largest length (packed: input_ids is int64
             [tokens]); targets, int64 [B] or float32 [B, C]; rows, int64 [B]; with weights also weights, float32 [B].
+            Without rows: the first example with a weight of 0, and the key "filler".
         """
         rows = np.asarray(rows)
+        if not len(rows):
+            # Each process needs a batch for each micro-batch of a step.
+            return self[np.zeros(1, np.int64)] | {"weights": torch.zeros(1), "filler": torch.ones(1)}
         targets = self.targets[rows]
         batch = self.inputs(rows) | {
             "targets": torch.from_numpy(
@@ -169,8 +173,8 @@ class BucketBatchSampler(Sampler[np.ndarray]):
     examples at each step.
 
     Rows are sorted by length within `STEPS_PER_BUCKET` steps, then the steps are shuffled. The longest step comes
-    first, so that an out-of-memory error occurs at once. The last step may be smaller than `batch_size`. It is dropped
-    if it has fewer rows than there are micro-batches.
+    first, so that an out-of-memory error occurs at once. One step has the rows that are left over and may be smaller
+    than `batch_size`. If it has fewer rows than there are micro-batches, some micro-batches are empty arrays.
 
     Args:
         draw: Returns the rows of an epoch, given its number and a random generator. The array is reordered in place.
@@ -183,7 +187,7 @@ class BucketBatchSampler(Sampler[np.ndarray]):
         world_size: Number of processes. Defaults to 1.
 
     Raises:
-        UserError: `batch_size` is not a multiple of the micro-batches, or the epoch is smaller than one step.
+        UserError: `batch_size` is not a multiple of the micro-batches.
     """
 
     def __init__(
@@ -211,9 +215,7 @@ class BucketBatchSampler(Sampler[np.ndarray]):
                 f"loader.batch_size={batch_size} is not divisible into {accumulate} accumulated micro-batches on "
                 f"{world_size} devices: use a multiple of {micro}"
             )
-        self.steps = optimizer_steps(size, batch_size, micro)
-        if not self.steps:
-            raise UserError(f"an epoch of {size} examples is too small for {micro} micro-batches")
+        self.steps = optimizer_steps(size, batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration. Lightning calls this before each epoch."""
@@ -224,15 +226,12 @@ class BucketBatchSampler(Sampler[np.ndarray]):
         """Return the optimiser steps of the current epoch."""
         rng = np.random.default_rng([self.seed, self.epoch])
         rows = self.draw(self.epoch, rng)
-        number = -(-len(rows) // self.batch_size)
         if self.lengths is None:
-            return EpochSteps(rows, np.arange(min(number, self.steps)), self.batch_size)
+            return EpochSteps(rows, np.arange(self.steps), self.batch_size)
         for start in range(0, len(rows), STEPS_PER_BUCKET * self.batch_size):
             group = rows[start : start + STEPS_PER_BUCKET * self.batch_size]
             group[:] = group[np.argsort(self.lengths[group], kind="stable")]
-        # Permute before dropping the last step: the order of the others must not depend on it.
-        order = rng.permutation(number)
-        order = order[order < self.steps]
+        order = rng.permutation(self.steps)
         # The last row of a step is its longest.
         ends = np.minimum((order + 1) * self.batch_size, len(rows))
         longest = int(self.lengths[rows[ends - 1]].argmax())
@@ -258,16 +257,9 @@ class BucketBatchSampler(Sampler[np.ndarray]):
         self.epoch, self.position = state["epoch"], state["position"]
 
 
-def optimizer_steps(size: int, batch_size: int, micro: int) -> int:
-    """Return the number of optimiser steps of an epoch.
-
-    Args:
-        size: Rows per epoch.
-        batch_size: Rows per step.
-        micro: Micro-batches per step, over all processes. A last step with fewer rows is dropped.
-    """
-    full, rest = divmod(size, batch_size)
-    return full + (rest >= micro)
+def optimizer_steps(size: int, batch_size: int) -> int:
+    """Return the number of optimiser steps of an epoch of `size` rows. The last one may be smaller."""
+    return -(-size // batch_size)
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:

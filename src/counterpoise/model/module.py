@@ -81,7 +81,9 @@ class Classifier(OutOfMemoryRetries):
         self._ddp_params_and_buffers_to_ignore = ["scoring.thresholds"]
         self.weighted_loss = Mean()
         self.test_outputs: list[tuple[Tensor, Tensor]] = []
+        # Sums over the completed optimizer steps of the epoch, and the micro-batches of the current step.
         self._loss_sum, self._loss_count = torch.zeros(()), 0.0
+        self._step_losses: dict[int, tuple[Tensor, float]] = {}
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits [B, C] of a batch that holds the inputs of the encoder."""
@@ -94,7 +96,7 @@ class Classifier(OutOfMemoryRetries):
         """Return the sum of the losses of a micro-batch over the nominal micro-batch size.
 
         Lightning divides by the number of accumulated micro-batches and averages over processes. Each example then
-        counts 1 / batch_size, however the step is divided, also in the last, smaller step.
+        counts 1 / batch_size, however the step is divided, also in a smaller step.
         """
         accumulate = self.trainer.accumulate_grad_batches
         texts, tokens = len(batch["targets"]), batch[self.encoder.inputs[0]].numel()
@@ -109,15 +111,19 @@ class Classifier(OutOfMemoryRetries):
             with torch.autocast(self.device.type, enabled=False):
                 scaled.backward()
         loss = self._training_loss(last) + done
+        fraction = self._fraction_of_nominal_size(batch)
+        self._step_losses[batch_idx] = loss.detach(), fraction
         if self._logs_this_step:
-            mean = loss.detach() / self._fraction_of_nominal_size(batch)
-            self.log("train/loss_step", mean, batch_size=texts, sync_dist=True)
+            self._log_mean("train/loss_step", loss.detach(), fraction)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Add to the loss of the epoch."""
-        self._loss_sum = self._loss_sum + outputs["loss"] * self.trainer.accumulate_grad_batches
-        self._loss_count += self._fraction_of_nominal_size(batch)
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Do an optimizer step, and add the losses of its micro-batches to those of the epoch."""
+        super().optimizer_step(*arguments, **named)
+        for loss, fraction in self._step_losses.values():
+            self._loss_sum = self._loss_sum + loss
+            self._loss_count += fraction
+        self._step_losses.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the metrics and the losses."""
@@ -149,26 +155,24 @@ class Classifier(OutOfMemoryRetries):
         self._log_scores("test", self.scoring.scores())
 
     def on_train_epoch_end(self) -> None:
-        """Log the mean loss of the epoch's examples, and the number of epochs and steps."""
-        if self._loss_count:
-            self.log("train/loss_epoch", self._loss_sum / self._loss_count, sync_dist=True)
+        """Log the mean loss of the epoch's examples, and the number of epochs and steps.
+
+        If the run was resumed within the epoch, the mean includes the examples before. With several devices, their
+        loss is estimated by that of the first device.
+        """
+        self._log_mean("train/loss_epoch", self._loss_sum, self._loss_count)
         done = {"epochs": self.current_epoch + 1.0, "steps": float(self.trainer.global_step)}
         self.log_dict(done, logger=False, sync_dist=False)
 
     def on_train_start(self) -> None:
-        """Start the epoch of a run that is resumed within one, for which Lightning calls no epoch start."""
-        self.on_train_epoch_start()
+        """Prepare the epoch of a run that is resumed within one, for which Lightning calls no epoch start."""
+        self._prepare_epoch()
 
     def on_train_epoch_start(self) -> None:
         """Take the loss of the epoch, and unfreeze the encoder in its epoch."""
-        self._loss_sum, self._loss_count = torch.zeros((), device=self.device), 0.0
-        if self.losses is not None:
-            self.loss = self.losses(self.current_epoch).to(self.device)
-        if not isinstance(self.encoder, Encoder) or self.encoder.unfreeze_at_epoch is None:
-            return
-        if self.current_epoch >= self.encoder.unfreeze_at_epoch and self.encoder.has_frozen_parameters:
-            self.encoder.freeze("none")
-            self.encoder.train()
+        self._loss_sum, self._loss_count = torch.zeros(()), 0.0
+        self._step_losses.clear()
+        self._prepare_epoch()
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """Return AdamW and its schedule per step."""
@@ -198,14 +202,27 @@ class Classifier(OutOfMemoryRetries):
             self.log("train/grad_norm", norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the labels, which name the logits."""
+        """Store the labels, which name the logits, and the training loss of the epoch so far."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["labels"] = self.labels
+        checkpoint["epoch_loss"] = {"sum": self._loss_sum, "count": self._loss_count}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise UserError if the checkpoint has other labels."""
         check_labels(checkpoint, self.labels)
         super().on_load_checkpoint(checkpoint)
+        if "epoch_loss" in checkpoint:
+            self._loss_sum, self._loss_count = checkpoint["epoch_loss"]["sum"], checkpoint["epoch_loss"]["count"]
+
+    def _prepare_epoch(self) -> None:
+        """Take the loss of the epoch, and unfreeze the encoder in its epoch."""
+        if self.losses is not None:
+            self.loss = self.losses(self.current_epoch).to(self.device)
+        if not isinstance(self.encoder, Encoder) or self.encoder.unfreeze_at_epoch is None:
+            return
+        if self.current_epoch >= self.encoder.unfreeze_at_epoch and self.encoder.has_frozen_parameters:
+            self.encoder.freeze("none")
+            self.encoder.train()
 
     def _training_loss(self, batch: Batch) -> Tensor:
         """Return the loss of a part of a micro-batch over the nominal size of the whole micro-batch."""
@@ -214,9 +231,18 @@ class Classifier(OutOfMemoryRetries):
         return self.loss(self(batch), batch["targets"], denominator=nominal, weights=batch.get("weights"))
 
     def _fraction_of_nominal_size(self, batch: Batch) -> float:
-        """Return the size of a micro-batch over its nominal size, below 1 in the last, smaller step."""
+        """Return the size of a micro-batch over its nominal size, below 1 in a smaller step."""
+        if "filler" in batch:
+            return 0.0
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return len(batch["targets"]) * parts / self.batch_size
+
+    def _log_mean(self, name: str, loss: Tensor, count: float) -> None:
+        """Log the loss per unit of `count`, both summed over all processes; nothing if there is no example."""
+        sums = torch.stack([loss.to(self.device), torch.full_like(loss, count, device=self.device)])
+        total, examples = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        if examples:
+            self.log(name, total / examples, sync_dist=True)
 
     @property
     def _logs_this_step(self) -> bool:

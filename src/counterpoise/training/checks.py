@@ -71,9 +71,7 @@ def _check_length(trainer: pl.Trainer, data: TextDataModule) -> None:
     if trainer.limit_val_batches == 0:
         raise UserError("trainer.limit_val_batches=0: the best checkpoint is chosen by validation")
     accumulate = trainer.accumulate_grad_batches
-    steps = optimizer_steps(data.sampler(0).size(data.index), data.batch_size, accumulate * trainer.world_size)
-    if not steps:
-        return  # BucketBatchSampler raises an error for this.
+    steps = optimizer_steps(data.sampler(0).size(data.index), data.batch_size)
     limit = trainer.limit_train_batches
     batches = int(limit * steps * accumulate) if isinstance(limit, float) else min(limit, steps * accumulate)
     first = _first_validation(trainer, batches)
