@@ -4,7 +4,9 @@ A head is any `nn.Module`, built by a factory `factory(in_features, num_classes)
 """
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from counterpoise.balance.losses.protocol import Loss
 from counterpoise.errors import UserError
 
 HeadFactory = Callable[[int, int], nn.Module]
+AnyHead = TypeVar("AnyHead", bound=nn.Module)
 
 
 def linear(in_features: int, num_classes: int) -> nn.Linear:
@@ -111,9 +114,7 @@ class AutoHead:
         return CosineHead(in_features, num_classes, cosine_scale)
 
 
-def build_head(
-    factory: HeadFactory, in_features: int, num_classes: int, loss: Loss | None = None, bias: np.ndarray | None = None
-) -> nn.Module:
+def build_head(factory: HeadFactory, in_features: int, num_classes: int, loss: Loss | None = None) -> nn.Module:
     """Return the head of a model.
 
     Args:
@@ -121,7 +122,6 @@ def build_head(
         in_features: Size H of the vectors.
         num_classes: Number C of logits.
         loss: Training loss; None if it takes any logits.
-        bias: Initial bias, float [C]. It is ignored if the head does not end in a linear layer with a bias.
 
     Raises:
         UserError: The loss needs a cosine head and the factory builds another one.
@@ -134,15 +134,10 @@ def build_head(
         raise UserError(
             f"this loss needs a cosine head of scale {scale:g}: use head=auto, or head=cosine head.scale={scale:g}"
         )
-    if bias is not None and (layer := output_layer(head)) is not None:
-        with torch.no_grad():
-            layer.bias.copy_(torch.as_tensor(bias))
     return head
 
 
-def rebuild_head(
-    factory: HeadFactory, in_features: int, num_classes: int, state: Mapping[str, Tensor], prefix: str = "head."
-) -> nn.Module:
+def rebuild_head(factory: HeadFactory, in_features: int, num_classes: int, state: Mapping[str, Tensor]) -> nn.Module:
     """Return a head of the architecture that a checkpoint holds. The caller loads its weights.
 
     Args:
@@ -150,34 +145,86 @@ def rebuild_head(
         in_features: Size H of the vectors.
         num_classes: Number C of logits.
         state: State dict of the whole model.
-        prefix: Prefix of the head's keys.
     """
-    if f"{prefix}shift" in state:
-        inner = rebuild_head(factory, in_features, num_classes, state, f"{prefix}head.")
-        return ShiftedHead(inner, torch.zeros(num_classes))
+    saved = {name.removeprefix("head."): value for name, value in state.items() if name.startswith("head.")}
     if isinstance(factory, AutoHead):
-        scale = state.get(f"{prefix}scale")
-        return factory(in_features, num_classes, None if scale is None else float(scale))
-    return factory(in_features, num_classes)
+        scale = saved.get("scale", saved.get("head.scale"))
+        head = factory(in_features, num_classes, None if scale is None else float(scale))
+    else:
+        head = factory(in_features, num_classes)
+    shifted = ShiftedHead(head, torch.zeros(num_classes))
+    # All names are compared, because a head can have a parameter named `shift` of its own.
+    return shifted if saved.keys() == shifted.state_dict().keys() else head
 
 
-def output_layer(head: nn.Module) -> nn.Linear | None:
-    """Return the linear layer with a bias that the head ends in, or None."""
-    last = list(head.modules())[-1]
-    return last if isinstance(last, nn.Linear) and last.bias is not None else None
+@torch.no_grad()
+def set_output_bias(head: nn.Module, bias: np.ndarray, in_features: int) -> bool:
+    """Set the bias that is added to the logits of a head.
+
+    It is found by its effect on the logits, because the order in which a head registers its layers does not show which
+    one comes last.
+
+    Args:
+        head: Its output bias is changed in place.
+        bias: New value, float [C].
+        in_features: Size H of the vectors.
+
+    Returns:
+        Whether the head has an output bias. A head without one stays as it is.
+    """
+    value = torch.as_tensor(bias)
+    for name, parameter in reversed(list(head.named_parameters())):
+        if parameter.shape == value.shape and _is_output_bias(head, name, in_features):
+            parameter.copy_(value)
+            return True
+    return False
+
+
+def is_linear(head: nn.Module) -> TypeGuard[nn.Linear]:
+    """Return whether the head is a linear layer, with or without a bias, whose weight is a parameter."""
+    return type(head) is nn.Linear and "weight" in dict(head.named_parameters())
 
 
 def shift_logits(head: nn.Module, shift: Tensor) -> nn.Module:
     """Return a head whose logits are those of `head` plus `shift`, float [C]; the given head stays as it is."""
-    if type(head) is not nn.Linear:
-        return ShiftedHead(head, shift)
-    return linear_like(head, bias=head.bias + shift)
+    if is_linear(head) and head.bias is not None:
+        return linear_like(head, bias=head.bias + shift)
+    return ShiftedHead(_copied(head), shift)
 
 
 def linear_like(head: nn.Linear, weight: Tensor | None = None, bias: Tensor | None = None) -> nn.Linear:
     """Return a copy of a linear head with another weight or bias."""
-    copy = nn.Linear(head.in_features, head.out_features).to(head.weight)
+    copy = _copied(head)
     with torch.no_grad():
-        copy.weight.copy_(head.weight if weight is None else weight)
-        copy.bias.copy_(head.bias if bias is None else bias)
+        if weight is not None:
+            copy.weight.copy_(weight)
+        if bias is not None:
+            copy.bias.copy_(bias)
     return copy
+
+
+def _copied(head: AnyHead) -> AnyHead:
+    """Return a copy of a head. Weights that hooks compute, as of weight normalisation, need a copy of their own."""
+    attributes = [value for module in head.modules() for value in vars(module).values()]
+    computed = {id(value): value.detach().clone() for value in attributes if isinstance(value, Tensor)}
+    return deepcopy(head, computed)
+
+
+def _is_output_bias(head: nn.Module, name: str, in_features: int) -> bool:
+    """Return whether adding a vector to this parameter, float [C], adds the same vector to the logits."""
+    copy = _copied(head).eval()
+    parameter = copy.get_parameter(name)
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(4, in_features, generator=generator).to(parameter)
+    added = torch.randn(len(parameter), generator=generator).to(parameter)
+    before = _seeded(copy, vectors)
+    parameter.add_(added)
+    return torch.allclose(_seeded(copy, vectors), before + added, rtol=1e-4, atol=1e-4)
+
+
+def _seeded(head: nn.Module, vectors: Tensor) -> Tensor:
+    """Return the logits of a head, with fixed random numbers for a head that draws some in evaluation mode too."""
+    with torch.random.fork_rng(devices=[]):
+        # Unlike torch.manual_seed, this leaves the generators of GPUs as they are.
+        torch.default_generator.manual_seed(0)
+        return head(vectors)

@@ -1,5 +1,6 @@
 """The LightningModule: encoder, dropout, head, loss and metrics."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,9 +17,11 @@ from counterpoise.metrics.scoring import Mean, MultiLabelScoring, SingleLabelSco
 from counterpoise.metrics.thresholds import Decision
 from counterpoise.model.embeddings import PrecomputedEmbeddings
 from counterpoise.model.encoder import Encoder
-from counterpoise.model.heads import AutoHead, HeadFactory, build_head
+from counterpoise.model.heads import AutoHead, HeadFactory, build_head, set_output_bias
 from counterpoise.model.memory import OutOfMemoryRetries
 from counterpoise.model.optim import Optim
+
+log = logging.getLogger(__name__)
 
 
 class Classifier(OutOfMemoryRetries):
@@ -41,7 +44,8 @@ class Classifier(OutOfMemoryRetries):
         micro_batch_size: Largest number of texts per forward pass. None: as many as fit into memory.
         dropout: Dropout probability of the pooled vectors.
         decision: How logits become labels. Makes the task multi-label.
-        head_bias: Initial bias of the head, float [C]. Defaults to zeros.
+        head_bias: Initial output bias of the head, float [C]. Defaults to that of the head. A head without an output
+            bias stays as it is, with a warning.
         bounds: Training counts that separate head, medium and tail classes.
     """
 
@@ -71,7 +75,13 @@ class Classifier(OutOfMemoryRetries):
         self.labels, self.batch_size, self.micro_batch_size = list(labels), batch_size, micro_batch_size
         self.dropout = nn.Dropout(dropout)
         self.head_factory = head or AutoHead()
-        self.head = build_head(self.head_factory, encoder.size, len(self.labels), loss, head_bias)
+        self.head = build_head(self.head_factory, encoder.size, len(self.labels), loss)
+        if head_bias is not None and not set_output_bias(self.head, head_bias, encoder.size):
+            log.warning(
+                "bias_init has no effect: %s has no bias that is added to its logits. Set bias_init=false, or choose "
+                "another head",
+                type(self.head).__name__,
+            )
         self.scoring: SingleLabelScoring | MultiLabelScoring = (
             SingleLabelScoring(np.asarray(counts), bounds)
             if decision is None

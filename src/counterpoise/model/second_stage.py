@@ -18,7 +18,15 @@ from counterpoise.balance.losses.protocol import Loss, PriorCorrection
 from counterpoise.balance.prior_correction import natural_prior_shift, post_hoc, prior_shift
 from counterpoise.balance.validation import is_number
 from counterpoise.errors import UserError
-from counterpoise.model.heads import AutoHead, HeadFactory, build_head, linear_like, shift_logits
+from counterpoise.model.heads import (
+    AutoHead,
+    HeadFactory,
+    build_head,
+    is_linear,
+    linear_like,
+    set_output_bias,
+    shift_logits,
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ class PostHoc:
 
         tau = _choose_tau(self.tau, np.linspace(0, 1, 11), adjusted, first)
         shift = prior_shift(prior ** (1 - tau), first.correction.counts)
-        return SecondStageResult(adjusted(tau), shift, {"tau": tau}, first.shift_quality)
+        return SecondStageResult(adjusted(tau).eval(), shift, {"tau": tau}, first.shift_quality)
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,7 @@ class TauNormalised:
     def check(self, correction: Correction, loss: Loss, head: nn.Module) -> None:
         """Raise UserError for multi-label data and for a head that is not linear."""
         _check_single_label(correction, "tau-normalisation")
-        if type(head) is not nn.Linear or head.bias is None:
+        if not is_linear(head):
             raise UserError(
                 f"strategy.second_stage: tau-normalisation needs a linear head, not {type(head).__name__}. Use "
                 "head=linear and strategy/loss=cross_entropy"
@@ -151,15 +159,16 @@ class TauNormalised:
     def __call__(self, first: FirstStage) -> SecondStageResult:
         """Return the head with normalised class vectors. The prior of its logits is unknown."""
         head = first.head
-        assert isinstance(head, nn.Linear)
+        assert is_linear(head)
         norms = head.weight.norm(dim=1, keepdim=True)
         norms = norms.where(norms > 0, 1)
 
         def normalised(tau: float) -> nn.Module:
-            return linear_like(head, weight=head.weight / norms**tau, bias=torch.zeros_like(head.bias))
+            bias = None if head.bias is None else torch.zeros_like(head.bias)
+            return linear_like(head, weight=head.weight / norms**tau, bias=bias)
 
         tau = _choose_tau(self.tau, np.linspace(0, 2, 21), normalised, first)
-        return SecondStageResult(normalised(tau), None, {"tau": tau}, None)
+        return SecondStageResult(normalised(tau).eval(), None, {"tau": tau}, None)
 
 
 @dataclass(frozen=True)
@@ -194,19 +203,28 @@ class Retrained:
         """Accept every model."""
 
     def __call__(self, first: FirstStage) -> SecondStageResult:
-        """Return a new head of the configured kind."""
+        """Return a new head of the configured kind. It depends on the seed alone, not on what ran before."""
         fitted = Strategy(self.sampler).fit(first.correction.labels, first.correction.index).final
-        correction, loss = fitted.correction, fitted.loss
-        embeddings, targets, weights = first.embeddings("train"), first.targets["train"], first.weights
-        generator = torch.Generator().manual_seed(first.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(first.seed)
-            head = build_head(
-                first.head_factory, embeddings.shape[1], len(correction.labels), bias=correction.prior_logits
-            )
-        optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr)
+        correction = fitted.correction
         steps = self.epochs * -(-correction.epoch_size // self.batch_size)
+        # The head draws random numbers for its initial weights and, in each step, for its dropout. Unlike
+        # torch.manual_seed, the seeding leaves the generators of GPUs as they are.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(first.seed)
+            head = self._train(first, correction, fitted.loss, steps)
+        # Sampling a label also draws the other labels of its texts.
+        quality: PriorCorrection = "approximate" if correction.multi_label else "exact"
+        settings = {"epochs": self.epochs, "steps": steps}
+        return SecondStageResult(head.eval(), natural_prior_shift(correction), settings, quality)
+
+    def _train(self, first: FirstStage, correction: Correction, loss: Loss, steps: int) -> nn.Module:
+        """Return a new head, trained for `steps` steps."""
+        embeddings, targets, weights = first.embeddings("train"), first.targets["train"], first.weights
+        head = build_head(first.head_factory, embeddings.shape[1], len(correction.labels))
+        set_output_bias(head, correction.prior_logits, embeddings.shape[1])
+        optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        generator = torch.Generator().manual_seed(first.seed)
         keep = 1 - first.dropout
         for epoch in range(self.epochs):
             drawn = self.sampler.draw(correction.index, np.random.default_rng([first.seed, epoch]))
@@ -219,10 +237,7 @@ class Retrained:
                 value.backward()
                 optimizer.step()
                 schedule.step()
-        # Sampling a label also draws the other labels of its texts.
-        quality: PriorCorrection = "approximate" if correction.multi_label else "exact"
-        settings = {"epochs": self.epochs, "steps": steps}
-        return SecondStageResult(head.eval(), natural_prior_shift(correction), settings, quality)
+        return head
 
 
 def _check_tau(tau: float | str, largest: float) -> None:
@@ -247,7 +262,7 @@ def _choose_tau(
         return float(tau)
     embeddings, targets = torch.from_numpy(first.embeddings("validation")), first.targets["validation"]
     with torch.no_grad():
-        scores = [first.score(head_of(each)(embeddings).numpy(), targets) for each in candidates]
+        scores = [first.score(head_of(each).eval()(embeddings).numpy(), targets) for each in candidates]
     return round(float(candidates[int(np.argmax(scores))]), 10)
 
 
