@@ -149,6 +149,15 @@ def test_files_are_read_in_the_format_of_the_training_file(exported, tmp_path, m
         assert pq.read_table(output).num_rows == rows
 
 
+@pytest.mark.parametrize("content", ["", "{}", None])
+def test_another_tokenizer_in_the_folder_is_refused(exported, tmp_path, content):
+    folder = shutil.copytree(exported["one class"], tmp_path / "model")
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace('"word3"', '"other3"') if content is None else content)
+    with pytest.raises(UserError, match="is not the tokenizer that was exported"):
+        predictor.load(folder)
+
+
 def test_only_an_earlier_export_is_replaced(runs, exported, quick, tmp_path):
     folder = shutil.copytree(exported["any labels"], tmp_path / "model")
     onnx_export.export(runs["one class"], folder)

@@ -44,7 +44,7 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
     vocabulary = Vocabulary(model.labels)
     targets, kept, unseen = known_rows(split, vocabulary)
     split = split.filter(kept)
-    predictor = make_predictor(model, config, arguments.device, arguments.precision, packages)
+    predictor = make_predictor(arguments.run, model, config, arguments.device, arguments.precision, packages)
     logits = np.concatenate(list(predictor.predict_blocks(split.texts)))
     scoring = model.scoring
     multi_label = scoring.multi_label

@@ -5,7 +5,8 @@ The exported folder needs only `onnxruntime` and `tokenizers`, and `counterpoise
     model.onnx        logits, float32 [B, C], of input_ids and attention_mask, int64 [B, T], for any B and T
     tokenizer.json    truncates texts to the run's length and pads batches
     export.json       labels: the C names; decision: arguments of `Decision`, null for single-label runs; reading:
-                      format of the training file; versions, differences and scores
+                      format of the training file; tokenizer_sha256: digest of tokenizer.json; versions, differences
+                      and scores
     thresholds.json   multi-label runs: probability threshold of each label
     calibration.json  if the run has one: probabilities are those of (logits - shift) / temperature
 

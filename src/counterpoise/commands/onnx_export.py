@@ -1,5 +1,6 @@
 """Write a run as an ONNX model and compare it with the run: what `counterpoise.export` does."""
 
+import hashlib
 import json
 import logging
 import shutil
@@ -74,7 +75,7 @@ def export(run: Path, output: Path, int8: bool = False, packages: Sequence[str] 
     if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or (output / "export.json").is_file())):
         raise UserError(f"--output {output} exists and is not an earlier export: name another folder")
     model, config = load_run(run, packages)
-    ours = make_predictor(model, config, packages=packages)
+    ours = make_predictor(run, model, config, packages=packages)
     try:
         tested = _test_split(run, config, ours, packages)
         tokens = ours.tokenise(tested.texts)
@@ -86,7 +87,7 @@ def export(run: Path, output: Path, int8: bool = False, packages: Sequence[str] 
         folder = Path(unfinished) / "model"
         folder.mkdir()
         _write_companions(folder, run, ours)
-        content = _export_info(run, ours, config)
+        content = _export_info(run, ours, config) | {"tokenizer_sha256": _digest(folder / "tokenizer.json")}
 
         def record_checks(precision: str) -> None:
             """Record the difference and the test scores of the model in the folder."""
@@ -182,6 +183,10 @@ def _export_info(run: Path, ours: Predictor, config: dict) -> dict[str, Any]:
         "largest_difference": {},
         "test": {},
     }
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write_info(folder: Path, content: dict[str, Any]) -> None:

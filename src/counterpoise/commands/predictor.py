@@ -4,6 +4,7 @@ predictor = load(Path("outputs/..."))
 logits = predictor(["a text", "another"])
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from counterpoise.errors import UserError
 from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.metrics.thresholds import Decision, read_thresholds
 from counterpoise.model.module import Classifier
+from counterpoise.training.encoder_record import check_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -137,17 +139,18 @@ def load(folder: Path, device: str = "cpu", precision: str = "auto", packages: S
             raise UserError(f"--precision bf16: {folder} is an exported model, whose precision is fixed")
         return _load_exported(folder, _resolve_device(device))
     model, config = load_run(folder, packages)
-    return make_predictor(model, config, device, precision, packages)
+    return make_predictor(folder, model, config, device, precision, packages)
 
 
 def make_predictor(
+    run: Path,
     model: Classifier,
     config: dict[str, Any],
     device: str = "cpu",
     precision: str = "fp32",
     packages: Sequence[str] = (PACKAGE,),
 ) -> Predictor:
-    """Return the predictor of a model and configuration from `load_run`. See `load`."""
+    """Return the predictor of a run folder, with its model and configuration from `load_run`. See `load`."""
     device = _resolve_device(device)
     try:
         model.to(device)
@@ -163,6 +166,7 @@ def make_predictor(
 
     source = build(config["encoder"], packages)
     tokenizer = load_tokenizer(source.locate(), source.revision)
+    check_tokenizer(run, source, tokenizer)
     backend, scoring = tokenizer.backend_tokenizer, model.scoring
     backend.enable_truncation(source.max_length)
     backend.no_padding()
@@ -202,7 +206,10 @@ def _load_exported(folder: Path, device: str) -> Predictor:
         outputs = session.run(["logits"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
         return torch.from_numpy(outputs[0])
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    file = folder / "tokenizer.json"
+    if hashlib.sha256(file.read_bytes()).hexdigest() != content["tokenizer_sha256"]:
+        raise UserError(f"{file} is not the tokenizer that was exported (SHA-256 in export.json): export the run again")
+    tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_padding()
     kind = "cpu" if providers[0].startswith("CPU") else "cuda"
     found = Predictor(content["labels"], tokenizer, content["pad_token_id"], logits, _max_tokens(kind))

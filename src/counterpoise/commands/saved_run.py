@@ -16,6 +16,7 @@ from counterpoise.model.heads import rebuild_head
 from counterpoise.model.module import Classifier
 from counterpoise.model.optim import Optim
 from counterpoise.training.checkpoints import load_checkpoint
+from counterpoise.training.encoder_record import check_config, check_weights
 
 PACKAGE = "counterpoise"
 
@@ -89,15 +90,20 @@ def load_run(run: Path, packages: Sequence[str] = (PACKAGE,)) -> tuple[Classifie
     checkpoint = load_checkpoint(run / "checkpoints" / "best.ckpt")
     labels, state = checkpoint["labels"], checkpoint["state_dict"]
     config["encoder"].pop("compile", None)  # compiling takes longer than most predictions
-    encoder = build(config["encoder"], packages).load()
+    source = build(config["encoder"], packages)
+    check_config(run, source)
+    encoder = source.load()
     decision = build(config["decision"] | {"file": None}, packages) if "scoring.thresholds" in state else None
     bounds = build(config["buckets"], packages)
     counts = np.zeros(len(labels), np.int64)
     model = Classifier(encoder, None, Optim(), labels, counts, batch_size=1, decision=decision, bounds=bounds)
     model.head_factory = build(config["head"], packages)
     model.head = rebuild_head(model.head_factory, encoder.size, len(labels), state)
-    # A linear probe's checkpoint has no encoder weights.
     missing, unexpected = model.load_state_dict(state, strict=False)
-    if unexpected or not all(name.startswith("encoder.") for name in missing):
+    # A linear probe's checkpoint has no encoder weights.
+    left_out = {name for name in model.state_dict() if name.startswith("encoder.")} if config.get("probe") else set()
+    if left_out:
+        check_weights(run, source, encoder)
+    if unexpected or set(missing) != left_out:
         raise UserError(f"{run}: the checkpoint does not fit the model of config.yaml")
     return model.eval(), config

@@ -1,7 +1,6 @@
 """Checks that a tokenizer fits its encoder and its texts, and a digest that recognises it."""
 
 import hashlib
-import json
 import logging
 from typing import Any
 
@@ -72,7 +71,13 @@ def warn_of_unknown_tokens(tokens: np.ndarray, rows: int, tokenizer: PreTrainedT
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the SHA-256 digest of all that decides the token ids of a text, except truncation and padding."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    parts = {key: value for key, value in state.items() if key not in ("truncation", "padding", "version")}
-    text = json.dumps([parts, tokenizer.pad_token_id], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    backend = tokenizer.backend_tokenizer
+    truncation, padding = backend.truncation, backend.padding
+    backend.no_truncation()
+    backend.no_padding()
+    state = backend.to_str()
+    if truncation is not None:
+        backend.enable_truncation(**truncation)
+    if padding is not None:
+        backend.enable_padding(**padding)
+    return hashlib.sha256(f"{tokenizer.pad_token_id}\n{state}".encode()).hexdigest()

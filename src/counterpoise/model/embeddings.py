@@ -17,14 +17,19 @@ from counterpoise.model.encoder import Encoder
 
 
 class PrecomputedEmbeddings(nn.Module):
-    """Passes on the embeddings [B, size] of a batch in place of an encoder. It has no parameters."""
+    """Passes on the embeddings [B, size] of a batch in place of an encoder. It has no parameters.
+
+    Args:
+        size: Size of an embedding.
+        weights_digest: Digest of the weights of the encoder that computed the embeddings.
+    """
 
     inputs = ("vectors",)
     unfreeze_at_epoch = None
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, weights_digest: str | None = None) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.weights_digest = size, weights_digest
         self.layers = nn.ModuleList()
         self.embeddings = nn.Identity()
 

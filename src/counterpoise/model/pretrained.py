@@ -10,7 +10,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from counterpoise.errors import UserError
 
@@ -47,6 +47,14 @@ def load_config(location: str, name: str, revision: str = "main") -> Any:
     """
     try:
         return AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
+    except _LOADING_ERRORS as error:
+        raise UserError(_cannot_be_loaded(name, error)) from error
+
+
+def read_config(location: str, name: str, revision: str = "main") -> dict[str, Any]:
+    """Return the content of config.json. See `load_config`."""
+    try:
+        return PreTrainedConfig.get_config_dict(location, revision=revision)[0]
     except _LOADING_ERRORS as error:
         raise UserError(_cannot_be_loaded(name, error)) from error
 

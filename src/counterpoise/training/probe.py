@@ -6,9 +6,10 @@ from omegaconf import DictConfig
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.model.embeddings import PrecomputedEmbeddings, cached_embeddings, fingerprint
 from counterpoise.model.encoder import EncoderSource
+from counterpoise.training.encoder_record import weights_digest
 
-_identities: dict[str, tuple[str, int]] = {}
-"""Fingerprint and embedding size by encoder settings; the jobs of a sweep load an encoder once."""
+_identities: dict[str, tuple[str, int, str]] = {}
+"""Fingerprint, embedding size and weights digest by encoder settings; the jobs of a sweep load an encoder once."""
 
 
 def embed_splits(source: EncoderSource, data: TextDataModule, config: DictConfig) -> PrecomputedEmbeddings:
@@ -23,11 +24,11 @@ def embed_splits(source: EncoderSource, data: TextDataModule, config: DictConfig
     """
     if repr(source) not in _identities:
         encoder = source.load()
-        _identities[repr(source)] = fingerprint(encoder), encoder.size
-    key, size = _identities[repr(source)]
+        _identities[repr(source)] = fingerprint(encoder), encoder.size, weights_digest(encoder)
+    key, size, weights = _identities[repr(source)]
     use_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if use_gpu else "cpu")
     pad, batch_size = data.splits["train"].dataset.pad, data.eval_batch_size
     data.embed(lambda store: cached_embeddings(source.load, key, store, pad, batch_size, device))
     torch.set_num_threads(1)  # A head is too small for several threads.
-    return PrecomputedEmbeddings(size)
+    return PrecomputedEmbeddings(size, weights)

@@ -12,6 +12,7 @@ from counterpoise.report.run.run_report import write_run_report
 from counterpoise.terminal import command_line
 from counterpoise.training.artifacts import write_inputs, write_results
 from counterpoise.training.checks import check_before_training
+from counterpoise.training.encoder_record import record_encoder
 from counterpoise.training.evaluation import evaluate_best_checkpoint
 from counterpoise.training.head_bias import initial_head_bias
 from counterpoise.training.overview import show_overview, show_test_results
@@ -51,6 +52,8 @@ def main(run: RunContext) -> float | None:
 
     # Model
     encoder = embed_splits(source, data, config) if config.probe else source.load()
+    if run.rank == 0:
+        record_encoder(run.folder, source, encoder, data.tokenizer)
     first = fitted.at_epoch(0)
     model = Classifier(
         encoder,
