@@ -385,12 +385,15 @@ def test_one_class_a_text_is_not_decided_by_thresholds(finished):
 def test_what_is_no_text_is_one_line_before_anything_is_predicted(finished, tmp_path, monkeypatch, capsys):
     file = tmp_path / "new.csv"
     file.write_bytes(b"text\n" + b"alpha1\n" * 10 + b"\xff\xfe\n")
-    assert call(predict.main, monkeypatch, finished, file, "--output", tmp_path / "out.parquet") == 2
+    assert (
+        call(predict.main, monkeypatch, finished, file, "--encoding", "utf-8", "--output", tmp_path / "out.parquet")
+        == 2
+    )
     assert "is not text in UTF-8" in capsys.readouterr().err
     for values, kind in (([["a"], ["b"]], "list<"), ([0.5, 2.0], "double"), ([True, False], "bool")):
         pq.write_table(pa.table({"text": values}), tmp_path / "new.parquet")
         assert call(predict.main, monkeypatch, finished, tmp_path / "new.parquet") == 2
         assert f"column 'text' (--text) has type {kind}" in capsys.readouterr().err
     file.write_bytes(b"text,name\nalpha1,a\nalpha1,\xff\n")
-    assert call(predict.main, monkeypatch, finished, file, "--id", "name") == 2
+    assert call(predict.main, monkeypatch, finished, file, "--encoding", "utf-8", "--id", "name") == 2
     assert "column 'name' (--id) is not in UTF-8 in row 2" in capsys.readouterr().err

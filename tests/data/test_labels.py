@@ -132,7 +132,7 @@ def test_labels_do_not_depend_on_the_number_of_blocks(tmp_path, caplog, monkeypa
 
     def read():
         caplog.clear()
-        split = train(str(path), **how)
+        split = train(str(path), encoding="utf-8", **how)
         return split.labels.to_pylist(), split.rows.tolist(), split.dropped, list(caplog.messages)
 
     whole = read()
@@ -163,7 +163,7 @@ def test_a_row_with_a_label_that_is_not_utf8_is_dropped(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"text":"a","label":["x","\xff"]}\n{"text":"b","label":["y"]}\n')
     (tmp_path / "a.csv").write_bytes(b"text,label\na,x|\xff\nb,y\n")
     for name in ("a.jsonl", "a.csv"):
-        split = train(str(tmp_path / name), separator="|" if name == "a.csv" else None)
+        split = train(str(tmp_path / name), encoding="utf-8", separator="|" if name == "a.csv" else None)
         assert split.labels.to_pylist() == [["y"]]
         assert split.dropped == {"with a label that is not UTF-8": 1}
 

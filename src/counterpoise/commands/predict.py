@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from counterpoise.commands.run_config import read_config
 from counterpoise.data.arrow_columns import Column, format_rows, is_text
-from counterpoise.data.readers import read_columns, suffix_of
+from counterpoise.data.readers import notices_of, read_columns, suffix_of
+from counterpoise.data.readers.format import FileFormat
 from counterpoise.data.table import row_ids
 from counterpoise.errors import UserError
 from counterpoise.training.predictions import multilabel_predictions_writer, predictions_writer
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "bf16")
-CSV_FORMAT = {"delimiter": None, "quote": '"', "skip_rows_after_header": 0}
-"""Default format of CSV files."""
+CSV_FORMAT = {"delimiter": None, "quote": '"', "skip_rows_after_header": 0, "columns": None}
+"""Default format of CSV files. The encoding of a run's training file says nothing about other files."""
 
 
 def main() -> None:
@@ -47,8 +48,10 @@ def main() -> None:
         raise UserError(f"--output {arguments.output} is a folder: name a file")
     if arguments.output.resolve() == arguments.file.resolve():
         raise UserError(f"--output {arguments.output} is the input file: name another one")
-    csv_format = csv_format_of(arguments)
-    table = read_columns(arguments.file, arguments.text, [arguments.id] if arguments.id else [], **csv_format)
+    form = FileFormat(**csv_format_of(arguments))
+    table = read_columns(arguments.file, arguments.text, [arguments.id] if arguments.id else [], form)
+    for notice in notices_of(table):
+        log.warning(notice)
     _require_text(table[arguments.text], f"{arguments.file}: column {arguments.text!r} (--text)")
     ids = _ids(table[arguments.id], f"{arguments.file}: column {arguments.id!r} (--id)") if arguments.id else None
     # These imports take seconds, because they import PyTorch: report faults of the arguments first.
@@ -119,13 +122,15 @@ def add_file_arguments(parser: argparse.ArgumentParser, content: str, text_defau
         ("delimiter", "--delimiter", _character, "delimiter of a CSV"),
         ("quote", "--quote", _character, "quote character of a CSV, '' for none"),
         ("skip_rows_after_header", "--skip-rows", int, "rows to skip after the header of a CSV"),
+        ("columns", "--columns", lambda names: names.split(","), "names of the columns of a CSV without a header: A,B"),
     ):
         parser.add_argument(option, dest=key, type=kind, default=argparse.SUPPRESS, help=f"{description} ({default})")
+    parser.add_argument("--encoding", default=argparse.SUPPRESS, help="encoding of the file (default: detect it)")
 
 
 def csv_format_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the CSV format: the given options, otherwise that of the run's training file of the same suffix."""
-    given = {key: vars(arguments)[key] for key in CSV_FORMAT if key in arguments}
+    given = {key: vars(arguments)[key] for key in (*CSV_FORMAT, "encoding") if key in arguments}
     exported = arguments.run / "export.json"
     if exported.is_file():
         trained = json.loads(exported.read_text(encoding="utf-8")).get("reading", {})

@@ -26,7 +26,7 @@ from counterpoise.data.arrow_columns import (
     to_array,
 )
 from counterpoise.data.labels import TASKS, rare_labels, read_labels, remove_labels, task_of
-from counterpoise.data.readers import TEXT_FAULTS
+from counterpoise.data.readers import TEXT_FAULTS, notices_of
 from counterpoise.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
@@ -188,6 +188,8 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
             dropped[reason] = len(rows)
             complaints.append(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'} {reason} ({format_rows(rows)})")
 
+    for notice in notices_of(table):
+        log.warning(notice)
     labels, unusable = read_labels(table, source.label, source.separator, source.task, shown)
     for reason, bad in unusable.items():
         leave_out(bad, reason)

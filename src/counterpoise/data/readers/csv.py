@@ -1,69 +1,77 @@
 """Reading of CSV files."""
 
 import re
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
 
 from counterpoise.data.arrow_cache import TableSink
 from counterpoise.data.readers import files
-from counterpoise.data.readers.files import one_line, open_file, require_columns_of_schema, reraise_as_user_error
+from counterpoise.data.readers.csv_structure import CsvStructure, reject_unclosed_quotes
+from counterpoise.data.readers.encoding import TextFile
+from counterpoise.data.readers.files import one_line, require_columns, reraise_as_user_error
+from counterpoise.data.readers.format import FileFormat
 from counterpoise.errors import UserError
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
-
-def read_csv(path: Path, columns: list[str], delimiter: str, quote: str | None, skip: int, keep: TableSink) -> pa.Table:
+def read_csv(file: TextFile, columns: list[str], form: FileFormat, suffix: str, keep: TableSink) -> pa.Table:
     """Read columns of a CSV as large_binary.
 
     Args:
-        path: The file. A name that ends in .gz is decompressed.
+        file: The file.
         columns: Columns to read.
-        delimiter: One ASCII character.
-        quote: One ASCII character. None: fields are not quoted.
-        skip: Rows to skip after the header.
+        form: How the file is read.
+        suffix: Suffix that selects the delimiter.
         keep: Receives the batches.
 
     Raises:
-        UserError: A setting is invalid, a column is missing, or a row cannot be parsed; the message names the row.
+        UserError: A column is missing or occurs twice, a quotation mark is not closed, or a row cannot be parsed; the
+            message names the line or the row.
     """
-    for key, character in (("delimiter", delimiter), ("quote", quote)):
-        if character is not None and not (isinstance(character, str) and len(character) == 1 and character.isascii()):
-            raise UserError(f"data.{key} is {character!r}; it must be one ASCII character")
+    with reraise_as_user_error(file.path):
+        structure = CsvStructure.of(file, form, suffix)
+        require_columns(columns, structure.names, file.name, structure.missing_column_hint(columns, form))
+        if form.quote is not None:
+            reject_unclosed_quotes(file, structure, form.quote)
 
-    def read(threads: bool, only: list[str]) -> pa.RecordBatchReader:
-        with reraise_as_user_error(path, (OSError,)):
+    def read(threads: bool) -> pa.RecordBatchReader:
+        with reraise_as_user_error(file.path, (OSError,)):
             return pa.csv.open_csv(
-                open_file(path),
-                pa.csv.ReadOptions(use_threads=threads, block_size=files.BLOCK, skip_rows_after_names=skip),
+                file.open(),
+                pa.csv.ReadOptions(
+                    use_threads=threads,
+                    block_size=files.BLOCK,
+                    skip_rows=structure.first_lines,
+                    skip_rows_after_names=form.skip_rows_after_header,
+                    column_names=None if form.columns is None else structure.names,
+                ),
                 pa.csv.ParseOptions(
-                    delimiter=delimiter, quote_char=quote or False, newlines_in_values=quote is not None
+                    delimiter=structure.delimiter,
+                    quote_char=form.quote or False,
+                    newlines_in_values=form.quote is not None,
                 ),
                 pa.csv.ConvertOptions(
                     check_utf8=False,
-                    column_types=dict.fromkeys(only, pa.large_binary()),
-                    include_columns=only,
+                    column_types=dict.fromkeys(columns, pa.large_binary()),
+                    include_columns=columns,
                 ),
             )
 
     try:
-        return keep(read(True, columns))
-    except pa.ArrowKeyError:
-        require_columns_of_schema(columns, read(True, []).schema, path.name)
-        raise
+        return keep(read(True))
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
-            raise UserError(f"{path.name} has no rows") from error
+            raise UserError(f"{file.name} has no rows") from error
         if "straddling" in str(error):
             raise UserError(
-                f"{path.name} has a row of more than {files.BLOCK >> 20} MiB: is a quote not closed?"
+                f"{file.name} has a row of more than {files.BLOCK >> 20} MiB: is a quote not closed?"
             ) from error
     try:  # Arrow reports the row number only when it reads with one thread.
-        return keep(read(False, columns))
+        return keep(read(False))
     except pa.ArrowInvalid as error:
         fault = re.match(r"CSV parse error: Row #(\d+): (.*)", one_line(error))
         if fault is None:
             raise
-        row = int(fault[1]) - 1 - skip  # Arrow counts the header and the rows skipped
-        raise UserError(f"cannot read {path.name}: row {row}: {fault[2]}") from error
+        # Arrow counts the header and the rows skipped.
+        before = structure.first_lines + (form.columns is None) + form.skip_rows_after_header
+        raise UserError(f"cannot read {file.name}: row {int(fault[1]) - before}: {fault[2]}") from error

@@ -1,4 +1,4 @@
-"""Functions that all readers share: opening files and reporting errors."""
+"""Functions that all readers share: checks of files and columns, and reporting of errors."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,20 +12,16 @@ BLOCK = 4 * 2**20
 """Bytes that are read at a time. Arrow reads several blocks ahead. A row must fit into two blocks."""
 
 
-def open_file(path: Path) -> pa.NativeFile:
-    """Open a file for reading. A file that ends in .gz is decompressed."""
-    return pa.input_stream(path, compression="gzip" if path.suffix.lower() == ".gz" else None)
-
-
 @contextmanager
 def reraise_as_user_error(
-    path: Path, errors: tuple[type[Exception], ...] = (pa.ArrowException, OSError)
+    path: Path, errors: tuple[type[Exception], ...] = (pa.ArrowException, OSError, UnicodeError)
 ) -> Iterator[None]:
     """Raise errors of reading `path` as a UserError of one line."""
     try:
         yield
     except errors as error:
-        raise UserError(f"cannot read {path.name}: {one_line(error)}") from error
+        hint = ": set data.encoding to the encoding of the file" if isinstance(error, UnicodeError) else ""
+        raise UserError(f"cannot read {path.name}: {one_line(error)}{hint}") from error
 
 
 def require_file(path: Path) -> None:
@@ -37,12 +33,14 @@ def require_file(path: Path) -> None:
         raise UserError(f"there is no file {path}{where}.{nearest(path.name, names)}")
 
 
-def require_columns(columns: Sequence[str], names: Sequence[str], file: str) -> None:
-    """Raise UserError for the first of `columns` that is not among the `names` of the file."""
+def require_columns(columns: Sequence[str], names: Sequence[str], file: str, hint: str = "") -> None:
+    """Raise UserError for the first of `columns` that is not among the `names` of the file, or occurs twice."""
     for column in columns:
         if column not in names:
             known = ", ".join(map(repr, names))
-            raise UserError(f"{file} has no column {column!r}; it has {known}.{nearest(column, names)}")
+            raise UserError(f"{file} has no column {column!r}; it has {known}.{nearest(column, names)}{hint}")
+        if names.count(column) > 1:
+            raise UserError(f"{file} has {names.count(column)} columns named {column!r}: rename all but one{hint}")
 
 
 def require_columns_of_schema(columns: Sequence[str], schema: pa.Schema, file: str) -> None:

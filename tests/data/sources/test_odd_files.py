@@ -1,0 +1,284 @@
+"""Odd files: each is read to the right rows, or refused in one line that names the place and the setting."""
+
+import csv
+import gzip
+import io
+import json
+import logging
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import refused
+from counterpoise.data import readers
+from counterpoise.data.sources.files import FileSource
+
+TEXTS = [f"text {row}, of several words" for row in range(90)]
+LABELS = [("spam", "ham", "ham")[row % 3] for row in range(90)]
+WESTERN = [
+    "déjà vu à Paris",
+    "Größe und Maß",
+    "mañana señor",
+    "“curly” 5 €",
+    "naïve café",
+    "ação não é",
+    "ålesund",
+]
+
+
+def as_csv(rows, header=("text", "label"), **options) -> str:
+    out = io.StringIO(newline="")
+    csv.writer(out, **options).writerows([header, *rows] if header else rows)
+    return out.getvalue()
+
+
+def written(path, data: str | bytes, encoding="utf-8") -> str:
+    path.write_bytes(data if isinstance(data, bytes) else data.encode(encoding))
+    return str(path)
+
+
+def train(file, **options):
+    return FileSource(str(file), **options).load()["train"]
+
+
+@pytest.fixture(params=[2**22, 300], ids=["one block", "many blocks"])
+def block(request, monkeypatch):
+    monkeypatch.setattr(readers.files, "BLOCK", request.param)
+
+
+# Quotation marks
+
+
+def stray_quotes(style: str, first: int, last: int, order: list[int]) -> str:
+    """Return a CSV of 90 rows with an unclosed quotation mark in row `first`, and another one in row `last`."""
+    lines = []
+    for row, (text, label) in enumerate(zip(TEXTS, LABELS, strict=True)):
+        text = text.replace(",", "")
+        if row == first:
+            text = f'"{text}'
+        if row == last:
+            text = {"end": f'{text}"', "middle": text.replace(" of", ' "of'), "start": f'"{text}', "none": text}[style]
+        lines.append(",".join([text, label][place] for place in order))
+    return "\n".join([",".join(["text", "label"][place] for place in order), *lines]) + "\n"
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]], ids=["text first", "text last"])
+@pytest.mark.parametrize("style", ["end", "middle", "start", "none"])
+@pytest.mark.parametrize(("first", "last"), [(0, 1), (0, 89), (3, 43), (20, 89), (88, 89)])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_an_unclosed_quote_is_refused_with_its_line_and_read_without_quoting(
+    tmp_path, block, order, style, first, last, end
+):
+    file = written(tmp_path / "a.csv", stray_quotes(style, first, last, order).replace("\n", end))
+    message = refused(FileSource(file))
+    assert f"line {first + 2}" in message
+    assert "data.quote=null" in message
+    assert len(train(file, quote=None)) == 90
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
+@pytest.mark.parametrize("columns", [["id", "text", "label"], ["label", "id", "text"], ["text", "label", "note"]])
+def test_an_unclosed_quote_in_any_column_is_refused(tmp_path, name, columns):
+    delimiter = "\t" if "tsv" in name else ","
+    values = {"id": range(40), "text": [f"say {row}" for row in range(40)], "label": LABELS[:40], "note": ["-"] * 40}
+    for place in columns:
+        rows = [[str(values[column][row]) for column in columns] for row in range(40)]
+        rows[5][columns.index(place)] = '"' + rows[5][columns.index(place)]
+        rows[30][columns.index(place)] += '"'
+        data = "\n".join(delimiter.join(row) for row in [columns, *rows]).encode()
+        file = written(tmp_path / name, gzip.compress(data) if name.endswith(".gz") else data)
+        assert "line 7" in refused(FileSource(file))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_correctly_quoted_texts_of_several_lines_are_read(tmp_path, block, seed):
+    chance = random.Random(seed)
+    pieces = ["a", ", ", '"', "\n", "\n\n", ' "b" ', "Dear John,\nhow are you", "x;y", "1,2\n3", "é"]
+    texts = ["." + "".join(chance.choices(pieces, k=6)) + "." for _ in range(60)]
+    rows = [(text, f"class{row % 4}") for row, text in enumerate(texts)]
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        for header, lines in ((("text", "label"), rows), (("label", "text"), [row[::-1] for row in rows])):
+            split = train(written(tmp_path / "a.csv", as_csv(lines, header, quoting=quoting)))
+            assert split.texts.to_pylist() == texts
+            assert split.labels.to_pylist() == [label for _, label in rows]
+
+
+def test_quotes_inside_fields_are_text(tmp_path):
+    file = written(tmp_path / "a.csv", 'text,label\na 5" pipe,x\nthe "best" one,y\n"quoted" start,x\n')
+    assert train(file).texts.to_pylist()[:2] == ['a 5" pipe', 'the "best" one']
+
+
+# Encodings
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json"])
+@pytest.mark.parametrize("gz", ["", ".gz"])
+def test_the_encoding_is_detected(tmp_path, block, encoding, suffix, gz):
+    texts = [f"{text} number {row}" for row in range(20) for text in WESTERN]
+    rows = [(text, f"é{row % 3}") for row, text in enumerate(texts)]
+    if suffix in ("csv", "tsv"):
+        data = as_csv(rows, delimiter="," if suffix == "csv" else "\t")
+    else:
+        objects = [json.dumps({"text": text, "label": label}, ensure_ascii=False) for text, label in rows]
+        data = "\n".join(objects) if suffix == "jsonl" else f"[{', '.join(objects)}]"
+    raw = data.encode(encoding)
+    file = written(tmp_path / f"a.{suffix}{gz}", gzip.compress(raw) if gz else raw)
+    split = train(file)
+    assert split.texts.to_pylist() == texts
+    assert split.labels.to_pylist() == [label for _, label in rows]
+    assert split.dropped == {}
+
+
+def test_a_legacy_encoding_is_named_with_its_share_and_examples(tmp_path, caplog):
+    rows = [("café", "spam")] * 11 + [("plain", "ham")] * 80
+    split = train(written(tmp_path / "a.csv", as_csv(rows), "latin-1"))
+    assert len(split) == 91
+    [notice] = [message for message in caplog.messages if "cp1252" in message]
+    assert "11 of 92 lines (12%)" in notice
+    assert "'café'" in notice
+    assert "data.encoding" in notice
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("привет, как дела", "cp1251"),
+        ("привет, как дела", "koi8-r"),
+        ("καλημέρα κόσμε", "cp1253"),
+        ("שלום עולם", "cp1255"),
+        ("مرحبا بالعالم", "cp1256"),
+        ("今天天气很好我们去公园", "gb18030"),
+        ("今日は天気がいいです", "shift_jis"),
+        ("오늘 날씨가 좋다", "euc-kr"),
+        ("zażółć gęślą jaźń, mąka", "cp1250"),
+        ("déjà vu à la carte, très bien", "cp850"),
+        ("déjà vu, très bien été", "mac_roman"),
+    ],
+)
+def test_an_encoding_that_cannot_be_determined_is_refused_and_can_be_set(tmp_path, text, encoding):
+    file = written(tmp_path / "a.csv", as_csv([(text, "x"), ("b", "y")] * 20), encoding)
+    message = refused(FileSource(file))
+    assert "data.encoding" in message
+    assert "20 of 41 lines" in message
+    assert train(file, encoding=encoding).texts[0].as_py() == text
+
+
+@pytest.mark.parametrize(("encoding", "fault"), [("klingon", "klingon"), ("base64", "base64"), ("", "''"), (3, "3")])
+def test_an_unknown_encoding_is_refused(tmp_path, encoding, fault):
+    assert fault in refused(FileSource(written(tmp_path / "a.csv", as_csv([("a", "x")])), encoding=encoding))
+
+
+def test_bytes_that_the_given_encoding_lacks_are_refused(tmp_path):
+    file = written(tmp_path / "a.csv", b"text,label\na\x81,x\n")
+    assert "data.encoding" in refused(FileSource(file, encoding="cp1252"))
+
+
+def test_a_few_damaged_rows_of_a_utf8_file_do_not_change_its_encoding(tmp_path):
+    rows = "".join(f"élève {row},x\n" for row in range(100)).encode() + b"\xff broken,x\n"
+    split = train(written(tmp_path / "a.csv", b"text,label\n" + rows))
+    assert len(split) == 100
+    assert split.dropped == {"with a text that is not UTF-8": 1}
+
+
+# Compression and other formats
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json"])
+def test_gzip_is_read_under_any_name(tmp_path, name):
+    data = as_csv([("a", "x")], delimiter="\t" if "tsv" in name else ",")
+    if "json" in name:
+        data = '{"text": "a", "label": "x"}\n'
+    assert len(train(written(tmp_path / name, gzip.compress(data.encode())))) == 1
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1\x15", b"\xfd7zXZ\x00", b"BZh91AY"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_file_of_another_format_is_named(tmp_path, name, start):
+    assert "not a text file" in refused(FileSource(written(tmp_path / name, start + b"\0\xff" * 50)))
+
+
+# Headers and delimiters
+
+
+@pytest.mark.parametrize("line", ["sep=;\n", "sep=;\r\n", "SEP=;\n", '"sep=;"\r\n', "\ufeffsep=;\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_first_line_that_names_the_delimiter_is_honoured(tmp_path, line, encoding):
+    file = written(tmp_path / "a.csv", line + "text;label\na, b;x\nc;y\n", encoding)
+    assert train(file).texts.to_pylist() == ["a, b", "c"]
+    assert train(file, delimiter=";").texts.to_pylist() == ["a, b", "c"]
+    wide = written(tmp_path / "b.csv", line + "text;label\na, b;x\nc;y;z\n", encoding)
+    assert "row 2: " in refused(FileSource(wide))
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_another_delimiter_is_named(tmp_path, delimiter):
+    file = written(tmp_path / "a.csv", as_csv([("a", "x")], delimiter=delimiter))
+    assert f"data.delimiter={delimiter!r}" in refused(FileSource(file))
+    assert "data.delimiter" not in refused(FileSource(file, text="body"))
+
+
+def test_a_file_without_a_header_is_named_and_read_with_names(tmp_path):
+    file = written(tmp_path / "a.csv", as_csv([("good", "pos"), ("bad", "neg"), ("ugly", "neg")], header=None))
+    assert "data.columns=" in refused(FileSource(file))
+    assert "data.columns=" not in refused(FileSource(file, text="good"))
+    split = train(file, columns=["text", "label"])
+    assert split.texts.to_pylist() == ["good", "bad", "ugly"]
+    assert split.rows.tolist() == [1, 2, 3]
+    wide = written(tmp_path / "b.csv", "good,pos\nbad,neg,x\n")
+    assert "row 2: " in refused(FileSource(wide, columns=["text", "label"]))
+    assert "data.columns" in refused(FileSource(file, columns="text"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_a_column_name_that_occurs_twice_is_refused(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 3, ["text", "label", "label"]), path)
+    else:
+        written(path, as_csv([("a", "x", "y")], ("text", "label", "label"), delimiter="," if kind == "csv" else "\t"))
+    assert "2 columns named 'label'" in refused(FileSource(str(path)))
+
+
+def test_unused_columns_may_share_a_name(tmp_path):
+    assert len(train(written(tmp_path / "a.csv", "text,,,label\na,,,x\n"))) == 1
+
+
+# JSON
+
+OBJECTS = [{"text": f"text {row}", "label": "xy"[row % 2], "more": [None, {"a": 1}]} for row in range(50)]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("before", ["", "\n \t", "\ufeff"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz"])
+def test_an_array_of_objects_is_read(tmp_path, name, before, indent):
+    data = (before + json.dumps(OBJECTS, indent=indent)).encode()
+    split = train(written(tmp_path / name, gzip.compress(data) if name.endswith(".gz") else data))
+    assert split.texts.to_pylist() == [each["text"] for each in OBJECTS]
+
+
+@pytest.mark.parametrize("other", ["null", "3", "true", '"x"', "nul", "{", "]", "NaN", "\0"])
+@pytest.mark.parametrize("place", [0, 1, 25, 50])
+@pytest.mark.parametrize("lead", ["", " \t"])
+def test_a_line_that_is_not_an_object_is_refused_with_its_row(tmp_path, block, other, place, lead):
+    lines = [json.dumps(each) for each in OBJECTS]
+    lines.insert(place, lead + other)
+    message = refused(FileSource(written(tmp_path / "a.jsonl", "\n".join(lines))))
+    assert f"row {place + 1} " in message
+
+
+@pytest.mark.parametrize("data", ["[]", "[ ]"])
+def test_an_empty_array_has_no_rows(tmp_path, data):
+    assert refused(FileSource(written(tmp_path / "a.json", data))) == "a.json has no rows"
+
+
+def test_a_key_that_occurs_twice_is_refused(tmp_path):
+    assert "twice" in refused(FileSource(written(tmp_path / "a.json", '[{"text": "a", "text": "b", "label": "x"}]')))
+
+
+@pytest.fixture(autouse=True)
+def _log_level(caplog):
+    caplog.set_level(logging.WARNING)
