@@ -1,17 +1,18 @@
-"""Data at scale: time and memory from a file of texts to training steps, against the number of rows.
+"""Time and memory from a file of texts to training steps, by number of rows.
 
 `python benchmarks/data_scale.py`; `--rows 200000 1000000 2000000` is the full measurement (ten minutes on 2 cores).
 
-Texts of 20 to 40 words of Reuters news are drawn at random, with 50 classes of Zipf frequency, into a CSV. A fresh
-process reads it (a large file is staged), tokenises it with the tokenizer of MiniLM and sets the data module up, with
-an empty cache. A second one starts with what the first left there, and trains for 20 steps on a randomly initialised
-BERT of 2 layers, 128 wide. A third tokenises a part of the texts, in turn with a bare call of `tokenizers` on a list of
-the same texts, which keeps nothing of the result: "ours / bare" is the ratio of their
-speeds.
+The CSV file holds texts of 20 to 40 random words of Reuters news and 50 classes of Zipf frequency. For each size, three
+new processes run:
 
-Memory is the resident memory of the process beyond what it has after its imports: at its worst within each step, and
-what stays after it. It includes mapped files as far as they are resident, which the system can take back at any time;
-"anonymous" is what it cannot. "start" is the time from the start of the process, imports included.
+1. With an empty cache: read the file, tokenise it with the tokenizer of MiniLM, set up the data module.
+2. With the cache of the first: set up again, and train 20 steps of a randomly initialised BERT (2 layers, width 128).
+3. Tokenise part of the texts, in turn with a plain call of `tokenizers` that keeps no result. "ours / tokenizers" is
+   the ratio of the speeds.
+
+Memory is resident memory of the process beyond its imports: the peak during each step, and what remains after it.
+Resident memory includes mapped files, which the system can reclaim at any time; "anonymous" excludes them. "start" is
+the time since the start of the process, imports included.
 """
 
 import argparse
@@ -49,14 +50,16 @@ from counterpoise.terminal import command_line
 CONF = Path(__file__).resolve().parent.parent / "conf"
 CLASSES, STEPS, MAX_LENGTH = 50, 20, 64
 SAMPLE, REPEATS = 20_000, 3
-"""Texts that are tokenised in turn with the bare call, and how often."""
+"""Number of texts for the comparison with `tokenizers`, and of repeats."""
 
 
 def main() -> None:
-    """Reads the command line and prints the tables."""
+    """Read the command line, measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 200_000, 400_000])
-    parser.add_argument("--json", type=Path, help="where to write the rows of the table")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[100_000, 200_000, 400_000], help="sizes of the file, in rows"
+    )
+    parser.add_argument("--json", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -67,7 +70,7 @@ def main() -> None:
             file = folder / f"{size}.csv"
             write(file, size, words)
             steps = [step for start in (first_start, second_start) for step in in_fresh_process(start, str(file), name)]
-            steps[1]["ours / bare"] = in_fresh_process(speed_beside_bare, str(file), name)
+            steps[1]["ours / tokenizers"] = in_fresh_process(relative_tokenisation_speed, str(file), name)
             rows += [{"rows": size, **step} for step in steps]
             shutil.rmtree(folder / "cache")
             file.unlink()
@@ -75,7 +78,7 @@ def main() -> None:
 
 
 def first_start(file: str, folder: str) -> list[dict[str, Any]]:
-    """Returns what it takes to read, tokenise and set up with an empty cache."""
+    """Return time and memory of reading, tokenising and setting up with an empty cache."""
     meter = Meter()
     data = module(file, folder)
     load, loaded = data.source.load, {}
@@ -89,7 +92,7 @@ def first_start(file: str, folder: str) -> list[dict[str, Any]]:
 
 
 def second_start(file: str, folder: str) -> list[dict[str, Any]]:
-    """Returns what it takes to set up with all in the cache, and to train."""
+    """Return time and memory of setting up from the cache, and of training."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     meter = Meter()
@@ -116,8 +119,8 @@ def second_start(file: str, folder: str) -> list[dict[str, Any]]:
     return meter.steps
 
 
-def speed_beside_bare(file: str, folder: str) -> float:
-    """Returns the speed of `tokenise` over that of a bare call of the tokenizer, on the first texts of the file."""
+def relative_tokenisation_speed(file: str, folder: str) -> float:
+    """Return the speed of `tokenise` relative to a plain call of the tokenizer, on the first texts of the file."""
     texts = FileSource(file).load()["train"].texts.slice(0, SAMPLE)
     tokenizer = load_tokenizer(f"{folder}/encoder")
     plain = texts.to_pylist()
@@ -126,67 +129,66 @@ def speed_beside_bare(file: str, folder: str) -> float:
         shutil.rmtree(cache_root() / "tokens", ignore_errors=True)
         return timed(lambda: tokenise(texts, tokenizer, MAX_LENGTH, "texts"))
 
-    ours()  # sets the tokenizer's length, and starts its threads
+    ours()  # warm-up: sets the truncation length and starts the threads of the tokenizer
     seconds = interleaved(
-        {"ours": ours, "bare": lambda: timed(lambda: tokenizer.backend_tokenizer.encode_batch_fast(plain))}, REPEATS
+        {"ours": ours, "tokenizers": lambda: timed(lambda: tokenizer.backend_tokenizer.encode_batch_fast(plain))},
+        REPEATS,
     )
-    return ratio(seconds["bare"], seconds["ours"])[0]
+    return ratio(seconds["tokenizers"], seconds["ours"])[0]
 
 
 def module(file: str, folder: str) -> TextDataModule:
-    """Returns the data module of a file, not set up yet."""
+    """Return the data module of a file, before `setup`."""
     return TextDataModule(FileSource(file), load_tokenizer(f"{folder}/encoder"), max_length=MAX_LENGTH)
 
 
 def set_up(data: TextDataModule) -> None:
-    """Does what a run does before it trains."""
+    """Prepare the data as a run does before training."""
     data.prepare_data()
     data.setup()
     _ = data.counts, data.data_warnings
 
 
 class Meter:
-    """Measures steps of a program: seconds, and resident memory in MiB beyond what there was when it was made."""
+    """Measures steps of a program: seconds, and resident memory in MiB beyond that at construction."""
 
     def __init__(self) -> None:
         self.before = memory()
         self.steps: list[dict[str, Any]] = []
 
     def step(self, name: str, work: Any) -> None:
-        """Does the work and adds what it took to `steps`."""
-        Path("/proc/self/clear_refs").write_text("5")  # the greatest resident memory counts from now on
+        """Do the work and append its time and memory to `steps`."""
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         seconds = timed(work)
         after = memory()
-        grown = {key: round((after[key] - self.before[of]) / 2**20, 1) for key, of in GROWTH.items()}
+        grown = {key: round((after[key] - self.before[start]) / 2**20, 1) for key, start in GROWTH.items()}
         self.steps.append(
-            {"step": name, "seconds": seconds, "start": None, **grown, "tokens/s": None, "ours / bare": None}
+            {"step": name, "seconds": seconds, "start": None, **grown, "tokens/s": None, "ours / tokenizers": None}
         )
 
 
 GROWTH = {"peak MiB": "resident MiB", "resident MiB": "resident MiB", "anonymous MiB": "anonymous MiB"}
-RATES = {"tokens/s": None, "ours / bare": None}
-"""Filled in where they are known."""
 FIELDS = {"VmHWM": "peak MiB", "VmRSS": "resident MiB", "RssAnon": "anonymous MiB"}
 
 
 def memory() -> dict[str, int]:
-    """Returns the memory of this process in bytes, as Linux tells it."""
+    """Return the memory of this process in bytes, from /proc of Linux."""
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return {name: int(lines[field].split()[0]) * 1024 for field, name in FIELDS.items()}
 
 
 class FirstStep(pl.Callback):
-    """Notes how long after the start of the process the first optimiser step ended."""
+    """Records the time from the start of the process to the end of the first optimizer step."""
 
     seconds: float | None = None
 
     def on_train_batch_end(self, *arguments: Any) -> None:
-        """Lightning calls this after each step."""
+        """Record the time of the first step."""
         self.seconds = self.seconds or time.time() - psutil.Process().create_time()
 
 
 def encoder(folder: Path) -> pa.Array:
-    """Writes a random encoder with the tokenizer of MiniLM into a folder, and returns the words of Reuters R52."""
+    """Write a random encoder with the tokenizer of MiniLM into a folder; return the words of Reuters R52."""
     settings = OmegaConf.load(CONF / "encoder" / "minilm.yaml")
     tokenizer = load_tokenizer(str(instantiate(settings.download).folder() / settings.name))
     tokenizer.save_pretrained(folder)
@@ -205,9 +207,9 @@ def encoder(folder: Path) -> pa.Array:
 
 
 def write(file: Path, rows: int, words: pa.Array) -> None:
-    """Writes a CSV of random texts and their classes, 100,000 rows at a time."""
+    """Write a CSV of random texts and classes, in blocks of 100,000 rows."""
     rng = np.random.default_rng(0)
-    chances = 1 / np.arange(1, CLASSES + 1)
+    frequencies = 1 / np.arange(1, CLASSES + 1)
     schema = pa.schema({"text": pa.string(), "label": pa.string()})
     with pa.csv.CSVWriter(file, schema) as writer:
         for start in range(0, rows, 100_000):
@@ -215,7 +217,7 @@ def write(file: Path, rows: int, words: pa.Array) -> None:
             offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
             drawn = words.take(pa.array(rng.integers(0, len(words), lengths.sum())))
             texts = pc.binary_join(pa.ListArray.from_arrays(offsets, drawn), " ")
-            classes = rng.choice(CLASSES, len(lengths), p=chances / chances.sum())
+            classes = rng.choice(CLASSES, len(lengths), p=frequencies / frequencies.sum())
             labels = pa.array([f"class {number}" for number in range(CLASSES)]).take(pa.array(classes))
             writer.write_table(pa.table([texts, labels], schema))
 

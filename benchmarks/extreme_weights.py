@@ -1,13 +1,14 @@
-"""What raw weights do to the training on rare labels, beside bounded ones.
+"""The effect of class weights without a limit on training with rare labels, compared to limited weights.
 
 `python benchmarks/extreme_weights.py` trains on debtags for half an epoch with each strategy of
-`experiment=extreme_weights`, draws loss and gradient norm by step, and prints a row for each. `--sweep FOLDER` reads a
-finished sweep instead.
+`experiment=extreme_weights`, plots loss and gradient norm by step, and prints one row per strategy. `--sweep FOLDER`
+reads a finished sweep instead.
 
-heaviest: the most that a positive weighs over a negative. ESF: the effective sample fraction over pairs of text and
-label. roughness: the median step-to-step change of the loss over its median. gradient p99 / median: how far the norm
-strays. All of these over the second half of the steps, where the learning rate is falling; the last three columns are
-measured on the validation split, unweighted, at the end.
+max weight ratio: largest weight of a positive relative to a negative. ESS: effective sample size as a fraction, over
+pairs of text and label. roughness: median change of the loss between steps, relative to its median. gradient p99 /
+median: 99th percentile of the gradient norm relative to its median. Roughness and gradient are of the second half of
+the steps, in which the learning rate falls. The last three columns are measured on the validation split at the end of
+training, unweighted.
 """
 
 import argparse
@@ -19,14 +20,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from counterpoise.analysis import plots as pictures
+from counterpoise.analysis import plots
 from counterpoise.errors import UserError
 from counterpoise.terminal import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = (
-    "heaviest",
-    "ESF",
+    "max weight ratio",
+    "ESS",
     "loss end/start",
     "roughness",
     "gradient p99/median",
@@ -36,8 +37,8 @@ COLUMNS = (
 )
 
 
-def measured(run: Path) -> list[float]:
-    """Returns the numbers of one run, in the order of `COLUMNS`."""
+def summarise(run: Path) -> list[float]:
+    """Return the values of a run, in the order of `COLUMNS`."""
     metrics = json.loads((run / "metrics.json").read_text())
     history = pd.read_csv(run / "csv" / "metrics.csv")
     loss, norm = (history[column].dropna().to_numpy() for column in ("train/loss_step", "train/grad_norm"))
@@ -53,10 +54,10 @@ def measured(run: Path) -> list[float]:
 
 
 def main() -> None:
-    """Trains unless told of a sweep, draws, prints."""
+    """Train or read a sweep, plot losses and gradient norms, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", type=Path, help="folder of a finished sweep of experiment=extreme_weights")
-    parser.add_argument("--output", type=Path, default=Path("extreme_weights.png"), help="the picture")
+    parser.add_argument("--output", type=Path, default=Path("extreme_weights.png"), help="plot to write")
     arguments = parser.parse_args()
     sweep = arguments.sweep
     if sweep is None:
@@ -67,11 +68,11 @@ def main() -> None:
     for file in sorted(sweep.glob("*/metrics.json")):
         runs[json.loads(file.read_text())["strategy"]["name"]] = file.parent
     if not runs:
-        raise UserError(f"{sweep} holds no finished run")
-    pictures.loss_and_gradients(
+        raise UserError(f"{sweep} has no finished run")
+    plots.loss_and_gradients(
         arguments.output, {name: pd.read_csv(run / "csv" / "metrics.csv") for name, run in runs.items()}
     )
-    table = pd.DataFrame({name: measured(run) for name, run in runs.items()}, index=list(COLUMNS)).T
+    table = pd.DataFrame({name: summarise(run) for name, run in runs.items()}, index=list(COLUMNS)).T
     print(table.to_string(float_format=lambda value: f"{value:,.3f}" if value < 100 else f"{value:,.0f}"))
     print(arguments.output)
 

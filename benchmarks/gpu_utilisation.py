@@ -1,15 +1,15 @@
-"""How much of a GPU training uses: bert-base on texts of natural lengths, at most 128 and 512 tokens.
+"""GPU utilisation of training: bert-base on texts of natural lengths, truncated to 128 and 512 tokens.
 
 `python benchmarks/gpu_utilisation.py` trains a randomly initialised bert-base in bf16-mixed with fused AdamW through
-this project's classifier and Trainer, on padded batches of similar length and on packed ones without padding
-(`encoder.packed`), each with and without `encoder.compile`; and through Hugging Face's Trainer, by its defaults (fp32,
-random batches padded to their longest text) and in bf16. `--device cpu` does the same with a tiny model, to see that it
-works. Nothing is downloaded: texts are random tokens, their lengths are drawn like those of Reuters R52.
+this project's classifier and Trainer, on padded batches of similar length and on packed batches (`encoder.packed`),
+each with and without `encoder.compile`; and through Hugging Face's Trainer, with its defaults (fp32, random batches
+padded to their longest text) and in bf16. `--device cpu` tries all of it with a tiny model. Nothing is downloaded:
+texts are random tokens with the lengths of Reuters R52.
 
-Model FLOPs utilisation (MFU; Chowdhery et al., PaLM, 2022): the floating-point operations that the texts need at least,
-per second, over what the GPU can do at best in dense bf16. A text of s tokens needs s * (6 N + 12 L s d): N parameters
-of the layers and the head (embeddings are looked up), L layers, width d; two thirds of it go backward. Only real tokens
-count: computing on padding is a waste, not a use. The peak is of a table below; `--peak` in TFLOP/s for other GPUs.
+Model FLOPs utilisation (MFU; Chowdhery et al., PaLM, 2022) is the number of floating-point operations per second that
+the texts require, relative to the peak of the GPU in dense bf16. A text of s tokens requires s * (6 N + 12 L s d), with
+N parameters of layers and head (embeddings are looked up), L layers and width d; two thirds of it are the backward
+pass. Padding does not count. Set the peak of a GPU that is not in the table below with `--peak`, in TFLOP/s.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from measure import interleaved, ratio, report
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from training_candidates import quieten
+from training_candidates import silence_libraries
 from transformers import BertConfig, BertModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from counterpoise.balance import ClassIndex, Strategy
@@ -43,7 +43,7 @@ from counterpoise.model.optim import Optim
 from counterpoise.terminal import command_line
 from counterpoise.training.trainer import build
 
-# Tokens of R52's training texts (WordPiece, not cut): every fortieth of the way from the shortest to the longest.
+# Quantiles 0, 1/40, ... 1 of the number of WordPiece tokens of R52's training texts.
 # fmt: off
 LENGTHS = (
     9, 15, 16, 19, 26, 28, 30, 34, 40, 45, 49, 53, 56, 61, 64, 68, 72, 77, 81, 84, 89, 94, 99, 103, 107, 112, 116, 122,
@@ -65,18 +65,18 @@ PEAKS = {
     "RTX 4090": 165.2,
     "RTX 3090": 71.0,
 }
-"""Dense bf16 TFLOP/s by what the name of the GPU has in it, from the makers' data sheets; the first that fits.
+"""Dense bf16 TFLOP/s by part of the GPU's name, from the manufacturers' data sheets. The first match counts.
 
-Lightning's own table (`lightning_fabric.utilities.throughput`) has the rates of sparse matrices for some of them.
+Lightning's table (`lightning_fabric.utilities.throughput`) has the rates of sparse matrices for some GPUs.
 """
 CLASSES = 8
 WARM_UP = 10
-"""Steps before the time is taken; a compiled encoder is compiled in them."""
+"""Steps before the measurement, in which an encoder is compiled."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Random texts, and the size of the model that is trained on them."""
+    """Random texts and the settings of a training on them."""
 
     store: TokenStore
     targets: np.ndarray
@@ -87,36 +87,37 @@ class Texts:
     device: torch.device
 
     def dataset(self, packed: bool) -> TokenDataset:
-        """Returns the texts in the batches of this project."""
+        """Return the texts as a dataset of this project."""
         return TokenDataset(self.store, np.arange(len(self.store)), self.targets, 0, packed=packed)
 
     def source(self, **settings: Any) -> EncoderSource:
-        """Returns the encoder, without dropout in the attention."""
+        """Return the encoder, without dropout of attention weights."""
         return EncoderSource(str(self.encoder), self.max_length, attention_dropout=0.0, **settings)
 
 
 class Clock:
-    """Seconds between the end of the warm-up and the end of the last step, by the device's own progress."""
+    """Measures the time from the end of the warm-up to the end of the last step on the device."""
 
     def __init__(self, device: torch.device, steps: int) -> None:
-        self.device, self.at, self.done, self.times = device, (WARM_UP, WARM_UP + steps), 0, list[float]()
+        self.device, self.timed_steps, self.steps = device, (WARM_UP, WARM_UP + steps), 0
+        self.times: list[float] = []
 
     def step(self) -> None:
-        """Notes the time where it is asked for; no other step waits for the device."""
-        self.done += 1
-        if self.done in self.at:
+        """Record the end of a step. Only the first and the last timed step wait for the device."""
+        self.steps += 1
+        if self.steps in self.timed_steps:
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
             self.times.append(time.perf_counter())
 
     @property
     def seconds(self) -> float:
-        """What has been measured."""
+        """The measured time."""
         return self.times[1] - self.times[0]
 
 
 def make_texts(arguments: argparse.Namespace, max_length: int, folder: Path) -> Texts:
-    """Returns texts for all steps and writes the encoder."""
+    """Return texts for all steps, and write the encoder to the folder."""
     small = arguments.device == "cpu"
     size: dict[str, Any] = {
         "hidden_size": 64,
@@ -130,8 +131,8 @@ def make_texts(arguments: argparse.Namespace, max_length: int, folder: Path) -> 
     batch_size = arguments.batch_size or (8 if small else 128)
     steps = arguments.steps or (4 if small else 50)
     rng = np.random.default_rng(0)
-    places = rng.random((WARM_UP + steps) * batch_size) * (len(LENGTHS) - 1)
-    lengths = np.minimum(np.interp(places, np.arange(len(LENGTHS)), LENGTHS).astype(np.int64), max_length)
+    quantiles = rng.random((WARM_UP + steps) * batch_size) * (len(LENGTHS) - 1)
+    lengths = np.minimum(np.interp(quantiles, np.arange(len(LENGTHS)), LENGTHS).astype(np.int64), max_length)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     tokens = rng.integers(5, config.vocab_size, offsets[-1]).astype(np.uint16)
     store = TokenStore(folder, tokens, offsets, 0)
@@ -139,11 +140,11 @@ def make_texts(arguments: argparse.Namespace, max_length: int, folder: Path) -> 
     return Texts(store, targets, folder / "encoder", max_length, batch_size, steps, torch.device(arguments.device))
 
 
-# Each candidate trains on all texts and returns its seconds, and the rows whose steps were timed.
+# Each candidate trains on all texts and returns the measured seconds and the rows of the measured steps.
 
 
 class LightningClock(pl.Callback):
-    """Tells a clock of Lightning's steps."""
+    """Reports Lightning's steps to a clock."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -153,7 +154,7 @@ class LightningClock(pl.Callback):
 
 
 def ours(texts: Texts, packed: bool, compiled: bool) -> tuple[float, np.ndarray]:
-    """Trains through this project's classifier and Trainer."""
+    """Train with this project's classifier and Trainer."""
     torch.compiler.reset()
     torch.manual_seed(0)
     dataset = texts.dataset(packed)
@@ -187,7 +188,7 @@ def ours(texts: Texts, packed: bool, compiled: bool) -> tuple[float, np.ndarray]
 
 
 class Peer(nn.Module):
-    """The encoder, the mean over tokens and a linear head."""
+    """The encoder, mean pooling and a linear head."""
 
     def __init__(self, texts: Texts) -> None:
         super().__init__()
@@ -197,7 +198,7 @@ class Peer(nn.Module):
         self.dropout, self.head = nn.Dropout(0.1), nn.Linear(self.backbone.config.hidden_size, CLASSES)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Returns the loss and logits [B, C] of token ids [B, T]."""
+        """Return the loss and logits [B, C] of token ids [B, T]."""
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         logits = self.head(self.dropout((hidden * mask).sum(1) / mask.sum(1)))
@@ -205,7 +206,7 @@ class Peer(nn.Module):
 
 
 class TrainerClock(TrainerCallback):
-    """Tells a clock of the Trainer's steps."""
+    """Reports the Trainer's steps to a clock."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -215,7 +216,7 @@ class TrainerClock(TrainerCallback):
 
 
 class InOrder(Trainer):
-    """The Trainer on random rows that are known beforehand."""
+    """The Trainer with a given order of the rows."""
 
     rows: np.ndarray
 
@@ -224,7 +225,7 @@ class InOrder(Trainer):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Returns a batch padded to its longest text, as `DataCollatorWithPadding` makes it of a tokenizer's output."""
+    """Return a batch padded to its longest text, as `DataCollatorWithPadding` does."""
     ids = [torch.as_tensor(item["input_ids"]) for item in items]
     return {
         "input_ids": nn.utils.rnn.pad_sequence(ids, batch_first=True),
@@ -234,7 +235,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def hugging_face(texts: Texts, bf16: bool) -> tuple[float, np.ndarray]:
-    """Trains through Hugging Face's Trainer, by its defaults but for the precision."""
+    """Train with Hugging Face's Trainer and its defaults, except for the precision."""
     torch.manual_seed(0)
     offsets, tokens = texts.store.offsets, texts.store.tokens
     clock = Clock(texts.device, texts.steps)
@@ -273,8 +274,8 @@ CANDIDATES: dict[str, Callable[[Texts], tuple[float, np.ndarray]]] = {
 }
 
 
-def needed(texts: Texts, rows: np.ndarray) -> float:
-    """Returns the floating-point operations that training on these texts needs, see above."""
+def required_flops(texts: Texts, rows: np.ndarray) -> float:
+    """Return the floating-point operations that training on these texts requires."""
     backbone = texts.source().load().backbone
     config: Any = backbone.config
     parameters = sum(p.numel() for p in backbone.encoder.parameters()) + (config.hidden_size + 1) * CLASSES
@@ -282,8 +283,8 @@ def needed(texts: Texts, rows: np.ndarray) -> float:
     return float((lengths * (6 * parameters + 12 * config.num_hidden_layers * lengths * config.hidden_size)).sum())
 
 
-def measured(texts: Texts, repeats: int, peak: float | None) -> list[dict[str, Any]]:
-    """Returns a row for each candidate, at one maximum length."""
+def compare(texts: Texts, repeats: int, peak: float | None) -> list[dict[str, Any]]:
+    """Return one row per candidate, at one maximum length."""
     trained: dict[str, np.ndarray] = {}
 
     def tokens_per_second(name: str) -> float:
@@ -294,12 +295,12 @@ def measured(texts: Texts, repeats: int, peak: float | None) -> list[dict[str, A
     rows = []
     for name, rate in rates.items():
         typical = statistics.median(rate)
-        achieved = needed(texts, trained[name]) / texts.store.lengths[trained[name]].sum() * typical
+        achieved = required_flops(texts, trained[name]) / texts.store.lengths[trained[name]].sum() * typical
         times, least, most = ratio(rate, rates["Trainer, defaults"])
         rows.append(
             {
                 "": name,
-                "at most": texts.max_length,
+                "max length": texts.max_length,
                 "real tokens/s": typical,
                 "TFLOP/s": achieved / 1e12,
                 "MFU %": 100 * achieved / peak if peak else None,
@@ -310,33 +311,39 @@ def measured(texts: Texts, repeats: int, peak: float | None) -> list[dict[str, A
     return rows
 
 
-def peak_of(device: str, told: float | None) -> float | None:
-    """Returns the FLOP/s that the device can do at best, or None where nobody knows."""
-    if told is not None:
-        return told * 1e12
+def peak_flops(device: str, given: float | None) -> float | None:
+    """Return the peak FLOP/s of the device: the given TFLOP/s, else that of the table; None if it is unknown."""
+    if given is not None:
+        return given * 1e12
     name = torch.cuda.get_device_name() if device == "cuda" else ""
     return next((peak * 1e12 for part, peak in PEAKS.items() if part in name), None)
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Read the command line, measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--batch-size", type=int, help="texts of a step: 128, on a CPU 8")
-    parser.add_argument("--steps", type=int, help="measured in each turn: 50, on a CPU 4")
-    parser.add_argument("--repeats", type=int, help="turns: 3, on a CPU 1")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512], help="tokens of a text at most")
-    parser.add_argument("--peak", type=float, help="of the device in dense bf16, TFLOP/s")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu trains a tiny model")
+    parser.add_argument("--batch-size", type=int, help="texts per step (default: 128; on a CPU 8)")
+    parser.add_argument("--steps", type=int, help="measured steps per repeat (default: 50; on a CPU 4)")
+    parser.add_argument("--repeats", type=int, help="repeats (default: 3; on a CPU 1)")
+    parser.add_argument(
+        "--lengths",
+        type=int,
+        nargs="+",
+        default=[128, 512],
+        help="maximum tokens per text",
+    )
+    parser.add_argument("--peak", type=float, help="peak of the device in dense bf16, in TFLOP/s")
+    parser.add_argument("--json", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("there is no GPU here: --device cpu tries a tiny model, whose numbers mean nothing")
-    quieten()
-    peak, rows = peak_of(arguments.device, arguments.peak), []
+        raise UserError("there is no GPU; --device cpu tries a tiny model, whose numbers are not meaningful")
+    silence_libraries()
+    peak, rows = peak_flops(arguments.device, arguments.peak), []
     for max_length in arguments.lengths:
         with tempfile.TemporaryDirectory() as folder:
             texts = make_texts(arguments, max_length, Path(folder))
-            rows += measured(texts, arguments.repeats or (1 if arguments.device == "cpu" else 3), peak)
+            rows += compare(texts, arguments.repeats or (1 if arguments.device == "cpu" else 3), peak)
     report(f"Training on {arguments.device}: batches of {texts.batch_size} texts", rows, arguments.json)
 
 

@@ -1,14 +1,14 @@
-"""Inference on a CPU: ours (PyTorch, ONNX, ONNX in int8) against the text-classification pipeline of transformers.
+"""Inference on a CPU: this project (PyTorch, ONNX, int8 ONNX) and the text-classification pipeline of transformers.
 
-`python benchmarks/inference.py` takes MiniLM with a head of 52 classes that is not trained, `python
-benchmarks/inference.py RUN` a finished run; either way the texts are Reuters R52's, test split, as often as is needed.
-Measured in turn, in one process: the latency of one text, from the text to its logits, with one thread and with all,
-and with all threads the throughput of `--texts` texts.
+`python benchmarks/inference.py` uses MiniLM with an untrained head of 52 classes, `python benchmarks/inference.py RUN`
+a finished run. The texts are those of Reuters R52's test split, repeated as often as needed. Measured in turn, in one
+process: the latency of one text, from text to logits, with one thread and with all threads; and the throughput of
+`--texts` texts with all threads.
 
-The pipeline gets the same encoder, its weights copied (that its outputs are ours is checked), the same cut of the texts
-and a head as large. It pools as its model class does, over the first token and a dense layer of the encoder's width,
-where ours may take the mean: neither costs anything beside the encoder. It is run as it comes, one text at a time, and
-with the fastest of the batch sizes 8, 16, 32, 64 and 128, padded to the longest text of a batch.
+The pipeline has a copy of the encoder's weights (equal outputs are checked), the same truncation and a head of the same
+size. It pools by its model class (first token and a dense layer), the run by its own setting; both are negligible
+beside the encoder. The pipeline is measured with its default, one text at a time, and with the fastest of the batch
+sizes 8, 16, 32, 64 and 128, padded to the longest text of a batch.
 """
 
 import argparse
@@ -42,23 +42,24 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 PIPELINE, BEST = "pipeline", "pipeline, best batch size"
 BATCH_SIZES = (8, 16, 32, 64, 128)
 TRIED = 128
-"""Texts with which the best batch size is found."""
+"""Number of texts that select the best batch size."""
 
 
-def untrained(folder: Path, classes: int = 52) -> None:
-    """Writes what of a run folder predicting needs: MiniLM with a head that is not trained."""
+def write_untrained_run(folder: Path, classes: int = 52) -> None:
+    """Write a run folder of MiniLM with an untrained head: the parts that prediction needs."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        encoder = OmegaConf.to_container(compose("train").encoder, resolve=True)
+        composed = compose("train")
+    config = {key: OmegaConf.to_container(composed[key], resolve=True) for key in ("encoder", "head", "buckets")}
     torch.manual_seed(0)
     labels = [f"class {i}" for i in range(classes)]
-    model = Classifier(instantiate(encoder).load(), torch.nn.Identity(), Optim(), labels, np.zeros(classes), 1)
+    model = Classifier(instantiate(composed.encoder).load(), None, Optim(), labels, np.zeros(classes), 1)
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"encoder": encoder, "data": {}}))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"data": {}}))
     torch.save({"labels": labels, "state_dict": model.state_dict()}, folder / "checkpoints" / "best.ckpt")
 
 
 def pipeline(run: Path) -> Callable[[Sequence[str], int], None]:
-    """Returns the pipeline with the encoder of the run: what it does with texts at a batch size."""
+    """Return a function that classifies texts at a batch size, with a pipeline that has the encoder of the run."""
     model, config = load_run(run)
     backbone = model.encoder.backbone
     settings = backbone.config.__class__(**backbone.config.to_dict() | {"num_labels": len(model.labels)})
@@ -68,72 +69,72 @@ def pipeline(run: Path) -> Callable[[Sequence[str], int], None]:
     with torch.inference_mode():
         torch.testing.assert_close(peer.base_model(ids).last_hidden_state, backbone(ids).last_hidden_state)
     tokenizer = load_tokenizer(instantiate(config["encoder"]).locate())
-    made = transformers.pipeline("text-classification", model=peer, tokenizer=tokenizer, device="cpu")
-    cut = {"truncation": True, "max_length": config["encoder"]["max_length"]}
+    pipe = transformers.pipeline("text-classification", model=peer, tokenizer=tokenizer, device="cpu")
+    truncation = {"truncation": True, "max_length": config["encoder"]["max_length"]}
 
     def classify(texts: Sequence[str], batch_size: int) -> None:
-        made(texts[0] if len(texts) == 1 else list(texts), batch_size=batch_size, **cut)
+        pipe(texts[0] if len(texts) == 1 else list(texts), batch_size=batch_size, **truncation)
 
     return classify
 
 
 def main() -> None:
-    """Reads the command line, measures, prints."""
+    """Read the command line, measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="?", type=Path, help="folder of a finished run (default: MiniLM, not trained)")
-    parser.add_argument("--texts", type=int, default=1000, help="texts of the throughput (default: 1000)")
-    parser.add_argument("--calls", type=int, default=200, help="calls of the latency (default: 200)")
-    parser.add_argument("--repeats", type=int, default=3, help="of the throughput (default: 3)")
-    parser.add_argument("--json", type=Path, help="file to write the table to as well")
+    parser.add_argument("run", nargs="?", type=Path, help="folder of a finished run (default: untrained MiniLM)")
+    parser.add_argument("--texts", type=int, default=1000, help="number of texts for the throughput (default: 1000)")
+    parser.add_argument("--calls", type=int, default=200, help="number of calls for the latency (default: 200)")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of the throughput (default: 3)")
+    parser.add_argument("--json", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     logging.getLogger("counterpoise").setLevel(logging.ERROR)
     source = instantiate(OmegaConf.load(CONF / "data" / "reuters_r52.yaml"))
     source.prepare()
-    known = source.load()["test"].texts.to_pylist()
-    texts = list(itertools.islice(itertools.cycle(known), arguments.texts))
+    corpus = source.load()["test"].texts.to_pylist()
+    texts = list(itertools.islice(itertools.cycle(corpus), arguments.texts))
 
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
         if arguments.run:
-            # Without the splits of the run an export does not measure its scores, which is not wanted here.
+            # Without splits.npz, export skips the scores of the test split, which are not needed here.
             (run / "checkpoints").mkdir(parents=True)
             for name in ("config.yaml", "checkpoints/best.ckpt"):
                 shutil.copy(arguments.run / name, run / name)
         else:
-            untrained(run)
+            write_untrained_run(run)
         folders = {"ours, PyTorch": run, "ours, ONNX": run / "onnx", "ours, ONNX int8": run / "onnx-int8"}
         for name in ("onnx", "onnx-int8"):
             export(run, run / name, int8=name == "onnx-int8")
-        classify, every = pipeline(run), torch.get_num_threads()
+        classify, all_threads = pipeline(run), torch.get_num_threads()
         rows = []
-        for threads in sorted({1, every}):
+        for threads in sorted({1, all_threads}):
             torch.set_num_threads(threads)
             ours = {name: load(folder) for name, folder in folders.items()}
-            latencies = _latencies(ours, classify, known, arguments.calls)
-            throughputs = _throughputs(ours, classify, texts, arguments.repeats) if threads == every else {}
+            latencies = _latencies(ours, classify, corpus, arguments.calls)
+            throughputs = _throughputs(ours, classify, texts, arguments.repeats) if threads == all_threads else {}
             rows += _rows(threads, latencies, throughputs)
-        tokens = statistics.mean(len(ids) for ids in ours["ours, PyTorch"].tokenise(known))
+        tokens = statistics.mean(len(ids) for ids in ours["ours, PyTorch"].tokenise(corpus))
     title = f"inference, {arguments.texts:,} texts of {tokens:.0f} tokens on average"
     report(title, rows, arguments.json)
 
 
 def _latencies(ours: dict, classify: Callable, texts: Sequence[str], calls: int) -> dict[str, list[float]]:
-    """Returns the milliseconds of calls with one text each, the same texts for all candidates."""
+    """Return milliseconds per call with one text. All candidates get the same texts."""
     warm_up = 20
 
-    def each(call: Callable[[str], object]) -> Callable[[], float]:
-        waiting = itertools.cycle(texts)
-        for text in itertools.islice(waiting, warm_up):
+    def latency(call: Callable[[str], object]) -> Callable[[], float]:
+        stream = itertools.cycle(texts)
+        for text in itertools.islice(stream, warm_up):
             call(text)
-        return lambda: 1000 * timed(lambda: call(next(waiting)))
+        return lambda: 1000 * timed(lambda: call(next(stream)))
 
-    candidates = {name: each(lambda text, model=model: model([text])) for name, model in ours.items()}
-    return interleaved(candidates | {PIPELINE: each(lambda text: classify([text], 1))}, calls)
+    candidates = {name: latency(lambda text, model=model: model([text])) for name, model in ours.items()}
+    return interleaved(candidates | {PIPELINE: latency(lambda text: classify([text], 1))}, calls)
 
 
 def _throughputs(ours: dict, classify: Callable, texts: Sequence[str], repeats: int) -> dict[str, list[float]]:
-    """Returns texts per second."""
+    """Return texts per second."""
     tried = {size: timed(lambda size=size: classify(texts[:TRIED], size)) for size in BATCH_SIZES}
     best = min(tried, key=lambda size: tried[size])
     calls: dict[str, Callable[[], object]] = {
@@ -164,8 +165,8 @@ def _rows(threads: int, latencies: dict[str, list[float]], throughputs: dict[str
                 "texts/s": statistics.median(speeds) if speeds else None,
                 "this / pipeline": ratio(speeds, throughputs[PIPELINE])[0] if speeds else None,
                 "this / best pipeline": ratio(speeds, best)[0] if speeds else None,
-                "least": least,
-                "most": most,
+                "min": least,
+                "max": most,
             }
         )
     return rows

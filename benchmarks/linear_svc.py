@@ -1,12 +1,12 @@
-"""The baseline to beat: TF-IDF and linear SVMs, on the test splits that the models are tested on.
+"""Linear baseline: TF-IDF and linear SVMs, evaluated on the test splits of the models.
 
 `python benchmarks/linear_svc.py`: Reuters R8 and R52, words, balanced class weights.
 
-`python benchmarks/linear_svc.py debtags`: an SVM for each label, balanced and unweighted, on words, pairs of words and
-3 to 5 characters. Takes any multi-label `data=`, and further overrides as `train.py` does; with `--run RUN` data and
-split are those of a run. As nothing is tuned, the SVMs also learn from the validation split, unless `--train-only`;
-the buckets are those of the training split, as in a run. All of debtags takes many minutes: `--limit 3000` learns from
-so many texts.
+`python benchmarks/linear_svc.py debtags`: one SVM per label, balanced and unweighted, on words, pairs of words and
+3 to 5 characters. It accepts any multi-label `data=` and further overrides, as `train.py` does; `--run RUN` uses data
+and splits of a run. Nothing is tuned, so the SVMs are also trained on the validation split unless `--train-only` is
+given. Head, medium and tail follow the training split, as in a run. All of debtags takes many minutes; `--limit 3000`
+trains on a random sample.
 """
 
 import argparse
@@ -41,7 +41,7 @@ SHOWN = (
 
 
 def reuters() -> None:
-    """Prints accuracy and macro-F1 of both Reuters selections."""
+    """Print accuracy and macro-F1 of R8 and R52."""
     for name in ("reuters_r8", "reuters_r52"):
         source = instantiate(OmegaConf.load(CONF / "data" / f"{name}.yaml"))
         source.prepare()
@@ -59,24 +59,24 @@ def reuters() -> None:
 
 
 def multi_label(splits: dict[str, Split], train_only: bool = False, limit: int | None = None) -> None:
-    """Prints the scores on the test split of a linear SVM for each label, balanced and unweighted."""
+    """Print the test scores of one linear SVM per label, balanced and unweighted."""
     vocabulary = Vocabulary.of(splits["train"].labels)
     texts = {name: part.texts.to_pylist() for name, part in splits.items()}
     targets = {name: vocabulary.encode(part.labels) for name, part in splits.items()}
     counts = np.asarray(targets["train"].sum(axis=0)).ravel()
-    learnt = ["train"] if train_only else ["train", "validation"]
-    known = [text for name in learnt for text in texts[name]]
-    truth = np.concatenate([targets[name].toarray() for name in learnt])
-    if limit is not None and limit < len(known):
-        rows = np.random.default_rng(0).choice(len(known), limit, replace=False)
-        known, truth = [known[row] for row in rows], truth[rows]
+    fitted = ["train"] if train_only else ["train", "validation"]
+    train_texts = [text for name in fitted for text in texts[name]]
+    truth = np.concatenate([targets[name].toarray() for name in fitted])
+    if limit is not None and limit < len(train_texts):
+        rows = np.random.default_rng(0).choice(len(train_texts), limit, replace=False)
+        train_texts, truth = [train_texts[row] for row in rows], truth[rows]
     features = make_union(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
         TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True),
     )
-    train, test = features.fit_transform(known), features.transform(texts["test"])
+    train, test = features.fit_transform(train_texts), features.transform(texts["test"])
     print(
-        f"{len(known):,} texts ({' + '.join(learnt)}), {train.shape[1]:,} features, {len(vocabulary)} labels; "
+        f"{len(train_texts):,} texts ({' + '.join(fitted)}), {train.shape[1]:,} features, {len(vocabulary)} labels; "
         f"{len(texts['test']):,} test texts"
     )
     for weight in ("balanced", None):
@@ -85,7 +85,7 @@ def multi_label(splits: dict[str, Split], train_only: bool = False, limit: int |
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Label .* is present in all training|Label not .* is present in all")
             logits = model.fit(train, truth).decision_function(test)
-        # Of a label that it never saw scikit-learn says 0, more than of most others.
+        # scikit-learn returns 0 for a label without training examples, which is above most other logits.
         logits[:, ~truth.any(axis=0)] = -np.inf
         measured = scores(logits > 0, logits, targets["test"], counts)
         shown = ", ".join(f"{name} {measured[name]:.4g}" for name in SHOWN if name in measured)
@@ -93,9 +93,9 @@ def multi_label(splits: dict[str, Split], train_only: bool = False, limit: int |
 
 
 def splits_of_run(run: Path) -> dict[str, Split]:
-    """Returns the splits that a run wrote down."""
+    """Return the splits of a run, read from its data source again."""
     if not (run / "splits.npz").is_file():
-        raise UserError(f"{run} is no run folder: it has no splits.npz")
+        raise UserError(f"{run} is not a run folder: it has no splits.npz")
     source = instantiate(yaml.safe_load((run / "config.yaml").read_text())["data"])
     source.prepare()
     loaded, parts = source.load(), {}
@@ -105,36 +105,36 @@ def splits_of_run(run: Path) -> dict[str, Split]:
         if kept.sum() != len(rows):
             missing = len(rows) - kept.sum()
             raise UserError(f"{run}: {missing} of {len(rows)} rows of {name} are no longer in {whole.file}")
-        parts[name] = part_of(whole, kept)
+        parts[name] = select_rows(whole, kept)
     return parts
 
 
 def splits_of_data(data: str, overrides: list[str]) -> dict[str, Split]:
-    """Returns the splits that `train.py data=DATA OVERRIDES` makes."""
+    """Return the splits of `train.py data=DATA OVERRIDES`."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [f"data={data}", *overrides])
     tokenizer = load_tokenizer(instantiate(config.encoder).locate())
     module = TextDataModule(instantiate(config.data), tokenizer, seed=config.seed, **config.loader)
     module.prepare_data()
     module.setup()
-    return {name: part_of(part.split, np.isin(part.split.rows, part.rows)) for name, part in module.splits.items()}
+    return {name: select_rows(part.split, np.isin(part.split.rows, part.rows)) for name, part in module.splits.items()}
 
 
-def part_of(split: Split, kept: np.ndarray) -> Split:
-    """Returns the rows for which `kept` (bool [N]) is true."""
+def select_rows(split: Split, kept: np.ndarray) -> Split:
+    """Return the selected rows of a multi-label split; `kept` is bool [N]."""
     if split.task != "multi_label":
-        raise UserError(f"{split.file}: each text has one label here; this is for texts with several")
+        raise UserError(f"{split.file}: single-label data; this baseline is for multi-label data")
     return split.filter(kept)
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Read the command line and print the scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", help="multi-label data, as in data=debtags")
     parser.add_argument("overrides", nargs="*", help="further overrides, such as loader.split_seed=1")
-    parser.add_argument("--run", type=Path, help="folder of a run, for its data and its split")
-    parser.add_argument("--train-only", action="store_true", help="do not learn from the validation split")
-    parser.add_argument("--limit", type=int, help="learn from so many texts, drawn at random")
+    parser.add_argument("--run", type=Path, help="run folder whose data and splits are used")
+    parser.add_argument("--train-only", action="store_true", help="do not train on the validation split")
+    parser.add_argument("--limit", type=int, help="train on a random sample of this many texts")
     arguments = parser.parse_args()
     if arguments.run:
         splits = splits_of_run(arguments.run)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: candidates measured in turn on a machine that is not quiet, and a table of them."""
+"""Interleaved timing, peak memory and result tables, shared by the benchmarks."""
 
 import json
 import multiprocessing
@@ -17,16 +17,16 @@ from rich.table import Table
 
 
 def timed(function: Callable[[], Any]) -> float:
-    """Returns the seconds that a call takes."""
+    """Return the duration of a call in seconds."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def interleaved(candidates: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Returns what each candidate measured of itself, `repeats` times.
+    """Return the results of each candidate, `repeats` numbers each.
 
-    They take turns, in alternating order, so that a machine that slows down or warms up slows all of them.
+    The candidates run in turn, in alternating order, so that changes of the machine's speed affect all of them.
     """
     measured: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(repeats):
@@ -36,33 +36,33 @@ def interleaved(candidates: Mapping[str, Callable[[], float]], repeats: int) -> 
 
 
 def ratio(ours: Sequence[float], peer: Sequence[float]) -> tuple[float, float, float]:
-    """Returns the median, the least and the greatest of ours / peer over the repeats, each within its turn."""
+    """Return median, minimum and maximum of ours / peer over the repeats. Each ratio is of one repeat."""
     ratios = [a / b for a, b in zip(ours, peer, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Returns what a call returns in a process of its own, which starts with nothing loaded."""
+    """Return the result of a call in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def peak_memory(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
-    """Run a call in a fresh process and return its result and its peak resident memory in bytes, beyond the imports."""
+    """Return the result of a call in a new process, and its peak resident memory in bytes beyond the imports."""
     return in_fresh_process(_with_peak, function, *arguments)
 
 
 def peak_so_far() -> int:
-    """Returns the most bytes of resident memory that this process has had. Linux.
+    """Return the peak resident memory of this process in bytes. Linux only.
 
-    Not `resource.getrusage`: a process inherits its parent's peak there.
+    `resource.getrusage` is not used, because a process inherits the peak of its parent there.
     """
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) * 1024
 
 
 def machine() -> dict[str, Any]:
-    """Returns what numbers depend on beside the code."""
+    """Return hardware and versions that the results depend on."""
     return {
         "processor": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
@@ -75,7 +75,7 @@ def machine() -> dict[str, Any]:
 
 
 def report(title: str, rows: Sequence[Mapping[str, Any]], path: Path | None = None) -> None:
-    """Prints rows of equal keys as a table; writes them with the machine as JSON where there is a path."""
+    """Print rows with equal keys as a table. With a path, write them and the machine as JSON, too."""
     table = Table(title=title, title_justify="left")
     for column in rows[0]:
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")

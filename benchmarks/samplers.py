@@ -1,14 +1,14 @@
-"""Samplers at scale: seconds and bytes for the index, one epoch's draw, and its batches.
+"""Samplers at scale: seconds and bytes of the index, the draw of an epoch, and its batches.
 
-`python benchmarks/samplers.py [--large]`: 1 and 10 million rows of 500 classes (Zipf), every class drawn equally often,
-against `torch.utils.data.WeightedRandomSampler` as a DataLoader consumes it (all row numbers as Python integers, then
-lists of 32), and against its bare `torch.multinomial`. Ours sorts the batches by length as well. `--large` adds 100
-million rows, which torch refuses (the note says how), 5 million rows with any of 500 labels, and the splits of both
-kinds.
+`python benchmarks/samplers.py [--large]`: 1 and 10 million rows of 500 classes of Zipf frequency with class-balanced
+sampling, compared to `torch.utils.data.WeightedRandomSampler` as a DataLoader uses it (all row numbers as Python
+integers, then lists of 32) and to `torch.multinomial` alone. This project's batches are also sorted by length.
+`--large` adds 100 million rows, which torch refuses (see the note), 5 million multi-label rows with 500 labels, and the
+splits of both kinds.
 
-build: rows by class, or weights of rows. draw: the rows of an epoch, or the split. batches: all steps of the epoch.
-bytes per row: the peak over all three above the targets and lengths, in a process of its own. slower: how many times as
-long as ours, in all, over repeats in turn in one process.
+build: index of the rows by class, or weights of the rows. draw: rows of an epoch, or the split. batches: all steps of
+the epoch. bytes per row: peak memory of the three beyond targets and lengths, in a separate process. slower: total time
+relative to this project's, over repeats in turn in one process.
 """
 
 import argparse
@@ -37,7 +37,7 @@ Seconds = dict[str, float]
 
 
 def ours(targets: Targets, lengths: np.ndarray, sampler: Sampler) -> Seconds:
-    """Measures an epoch of a sampler, dealt into steps of similar lengths."""
+    """Measure an epoch of a sampler, in batches of similar lengths."""
     clock = Clock()
     index = ClassIndex.from_targets(targets, CLASSES)
     clock("build")
@@ -49,7 +49,7 @@ def ours(targets: Targets, lengths: np.ndarray, sampler: Sampler) -> Seconds:
 
 
 def weighted_random(targets: Targets, lengths: np.ndarray) -> Seconds:
-    """Measures what a DataLoader does with torch's sampler."""
+    """Measure torch's sampler as a DataLoader uses it."""
     clock = Clock()
     sampler = WeightedRandomSampler(weights_of(targets), targets.shape[0])  # type: ignore[arg-type]
     clock("build")
@@ -61,7 +61,7 @@ def weighted_random(targets: Targets, lengths: np.ndarray) -> Seconds:
 
 
 def multinomial(targets: Targets, lengths: np.ndarray) -> Seconds:
-    """Measures the function that torch's sampler draws with, without making Python integers of the rows."""
+    """Measure the drawing function of torch's sampler, without the conversion to Python integers."""
     clock = Clock()
     weights = torch.from_numpy(weights_of(targets))
     clock("build")
@@ -69,8 +69,8 @@ def multinomial(targets: Targets, lengths: np.ndarray) -> Seconds:
     return clock("draw")
 
 
-def balanced(targets: Targets, lengths: np.ndarray, sampler: Sampler) -> Seconds:
-    """Measures the index and the share of each label in what is drawn."""
+def label_rates(targets: Targets, lengths: np.ndarray, sampler: Sampler) -> Seconds:
+    """Measure the index and the expected draws of each label."""
     clock = Clock()
     index = ClassIndex.from_targets(targets, CLASSES)
     clock("build")
@@ -78,22 +78,22 @@ def balanced(targets: Targets, lengths: np.ndarray, sampler: Sampler) -> Seconds
     return clock("draw")
 
 
-def held_out(targets: Targets, lengths: np.ndarray) -> Seconds:
-    """Measures a stratified split."""
+def stratified_split(targets: Targets, lengths: np.ndarray) -> Seconds:
+    """Measure a stratified split."""
     clock = Clock()
     split_off(targets, 0.1, 0)
     return clock("draw")
 
 
-def evaluated(targets: Targets, lengths: np.ndarray) -> Seconds:
-    """Measures batches of all rows, by length."""
+def batches_by_length(targets: Targets, lengths: np.ndarray) -> Seconds:
+    """Measure evaluation batches of similar lengths."""
     clock = Clock()
     evaluation_batches(lengths, BATCH)
     return clock("batches")
 
 
-def evaluated_stratified(targets: Targets, lengths: np.ndarray) -> Seconds:
-    """Measures batches of all rows, stratified."""
+def batches_by_class(targets: Targets, lengths: np.ndarray) -> Seconds:
+    """Measure evaluation batches with the class proportions of the split."""
     clock = Clock()
     stratified_batches(targets, BATCH)
     return clock("batches")
@@ -107,25 +107,25 @@ AGAINST_TORCH: dict[str, tuple[Any, ...]] = {
 OF_CLASSES = {
     "square root": (ours, PowerSampler(0.5)),
     "repeat factors": (ours, RepeatFactorSampler(0.001)),
-    "split": (held_out,),
-    "evaluation by length": (evaluated,),
-    "evaluation stratified": (evaluated_stratified,),
+    "split": (stratified_split,),
+    "evaluation by length": (batches_by_length,),
+    "evaluation stratified": (batches_by_class,),
 }
 OF_LABELS = {
     "counterpoise": (ours, PowerSampler(1.0)),
     "WeightedRandomSampler, rarest label": (weighted_random,),
     "square root": (ours, PowerSampler(0.5)),
     "repeat factors": (ours, RepeatFactorSampler(0.001)),
-    "half square root": (ours, MixtureSampler(PowerSampler(0.5), 0.5)),
-    "shares drawn, square root": (balanced, PowerSampler(0.5)),
-    "shares drawn, repeat factors": (balanced, RepeatFactorSampler(0.001)),
-    "split": (held_out,),
-    "evaluation stratified": (evaluated_stratified,),
+    "mixture, square root": (ours, MixtureSampler(PowerSampler(0.5), 0.5)),
+    "label rates, square root": (label_rates, PowerSampler(0.5)),
+    "label rates, repeat factors": (label_rates, RepeatFactorSampler(0.001)),
+    "split": (stratified_split,),
+    "evaluation stratified": (batches_by_class,),
 }
 
 
 def classes(rows: int) -> np.ndarray:
-    """Returns class numbers, int64 [rows]: class c comes in proportion to 1 / (c + 1)."""
+    """Return random classes, int64 [rows]; the frequency of class c is proportional to 1 / (c + 1)."""
     numbers = np.empty(rows, np.int64)
     for start, rng in chunks(rows):
         part = numbers[start : start + CHUNK]
@@ -134,7 +134,7 @@ def classes(rows: int) -> np.ndarray:
 
 
 def labels(rows: int) -> csr_matrix:
-    """Returns which labels each row holds, bool [rows, CLASSES]: none to a dozen, as frequent as classes are."""
+    """Return random label sets, bool [rows, CLASSES]: about 4 labels per row, with the frequencies of `classes`."""
     indices, starts = np.empty(6 * rows, np.int32), np.zeros(rows + 1, np.int32)
     for start, rng in chunks(rows):
         number, known = min(CHUNK, rows - start), starts[start]
@@ -146,7 +146,7 @@ def labels(rows: int) -> csr_matrix:
 
 
 def text_lengths(rows: int) -> np.ndarray:
-    """Returns tokens per row, uint16 [rows], log-normal from 3 to 256."""
+    """Return random numbers of tokens, uint16 [rows]: log-normal, from 3 to 256."""
     lengths = np.empty(rows, np.uint16)
     for start, rng in chunks(rows):
         part = lengths[start : start + CHUNK]
@@ -155,63 +155,63 @@ def text_lengths(rows: int) -> np.ndarray:
 
 
 def weights_of(targets: Targets) -> np.ndarray:
-    """Returns 1 / n of the class of each row, of its rarest label, float64 [N]; that of all rows where it has none."""
+    """Return 1 / n of each row's class or rarest label, float64 [N]; 1 / N for a row without labels."""
     if isinstance(targets, np.ndarray):
         return (1 / np.bincount(targets))[targets]
     inverse = 1 / np.bincount(targets.indices, minlength=CLASSES)
     weights = np.full(targets.shape[0], 1 / targets.shape[0])
-    some = np.diff(targets.indptr) > 0
-    weights[some] = np.maximum.reduceat(inverse[targets.indices], targets.indptr[:-1][some])
+    labelled = np.diff(targets.indptr) > 0
+    weights[labelled] = np.maximum.reduceat(inverse[targets.indices], targets.indptr[:-1][labelled])
     return weights
 
 
 class Clock:
-    """The seconds of each part, since the one before."""
+    """Measures the time between consecutive parts."""
 
     def __init__(self) -> None:
         self.seconds: Seconds = {}
         self.last = time.perf_counter()
 
     def __call__(self, part: str) -> Seconds:
-        """Returns the parts so far, of which `part` ends now."""
+        """Record the end of a part; return the seconds of all parts."""
         now = time.perf_counter()
         self.seconds[part], self.last = now - self.last, now
         return self.seconds
 
 
-def compared(
+def compare(
     data: Callable[[int], Targets], rows: int, candidates: dict[str, tuple[Any, ...]], repeats: int
 ) -> list[dict[str, Any]]:
-    """Returns the lines of the table for one data set."""
+    """Return the rows of the table for one data set."""
     peers = [name for name, (function, *_) in candidates.items() if function in (weighted_random, multinomial)]
-    refused = weight_limit(rows)
-    able = {name: candidate for name, candidate in candidates.items() if not (refused and name in peers)}
-    peaks = {name: in_fresh_process(peak, data, rows, candidate) / rows for name, candidate in able.items()}
+    refusal = multinomial_error(rows)
+    measured = {name: candidate for name, candidate in candidates.items() if not (refusal and name in peers)}
+    peaks = {name: in_fresh_process(peak, data, rows, candidate) / rows for name, candidate in measured.items()}
     targets, lengths = data(rows), text_lengths(rows)
-    parts: dict[str, list[Seconds]] = {name: [] for name in able}
+    parts: dict[str, list[Seconds]] = {name: [] for name in measured}
 
     def run(name: str, function: Callable[..., Seconds], *options: Any) -> float:
         parts[name].append(function(targets, lengths, *options))
         return sum(parts[name][-1].values())
 
-    totals = interleaved({name: partial(run, name, *candidate) for name, candidate in able.items()}, repeats)
+    totals = interleaved({name: partial(run, name, *candidate) for name, candidate in measured.items()}, repeats)
     lines = []
     for name in candidates:
         line: dict[str, Any] = {"targets": data.__name__, "rows": rows, "candidate": name}
         for part in ("build", "draw", "batches"):
             known = [seconds[part] for seconds in parts.get(name, []) if part in seconds]
             line[f"{part} s"] = float(np.median(known)) if known else None
-        line["bytes per row"] = round(peaks[name], 1) if name in able else None
-        slower = ratio(totals[name], totals["counterpoise"]) if name in peers and name in able else None
+        line["bytes per row"] = round(peaks[name], 1) if name in measured else None
+        slower = ratio(totals[name], totals["counterpoise"]) if name in peers and name in measured else None
         line["slower"] = slower[0] if slower else None
         line["spread"] = f"{slower[1]:.3g} to {slower[2]:.3g}" if slower else ""
-        line["note"] = refused if name not in able else ""
+        line["note"] = refusal if name not in measured else ""
         lines.append(line)
     return lines
 
 
 def peak(data: Callable[[int], Targets], rows: int, candidate: tuple[Any, ...]) -> int:
-    """Returns the bytes that a candidate takes at its worst, beside its data; for a process of its own."""
+    """Return the peak memory of a candidate beyond its data, in bytes. Run it in a new process."""
     targets, lengths = data(rows), text_lengths(rows)
     before = psutil.Process().memory_info().rss
     function, *options = candidate
@@ -219,8 +219,8 @@ def peak(data: Callable[[int], Targets], rows: int, candidate: tuple[Any, ...]) 
     return peak_so_far() - before
 
 
-def weight_limit(rows: int) -> str:
-    """Returns what torch says where it cannot draw from so many rows, or ""."""
+def multinomial_error(rows: int) -> str:
+    """Return the error message of `torch.multinomial` for this many rows, or an empty string."""
     try:
         torch.multinomial(torch.ones(1).expand(rows), 1, replacement=True)
     except RuntimeError as error:
@@ -229,31 +229,31 @@ def weight_limit(rows: int) -> str:
 
 
 def zipf(rng: np.random.Generator, number: int) -> np.ndarray:
-    """Returns so many class numbers."""
+    """Return random classes of Zipf frequency, int [number]."""
     edges = np.cumsum(1 / np.arange(1, CLASSES + 1))
     return np.searchsorted(edges, rng.random(number) * edges[-1])
 
 
 def chunks(rows: int) -> list[tuple[int, np.random.Generator]]:
-    """Returns the first row of each chunk, and what draws it: data is made without much memory beside it."""
+    """Return first row and random generator of each chunk. Chunks limit the memory that the generation takes."""
     return [(start, np.random.default_rng(start)) for start in range(0, rows, CHUNK)]
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Read the command line, measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=float, nargs="*", default=[1e6, 1e7], help="rows with one class each")
-    parser.add_argument("--large", action="store_true", help="add 1e8 rows, and 5e6 rows with any labels")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--rows", type=float, nargs="*", default=[1e6, 1e7], help="numbers of single-label rows")
+    parser.add_argument("--large", action="store_true", help="add 1e8 single-label and 5e6 multi-label rows")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats (default: 3)")
+    parser.add_argument("--json", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     lines = []
     for rows in map(int, arguments.rows):
-        lines += compared(classes, rows, AGAINST_TORCH, arguments.repeats)
+        lines += compare(classes, rows, AGAINST_TORCH, arguments.repeats)
     if arguments.large:
-        lines += compared(classes, 10**7, OF_CLASSES, 1)
-        lines += compared(labels, 5 * 10**6, OF_LABELS, 1)
-        lines += compared(classes, 10**8, AGAINST_TORCH, 1)
+        lines += compare(classes, 10**7, OF_CLASSES, 1)
+        lines += compare(labels, 5 * 10**6, OF_LABELS, 1)
+        lines += compare(classes, 10**8, AGAINST_TORCH, 1)
     report(f"{CLASSES} classes or labels, batches of {BATCH}", lines, arguments.json)
 
 

@@ -1,16 +1,19 @@
-"""Seconds and memory against the number of rows, of labels, and the length of texts, and a picture of each.
+"""Time and memory by number of rows, number of labels and length of texts, with a plot of each.
 
-`python benchmarks/scaling.py [rows|labels|lengths] [--json FOLDER] [--picture FOLDER]`; all three unless told.
+`python benchmarks/scaling.py [rows|labels|lengths] [--json FOLDER] [--picture FOLDER]` (default: all three).
 
-rows: class index, an epoch's draw and its order, of 500 classes, every class drawn equally often; tokenising texts of
-about ten words and opening the finished store again (its texts are read once more, to know that they are the same).
-labels: forward and backward of each loss on 256 texts, on one thread; the scores of 10,000 texts, of several labels
-(about 4 a text) with their thresholds tuned, and of one class each; how far the probabilities of half of them can be
-trusted, the other half being the validation split. lengths: a training step of MiniLM on 2,048 tokens without padding,
-and the share of it that is attention, each layer's timed alone.
+rows: class index, class-balanced draw of an epoch and its order by length, for 500 classes; tokenising texts of about
+ten words, and opening the finished token store again (which reads the texts to verify that they are the same).
 
-Each point is a process of its own: seconds are the median of as many repeats as fit, memory is the most that it takes
-beyond its imports, with what is handed in.
+labels: forward and backward pass of each loss on 256 texts, on one thread; evaluation of 10,000 multi-label texts
+(about 4 labels per text) with tuned thresholds, and of 10,000 single-label texts; calibration of half of the texts,
+fitted on the other half.
+
+lengths: a training step of MiniLM on 2,048 tokens without padding, and the share of attention, which is measured
+separately for one layer.
+
+Each point is measured in a new process: the median time of the repeats that fit into a second, and the peak memory
+beyond the imports, including the inputs.
 """
 
 import argparse
@@ -57,7 +60,7 @@ SINGLE, MULTI = (
     ("BinaryCrossEntropy", "Focal", "Asymmetric", "DistributionBalanced"),
 )
 OF_ROWS = ("class index", "draw of an epoch", "order by length", "tokenise", "open again")
-OF_LABELS = ("several labels", "one class", "calibration", "losses")
+OF_LABELS = ("multi-label", "single-label", "calibration", "losses")
 HUES = {
     **{name: hue for names in (SINGLE, MULTI, OF_ROWS, OF_LABELS) for name, hue in zip(names, COLOURS, strict=False)},
     **{"index, draw, order": COLOURS[0], "MiniLM": COLOURS[0], "measured": COLOURS[0], "arithmetic": MUTED},
@@ -68,16 +71,16 @@ Line = tuple[Sequence[float], Sequence[float]]
 
 
 def main() -> None:
-    """Measures what is asked for, prints it, and writes JSON and pictures."""
+    """Read the command line, measure, print the tables, and write JSON and plots."""
     groups: dict[str, tuple[Callable[[], list[Row]], Callable[[list[Row]], Figure]]] = {
         "rows": (measure_rows, draw_rows),
         "labels": (measure_labels, draw_labels),
         "lengths": (measure_lengths, draw_lengths),
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=[*groups, []], help="all unless told")
-    parser.add_argument("--json", type=Path, help="folder for scaling_rows.json and so on")
-    parser.add_argument("--picture", type=Path, help="folder for scaling_rows.png and so on")
+    parser.add_argument("what", nargs="*", choices=[*groups, []], help="what to vary (default: all three)")
+    parser.add_argument("--json", type=Path, help="folder for scaling_NAME.json")
+    parser.add_argument("--picture", type=Path, help="folder for scaling_NAME.png")
     options = parser.parse_args()
     for name in options.what or groups:
         measured, drawn = groups[name]
@@ -90,7 +93,7 @@ def main() -> None:
 
 
 def measure_rows() -> list[Row]:
-    """Returns the points against rows."""
+    """Return the measurements by number of rows."""
     points: list[Row] = []
     for function, sizes in ((epoch, ROWS), (token_store, TEXTS)):
         for size in sizes:
@@ -99,12 +102,12 @@ def measure_rows() -> list[Row]:
     return points
 
 
-def _points(of: str, number: int, seconds: Mapping[str, float], peak: int) -> list[Row]:
-    return [{"what": what, of: number, SECONDS: each, MEMORY: peak / 1e6} for what, each in seconds.items()]
+def _points(variable: str, number: int, seconds: Mapping[str, float], peak: int) -> list[Row]:
+    return [{"what": what, variable: number, SECONDS: each, MEMORY: peak / 1e6} for what, each in seconds.items()]
 
 
 def epoch(rows: int) -> dict[str, float]:
-    """Returns the seconds of the steps to an epoch's batches."""
+    """Return the seconds of each step from classes to the batches of an epoch."""
     rng = np.random.default_rng(0)
     targets = rng.choice(CLASSES, rows, p=zipf(CLASSES))
     lengths, sampler = rng.integers(5, 65, rows), PowerSampler(1.0)
@@ -118,13 +121,13 @@ def epoch(rows: int) -> dict[str, float]:
 
 
 def token_store(rows: int) -> dict[str, float]:
-    """Returns the seconds to tokenise texts, and to find them tokenised."""
+    """Return the seconds to tokenise texts, and to open the finished token store."""
     words = np.array([f"{a}{b}" for a in ("market", "oil", "rate", "share", "trade") for b in ("", "s", "er", "ing")])
     rng = np.random.default_rng(0)
     texts = pa.chunked_array([[" ".join(row) for row in words[rng.integers(len(words), size=(rows, 10))].tolist()]])
     tokenizer = load_tokenizer(encoder().locate())
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["COUNTERPOISE_CACHE"] = folder  # of this process, which measures nothing else
+        os.environ["COUNTERPOISE_CACHE"] = folder  # affects only this process
         start = time.perf_counter()
         tokenise(texts, tokenizer, 64, f"{rows:,} texts")
         first = time.perf_counter() - start
@@ -132,9 +135,9 @@ def token_store(rows: int) -> dict[str, float]:
 
 
 def measure_labels() -> list[Row]:
-    """Returns the points against labels."""
+    """Return the measurements by number of labels."""
     points: list[Row] = []
-    for function in (losses, several_labels, one_class, trust):
+    for function in (losses, multi_label_evaluation, single_label_evaluation, calibrate):
         for labels in LABELS:
             seconds, peak = peak_memory(function, labels)
             points += _points("labels", labels, seconds, peak)
@@ -142,8 +145,8 @@ def measure_labels() -> list[Row]:
 
 
 def losses(labels: int) -> dict[str, float]:
-    """Returns the seconds that each loss takes on a batch of logits, forward and backward."""
-    torch.set_num_threads(1)  # of what takes milliseconds the cost of sharing it would be shown
+    """Return the seconds of forward and backward pass of each loss on a batch of logits."""
+    torch.set_num_threads(1)  # threads cost more than they save in milliseconds
     targets = label_sets(20 * labels, labels)
     classes = np.concatenate([np.arange(labels), targets.indices])
     found = {}
@@ -151,35 +154,35 @@ def losses(labels: int) -> dict[str, float]:
         (MULTI, targets, torch.from_numpy(targets[:BATCH].toarray().astype(np.float32))),
         (SINGLE, classes, torch.from_numpy(classes[:BATCH] if labels >= BATCH else np.resize(classes, BATCH))),
     ):
-        made = Strategy(PowerSampler(0.5), InverseFrequency(0.5)).correction(
+        correction = Strategy(PowerSampler(0.5), InverseFrequency(0.5)).correction(
             [f"label {c}" for c in range(labels)], ClassIndex.from_targets(given, labels)
         )
         for name in names:
-            loss, logits = getattr(balance, name)(made), torch.randn(BATCH, labels, requires_grad=True)
+            loss, logits = getattr(balance, name)(correction), torch.randn(BATCH, labels, requires_grad=True)
             found[name] = median(lambda loss=loss, logits=logits, truth=truth: loss(logits, truth).backward())
     return found
 
 
-def several_labels(labels: int) -> dict[str, float]:
-    """Returns the seconds of an evaluation with any number of labels a text."""
+def multi_label_evaluation(labels: int) -> dict[str, float]:
+    """Return the seconds of an evaluation of multi-label texts."""
     torch.set_num_threads(1)
     targets = label_sets(SCORED, labels)
-    logits, counts = guesses(targets), np.asarray(targets.sum(axis=0)).ravel()
+    logits, counts = informative_logits(targets), np.asarray(targets.sum(axis=0)).ravel()
     scoring = MultiLabelScoring([f"label {c}" for c in range(labels)], counts, DEFAULT_BOUNDS, Decision())
 
     def evaluation() -> None:
         scoring.reset()
         for start in range(0, SCORED, BATCH):
             part = slice(start, start + BATCH)
-            held = torch.from_numpy(targets[part].toarray().astype(np.float32))
-            scoring.update(torch.from_numpy(logits[part].copy()), held)
+            batch_targets = torch.from_numpy(targets[part].toarray().astype(np.float32))
+            scoring.update(torch.from_numpy(logits[part].copy()), batch_targets)
         scoring.scores(tune=True)
 
-    return {"several labels": median(evaluation)}
+    return {"multi-label": median(evaluation)}
 
 
-def one_class(labels: int) -> dict[str, float]:
-    """Returns the seconds of an evaluation with one class a text."""
+def single_label_evaluation(labels: int) -> dict[str, float]:
+    """Return the seconds of an evaluation of single-label texts."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     classes = torch.from_numpy(rng.choice(labels, SCORED, p=zipf(labels)))
@@ -192,44 +195,44 @@ def one_class(labels: int) -> dict[str, float]:
             scoring.update(logits[part : part + BATCH], classes[part : part + BATCH])
         scoring.scores()
 
-    return {"one class": median(evaluation)}
+    return {"single-label": median(evaluation)}
 
 
-def trust(labels: int) -> dict[str, float]:
-    """Returns the seconds of the calibration of a model with several labels a text."""
+def calibrate(labels: int) -> dict[str, float]:
+    """Return the seconds of the calibration of a multi-label model."""
     targets, half = label_sets(SCORED, labels), SCORED // 2
-    logits, counts = guesses(targets), np.asarray(targets.sum(axis=0)).ravel()
+    logits, counts = informative_logits(targets), np.asarray(targets.sum(axis=0)).ravel()
     names, shift = [f"label {c}" for c in range(labels)], np.linspace(-1, 1, labels)
     splits = [(logits[part], targets[part]) for part in (slice(half), slice(half, None))]
-    measured = partial(calibration.measure, names, counts, splits[0], splits[1], ("exact", shift))
+    measured = partial(calibration.measure, names, counts, splits[0], splits[1], calibration.PriorShift("exact", shift))
     return {"calibration": median(measured)}
 
 
 def measure_lengths() -> list[Row]:
-    """Returns the points against lengths."""
+    """Return the measurements by length of texts."""
     points = []
     for length in LENGTHS:
         (step, attention), peak = peak_memory(training_step, length)
         points.append(
-            {"tokens a text": length, "texts": TOKENS // length, SECONDS: step, "tokens/s": TOKENS / step,
+            {"tokens per text": length, "texts": TOKENS // length, SECONDS: step, "tokens/s": TOKENS / step,
              "attention": attention / step, MEMORY: peak / 1e6}
         )  # fmt: skip
     return points
 
 
 def training_step(length: int) -> tuple[float, float]:
-    """Returns the seconds of a training step, and those that its attention takes alone."""
+    """Return the seconds of a training step and of its attention."""
     model, rng = encoder().load().train(), torch.Generator().manual_seed(0)
     head = torch.nn.Linear(model.size, CLASSES)
-    optimiser = torch.optim.AdamW([*model.parameters(), *head.parameters()], 1e-5, fused=True)
+    optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], 1e-5, fused=True)
     texts, settings = TOKENS // length, model.backbone.config
     ids = torch.randint(1000, 20_000, (texts, length), generator=rng)
     mask, classes = torch.ones_like(ids), torch.randint(CLASSES, (texts,), generator=rng)
 
     def step() -> None:
         F.cross_entropy(head(model(ids, mask)), classes).backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
     heads = settings.num_attention_heads
     shape = (texts, heads, length, settings.hidden_size // heads)
@@ -242,32 +245,32 @@ def training_step(length: int) -> tuple[float, float]:
 
 
 def draw_rows(rows: list[Row]) -> Figure:
-    """Returns the picture of the points against rows."""
+    """Return the plot by number of rows."""
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     seconds, memory = figure.subplots(1, 2)
     _curves(seconds, lines(rows, "rows", SECONDS), "s")
     needed = {"index, draw, order": "class index", "tokenise": "tokenise"}
     _curves(memory, {name: columns(rows_of(rows, what), "rows", MEMORY) for name, what in needed.items()}, "MB")
     style.title(seconds, "Seconds by rows", f"sampler of {CLASSES} classes; texts of ten words")
-    style.title(memory, "Memory by rows", "the most at a time, with what is handed in")
+    style.title(memory, "Memory by rows", "peak beyond the imports, with the inputs")
     for axes in (seconds, memory):
         axes.set_xlabel("rows (log scale)")
     return figure
 
 
 def draw_labels(rows: list[Row]) -> Figure:
-    """Returns the picture of the points against labels."""
+    """Return the plot by number of labels."""
     figure = Figure(figsize=(11, 9.4), layout="constrained")
     (single, multi), (evaluation, memory) = figure.subplots(2, 2)
     seconds = lines(rows, "labels", SECONDS)
-    for axes, names, title in ((single, SINGLE, "one class a text"), (multi, MULTI, "several labels a text")):
+    for axes, names, title in ((single, SINGLE, "single-label"), (multi, MULTI, "multi-label")):
         _curves(axes, {name: seconds[name] for name in names}, "s")
         style.title(axes, f"Losses, {title}", f"forward and backward, {BATCH} texts")
     _curves(evaluation, {name: line for name, line in seconds.items() if name not in SINGLE + MULTI}, "s")
-    style.title(evaluation, "Evaluation", f"{SCORED:,} texts; thresholds are tuned")
+    style.title(evaluation, "Evaluation", f"{SCORED:,} texts, tuned thresholds")
     needed = {"losses": MULTI[0]} | {name: name for name in seconds if name not in SINGLE + MULTI}
     _curves(memory, {name: columns(rows_of(rows, what), "labels", MEMORY) for name, what in needed.items()}, "MB")
-    style.title(memory, "Memory", "the most at a time, with the logits")
+    style.title(memory, "Memory", "peak beyond the imports, with the logits")
     for axes in (single, multi, evaluation, memory):
         axes.set_xlabel("labels or classes (log scale)")
         axes.set_xticks(LABELS, [f"{labels:,}" for labels in LABELS])
@@ -276,28 +279,28 @@ def draw_labels(rows: list[Row]) -> Figure:
 
 
 def draw_lengths(rows: list[Row]) -> Figure:
-    """Returns the picture of the points against lengths."""
+    """Return the plot by length of texts."""
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     speed, share, memory = figure.subplots(1, 3)
-    _curves(speed, {"MiniLM": columns(rows, "tokens a text", "tokens/s")}, "tokens/s", guide=False, log=False)
-    x, attention = columns(rows, "tokens a text", "attention")
-    # Of 24 d^2 + 4 T d multiplications of a token in a layer with a feed-forward part of 4 d, attention has 4 T d.
+    _curves(speed, {"MiniLM": columns(rows, "tokens per text", "tokens/s")}, "tokens/s", guide=False, log=False)
+    x, attention = columns(rows, "tokens per text", "attention")
+    # A layer with a feed-forward size of 4 d takes 24 d^2 + 4 T d multiplications per token, attention 4 T d of them.
     arithmetic = [length / (6 * 384 + length) for length in x]
     _curves(share, {"measured": (x, attention), "arithmetic": (x, arithmetic)}, "", guide=False, log=False)
-    _curves(memory, {"MiniLM": columns(rows, "tokens a text", MEMORY)}, "MB", guide=False, log=False)
+    _curves(memory, {"MiniLM": columns(rows, "tokens per text", MEMORY)}, "MB", guide=False, log=False)
     share.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.0%}"))
     share.yaxis.set_major_locator(MultipleLocator(0.05))
     style.title(speed, "Speed by length", f"training step of {TOKENS:,} tokens")
-    style.title(share, "Attention by length", "its share of the step")
-    style.title(memory, "Memory by length", "the most of a step, with the weights")
+    style.title(share, "Attention by length", "share of the training step")
+    style.title(memory, "Memory by length", "peak of a step, with the weights")
     for axes in (speed, share, memory):
-        axes.set_xlabel("tokens of a text (log scale)")
+        axes.set_xlabel("tokens per text (log scale)")
         axes.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
     return figure
 
 
 def _curves(axes: Axes, curves: Mapping[str, Line], unit: str, guide: bool = True, log: bool = True) -> None:
-    """Draws curves with their names at their ends, and a guide over the highest: what is proportional is parallel."""
+    """Draw curves with names at their ends. The guide above them has the slope of proportional growth."""
     style.axes(axes, grid="y")
     axes.set_xscale("log")
     if log:
@@ -320,13 +323,13 @@ def _curves(axes: Axes, curves: Mapping[str, Line], unit: str, guide: bool = Tru
     if not log:
         axes.set_ylim(0, 1.12 * max(max(y) for _, _, y, _ in drawn))
     low, high = axes.get_ylim()
-    high *= 1.7 if log else 1  # room for a name
+    high *= 1.7 if log else 1  # space for a name
     axes.set_ylim(low, high)
     height = (lambda y: np.log(y / low) / np.log(high / low)) if log else (lambda y: (y - low) / (high - low))
     rightmost, below = max(x[-1] for _, x, *_ in drawn), -1.0
     for name, x, y, colour in sorted(drawn, key=lambda each: each[2][-1]):
         at, offset = float(height(y[-1])), (0, 11)
-        if x[-1] == rightmost:  # beside its end, moved up where it would touch the name below it
+        if x[-1] == rightmost:  # right of the end, above the name below it
             at, offset = max(at, below + 0.066), (8, 0)
             below = at
         text = axes.annotate(
@@ -342,22 +345,22 @@ def _short_number(value: float, _: Any = None) -> str:
 
 
 def lines(rows: list[Row], x: str, y: str) -> dict[str, Line]:
-    """Returns the points of each curve."""
+    """Return the points of each curve."""
     return {each: columns(rows_of(rows, each), x, y) for each in dict.fromkeys(row["what"] for row in rows)}
 
 
 def rows_of(rows: list[Row], what: str) -> list[Row]:
-    """Returns the points of a curve."""
+    """Return the rows of a curve."""
     return [row for row in rows if row["what"] == what]
 
 
 def columns(rows: list[Row], x: str, y: str) -> Line:
-    """Returns two columns; memory below 1 MB, which nothing can be told from, as that."""
+    """Return two columns. Memory is at least 1 MB, the resolution of the measurement."""
     return [row[x] for row in rows], [max(row[y], 1.0) if y == MEMORY else row[y] for row in rows]
 
 
 def median(function: Callable[[], Any], seconds: float = 1.0) -> float:
-    """Return the median seconds of at most 20 calls after a first one; of a long call its own time."""
+    """Return the median seconds of up to 20 calls after a warm-up call, or those of a single long call."""
     measured = [timed(function)]
     while sum(measured) < seconds and len(measured) < 21:
         measured.append(timed(function))
@@ -365,22 +368,22 @@ def median(function: Callable[[], Any], seconds: float = 1.0) -> float:
 
 
 def zipf(classes: int) -> np.ndarray:
-    """Returns shares of classes that fall with their rank."""
+    """Return class frequencies that are proportional to 1 / rank, float64 [C]."""
     shares = 1 / np.arange(1, classes + 1)
     return shares / shares.sum()
 
 
 def label_sets(texts: int, labels: int) -> csr_matrix:
-    """Returns about 4 labels a text, bool [N, C]."""
+    """Return random label sets with about 4 labels per text, bool [N, C]."""
     rng = np.random.default_rng(0)
     sizes = rng.poisson(4, texts)
     rows, columns = np.repeat(np.arange(texts), sizes), rng.choice(labels, sizes.sum(), p=zipf(labels))
-    held = csr_matrix((np.ones(len(rows), np.int32), (rows, columns)), (texts, labels))
-    return held.astype(bool)
+    targets = csr_matrix((np.ones(len(rows), np.int32), (rows, columns)), (texts, labels))
+    return targets.astype(bool)
 
 
-def guesses(targets: csr_matrix) -> np.ndarray:
-    """Returns logits of a model that knows something, float32 [N, C]."""
+def informative_logits(targets: csr_matrix) -> np.ndarray:
+    """Return random logits that are higher for the true labels, float32 [N, C]."""
     logits = np.random.default_rng(1).standard_normal(targets.shape, dtype=np.float32)
     logits += np.log(zipf(targets.shape[1])).astype(np.float32)
     logits[targets.nonzero()] += 4
@@ -388,7 +391,7 @@ def guesses(targets: csr_matrix) -> np.ndarray:
 
 
 def encoder() -> Any:
-    """Returns where MiniLM comes from."""
+    """Return the source of MiniLM."""
     with initialize_config_dir(str(Path(__file__).resolve().parent.parent / "conf"), version_base="1.3"):
         return instantiate(compose("train").encoder)
 

@@ -1,8 +1,8 @@
-"""How long a run takes to get going: from the command to the end of the first optimiser step.
+"""Start-up time of a run: from the command to the end of the first optimizer step.
 
-`python benchmarks/start_up.py` runs `python train.py` several times and stops each after its first step. The first run
-fills all caches, of tokens and of compiled Python, and does not count. Then it lists the packages whose import takes
-longest. Further arguments are overrides: `python benchmarks/start_up.py data=reuters_r8`.
+`python benchmarks/start_up.py` runs `python train.py` several times and stops each run after its first step. The first
+run fills the caches of tokens and compiled Python and does not count. The packages with the longest imports are listed
+as well. Further arguments are overrides: `python benchmarks/start_up.py data=reuters_r8`.
 """
 
 import argparse
@@ -32,11 +32,11 @@ class FirstStep(Callback):
     def on_train_batch_end(self, *arguments):
         os._exit(42)
 """
-"""Ends the process where the time is taken: what would follow is not part of it."""
+"""Callback that ends the process after the first step."""
 
 
 def first_step(folder: Path, overrides: list[str], *flags: str) -> tuple[float, str]:
-    """Returns the seconds from the command to the end of the first optimiser step, and what it wrote to stderr."""
+    """Return the seconds from the command to the end of the first optimizer step, and the standard error."""
     (folder / "first_step.py").write_text(CALLBACK)
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -51,9 +51,9 @@ def first_step(folder: Path, overrides: list[str], *flags: str) -> tuple[float, 
 
 
 def imports(log: str) -> list[dict[str, Any]]:
-    """Returns a row for each of the packages that take longest in a log of `python -X importtime`, in seconds.
+    """Return one row for each of the slowest packages in a log of `python -X importtime`, in seconds.
 
-    alone: its own modules. with what it imports: as far as nothing had imported that before.
+    "own" is the time of the package's own modules, "total" includes the modules that it is the first to import.
     """
     own: dict[str, float] = defaultdict(float)
     whole: dict[str, float] = {}
@@ -63,17 +63,17 @@ def imports(log: str) -> list[dict[str, Any]]:
             package = match[4].split(".")[0]
             own[package] += int(match[1]) / 1e6
             whole[package] = max(whole.get(package, 0.0), int(match[2]) / 1e6)
-    rows = [{"package": "all", "alone": sum(own.values()), "with what it imports": None}]
+    rows = [{"package": "all", "own": sum(own.values()), "total": None}]
     largest = sorted(own, key=lambda package: -max(own[package], whole[package]))[:16]
-    return rows + [{"package": each, "alone": own[each], "with what it imports": whole[each]} for each in largest]
+    return rows + [{"package": each, "own": own[each], "total": whole[each]} for each in largest]
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Read the command line, measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="as for train.py")
-    parser.add_argument("--repeats", type=int, default=5, help="runs that count")
-    parser.add_argument("--json", type=Path, help="file to write; the imports go into one named beside it")
+    parser.add_argument("overrides", nargs="*", help="overrides as for train.py")
+    parser.add_argument("--repeats", type=int, default=5, help="measured runs (default: 5)")
+    parser.add_argument("--json", type=Path, help="JSON file to write; imports are written to NAME-imports.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         first, _ = first_step(Path(folder), arguments.overrides)
@@ -81,9 +81,9 @@ def main() -> None:
         _, log = first_step(Path(folder), arguments.overrides, "-X", "importtime")
     spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
     row = {"": "python train.py", "seconds": statistics.median(seconds), "spread": spread, "first run": first}
-    report("From the command to the first optimiser step", [row], arguments.json)
+    report("From the command to the first optimizer step", [row], arguments.json)
     beside = arguments.json and arguments.json.with_stem(f"{arguments.json.stem}-imports")
-    report("Imports, seconds (a little more than without the log)", imports(log), beside)
+    report("Imports, seconds (logging them adds a little)", imports(log), beside)
 
 
 if __name__ == "__main__":

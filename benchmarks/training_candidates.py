@@ -1,4 +1,4 @@
-"""The ways to train that `training.py` compares: this project's, the same without Lightning, and the peers."""
+"""The ways of training that `training.py` compares: this project, a plain loop over its batches, and peers."""
 
 import logging
 import tempfile
@@ -41,34 +41,43 @@ from counterpoise.model.module import Classifier
 ROOT = Path(__file__).resolve().parent.parent
 
 Batches = list[np.ndarray]
-"""Row numbers of the training split, one array a step."""
-Choose = Callable[[Batches, np.ndarray], Batches]
-"""What becomes of the batches of an epoch, given the length of every row."""
+"""Row numbers of the training split, one array per step."""
+ChooseBatches = Callable[[Batches, np.ndarray], Batches]
+"""Selects batches of an epoch, given the length of each row."""
 
 
-class Module(TextDataModule):
-    """The project's data module; with `choose`, it trains on what that takes of an epoch's batches."""
+class SampledDataModule(TextDataModule):
+    """The project's data module. With `choose`, it trains on the batches of an epoch that `choose` selects."""
 
-    choose: Choose | None = None
+    choose: ChooseBatches | None = None
     batches: Batches
 
     def train_dataloader(self) -> DataLoader:
-        """Returns the loader of the project, with the chosen batches."""
+        """Return the project's loader, restricted to the selected batches."""
         loader = super().train_dataloader()
         if self.choose is not None:
             order: Any = loader.sampler
             chosen = self.batches = self.choose(list(order.epoch_steps()), self.splits["train"].dataset.lengths)
-            order.plan, order.steps = lambda: chosen, len(chosen)
+            order.epoch_steps, order.steps = lambda: chosen, len(chosen)
         return loader
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all candidates share. precision: of ours, as Lightning names it. folder: of its runs, gone with this."""
+    """Data, encoder and strategy that all candidates share.
+
+    Args:
+        config: The composed configuration.
+        source: The encoder.
+        data: The data module after `setup`.
+        fitted: The fitted strategy.
+        precision: Precision of this project, as Lightning names it.
+        folder: Run folder, deleted with this object.
+    """
 
     config: DictConfig
     source: EncoderSource
-    data: Module
+    data: SampledDataModule
     fitted: FittedStrategy
     precision: str
     folder: tempfile.TemporaryDirectory
@@ -80,11 +89,11 @@ class Setting:
 
     @property
     def weight(self) -> Tensor:
-        """The weights of the classes, float32 [C]."""
+        """Class weights, float32 [C]."""
         return torch.as_tensor(self.fitted.at_epoch(0).correction.class_weights, dtype=torch.float32)
 
     def texts(self, split: str) -> tuple[list[str], list[int]]:
-        """Returns the texts of a split and their classes."""
+        """Return the texts and classes of a split."""
         part = self.data.splits[split]
         return part.texts(np.arange(len(part))), part.dataset.targets.tolist()
 
@@ -93,19 +102,22 @@ class Setting:
 class Training:
     """Measurements of a candidate.
 
-    They are the time at the end of each step, its rows, the number of tokens the encoder got for them, and a function
-    that returns the logits and the classes of the test split.
+    Args:
+        ends: Time at the end of each step.
+        batches: Rows of each step.
+        processed: Returns the number of tokens, with padding, of a batch of rows.
+        evaluate: Returns logits [N, C] and classes [N] of the test split.
     """
 
     ends: list[float]
     batches: Batches
     processed: Callable[[np.ndarray], int]
-    tested: Callable[[], tuple[Tensor, Tensor]]
+    evaluate: Callable[[], tuple[Tensor, Tensor]]
 
 
 def prepare(data: str, max_length: int, precision: str, *overrides: str) -> Setting:
-    """Returns the data, encoder and strategy that `train.py` makes of these settings."""
-    quieten()
+    """Return data, encoder and strategy as `train.py` builds them from these settings."""
+    silence_libraries()
     folder = tempfile.TemporaryDirectory(prefix="counterpoise-")
     settings = [f"data={data}", "trainer=cpu", f"trainer.precision={precision}", f"encoder.max_length={max_length}"]
     settings += ["strategy=weighted", f"hydra.runtime.output_dir={folder.name}", *overrides]
@@ -115,7 +127,9 @@ def prepare(data: str, max_length: int, precision: str, *overrides: str) -> Sett
     HydraConfig.instance().set_config(config)
     source = instantiate(config.encoder)
     tokenizer = load_tokenizer(source.locate())
-    module = Module(instantiate(config.data), tokenizer, max_length=max_length, seed=config.seed, **config.loader)
+    module = SampledDataModule(
+        instantiate(config.data), tokenizer, max_length=max_length, seed=config.seed, **config.loader
+    )
     module.prepare_data()
     module.setup()
     fitted = instantiate(config.strategy).fit(module.labels, module.index, config.trainer.max_epochs)
@@ -124,11 +138,11 @@ def prepare(data: str, max_length: int, precision: str, *overrides: str) -> Sett
     return Setting(config, source, module, fitted, str(instantiate(config.trainer, **silent).precision), folder)
 
 
-# Ours, and the same without Lightning.
+# This project, with and without Lightning.
 
 
-class Ends(pl.Callback):
-    """Notes when each step has ended."""
+class StepTimes(pl.Callback):
+    """Records the end of each step."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -137,39 +151,39 @@ class Ends(pl.Callback):
         self.ends.append(time.perf_counter())
 
 
-def ours(setting: Setting, choose: Choose) -> Training:
-    """Trains as `train.py` does, with one batch of validation after the last step."""
-    model, ends, data, config = classifier(setting), Ends(), setting.data, setting.config
+def ours(setting: Setting, choose: ChooseBatches) -> Training:
+    """Train as `train.py` does, with one validation batch after the last step."""
+    model, ends, data, config = classifier(setting), StepTimes(), setting.data, setting.config
     data.choose = choose
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger]
     trainer = instantiate(config.trainer, callbacks=[*callbacks, ends], logger=loggers, limit_val_batches=1)
     trainer.fit(model, datamodule=data)
-    return Training(ends.ends, data.batches, partial(dealt, data), partial(tested, model, data))
+    return Training(ends.ends, data.batches, partial(padded_tokens, data), partial(evaluate_test, model, data))
 
 
-def bare(setting: Setting, choose: Choose) -> Training:
-    """Trains on the batches of ours in a plain loop."""
+def bare(setting: Setting, choose: ChooseBatches) -> Training:
+    """Train on the project's batches in a plain loop."""
     model, data = classifier(setting), setting.data
     data.choose, data.trainer = choose, None
-    optimiser, schedule = model.optim.build(model.encoder, model.head, setting.steps)
+    optimizer, schedule = model.optim.build(model.encoder, model.head, setting.steps)
     autocast = torch.autocast("cpu", torch.bfloat16) if setting.precision == "bf16-mixed" else nullcontext()
     model.train()
     ends = []
     for batch in data.train_dataloader():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         with autocast:
             loss = model.loss(model(batch), batch["targets"], denominator=data.batch_size)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), setting.config.trainer.gradient_clip_val)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         ends.append(time.perf_counter())
-    return Training(ends, data.batches, partial(dealt, data), partial(tested, model, data))
+    return Training(ends, data.batches, partial(padded_tokens, data), partial(evaluate_test, model, data))
 
 
 def classifier(setting: Setting) -> Classifier:
-    """Returns the model that `train.py` trains."""
+    """Return the model of `train.py`."""
     torch.manual_seed(setting.config.seed)
     data, fitted, config = setting.data, setting.fitted, setting.config
     optim, bounds = instantiate(config.optim), instantiate(config.buckets)
@@ -186,24 +200,24 @@ def classifier(setting: Setting) -> Classifier:
     )
 
 
-def dealt(data: TextDataModule, rows: np.ndarray) -> int:
-    """Returns how many tokens, with padding, the project's batch of these rows has."""
+def padded_tokens(data: TextDataModule, rows: np.ndarray) -> int:
+    """Return the number of tokens, with padding, of the project's batch of these rows."""
     return data.splits["train"].dataset[rows]["input_ids"].numel()
 
 
 @torch.inference_mode()
-def tested(model: Classifier, data: TextDataModule) -> tuple[Tensor, Tensor]:
-    """Returns logits [N, C] and classes [N] of the test split."""
+def evaluate_test(model: Classifier, data: TextDataModule) -> tuple[Tensor, Tensor]:
+    """Return logits [N, C] and classes [N] of the test split."""
     model.eval()
     results = [(model(batch), batch["targets"]) for batch in data.evaluation_dataloader("test")]
     return torch.cat([logits for logits, _ in results]), torch.cat([targets for _, targets in results])
 
 
-# The peers: transformers and PyTorch alone.
+# Peers: transformers and plain PyTorch.
 
 
 class Peer(nn.Module):
-    """The encoder as transformers loads it, mean pooling, dropout and a linear head."""
+    """The encoder as loaded by transformers, mean pooling, dropout and a linear head."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -220,18 +234,18 @@ class Peer(nn.Module):
         self.train()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        """Returns logits [B, C] of token ids [B, T]; labels are for the Trainer, which looks for the name."""
+        """Return logits [B, C] of token ids [B, T]; `labels` is an argument that the Trainer expects."""
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         return {"logits": self.head(self.dropout((hidden * mask).sum(1) / mask.sum(1)))}
 
-    def optimiser(self, setting: Setting, fused: bool) -> tuple[torch.optim.Optimizer, Any]:
-        """Returns the AdamW and the schedule of conf/optim."""
+    def optimizer(self, setting: Setting, fused: bool) -> tuple[torch.optim.Optimizer, Any]:
+        """Return the AdamW and the schedule of conf/optim."""
         return instantiate(setting.config.optim).build(Encoder(self.backbone), self.head, setting.steps, fused)
 
 
 class Padded(Dataset):
-    """Texts tokenised up front and all padded to the longest length, as in the tutorials."""
+    """Texts tokenised in advance and padded to the maximum length, as in many tutorials."""
 
     def __init__(self, texts: list[str], labels: list[int], tokenizer: Any, max_length: int) -> None:
         self.labels = torch.tensor(labels)
@@ -251,40 +265,40 @@ class Padded(Dataset):
         return {**{name: values[row] for name, values in self.encodings.items()}, "labels": self.labels[row]}
 
 
-def forum(setting: Setting, choose: Choose) -> Training:
-    """Trains in the loop that the tutorials show."""
+def forum(setting: Setting, choose: ChooseBatches) -> Training:
+    """Train in the loop of many tutorials."""
     data, max_length = setting.data, setting.data.max_length
     dataset = Padded(*setting.texts("train"), data.tokenizer, max_length)
     model = Peer(setting)
-    order = torch.randperm(len(dataset)).numpy()  # what `shuffle=True` deals
+    order = torch.randperm(len(dataset)).numpy()  # the order of `shuffle=True`
     batches = choose(split(order, data.batch_size), data.splits["train"].dataset.lengths)
     criterion = nn.CrossEntropyLoss(weight=setting.weight)
-    optimiser, schedule = model.optimiser(setting, fused=False)
+    optimizer, schedule = model.optimizer(setting, fused=False)
     ends, running = [], 0.0
     for batch in DataLoader(dataset, batch_sampler=batches):  # type: ignore[arg-type]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         labels = batch.pop("labels")
         loss = criterion(model(**batch)["logits"], labels)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         running += loss.item()
         ends.append(time.perf_counter())
-    return Training(ends, batches, lambda rows: len(rows) * max_length, partial(peer_tested, model, setting))
+    return Training(ends, batches, lambda rows: len(rows) * max_length, partial(evaluate_peer_test, model, setting))
 
 
 class WeightedTrainer(transformers.Trainer):
-    """The Trainer with weighted classes, on a choice of the batches that it would train on."""
+    """The Trainer with class weights, on selected batches of its epoch."""
 
-    def __init__(self, setting: Setting, choose: Choose, **arguments: Any) -> None:
+    def __init__(self, setting: Setting, choose: ChooseBatches, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.setting, self.choose, self.weight, self.batches = setting, choose, setting.weight, list[np.ndarray]()
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Returns the weighted cross-entropy."""
+        """Return the weighted cross-entropy."""
         labels = inputs.pop("labels")
         outputs = model(**inputs)
         loss = F.cross_entropy(outputs["logits"], labels, weight=self.weight)
@@ -297,8 +311,8 @@ class WeightedTrainer(transformers.Trainer):
         return np.concatenate(self.batches).tolist()
 
 
-class TrainerEnds(TrainerCallback):
-    """Notes when each step has ended."""
+class TrainerStepTimes(TrainerCallback):
+    """Records the end of each step."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -307,9 +321,9 @@ class TrainerEnds(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
-def trainer(setting: Setting, choose: Choose, grouped: bool = False) -> Training:
-    """Trains with Hugging Face's Trainer; grouped: in its best configuration."""
-    data, ends = setting.data, TrainerEnds()
+def trainer(setting: Setting, choose: ChooseBatches, grouped: bool = False) -> Training:
+    """Train with Hugging Face's Trainer; `grouped` selects its fastest configuration."""
+    data, ends = setting.data, TrainerStepTimes()
     texts, labels = setting.texts("train")
     encodings = data.tokenizer(texts, truncation=True, max_length=data.max_length, return_token_type_ids=False)
     lengths = data.splits["train"].dataset.lengths
@@ -337,28 +351,28 @@ def trainer(setting: Setting, choose: Choose, grouped: bool = False) -> Training
             args=arguments,
             train_dataset=datasets.Dataset.from_dict({**encodings, "labels": labels}),
             data_collator=DataCollatorWithPadding(data.tokenizer),
-            optimizers=model.optimiser(setting, fused=True),
+            optimizers=model.optimizer(setting, fused=True),
             callbacks=[ends],
         )
         hf.remove_callback(PrinterCallback)
         hf.train()
-    padded = partial(longest, lengths)
-    return Training(ends.ends, hf.batches, padded, partial(peer_tested, model, setting))
+    padded = partial(tokens_padded_to_longest, lengths)
+    return Training(ends.ends, hf.batches, padded, partial(evaluate_peer_test, model, setting))
 
 
-def longest(lengths: np.ndarray, rows: np.ndarray) -> int:
-    """Returns how many tokens a batch of these rows has that is padded to its longest text."""
+def tokens_padded_to_longest(lengths: np.ndarray, rows: np.ndarray) -> int:
+    """Return the number of tokens of a batch of these rows, padded to its longest text."""
     return len(rows) * int(lengths[rows].max())
 
 
 def split(order: np.ndarray, batch_size: int) -> Batches:
-    """Returns rows in batches, the last of which may be smaller."""
+    """Return batches of the rows. The last one may be smaller."""
     return np.split(order, range(batch_size, len(order), batch_size))
 
 
 @torch.inference_mode()
-def peer_tested(model: Peer, setting: Setting) -> tuple[Tensor, Tensor]:
-    """Returns logits [N, C] and classes [N] of the test split."""
+def evaluate_peer_test(model: Peer, setting: Setting) -> tuple[Tensor, Tensor]:
+    """Return logits [N, C] and classes [N] of the test split."""
     model.eval()
     texts, labels = setting.texts("test")
     settings = {"padding": True, "truncation": True, "max_length": setting.data.max_length, "return_tensors": "pt"}
@@ -367,7 +381,7 @@ def peer_tested(model: Peer, setting: Setting) -> tuple[Tensor, Tensor]:
     return torch.cat([model(**part)["logits"] for part in encoded]), torch.tensor(labels)
 
 
-CANDIDATES: dict[str, Callable[[Setting, Choose], Training]] = {
+CANDIDATES: dict[str, Callable[[Setting, ChooseBatches], Training]] = {
     "forum": forum,
     "trainer": trainer,
     "trainer, grouped": partial(trainer, grouped=True),
@@ -376,8 +390,8 @@ CANDIDATES: dict[str, Callable[[Setting, Choose], Training]] = {
 }
 
 
-def quieten() -> None:
-    """Silences what libraries say that is no news here."""
+def silence_libraries() -> None:
+    """Silence warnings and log messages of the libraries."""
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
