@@ -323,9 +323,9 @@ def test_the_index_and_an_epoch_take_a_few_bytes_for_each_row(sampler):
 
 @pytest.mark.parametrize("epoch_size", ["all", 0, -5, 2.5])
 def test_an_epoch_size_that_is_none_is_refused(epoch_size):
-    with pytest.raises(UserError, match="epoch_size") as told:
+    with pytest.raises(UserError, match="epoch_size") as error:
         PowerSampler(0.0, epoch_size)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_an_alpha_that_favours_large_classes_is_refused():
@@ -418,9 +418,9 @@ def test_a_threshold_of_0_draws_the_data_as_it_is():
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, 100, float("nan")])
 def test_a_threshold_that_is_no_share_is_refused(threshold):
-    with pytest.raises(UserError, match="threshold=") as told:
+    with pytest.raises(UserError, match="threshold=") as error:
         RepeatFactorSampler(threshold)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @every_task

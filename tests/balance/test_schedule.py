@@ -43,10 +43,10 @@ def assert_same(one: Correction, other: Correction, rtol: float = 0.0) -> None:
 
 
 def refused(action, *arguments) -> str:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         action(*arguments)
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 class TestDeferred:
@@ -71,13 +71,13 @@ class TestDeferred:
 
     @pytest.mark.parametrize("start", [0, -0.5, 1.5, -3, True, float("nan"), float("inf"), "late", None])
     def test_a_start_that_is_none_is_refused(self, start):
-        told = refused(Deferred, start)
-        assert f"strategy.schedule.start={start}" in told
+        message = refused(Deferred, start)
+        assert f"strategy.schedule.start={start}" in message
 
     @pytest.mark.parametrize("start", [5, 8])
     def test_a_start_that_never_comes_is_refused(self, start):
-        told = refused(Strategy(schedule=Deferred(start)).fit, LABELS, INDEX, 5)
-        assert f"strategy.schedule.start={start} is never reached: trainer.max_epochs=5" in told
+        message = refused(Strategy(schedule=Deferred(start)).fit, LABELS, INDEX, 5)
+        assert f"strategy.schedule.start={start} is never reached: trainer.max_epochs=5" in message
         Strategy(schedule=Deferred(start)).fit(LABELS, INDEX, start + 1)
 
 
@@ -234,10 +234,10 @@ class TestFittedStrategy:
     @pytest.mark.parametrize("schedule", [Deferred(), Deferred(1), Progressive()], ids=str)
     @pytest.mark.parametrize("epochs", [1, 0, -1, None])
     def test_a_schedule_needs_two_epochs(self, schedule, epochs):
-        told = refused(Strategy(schedule=schedule).fit, LABELS, INDEX, epochs)
-        assert "two epochs" in told
-        assert f"trainer.max_epochs={epochs}" in told
-        assert "strategy.schedule=null" in told
+        message = refused(Strategy(schedule=schedule).fit, LABELS, INDEX, epochs)
+        assert "two epochs" in message
+        assert f"trainer.max_epochs={epochs}" in message
+        assert "strategy.schedule=null" in message
 
     def test_two_epochs_are_enough(self):
         assert Strategy(schedule=Deferred()).fit(LABELS, INDEX, 2).strengths == [0, 1]

@@ -77,10 +77,10 @@ def strategy(alpha: float, beta: float, **options) -> Strategy:
 
 
 def refused(strategy: Strategy, data: np.ndarray | csr_matrix = R8) -> str:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         balanced(strategy, data)
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -202,9 +202,9 @@ def test_emphasis_is_proportional_to_the_power_of_the_counts(alpha, beta, counts
 
 
 def test_balanced_twice_is_refused_in_one_line():
-    told = refused(strategy(1, 1))
-    assert "alpha + beta = 2" in told
-    assert "allow_overcorrection" in told
+    message = refused(strategy(1, 1))
+    assert "alpha + beta = 2" in message
+    assert "allow_overcorrection" in message
 
 
 def test_overcorrection_is_a_choice():
@@ -406,9 +406,9 @@ def test_ratios_given_by_hand_are_capped_only_if_asked():
 
 @pytest.mark.parametrize("max_ratio", ["none", 0.5, 0, -1, float("nan")])
 def test_a_max_ratio_that_is_none_is_refused(max_ratio):
-    with pytest.raises(UserError, match="max_ratio=") as told:
+    with pytest.raises(UserError, match="max_ratio=") as error:
         Strategy(max_ratio=max_ratio)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_the_effective_sample_fraction_of_many_labels_is_over_texts_and_labels():

@@ -37,10 +37,10 @@ def cui(beta: float, n: int) -> float:
 
 
 def refused(scheme: ManualWeights) -> str:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         scheme(LABELS, COUNTS)
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 @settings(deadline=None)
@@ -121,8 +121,8 @@ def test_the_ratio_of_a_label_that_no_row_or_every_row_holds_is_finite():
 
 
 def test_ratios_of_the_effective_number_are_those_of_positives_and_negatives():
-    told = positive_weight_ratios(EffectiveNumber(0.99), [], np.array([3, 40]), 100)
-    np.testing.assert_allclose(told, [cui(0.99, 3) / cui(0.99, 97), cui(0.99, 40) / cui(0.99, 60)], rtol=1e-13)
+    ratios = positive_weight_ratios(EffectiveNumber(0.99), [], np.array([3, 40]), 100)
+    np.testing.assert_allclose(ratios, [cui(0.99, 3) / cui(0.99, 97), cui(0.99, 40) / cui(0.99, 60)], rtol=1e-13)
 
 
 def test_manual_weights_are_ratios_as_they_are():
@@ -130,9 +130,9 @@ def test_manual_weights_are_ratios_as_they_are():
 
 
 def test_a_ratio_of_0_would_never_learn_a_positive_and_is_refused():
-    with pytest.raises(UserError, match="'fraud' is 0") as told:
+    with pytest.raises(UserError, match="'fraud' is 0") as error:
         positive_weight_ratios(ManualWeights([5, 0, 0.5]), LABELS, COUNTS, 200)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_the_cap_of_ratios_limits_both_sides():
@@ -195,9 +195,9 @@ def test_many_classes_without_a_manual_weight_are_summed_up():
 
 
 def test_a_manual_weight_for_an_unknown_class_suggests_the_nearest():
-    told = refused(ManualWeights({"fine": 1, "frued": 2, "spam": 1}))
-    assert "'frued'" in told
-    assert "Did you mean 'fraud'?" in told
+    message = refused(ManualWeights({"fine": 1, "frued": 2, "spam": 1}))
+    assert "'frued'" in message
+    assert "Did you mean 'fraud'?" in message
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), None])

@@ -70,10 +70,10 @@ def of(family: str, pooling: str = "mean", freeze: str | int = "none") -> Encode
 
 
 def refused(action, *args, **options) -> str:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         action(*args, **options)
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def trained(encoder: Encoder) -> set[str]:

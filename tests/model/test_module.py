@@ -415,11 +415,11 @@ def test_a_checkpoint_of_other_labels_is_refused_in_one_line(parts, tmp_path):
     fit.save_checkpoint(tmp_path / "last.ckpt")
     _, other = parts()
     other.labels = ["alpha", "beta", "delta", "omega"]
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         trainer(tmp_path).test(other, datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
-    assert "\n" not in str(told.value)
-    assert "gamma" in str(told.value)
-    assert "omega" in str(told.value)
+    assert "\n" not in str(error.value)
+    assert "gamma" in str(error.value)
+    assert "omega" in str(error.value)
     trainer(tmp_path).test(
         parts()[1], datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True, verbose=False
     )
@@ -431,9 +431,9 @@ def test_a_checkpoint_that_names_no_labels_is_refused():
 
 
 def test_labels_in_another_order_are_another_label_set():
-    with pytest.raises(UserError, match="order") as told:
+    with pytest.raises(UserError, match="order") as error:
         check_labels({"labels": ["b", "a"]}, ["a", "b"])
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_frozen_encoder_stays_as_it_is_and_does_not_drop_out(parts, tmp_path):

@@ -168,6 +168,6 @@ def test_betas_may_come_as_a_list():
     ("options", "named"), [({"schedule": "step"}, "linear, cosine, constant"), ({"warmup": -1}, "warmup=-1")]
 )
 def test_settings_that_make_no_sense_are_refused_in_one_line(options, named):
-    with pytest.raises(UserError, match=named) as told:
+    with pytest.raises(UserError, match=named) as error:
         Optim(**options)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)

@@ -227,9 +227,9 @@ def test_loading_leaves_the_mode_and_the_weights_as_they_are(tiny_encoder):
 )
 def test_an_encoder_that_mixes_packed_texts_is_refused_in_one_line(config, pooling, tmp_path):
     AutoModel.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="packed=false") as told:
+    with pytest.raises(UserError, match="packed=false") as error:
         EncoderSource(str(tmp_path), 24, pooling=pooling, packed=True).load()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_packing_leaves_no_choice_of_attention(tiny_encoder):

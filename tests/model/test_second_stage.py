@@ -85,10 +85,10 @@ def logits_of(head: nn.Linear, split: str = "validation") -> np.ndarray:
 
 
 def refused(action, *arguments, **options) -> str:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         action(*arguments, **options)
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 STRATEGIES = {
@@ -219,9 +219,9 @@ class TestAuto:
 
     def test_several_labels_a_text_are_refused(self, stage, grid):
         correction = after(targets=TAGS).correction
-        told = refused(stage().check, correction, BinaryCrossEntropy(correction), nn.Linear(2, 2))
-        assert told.startswith("strategy.second_stage: ")
-        assert "is for single-label data" in told
+        message = refused(stage().check, correction, BinaryCrossEntropy(correction), nn.Linear(2, 2))
+        assert message.startswith("strategy.second_stage: ")
+        assert "is for single-label data" in message
 
     def test_a_cosine_head_is_refused_and_a_linear_one_is_not(self, stage, grid):
         correction = after().correction

@@ -137,17 +137,17 @@ class TestLogitAdjusted:
         np.testing.assert_allclose(LogitAdjusted(twice).effective_prior(twice), 1 / 4, rtol=1e-9)
 
     def test_a_tau_above_1_is_a_choice(self):
-        with pytest.raises(UserError, match=r"strategy\.loss\.tau=1\.5 .*strategy\.allow_overcorrection=true") as told:
+        with pytest.raises(UserError, match=r"strategy\.loss\.tau=1\.5 .*strategy\.allow_overcorrection=true") as error:
             LogitAdjusted(counting(), tau=1.5)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
         effective_prior = LogitAdjusted(counting(), tau=2, allow_overcorrection=True).effective_prior(counting())
         np.testing.assert_allclose(effective_prior, 1 / COUNTS / (1 / COUNTS).sum(), rtol=1e-9)
 
     @pytest.mark.parametrize("tau", [-0.1, float("nan"), float("inf"), "1", True, None])
     def test_a_tau_that_is_no_number_from_0_up_is_refused_in_one_line(self, tau):
-        with pytest.raises(UserError, match=r"strategy\.loss\.tau=") as told:
+        with pytest.raises(UserError, match=r"strategy\.loss\.tau=") as error:
             LogitAdjusted(counting(), tau=tau, allow_overcorrection=True)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
 
     def test_a_class_that_is_never_trained_on_has_a_finite_offset(self):
         absent = LogitAdjusted(counting(np.array([50, 0, 50])))
@@ -210,6 +210,6 @@ class TestLDAM:
         "setting", [{"max_margin": -0.1}, {"max_margin": 2.1}, {"max_margin": "x"}, {"scale": 0}, {"scale": True}]
     )
     def test_a_setting_that_is_none_is_refused_in_one_line(self, setting):
-        with pytest.raises(UserError, match=f"strategy.loss.{next(iter(setting))}=") as told:
+        with pytest.raises(UserError, match=f"strategy.loss.{next(iter(setting))}=") as error:
             LDAM(counting(), **setting)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)

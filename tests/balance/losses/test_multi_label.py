@@ -230,9 +230,9 @@ class TestEveryLoss:
 
     def test_single_label_data_is_refused_in_one_line(self, make):
         index = ClassIndex.from_targets(np.array([0, 1, 1]), 2)
-        with pytest.raises(UserError, match="is for multi_label data") as told:
+        with pytest.raises(UserError, match="is for multi_label data") as error:
             make(Strategy().correction(["a", "b"], index))
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
 
 
 @settings(max_examples=60, deadline=None)
@@ -521,7 +521,7 @@ class TestDistributionBalanced:
 
 
 @pytest.mark.parametrize(
-    ("make", "options", "told"),
+    ("make", "options", "message"),
     [
         (BinaryCrossEntropy, {"label_smoothing": 1}, "strategy.loss.label_smoothing=1"),
         (BinaryCrossEntropy, {"label_smoothing": -0.1}, "strategy.loss.label_smoothing=-0.1"),
@@ -542,8 +542,8 @@ class TestDistributionBalanced:
         (DistributionBalanced, {"mu": float("inf")}, "strategy.loss.mu=inf"),
     ],
 )
-def test_an_option_out_of_range_is_refused_in_one_line(make, options, told):
+def test_an_option_out_of_range_is_refused_in_one_line(make, options, message):
     with pytest.raises(UserError) as error:
         make(balance_of(), **options)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)

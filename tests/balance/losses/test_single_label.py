@@ -187,16 +187,16 @@ def test_the_likelihood_of_multi_label_data_weighs_both_sides_of_each_label():
 
 
 def test_a_loss_for_the_other_task_is_refused_in_one_line():
-    with pytest.raises(UserError, match="CrossEntropy is for single_label data") as told:
+    with pytest.raises(UserError, match="CrossEntropy is for single_label data") as error:
         CrossEntropy(MULTI_LABEL)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("loss", [BinaryCrossEntropy, Focal, Asymmetric, DistributionBalanced])
 def test_a_loss_of_labels_is_refused_for_classes_in_one_line(loss):
-    with pytest.raises(UserError, match=f"{loss.__name__} is for multi_label data") as told:
+    with pytest.raises(UserError, match=f"{loss.__name__} is for multi_label data") as error:
         loss(BALANCE)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def counting(*counts: int, alpha: float = 0.0, beta: float = 0.0, **options) -> Correction:
@@ -335,9 +335,9 @@ class TestEveryLossOfClasses:
         assert logits.grad.shape == (8, 4)
 
     def test_multi_label_data_is_refused_in_one_line(self, make):
-        with pytest.raises(UserError, match="is for single_label data") as told:
+        with pytest.raises(UserError, match="is for single_label data") as error:
             make(MULTI_LABEL)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
 
     @pytest.mark.parametrize(("alpha", "beta"), [(0, 0), (0.5, 0.25), (0, 1)])
     @pytest.mark.parametrize("counts", [COUNTS, (2840, 1)])
@@ -427,14 +427,14 @@ class TestSoftmaxFocal:
 
     @pytest.mark.parametrize("gamma", [-1, float("nan"), float("inf"), "2", True, None])
     def test_a_gamma_that_is_no_number_from_0_up_is_refused_in_one_line(self, gamma):
-        with pytest.raises(UserError, match=r"strategy\.loss\.gamma=") as told:
+        with pytest.raises(UserError, match=r"strategy\.loss\.gamma=") as error:
             SoftmaxFocal(BALANCE, gamma=gamma)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
 
     def test_label_weights_that_are_no_scheme_are_refused_in_one_line(self):
-        with pytest.raises(UserError, match=r"strategy\.loss\.label_weights=0\.9") as told:
+        with pytest.raises(UserError, match=r"strategy\.loss\.label_weights=0\.9") as error:
             SoftmaxFocal(BALANCE, label_weights=0.9)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
 
 
 def test_the_focal_loss_is_that_of_the_task():
