@@ -15,6 +15,7 @@ from torch import nn
 
 from commandline import ROOT, TASK_OF_STRATEGY
 from counterpoise.balance import ClassIndex, Correction, Strategy
+from counterpoise.training.config_types import check_types
 
 CONF = ROOT / "conf"
 GROUPS = sorted(
@@ -60,6 +61,26 @@ def test_every_option_composes_and_names_what_exists(group, name, tmp_path):
     assert not OmegaConf.missing_keys(config)
     for target in targets(config):
         assert callable(get_object(target))
+
+
+def keys_with_auto() -> list[tuple[str, str, str]]:
+    """Return group, option and key of each setting whose comment offers the value auto."""
+    return [
+        (group, name, line.partition(":")[0])
+        for group, name in OPTIONS
+        for line in (CONF / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        if re.match(r"\w+: .*#.*\bauto\b", line)
+    ]
+
+
+@pytest.mark.parametrize(("group", "name", "key"), keys_with_auto())
+def test_a_setting_accepts_auto_where_its_comment_says_so(group, name, key, tmp_path):
+    setting = f"{group.replace('/', '.')}.{key}"
+    for value in ["auto", 0.5] if group.startswith("strategy") else ["auto"]:
+        config = composed(tmp_path, f"{group}={name}", f"{setting}={value}", *NEEDED.get((group, name), []))
+        assert OmegaConf.select(config, setting) == value
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            check_types(OmegaConf.to_container(config))
 
 
 @pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "strategy"])

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from counterpoise.data.download import Wheel
@@ -14,6 +16,7 @@ from counterpoise.model.packed_attention import IMPLEMENTATION, check, first_pos
 from counterpoise.model.pretrained import load_backbone, load_config
 
 POOLINGS = ("pooler", "cls", "mean")
+FIRST_TOKEN_POOLINGS = ("pooler", "cls")
 POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
 """Names of learned position embeddings in the supported families."""
 
@@ -88,6 +91,11 @@ class EncoderSource:
         if self.max_length > (longest := _max_positions(backbone)):
             raise UserError(f"encoder.max_length={self.max_length}: this encoder takes at most {longest:.0f} tokens")
         encoder = self.encoder_class(backbone, self.pooling, self.freeze, self.unfreeze_at_epoch)
+        if self.pooling in FIRST_TOKEN_POOLINGS and not _first_token_sees_later_ones(encoder):
+            raise UserError(
+                f"encoder.pooling={self.pooling}: {self.name} is a causal model, whose first token does not see the "
+                "later ones, so all texts that start with it have the same vector. Use encoder.pooling=mean"
+            )
         if self.packed:
             check(encoder, self.name)
         if self.compile:
@@ -161,11 +169,9 @@ class Encoder(nn.Module):
         return max(stacks, key=len)
 
     @property
-    def embeddings(self) -> nn.Module:
-        """The part of the backbone that holds the token embeddings, with its positions and norms."""
-        tokens = self.backbone.get_input_embeddings()  # type: ignore[operator]
-        holders = (child for child in self.backbone.children() if any(each is tokens for each in child.modules()))
-        return next(holders, tokens)
+    def embeddings(self) -> nn.ModuleList:
+        """The parts of the backbone outside its layers that hold embeddings of tokens or positions, and their norms."""
+        return nn.ModuleList(_embeddings_outside(self.layers, self.backbone))
 
     def freeze(self, what: str | int) -> None:
         """Stop training the "embeddings", the whole "encoder", or all but the last N layers."""
@@ -224,6 +230,39 @@ class Encoder(nn.Module):
             return hidden[:, 0]
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def _embeddings_outside(layers: nn.ModuleList, module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the largest submodules without the layers that hold embedding tables, or are norms of embeddings."""
+    for name, child in module.named_children():
+        inside = list(child.modules())
+        if child is not layers and any(each is layers for each in inside):
+            yield from _embeddings_outside(layers, child)
+        elif child is not layers and (
+            any(isinstance(each, nn.Embedding) for each in inside) or ("embedding" in name and "norm" in name)
+        ):
+            yield child
+
+
+@torch.no_grad()
+def _first_token_sees_later_ones(encoder: Encoder) -> bool:
+    """Return whether the vector of a text depends on the tokens after its first one.
+
+    This is tried on two short texts, because each family has settings of its own that make it causal.
+    """
+    backbone: Any = encoder.backbone
+    attention, training = backbone.config._attn_implementation, encoder.training
+    ids = torch.zeros(2, 8, dtype=torch.int64)
+    ids[1, 1:] = 1
+    encoder.eval()
+    backbone.set_attn_implementation("eager")  # The attention kernels of GPUs do not run on a CPU.
+    try:
+        # One by one: in a batch, the rounding of a text depends on its place.
+        one, other = (encoder(text[None], torch.ones_like(text[None])) for text in ids)
+    finally:
+        backbone.set_attn_implementation(attention)
+        encoder.train(training)
+    return bool((one - other).abs().max() > 1e-6 * one.abs().max())
 
 
 def _max_positions(backbone: nn.Module) -> float:

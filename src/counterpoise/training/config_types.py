@@ -36,7 +36,13 @@ _OPTIONAL: dict[str, type] = {
 """Keys that also accept null, with the type of their other values."""
 _OPTIONAL_GROUPS = ("trainer.", "callbacks.", "logger.")
 """Every key below these also accepts null."""
-_SEVERAL_TYPES = ("trainer.devices", "trainer.fast_dev_run", "trainer.val_check_interval")
+_SEVERAL_TYPES = (
+    "trainer.devices",
+    "trainer.fast_dev_run",
+    "trainer.val_check_interval",
+    "strategy.second_stage.tau",
+)
+"""Keys whose type is checked by the object that receives them."""
 
 
 def check_types(config: Mapping[str, Any]) -> None:
