@@ -104,7 +104,7 @@ def measure(data: TextDataModule, bounds: Bounds) -> tuple[dict[str, Any], dict[
         "splits": _split_findings(compared, unusual),
         "leaks": [_leak(tables["leaks"], into, source, len(data.splits[into])) for into, source in LEAK_PAIRS],
         "conflicts": _conflicts(tables["equal_texts"]),
-        "data_warnings": quality.find_data_warnings(data.splits, data.labels),
+        "data_warnings": data.data_warnings,
         "recommended": {"strategy": strategy, "reason": reason},
     }
     return findings, tables

@@ -24,6 +24,9 @@ def main() -> None:
     add_file_arguments(parser, "labelled texts", "as in the run")
     parser.set_defaults(text=None)
     parser.add_argument("--label", help="column of the label, or several columns of 0 and 1 separated by commas")
+    parser.add_argument(
+        "--max-dropped", type=float, help="fraction of rows that may be dropped (default: as in the run)"
+    )
     parser.add_argument("--separator", help="separator of several labels in one field")
     parser.add_argument("--output", type=Path, help="folder to write (default: evaluation-FILE in the run's folder)")
     arguments = parser.parse_args()

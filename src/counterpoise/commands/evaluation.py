@@ -75,6 +75,7 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
         truncated_fraction=0.0,
         decided=predictor.decide(logits) if multi_label else None,
         thresholds=predictor.thresholds,
+        data_warnings=split.notices,
     )
 
 
@@ -89,6 +90,7 @@ def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_l
         id=arguments.id,
         separator=arguments.separator or data.get("separator"),
         task="multi_label" if multi_label else "single_label",
+        max_dropped=arguments.max_dropped if arguments.max_dropped is not None else data.get("max_dropped", 0.05),
         **csv_format_of(arguments),
     )
     return source.load()["train"]

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from counterpoise.commands.run_config import read_config
 from counterpoise.data.arrow_columns import Column, format_rows, is_text
+from counterpoise.data.dropped_rows import repeated_headers
 from counterpoise.data.readers import notices_of, read_columns, suffix_of
 from counterpoise.data.readers.format import FileFormat
 from counterpoise.data.table import row_ids
@@ -52,6 +53,9 @@ def main() -> None:
     table = read_columns(arguments.file, arguments.text, [arguments.id] if arguments.id else [], form)
     for notice in notices_of(table):
         log.warning(notice)
+    headers = np.flatnonzero(repeated_headers(table, [arguments.text, *([arguments.id] if arguments.id else [])])) + 1
+    if len(headers):
+        log.warning("%s: a header is predicted like a text in %s", arguments.file, format_rows(headers))
     _require_text(table[arguments.text], f"{arguments.file}: column {arguments.text!r} (--text)")
     ids = _ids(table[arguments.id], f"{arguments.file}: column {arguments.id!r} (--id)") if arguments.id else None
     # These imports take seconds, because they import PyTorch: report faults of the arguments first.

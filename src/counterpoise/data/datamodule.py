@@ -135,8 +135,13 @@ class TextDataModule(pl.LightningDataModule):
 
     @cached_property
     def data_warnings(self) -> list[str]:
-        """Data warnings, one line each; see `quality.find_data_warnings`."""
-        return find_data_warnings(self.splits, self.labels)
+        """Data warnings, one line each: the notices of the files, and those of `quality.find_data_warnings`."""
+        return [*self.notices, *find_data_warnings(self.splits, self.labels)]
+
+    @property
+    def notices(self) -> list[str]:
+        """Notices of the files, one line each, which were logged when the files were read."""
+        return list(dict.fromkeys(notice for split in self.splits.values() for notice in split.split.notices))
 
     def prepare_data(self) -> None:
         """Download and tokenise, so that `setup` finds both in the cache."""

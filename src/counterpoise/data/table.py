@@ -1,7 +1,6 @@
-"""Usable rows of a table: columns to read, their validation, and the resulting split."""
+"""Usable rows of a table: their validation, and the resulting split."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,9 +24,11 @@ from counterpoise.data.arrow_columns import (
     parse_numbers,
     to_array,
 )
-from counterpoise.data.labels import TASKS, rare_labels, read_labels, remove_labels, task_of
+from counterpoise.data.dropped_rows import HEADER, DroppedRows, repeated_headers
+from counterpoise.data.labels import read_labels, task_of
 from counterpoise.data.readers import TEXT_FAULTS, notices_of
-from counterpoise.errors import UserError, nearest
+from counterpoise.data.table_format import TableFormat
+from counterpoise.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Split:
         dropped: Number of dropped rows by reason.
         groups: string [N]. Rows of a group stay together when splits are made. None without a group column.
         weights: Instance weights, float64 [N], not negative and not all 0. None without a weight column.
+        notices: What the user should know of the file, one line each: its encoding, and dropped rows.
         digest: Digest of the texts if they are mapped from the cache, else None.
     """
 
@@ -59,6 +61,7 @@ class Split:
     dropped: dict[str, int]
     groups: pa.Array | None = None
     weights: np.ndarray | None = None
+    notices: tuple[str, ...] = ()
     digest: str | None = None
 
     @property
@@ -97,71 +100,6 @@ class Split:
         return len(self.rows)
 
 
-@dataclass(kw_only=True)
-class TableFormat:
-    """Meaning of the columns of a table, and treatment of rows that cannot be used.
-
-    Args:
-        text: Column of the text.
-        label: Column of the labels, or several columns of 0 and 1 that are a label each.
-        id: Column of the row ids.
-        task: "single_label" or "multi_label". None: multi-label if labels are lists, split by `separator`, or in
-            several columns.
-        separator: Separator of several labels in one field.
-        group: Column of groups that stay together when validation and test are split off. Training rows only.
-        weight: Column of instance weights (0 or more). Training rows only.
-        min_count: Labels with fewer training rows are removed from every split; single-label rows go with their label.
-        on_bad_row: "drop" (count and warn) or "error", for rows without a text, without a label (single-label data) or
-            not in UTF-8.
-    """
-
-    text: str = "text"
-    label: str | list[str] = "label"
-    id: str | None = None
-    task: str | None = None
-    separator: str | None = None
-    group: str | None = None
-    weight: str | None = None
-    min_count: int = 1
-    on_bad_row: str = "drop"
-
-    def __post_init__(self) -> None:
-        """Raise UserError for values that cannot be column names."""
-        several = isinstance(self.label, Sequence) and not isinstance(self.label, str)
-        self.text = _column("text", self.text)
-        self.label = [_column("label", each) for each in self.label] if several else _column("label", self.label)
-        for key in ("id", "group", "weight"):
-            if getattr(self, key) is not None:
-                setattr(self, key, _column(key, getattr(self, key)))
-
-    def needed(self, split: str) -> list[str]:
-        """Return the distinct columns to read for a split, the text first."""
-        of_training = [self.group, self.weight] if split == "train" else []
-        labels = [self.label] if isinstance(self.label, str) else self.label
-        return list(dict.fromkeys([self.text, *labels, *(each for each in (self.id, *of_training) if each)]))
-
-    def check(self) -> None:
-        """Raise UserError for invalid settings."""
-        check_on_bad_row(self.on_bad_row)
-        if self.task not in (None, *TASKS):
-            raise UserError(
-                f"data.task is {self.task!r}; it can be {', '.join(TASKS)} or null.{nearest(self.task, TASKS)}"
-            )
-        check_min_count(self.min_count)
-        if self.separator == "" or not isinstance(self.separator, str | None):
-            given = self.separator if self.separator != "" else "empty"
-            raise UserError(f"data.separator is {given}; use the separator of the labels, such as '|', or null")
-        several = not isinstance(self.label, str)
-        if several and (len(self.label) < 2 or len(set(self.label)) < len(self.label)):
-            raise UserError(f"data.label={list(self.label)}: name one column, or several different ones in a list")
-        if several and self.separator:
-            raise UserError(
-                "data.separator splits one column, but data.label names several: remove one of the two settings"
-            )
-        if self.text == self.label or (several and self.text in self.label):
-            raise UserError(f"data.text and data.label are both {self.text!r}; they must be different columns")
-
-
 def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, file: str) -> Split:
     """Return the usable rows of a table as a split.
 
@@ -173,52 +111,42 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
         file: Value of `Split.file`.
 
     Raises:
-        UserError: No usable row remains, a column has an invalid type, or a row is refused (`on_bad_row="error"`).
+        UserError: No usable row remains, too many rows are dropped, a column has an invalid type, or a row is refused
+            (`on_bad_row="error"`).
     """
     if not len(table):
         raise UserError(f"{shown} has no rows")
-    keep = np.ones(len(table), dtype=bool)
-    dropped: dict[str, int] = {}
-    complaints = []
-
-    def leave_out(bad: np.ndarray, reason: str) -> None:
-        rows = np.flatnonzero(bad & keep) + 1
-        if len(rows):
-            keep[rows - 1] = False
-            dropped[reason] = len(rows)
-            complaints.append(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'} {reason} ({format_rows(rows)})")
-
-    for notice in notices_of(table):
-        log.warning(notice)
+    bad_rows = DroppedRows(shown, len(table))
+    bad_rows.drop(repeated_headers(table, source.needed(name)), HEADER)
     labels, unusable = read_labels(table, source.label, source.separator, source.task, shown)
     for reason, bad in unusable.items():
-        leave_out(bad, reason)
+        bad_rows.drop(bad, reason)
     texts = table[source.text]
     if not is_text(texts.type):
         raise UserError(f"{shown}: column {source.text!r} (data.text) holds {texts.type}, not text")
     texts = texts.cast(pa.large_binary())
     faults = table[TEXT_FAULTS].to_numpy() if TEXT_FAULTS in table.column_names else find_text_faults(texts)
-    leave_out(faults == NOT_UTF8, "with a text that is not UTF-8")
-    leave_out(faults == BLANK, "without a text")
+    bad_rows.drop(faults == NOT_UTF8, "with a text that is not UTF-8")
+    bad_rows.drop(faults == BLANK, "without a text")
     ids = groups = weights = None
     if source.id:
         ids, bad = row_ids(table[source.id], f"{shown}: column {source.id!r} (data.id)")
-        leave_out(bad, "with an id that is not UTF-8")
+        bad_rows.drop(bad, "with an id that is not UTF-8")
     if source.group and name == "train":
         groups, bad = decode_utf8(cast_to_text(table[source.group], f"{shown}: column {source.group!r} (data.group)"))
-        leave_out(bad, "with a group that is not UTF-8")
+        bad_rows.drop(bad, "with a group that is not UTF-8")
         alone = is_blank(groups)
         if alone.any():
             prefix, between = (pa.scalar(part, pa.large_string()) for part in ("row ", ""))
             own = pc.binary_join_element_wise(prefix, _row_numbers(len(table)), between)
             groups = pc.if_else(pa.array(alone), own, groups)
 
-    if complaints and source.on_bad_row == "error":
-        raise UserError(f"{shown}: {'; '.join(complaints)}; correct them, or set data.on_bad_row=drop")
-    if not keep.any():
-        raise UserError(f"{shown} has no usable rows: {'; '.join(complaints)}")
-    for complaint in complaints:
-        log.warning("%s: dropped %s", shown, complaint)
+    if bad_rows.complaints and source.on_bad_row == "error":
+        raise UserError(f"{shown}: {'; '.join(bad_rows.complaints)}; correct them, or set data.on_bad_row=drop")
+    notices = [*notices_of(table), *bad_rows.check(labels, source.max_dropped)]
+    for notice in notices:
+        log.warning(notice)
+    keep = bad_rows.keep
     if groups is not None and (alone & keep).any():
         rows = np.flatnonzero(alone & keep) + 1
         log.warning("%s: rows without a group form a group each: %s", shown, format_rows(rows))
@@ -231,7 +159,8 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
     texts, digest = filter_column(texts, keep, text_digest(table))
     labels = kept(labels)
     if is_list(labels.type) and not len(labels.flatten()):
-        raise UserError(f"{shown}: no row has a label (data.label={_format_label_setting(source.label)})")
+        given = source.label if isinstance(source.label, str) else f"[{','.join(source.label)}]"
+        raise UserError(f"{shown}: no row has a label (data.label={given})")
     release_pages()
     return Split(
         name=name,
@@ -241,7 +170,8 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
         # The remaining texts are valid UTF-8: view() avoids a second validation that would read them from disk.
         texts=pa.chunked_array([chunk.view(pa.large_string()) for chunk in chunks(texts)], pa.large_string()),
         labels=labels,
-        dropped=dropped,
+        dropped=bad_rows.counts,
+        notices=tuple(notices),
         groups=None if groups is None else to_array(kept(groups).cast(pa.string())),
         weights=weights,
         digest=digest,
@@ -262,53 +192,6 @@ def row_ids(column: Column, where: str) -> tuple[Column, np.ndarray]:
     return (pc.if_else(pa.array(nameless), _row_numbers(len(ids)), ids) if nameless.any() else ids), bad
 
 
-def check_on_bad_row(choice: str) -> None:
-    """Raise UserError for an invalid `data.on_bad_row`."""
-    if choice not in ("drop", "error"):
-        raise UserError(f"data.on_bad_row is {choice!r}; it can be 'drop' or 'error'")
-
-
-def check_min_count(least: int) -> None:
-    """Raise UserError for an invalid `data.min_count`."""
-    if not isinstance(least, int) or least < 1:
-        raise UserError(f"data.min_count={least}: use a whole number of 1 or more; 1 keeps every label")
-
-
-def drop_rare_labels(splits: dict[str, Split], least: int) -> dict[str, Split]:
-    """Remove labels that have 1 to `least` - 1 training rows from all splits. Single-label rows go with their label.
-
-    Raises:
-        UserError: Nothing is left, or the splits have different tasks.
-    """
-    train = splits["train"]
-    for split in splits.values():
-        if split.task != train.task:
-            raise UserError(
-                f"{split.file} is {split.task} but {train.file} is {train.task}: all files must have the same task"
-            )
-    rare, largest = rare_labels(train.labels, least)
-    if not len(rare):
-        return splits
-    if largest < least:
-        raise UserError(
-            f"data.min_count={least}: no label of {train.file} has as many rows; the most frequent one has {largest}"
-        )
-    log.info("%s: removed labels with fewer than %d training rows (data.min_count): %d", train.file, least, len(rare))
-    if train.task == "multi_label":
-        return {name: replace(split, labels=remove_labels(split.labels, rare)) for name, split in splits.items()}
-    return {name: _without_rows(split, rare, least) for name, split in splits.items()}
-
-
-def _without_rows(split: Split, rare: pa.Array, least: int) -> Split:
-    kept = ~pc.is_in(split.labels, rare).to_numpy(zero_copy_only=False)
-    if kept.all():
-        return split
-    if not kept.any():
-        raise UserError(f"data.min_count={least} leaves no row of {split.file}")
-    reason = f"with a label of fewer than {least} training rows"
-    return replace(split.filter(kept), dropped=split.dropped | {reason: int((~kept).sum())})
-
-
 def _weights(column: pa.ChunkedArray, keep: np.ndarray, what: str, shown: str) -> np.ndarray:
     weights = parse_numbers(column)
     wrong = keep & ~(np.isfinite(weights) & (weights >= 0))
@@ -322,19 +205,8 @@ def _weights(column: pa.ChunkedArray, keep: np.ndarray, what: str, shown: str) -
     return weights[keep]
 
 
-def _column(key: str, name: Any) -> str:
-    """Return the name of a column. YAML reads a name such as 7 as a whole number."""
-    if not isinstance(name, str) and type(name) is not int:
-        raise UserError(f"data.{key} is {name!r}; it must be the name of a column")
-    return str(name)
-
-
 def _row_numbers(size: int) -> pa.Array:
     return pa.array(np.arange(1, size + 1)).cast(pa.large_string())
-
-
-def _format_label_setting(label: str | Sequence[str]) -> str:
-    return label if isinstance(label, str) else f"[{','.join(label)}]"
 
 
 def _format_value(value: pa.Scalar) -> str:

@@ -28,7 +28,8 @@ def show_overview(run: RunContext, data: TextDataModule, fitted: FittedStrategy)
     )
     if run.rank == 0:
         for line in data.data_warnings:
-            console.print(line, markup=False)
+            if line not in data.notices:
+                console.print(line, markup=False)
     if fitted.changes:
         console.print(
             f"schedule: strength of the correction by epoch: {_listed(fitted.strengths)}; the table shows the full "

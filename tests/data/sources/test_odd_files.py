@@ -282,3 +282,65 @@ def test_a_key_that_occurs_twice_is_refused(tmp_path):
 @pytest.fixture(autouse=True)
 def _log_level(caplog):
     caplog.set_level(logging.WARNING)
+
+
+# Dropped rows
+
+
+@pytest.mark.parametrize("kind", ["not UTF-8", "without a text"])
+@pytest.mark.parametrize(
+    ("spam", "ham", "stops"),
+    [(11, 0, True), (1, 0, False), (2, 0, False), (10, 0, True), (0, 6, True), (0, 3, False), (3, 2, False)],
+)
+def test_dropped_rows_are_counted_by_class_and_limited(tmp_path, caplog, kind, spam, ham, stops):
+    """20 rows of spam, 80 of ham: at most 5 rows and half of a class may be dropped."""
+    bad = b"\xff" if kind == "not UTF-8" else b""
+    texts = [bad if row < spam else b"text" for row in range(20)] + [bad if row < ham else b"t" for row in range(80)]
+    lines = [text + (b",spam" if row < 20 else b",ham") for row, text in enumerate(texts)]
+    file = written(tmp_path / "a.csv", b"\n".join([b"text,label", *lines]))
+    expected = [f"'{name}' {lost} of {size}" for name, lost, size in (("spam", spam, 20), ("ham", ham, 80)) if lost]
+    if stops:
+        message = refused(FileSource(file, encoding="utf-8"))
+        assert "data.max_dropped" in message
+        assert all(part in message for part in expected)
+    split = train(file, encoding="utf-8", max_dropped=1 if stops else 0.05)
+    assert len(split) == 100 - spam - ham
+    assert all(part in caplog.text and part in split.notices[-1] for part in expected)
+
+
+def test_a_class_of_three_rows_must_not_lose_most_of_them(tmp_path):
+    rows = [("a", "common")] * 95 + [("", "rare"), ("", "rare"), ("b", "rare")]
+    file = written(tmp_path / "a.csv", as_csv(rows))
+    assert "'rare' 2 of 3" in refused(FileSource(file))
+    assert len(train(file, max_dropped=0.7)) == 96
+
+
+@pytest.mark.parametrize("setting", [-0.1, 1.1, True])
+def test_an_invalid_limit_is_refused(tmp_path, setting):
+    assert "data.max_dropped" in refused(
+        FileSource(written(tmp_path / "a.csv", as_csv([("a", "x")])), max_dropped=setting)
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("copies", [1, 3, 20])
+@pytest.mark.parametrize("names", [("text", "label"), ("label", "text"), ("id", "text", "label")])
+def test_repeated_headers_are_dropped_and_counted(tmp_path, caplog, suffix, copies, names):
+    values = {"text": "good", "label": "x", "id": "7"}
+    rows = []
+    for copy in range(copies + 1):
+        rows += ([names] if copy else []) + [[values[name] for name in names]] * 10
+    if suffix == "jsonl":
+        data = "\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in rows)
+    else:
+        data = as_csv(rows, names, delimiter="," if suffix == "csv" else "\t")
+    split = train(written(tmp_path / f"a.{suffix}", data))
+    assert len(split) == 10 * (copies + 1)
+    assert set(split.labels.to_pylist()) == {"x"}
+    assert split.dropped == {"with the names of the columns": copies}
+    assert "(row" in caplog.text and " 11" in caplog.text
+
+
+def test_a_text_that_is_the_name_of_its_column_is_kept(tmp_path):
+    file = written(tmp_path / "a.csv", as_csv([("text", "x"), ("b", "label"), ("c", "x")]))
+    assert len(train(file)) == 3

@@ -46,7 +46,7 @@ def as_json(rows) -> bytes:
 
 
 def train(file, **options):
-    return FileSource(train=str(file), **options).load()["train"]
+    return FileSource(train=str(file), **{"max_dropped": 1} | options).load()["train"]
 
 
 @pytest.fixture
@@ -231,7 +231,9 @@ def test_a_row_without_a_label_or_text_is_dropped_counted_and_warned_of(tmp_path
     assert caplog.messages == [
         "a.csv: dropped 2 rows without a label (rows 2, 3)",
         "a.csv: dropped 2 rows without a text (rows 4, 5)",
+        "a.csv: dropped rows by class: 'x' 2 of 3",
     ]
+    assert split.notices == tuple(caplog.messages)
 
 
 def test_nulls_are_rows_without_a_label_or_text(tmp_path):

@@ -21,8 +21,10 @@ import pyarrow.parquet as pq
 
 from counterpoise.data.arrow_columns import format_rows
 from counterpoise.data.cache import cached
+from counterpoise.data.label_cleaning import drop_rare_labels
 from counterpoise.data.readers.files import one_line, require_file
-from counterpoise.data.table import Split, check_min_count, check_on_bad_row, drop_rare_labels
+from counterpoise.data.table import Split
+from counterpoise.data.table_format import check_min_count, check_on_bad_row
 from counterpoise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -92,8 +94,9 @@ class DebtagsSource:
         complaints = _complaints(about["bad"])
         if complaints and self.on_bad_row == "error":
             raise UserError(f"{shown}: {'; '.join(complaints)}; correct them, or set data.on_bad_row=drop")
-        for complaint in complaints:
-            log.warning("%s: dropped %s", shown, complaint)
+        notices = [f"{shown}: dropped {complaint}" for complaint in complaints]
+        for notice in notices:
+            log.warning(notice)
         sources = table["source"].combine_chunks()
         log.info(
             "%s: %d packages with tags, of %d sources; dropped %d without tags and %d older or repeated entries",
@@ -108,6 +111,7 @@ class DebtagsSource:
             labels=table["tags"].combine_chunks(),
             dropped={reason: len(numbers) for reason, numbers in about["bad"].items()},
             groups=sources,
+            notices=tuple(notices),
         )
         return drop_rare_labels({"train": split}, self.min_count)
 

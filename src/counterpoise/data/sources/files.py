@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from counterpoise.data.download import Wheel
+from counterpoise.data.label_cleaning import drop_rare_labels
 from counterpoise.data.readers import read_columns
 from counterpoise.data.readers.format import AUTO, FileFormat
-from counterpoise.data.table import Split, TableFormat, drop_rare_labels, usable_rows
+from counterpoise.data.table import Split, usable_rows
+from counterpoise.data.table_format import TableFormat
 from counterpoise.errors import UserError
 
 

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from counterpoise.data.arrow_columns import Column, build_lists, flatten_lists, is_list
+from counterpoise.data.label_cleaning import drop_rare_labels
 from counterpoise.data.readers.files import one_line, require_columns
-from counterpoise.data.table import Split, TableFormat, drop_rare_labels, usable_rows
+from counterpoise.data.table import Split, usable_rows
+from counterpoise.data.table_format import TableFormat
 from counterpoise.errors import UserError
 
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
+from counterpoise.data.label_cleaning import drop_rare_labels
 from counterpoise.data.readers.files import require_columns
-from counterpoise.data.table import Split, TableFormat, drop_rare_labels, usable_rows
+from counterpoise.data.table import Split, usable_rows
+from counterpoise.data.table_format import TableFormat
 from counterpoise.errors import UserError
 
 SPLITS = ("train", "validation", "test")

@@ -1,0 +1,97 @@
+"""Meaning of the columns of a table, as the settings of a source give it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from counterpoise.data.labels import TASKS
+from counterpoise.errors import UserError, nearest
+
+
+@dataclass(kw_only=True)
+class TableFormat:
+    """Meaning of the columns of a table, and treatment of rows that cannot be used.
+
+    Args:
+        text: Column of the text.
+        label: Column of the labels, or several columns of 0 and 1 that are a label each.
+        id: Column of the row ids.
+        task: "single_label" or "multi_label". None: multi-label if labels are lists, split by `separator`, or in
+            several columns.
+        separator: Separator of several labels in one field.
+        group: Column of groups that stay together when validation and test are split off. Training rows only.
+        weight: Column of instance weights (0 or more). Training rows only.
+        min_count: Labels with fewer training rows are removed from every split; single-label rows go with their label.
+        on_bad_row: "drop" (count and warn) or "error", for rows without a text, without a label (single-label data) or
+            not in UTF-8.
+        max_dropped: Fraction of the rows of a file that may be dropped. Also, a class must not lose more than half of
+            its rows, or this fraction. 1: no limit.
+    """
+
+    text: str = "text"
+    label: str | list[str] = "label"
+    id: str | None = None
+    task: str | None = None
+    separator: str | None = None
+    group: str | None = None
+    weight: str | None = None
+    min_count: int = 1
+    on_bad_row: str = "drop"
+    max_dropped: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Raise UserError for values that cannot be column names."""
+        several = isinstance(self.label, Sequence) and not isinstance(self.label, str)
+        self.text = _column("text", self.text)
+        self.label = [_column("label", each) for each in self.label] if several else _column("label", self.label)
+        for key in ("id", "group", "weight"):
+            if getattr(self, key) is not None:
+                setattr(self, key, _column(key, getattr(self, key)))
+
+    def needed(self, split: str) -> list[str]:
+        """Return the distinct columns to read for a split, the text first."""
+        of_training = [self.group, self.weight] if split == "train" else []
+        labels = [self.label] if isinstance(self.label, str) else self.label
+        return list(dict.fromkeys([self.text, *labels, *(each for each in (self.id, *of_training) if each)]))
+
+    def check(self) -> None:
+        """Raise UserError for invalid settings."""
+        check_on_bad_row(self.on_bad_row)
+        if self.task not in (None, *TASKS):
+            raise UserError(
+                f"data.task is {self.task!r}; it can be {', '.join(TASKS)} or null.{nearest(self.task, TASKS)}"
+            )
+        check_min_count(self.min_count)
+        if isinstance(self.max_dropped, bool) or not 0 <= self.max_dropped <= 1:
+            raise UserError(f"data.max_dropped={self.max_dropped}: use a fraction from 0 to 1; 1: no limit")
+        if self.separator == "" or not isinstance(self.separator, str | None):
+            given = self.separator if self.separator != "" else "empty"
+            raise UserError(f"data.separator is {given}; use the separator of the labels, such as '|', or null")
+        several = not isinstance(self.label, str)
+        if several and (len(self.label) < 2 or len(set(self.label)) < len(self.label)):
+            raise UserError(f"data.label={list(self.label)}: name one column, or several different ones in a list")
+        if several and self.separator:
+            raise UserError(
+                "data.separator splits one column, but data.label names several: remove one of the two settings"
+            )
+        if self.text == self.label or (several and self.text in self.label):
+            raise UserError(f"data.text and data.label are both {self.text!r}; they must be different columns")
+
+
+def check_on_bad_row(choice: str) -> None:
+    """Raise UserError for an invalid `data.on_bad_row`."""
+    if choice not in ("drop", "error"):
+        raise UserError(f"data.on_bad_row is {choice!r}; it can be 'drop' or 'error'")
+
+
+def check_min_count(least: int) -> None:
+    """Raise UserError for an invalid `data.min_count`."""
+    if not isinstance(least, int) or least < 1:
+        raise UserError(f"data.min_count={least}: use a whole number of 1 or more; 1 keeps every label")
+
+
+def _column(key: str, name: Any) -> str:
+    """Return the name of a column. YAML reads a name such as 7 as a whole number."""
+    if not isinstance(name, str) and type(name) is not int:
+        raise UserError(f"data.{key} is {name!r}; it must be the name of a column")
+    return str(name)
