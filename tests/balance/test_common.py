@@ -15,13 +15,22 @@ from counterpoise.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
 LABELS = ["a", "b", "c", "d"]
-COUNTS = np.array([900, 80, 15, 1])
-CLASSES = np.repeat(np.arange(4), COUNTS)
-LABEL_SETS = csr_matrix(np.stack([np.random.default_rng(c).permutation(1000) < n for c, n in enumerate(COUNTS)], 1))
-INDICES = {
-    "single_label": ClassIndex.from_targets(CLASSES, 4),
-    "multi_label": ClassIndex.from_targets(LABEL_SETS, 4),
+
+
+def label_sets(counts: list[int], rows: int) -> csr_matrix:
+    """Return label sets of `rows` texts in which label c is independent of the others and has `counts[c]` texts."""
+    return csr_matrix(np.stack([np.random.default_rng(c).permutation(rows) < n for c, n in enumerate(counts)], 1))
+
+
+TARGETS = {
+    "single-label": np.repeat(np.arange(4), [900, 80, 15, 1]),
+    "single-label, extreme": np.repeat(np.arange(4), [100_000, 3, 2, 1]),
+    "single-label, balanced": np.repeat(np.arange(4), 20),
+    "multi-label": label_sets([900, 80, 15, 1], 1000),
+    "multi-label, absent and universal labels": label_sets([200, 30, 1, 0], 200),
+    "multi-label, mostly unlabelled": label_sets([5, 3, 2, 1], 5000),
 }
+INDICES = {name: ClassIndex.from_targets(targets, 4) for name, targets in TARGETS.items()}
 MANUAL = "strategy.weights.by_label={a: 1, b: 2, c: 5, d: 10}"
 GROUPS = {"strategy": "strategy", "loss": "strategy/loss", "weights": "strategy/weights", "sampler": "strategy/sampler"}
 OPTIONS = [
@@ -49,9 +58,14 @@ def fits(strategy: Strategy, index: ClassIndex) -> bool:
     return True
 
 
-@pytest.fixture(params=INDICES)
-def index(request):
-    return INDICES[request.param]
+@pytest.fixture(params=TARGETS)
+def data(request):
+    return request.param
+
+
+@pytest.fixture
+def index(data):
+    return INDICES[data]
 
 
 @pytest.fixture(params=OPTIONS)
@@ -91,12 +105,12 @@ def test_weights_are_finite_at_extreme_counts(strategy, counts):
     assert (weights > 0).all()
 
 
-def test_loss_and_gradient_are_finite_and_independent_of_how_a_batch_is_split(strategy, index):
+def test_loss_and_gradient_are_finite_and_independent_of_how_a_batch_is_split(strategy, index, data):
     correction = strategy.correction(LABELS, index)
     if not fits(strategy, index):
         return
     loss = strategy.loss(correction)
-    targets = torch.from_numpy(LABEL_SETS[:32].toarray()) if index.multi_label else torch.arange(32) % 4
+    targets = torch.from_numpy(TARGETS[data][-32:].toarray()) if index.multi_label else torch.arange(32) % 4
     logits = torch.randn(32, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     value = loss(logits, targets)
     (whole,) = torch.autograd.grad(value, logits)

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -11,7 +10,6 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.sparse import csr_matrix
 from scipy.special import logsumexp
 from sklearn.utils.class_weight import compute_class_weight
-from torch import nn
 
 from commandline import TASK_OF_LOSS
 from counterpoise.balance import (
@@ -95,10 +93,6 @@ class TestEveryStrategy:
         assert correction.effective_prior.sum() == pytest.approx(1, rel=1e-12)
         assert (correction.effective_prior > 0).all()
 
-    def test_a_drawn_example_weighs_1_on_average(self, correction):
-        assert correction.sampling_probs @ correction.class_weights == pytest.approx(1, rel=1e-12)
-        assert correction.sampling_probs.sum() == pytest.approx(1, rel=1e-12)
-
     def test_all_numbers_are_finite(self, correction):
         for values in (
             correction.sampling_probs,
@@ -123,17 +117,12 @@ class TestEveryStrategy:
     def test_no_weight_is_capped_unasked(self, correction):
         assert not correction.capped.any()
 
-    def test_the_loss_has_the_weights_and_gives_finite_gradients_or_is_refused(self, name, correction):
+    def test_the_loss_has_the_class_weights_or_is_refused_for_the_task(self, name, correction):
         if TASK_OF_LOSS.get(name) == "multi_label":
             with pytest.raises(UserError, match="is for multi_label data"):
                 composed(f"strategy={name}").loss(correction)
-            return
-        loss = composed(f"strategy={name}").loss(correction)
-        logits = torch.zeros(len(correction.counts), len(correction.counts), requires_grad=True)
-        loss(logits, torch.arange(len(correction.counts))).backward()
-        assert logits.grad.isfinite().all()
-        assert np.isfinite(loss.initial_logits(correction)).all()
-        if name != "class_balanced_focal":
+        elif name != "class_balanced_focal":
+            loss = composed(f"strategy={name}").loss(correction)
             np.testing.assert_allclose(loss.class_weights, correction.class_weights, rtol=1e-6)
 
 
@@ -145,12 +134,6 @@ class TestEveryStrategyWithManyLabels:
     @pytest.fixture
     def correction(self, name, data):
         return balanced(composed(f"strategy={name}"), data)
-
-    def test_a_drawn_text_weighs_1_on_average_within_each_label(self, correction):
-        positive = correction.sampling_probs * correction.class_weights
-        np.testing.assert_allclose(
-            positive + (1 - correction.sampling_probs) * correction.negative_weights, 1, rtol=1e-12
-        )
 
     def test_the_drawn_share_of_a_label_is_what_the_rates_of_its_texts_come_to(self, correction, data):
         assert correction.draws_per_row.sum() == pytest.approx(correction.epoch_size, rel=1e-12)
@@ -177,18 +160,10 @@ class TestEveryStrategyWithManyLabels:
         assert correction.effective_prior.sum() == pytest.approx(1, rel=1e-12)
         assert 0 < correction.effective_sample_size <= 1 + 1e-12
 
-    def test_the_loss_gives_finite_gradients_or_is_refused(self, name, correction, data):
+    def test_a_loss_for_the_other_task_is_refused(self, name, correction):
         if TASK_OF_LOSS.get(name) == "single_label":
             with pytest.raises(UserError, match="is for single_label data"):
                 composed(f"strategy={name}").loss(correction)
-            return
-        loss = composed(f"strategy={name}").loss(correction)
-        assert isinstance(loss, nn.Module)
-        targets = torch.from_numpy(data[-40:].toarray()).float()
-        logits = torch.zeros(40, data.shape[1], requires_grad=True)
-        loss(logits, targets).backward()
-        assert logits.grad.isfinite().all()
-        assert logits.grad.any()
 
 
 @pytest.mark.parametrize(
