@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TASK_OF_LOSS = {
     "asymmetric": "multi_label",
     "distribution_balanced": "multi_label",
+    "cb_ntr_focal": "multi_label",
     "ntr_focal": "multi_label",
     "r_bce_focal": "multi_label",
     "balanced_softmax": "single_label",

@@ -245,4 +245,4 @@ class TestFittedStrategy:
 
     def test_what_corrects_twice_is_refused_before_the_first_epoch(self):
         twice = Strategy(PowerSampler(1.0), InverseFrequency(1.0), schedule=Progressive())
-        assert "correct twice" in refused(twice.fit, LABELS, INDEX, 5)
+        assert "over-correct" in refused(twice.fit, LABELS, INDEX, 5)

@@ -158,7 +158,7 @@ USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "overcorrection": (
         ["strategy=oversampled", "strategy.weights.beta=0.5"],
-        ["alpha=1", "beta=0.5", "correct twice", "strategy.allow_overcorrection=true"],
+        ["alpha=1", "beta=0.5", "over-correct", "strategy.allow_overcorrection=true"],
     ),
     "schedule in one epoch": (
         ["strategy=deferred_reweighting", "trainer.max_epochs=1"],

@@ -49,6 +49,29 @@ def learnable(tmp_path: Path, tiny_encoder: Path) -> list[str]:
     return [*overrides, *NO_DROPOUT, "optim.encoder_lr=1e-2", "trainer.max_epochs=5"]
 
 
+def test_instance_weights_are_part_of_the_law_from_the_column_to_the_files_of_the_run(learnable, tmp_path):
+    path = tmp_path / "train.csv"
+    table = pd.read_csv(path)
+    table["importance"] = 1 / table.groupby("label").label.transform("size")
+    table.to_csv(path, index=False)
+    weighted = [*learnable, "data.weight=importance", "trainer.max_epochs=1"]
+    refused = run(tmp_path / "refused", *weighted, "strategy=combined")
+    assert refused.code == 2
+    assert "over-correction" in refused.error
+    assert "data.weight (" in refused.error
+    done = run(tmp_path / "run", *weighted, "strategy=plain", report=False)
+    assert done.code == 0, done.err
+    assert "instance" in done.out
+    correction = pd.read_csv(done.folder / "balance.csv")
+    np.testing.assert_allclose(correction.effective_prior, 1 / 4, rtol=0.1)
+    np.testing.assert_allclose(
+        correction.draw_rate * correction.instance_weight * correction.weight, correction.effective_prior
+    )
+    assert done.metrics["strategy"]["effective_sample_size"] < 0.6
+    assert done.metrics["calibration"]["prior_correction"] == "exact"
+    assert "prior_corrected" in done.metrics["calibration"]["test"]
+
+
 @pytest.mark.parametrize("strategy", strategies("single_label"))
 def test_every_strategy_learns_and_writes_a_complete_run_folder(strategy, learnable, tmp_path):
     given = [BY_HAND] if strategy == "manual" else []

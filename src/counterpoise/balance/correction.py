@@ -27,8 +27,11 @@ class Correction:
         sampling_probs: Single-label: probability q_c that a drawn text belongs to the class; sums to 1. Multi-label:
             fraction pi'_c of drawn texts that carry the label. Co-occurring labels are included, so this is measured
             on the sampler rather than derived from the counts.
+        instance_weights: Mean instance weight m_c of drawn examples of the class (multi-label: of positives). All ones
+            without instance weights.
+        negative_instance_weights: Mean instance weight of drawn negatives of the label. All ones for single-label data.
         class_weights: Loss weight of an example of the class (multi-label: of a positive). The mean over drawn
-            examples is 1 (multi-label: per label).
+            examples, including instance weights, is 1 (multi-label: per label).
         negative_weights: Loss weight of a negative of the label. All ones for single-label data.
         capped: Whether `max_ratio` limited the weight, bool.
     """
@@ -38,6 +41,8 @@ class Correction:
     sampler: Sampler
     epoch_size: int
     sampling_probs: np.ndarray
+    instance_weights: np.ndarray
+    negative_instance_weights: np.ndarray
     class_weights: np.ndarray
     negative_weights: np.ndarray
     capped: np.ndarray
@@ -79,27 +84,37 @@ class Correction:
 
     @property
     def effective_prior(self) -> np.ndarray:
-        """Effective prior e_c ~ q_c w_c of the classes (multi-label: of the positives); sums to 1."""
-        mass = self.sampling_probs * self.class_weights
+        """Effective prior e_c ~ q_c m_c w_c of the classes (multi-label: of the positives); sums to 1."""
+        mass = self.sampling_probs * self.instance_weights * self.class_weights
         return mass / mass.sum() if self.multi_label else mass
 
     @property
     def effective_positive_rate(self) -> np.ndarray:
         """Fraction of a label's total weight on positives; 1/2 when balanced. Multi-label only."""
-        positive = self.sampling_probs * self.class_weights
-        return positive / (positive + (1 - self.sampling_probs) * self.negative_weights)
+        positive = self.sampling_probs * self.instance_weights * self.class_weights
+        negative = (1 - self.sampling_probs) * self.negative_instance_weights * self.negative_weights
+        return positive / (positive + negative)
+
+    @property
+    def weighted_positive_rate(self) -> np.ndarray:
+        """Fraction of the instance weight of drawn texts on positives of the label, before class weights.
+
+        Equal to `sampling_probs` without instance weights. Multi-label only.
+        """
+        positive = self.sampling_probs * self.instance_weights
+        return positive / (positive + (1 - self.sampling_probs) * self.negative_instance_weights)
 
     @property
     def prior_logits(self) -> np.ndarray:
         """Constant logits that minimise the weighted cross-entropy.
 
-        Single-label: log(e_c). Multi-label: log(pi' w+ / ((1 - pi') w-)). Probabilities are bounded by half a draw per
-        epoch, so that labels without positives have finite logits.
+        Single-label: log(e_c). Multi-label: log(pi' w+ / ((1 - pi') w-)), with pi' the weighted positive rate.
+        Probabilities are bounded by half a draw per epoch, so that labels without positives have finite logits.
         """
         least = 0.5 / self.epoch_size
         if not self.multi_label:
             return np.log(np.maximum(self.effective_prior, least))
-        rate = np.clip(self.sampling_probs, least, 1 - least)
+        rate = np.clip(self.weighted_positive_rate, least, 1 - least)
         return np.log(rate * self.class_weights / ((1 - rate) * self.negative_weights))
 
     @property
@@ -112,7 +127,19 @@ class Correction:
 
     @property
     def effective_sample_size(self) -> float:
-        """E[w]^2 / E[w^2] over drawn examples (multi-label: over drawn pairs of text and label)."""
+        """E[w]^2 / E[w^2] over drawn examples (multi-label: over drawn pairs of text and label).
+
+        w is the class weight times the instance weight.
+        """
+        if self.index.weights is not None:
+            # The mean weight is 1, so that E[w]^2 / E[w^2] = 1 / E[w^2].
+            squares = self.draws_per_row * self.index.weights**2 / self.epoch_size
+            by_class = self.index.sum(squares)
+            mean_square = by_class @ self.class_weights**2
+            if self.multi_label:
+                mean_square += (squares.sum() - by_class) @ self.negative_weights**2
+                mean_square /= len(self.labels)
+            return float(1 / mean_square)
         if not self.multi_label:
             return effective_sample_size(self.class_weights, self.sampling_probs)
         weights = np.concatenate([self.class_weights, self.negative_weights])

@@ -24,20 +24,22 @@ class ClassIndex:
         starts: Start of each class in `rows`, int64 [C + 1].
         num_rows: Number of rows N.
         multi_label: Whether a row may have any number of labels. Defaults to False.
+        weights: Instance weights of the rows, float [N], not negative. None (default): all rows have equal weight.
     """
 
     rows: np.ndarray
     starts: np.ndarray
     num_rows: int
     multi_label: bool = False
+    weights: np.ndarray | None = None
 
     @classmethod
-    def from_targets(cls, targets: Targets, num_classes: int) -> "ClassIndex":
+    def from_targets(cls, targets: Targets, num_classes: int, weights: np.ndarray | None = None) -> "ClassIndex":
         """Return the index of class numbers (int [N], in [0, num_classes)) or of an indicator matrix (csr [N, C])."""
         if not isinstance(targets, np.ndarray):
             by_label = targets.tocsc()
-            return cls(by_label.indices, by_label.indptr.astype(np.int64), targets.shape[0], True)
-        return cls(*_sorted_by_class(targets, num_classes), len(targets))
+            return cls(by_label.indices, by_label.indptr.astype(np.int64), targets.shape[0], True, weights)
+        return cls(*_sorted_by_class(targets, num_classes), len(targets), False, weights)
 
     @cached_property
     def counts(self) -> np.ndarray:

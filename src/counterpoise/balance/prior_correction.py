@@ -21,7 +21,7 @@ def natural_prior_shift(correction: Correction, effective_prior: np.ndarray | No
     if effective_prior is not None:
         raise ValueError("effective_prior applies to single-label data only")
     return label_prior_shift(
-        correction.sampling_probs,
+        correction.weighted_positive_rate,
         correction.class_weights,
         correction.negative_weights,
         correction.counts,
@@ -78,7 +78,7 @@ def label_prior_shift(
     on this label only; co-occurring labels make it approximate.
 
     Args:
-        sampling_probs: Fraction pi' of drawn texts that carry the label, [C].
+        sampling_probs: Fraction pi' of drawn texts that carry the label, weighted by instance weights, [C].
         weights: Weights w+ of positives, above 0, [C].
         negative_weights: Weights w- of negatives, above 0, [C].
         counts: Positives n of each label, [C].

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from counterpoise.balance.counts import BLOCK, ClassIndex
+from counterpoise.balance.validation import check_exponent, check_number
 from counterpoise.errors import UserError
 
 EPOCH_SIZES = ("data", "smallest", "median", "largest")
@@ -31,6 +32,16 @@ class Sampler(Protocol):
         For single-label data they need no array of length N, because all rows of a class have equal draws.
         """
 
+    def draw_rates(self, counts: np.ndarray, num_rows: int) -> np.ndarray:
+        """Return the expected draws of a row that has this class or label only, float64 [C], up to a common factor.
+
+        The over-correction check reads them: neither rounding to whole epochs nor co-occurring labels are a correction.
+
+        Args:
+            counts: Class counts, above 0, [C].
+            num_rows: Number of rows N.
+        """
+
     def draw(self, index: ClassIndex, rng: np.random.Generator) -> np.ndarray:
         """Return the rows of one epoch in random order, int [size]. The result depends on `rng` only."""
 
@@ -49,7 +60,7 @@ class PowerSampler:
     epoch.
 
     Args:
-        alpha: Exponent, at least 0. 0 (default): as in the data; 1/2: square root; 1: class-balanced.
+        alpha: Exponent, 0 to 10. 0 (default): as in the data; 1/2: square root; 1: class-balanced.
         epoch_size: "data" (default): number of training rows. "smallest", "median" or "largest": number of classes
             times that class count. Otherwise a number of rows.
 
@@ -62,9 +73,9 @@ class PowerSampler:
     epoch_size: str | int = "data"
 
     def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise UserError(f"strategy.sampler.alpha={self.alpha} favours large classes: use a number, at least 0")
-        if self.epoch_size not in EPOCH_SIZES and not (isinstance(self.epoch_size, int) and self.epoch_size > 0):
+        check_exponent("alpha", self.alpha, "sampler")
+        whole = isinstance(self.epoch_size, int) and not isinstance(self.epoch_size, bool) and self.epoch_size > 0
+        if not whole and self.epoch_size not in EPOCH_SIZES:
             raise UserError(
                 f"strategy.sampler.epoch_size={self.epoch_size}: use {', '.join(EPOCH_SIZES)} or a number of rows"
             )
@@ -74,6 +85,10 @@ class PowerSampler:
         counts = np.asarray(counts, np.float64)
         powers = np.where(counts > 0, np.maximum(counts, 1) ** (1 - self.alpha), 0.0)
         return powers / powers.sum()
+
+    def draw_rates(self, counts: np.ndarray, num_rows: int) -> np.ndarray:
+        """Return n_c^(-alpha), float64 [C]."""
+        return np.asarray(counts, np.float64) ** -self.alpha
 
     def size(self, index: ClassIndex) -> int:
         """Return the number of rows per epoch."""
@@ -142,8 +157,12 @@ class RepeatFactorSampler:
     threshold: float = 0.001
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise UserError(f"strategy.sampler.threshold={self.threshold}: use a fraction of the rows, from 0 to 1")
+        rule = "a fraction of the rows, from 0 to 1"
+        check_number("threshold", self.threshold, lambda value: 0 <= value <= 1, rule, "sampler")
+
+    def draw_rates(self, counts: np.ndarray, num_rows: int) -> np.ndarray:
+        """Return r_c = max(1, sqrt(threshold / f_c)), float64 [C]."""
+        return np.maximum(1.0, np.sqrt(self.threshold * num_rows / np.asarray(counts, np.float64)))
 
     def repeat_factors(self, index: ClassIndex) -> np.ndarray:
         """Return r_i, float64 [N]."""
@@ -226,6 +245,11 @@ class MixtureSampler:
 
     sampler: Sampler
     fraction: float
+
+    def draw_rates(self, counts: np.ndarray, num_rows: int) -> np.ndarray:
+        """Return the weighted mean of the sampler's rates and uniform ones, float64 [C]."""
+        rates = self.sampler.draw_rates(counts, num_rows)
+        return self.fraction * rates * (counts.sum() / (counts @ rates)) + (1 - self.fraction)
 
     def size(self, index: ClassIndex) -> int:
         """Return the number of rows per epoch."""

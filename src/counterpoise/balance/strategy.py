@@ -12,9 +12,10 @@ from counterpoise.balance.correction import Correction
 from counterpoise.balance.counts import ClassIndex
 from counterpoise.balance.losses.by_task import cross_entropy
 from counterpoise.balance.losses.protocol import Loss
-from counterpoise.balance.over_correction import refuse_over_correction
+from counterpoise.balance.over_correction import refuse_over_correcting_loss, refuse_over_correction
 from counterpoise.balance.samplers import MixtureSampler, PowerSampler, Sampler
 from counterpoise.balance.schedule import Schedule
+from counterpoise.balance.validation import check_flag, is_number
 from counterpoise.balance.weights import (
     InverseFrequency,
     ManualWeights,
@@ -45,10 +46,11 @@ class Strategy:
             "auto" (default): 10 for multi-label data, except for manual weights; otherwise no limit.
         schedule: Strength of sampler and weights in each epoch. None (default): always the full correction.
         second_stage: What is done to the head after training, see `model.second_stage`. Defaults to nothing.
-        allow_overcorrection: Permit alpha + beta > 1. Defaults to False.
+        allow_overcorrection: Permit a rarer class to have a larger effective prior than a more frequent one. Defaults
+            to False.
 
     Raises:
-        UserError: `max_ratio` is invalid, or the loss does not accept one of its options.
+        UserError: `max_ratio` or `allow_overcorrection` is invalid, or the loss does not accept one of its options.
     """
 
     sampler: Sampler = field(default_factory=PowerSampler)
@@ -62,10 +64,10 @@ class Strategy:
     def __post_init__(self) -> None:
         if isinstance(self.loss, partial):
             reject_unknown_options(self.loss)
-        if self.max_ratio in ("auto", None):
-            return
-        if isinstance(self.max_ratio, str) or not self.max_ratio >= 1:
-            raise UserError(f"strategy.max_ratio={self.max_ratio}: use a number, at least 1, auto or null")
+        check_flag("allow_overcorrection", self.allow_overcorrection)
+        ratio = self.max_ratio
+        if ratio not in ("auto", None) and not (is_number(ratio) and 1 <= ratio < np.inf):  # type: ignore[operator]
+            raise UserError(f"strategy.max_ratio={ratio}: use a number, at least 1, auto or null")
 
     def fit(self, labels: Sequence[str], index: ClassIndex, epochs: int | None = None) -> "FittedStrategy":
         """Return the correction and the loss of every epoch for given training data.
@@ -90,24 +92,38 @@ class Strategy:
             strength: Strength of the correction, in [0, 1], see `balance.schedule`. Defaults to 1.
 
         Raises:
-            UserError: Sampler and weights together exceed the full correction.
+            UserError: Sampler, class weights and instance weights together exceed the full correction, or all drawn
+                rows have an instance weight of 0.
         """
         sampler = self.sampler if strength == 1 else MixtureSampler(self.sampler, strength)
         epoch_size = sampler.size(index)
         sampling_probs = sampler.expected_class_counts(index) / epoch_size
+        positives, negatives = _mean_instance_weights(sampler, index, sampling_probs, epoch_size)
+        drawn_positives, drawn_negatives = sampling_probs * positives, (1 - sampling_probs) * negatives
         max_ratio = self._max_ratio(index)
         if index.multi_label:
             raw = positive_weight_ratios(self.weights, labels, index.counts, index.num_rows) ** strength
             capped = cap_ratios(raw, max_ratio)
-            weights, negative_weights = normalise_label_weights(capped, sampling_probs)
+            weights, negative_weights = normalise_label_weights(capped, drawn_positives, drawn_negatives)
         else:
             raw = self.weights(labels, np.maximum(index.counts, 1)) ** strength
             capped = cap(raw, max_ratio)
-            weights, negative_weights = (normalise(capped, sampling_probs), np.ones(len(raw)))
-        # Manual weights may express costs rather than counts.
-        if strength == 1 and not self.allow_overcorrection and not isinstance(self.weights, ManualWeights):
-            refuse_over_correction(self.sampler, raw, epoch_size * sampling_probs, index)
-        return Correction(labels, index, sampler, epoch_size, sampling_probs, weights, negative_weights, capped != raw)
+            weights, negative_weights = normalise(capped, drawn_positives), np.ones(len(raw))
+        correction = Correction(
+            labels=labels,
+            index=index,
+            sampler=sampler,
+            epoch_size=epoch_size,
+            sampling_probs=sampling_probs,
+            instance_weights=positives,
+            negative_instance_weights=negatives,
+            class_weights=weights,
+            negative_weights=negative_weights,
+            capped=capped != raw,
+        )
+        if not self.allow_overcorrection:
+            refuse_over_correction(correction, isinstance(self.weights, ManualWeights))
+        return correction
 
     def _max_ratio(self, index: ClassIndex) -> float | None:
         if self.max_ratio == "auto":
@@ -161,6 +177,8 @@ class FittedStrategy:
                     "strategy.schedule=null"
                 )
             self.strengths = [strategy.schedule.strength(epoch, epochs) for epoch in range(epochs)]
+            # Over-correction is refused before training, in whichever epoch it would occur.
+            strategy.correction(labels, index, max(self.strengths))
         self.final = self._correct(len(self.strengths) - 1)
         # One epoch is kept besides the last: a correction may hold a number per row.
         self._latest = self.final
@@ -197,7 +215,31 @@ class FittedStrategy:
     def _correct(self, epoch: int) -> EpochCorrection:
         strength = self.strength(epoch)
         correction = self.strategy.correction(self.labels, self.index, strength)
-        return EpochCorrection(epoch, strength, correction, self.strategy.loss(correction))
+        loss = self.strategy.loss(correction)
+        if not (correction.multi_label or self.strategy.allow_overcorrection):
+            refuse_over_correcting_loss(loss, correction)
+        return EpochCorrection(epoch, strength, correction, loss)
+
+
+def _mean_instance_weights(
+    sampler: Sampler, index: ClassIndex, sampling_probs: np.ndarray, epoch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean instance weights of drawn positives and negatives of each class, float64 [C].
+
+    They are 1 without instance weights, for classes that are not drawn, and for negatives of single-label data.
+    """
+    positives, negatives = np.ones((2, len(sampling_probs)))
+    if index.weights is None:
+        return positives, negatives
+    drawn = sampler.draws_per_row(index) * index.weights / epoch_size
+    if not drawn.sum() > 0:
+        raise UserError("data.weight: all training rows that the sampler draws have weight 0")
+    by_class, present = index.sum(drawn), sampling_probs > 0
+    positives[present] = by_class[present] / sampling_probs[present]
+    if index.multi_label:
+        varies = sampling_probs < 1 - 1e-12
+        negatives[varies] = np.maximum(drawn.sum() - by_class[varies], 0) / (1 - sampling_probs[varies])
+    return positives, negatives
 
 
 def reject_unknown_options(loss: partial[Loss]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from counterpoise.balance.validation import check_exponent, check_number, is_number
 from counterpoise.errors import UserError, nearest
 
 WeightScheme = Callable[[Sequence[str], np.ndarray], np.ndarray]
@@ -22,15 +23,14 @@ class InverseFrequency:
     """Inverse-frequency weights: w_c = n_c^(-beta).
 
     Args:
-        beta: Exponent, at least 0. 0: no weights; 1/2: square root; 1 (default): equal total weight per class
+        beta: Exponent, 0 to 10. 0: no weights; 1/2: square root; 1 (default): equal total weight per class
             ("balanced").
     """
 
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.beta < 0:
-            raise UserError(f"strategy.weights.beta={self.beta} favours large classes: use a number, at least 0")
+        check_exponent("beta", self.beta, "weights")
 
     def __call__(self, labels: Sequence[str], counts: np.ndarray) -> np.ndarray:
         """Return the weights, float64 [C]."""
@@ -53,8 +53,8 @@ class EffectiveNumber:
     beta: float = 0.999
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta < 1:
-            raise UserError(f"strategy.weights.beta={self.beta}: the effective number requires 0 < beta < 1")
+        rule = "a number above 0 and below 1"
+        check_number("beta", self.beta, lambda value: 0 < value < 1, rule, "weights")
 
     def __call__(self, labels: Sequence[str], counts: np.ndarray) -> np.ndarray:
         """Return the weights, float64 [C]."""
@@ -94,16 +94,12 @@ class ManualWeights:
             values = list(self.by_label)
             if len(values) != len(labels):
                 raise UserError(f"{key}: {len(values)} weights for {len(labels)} classes ({quote_names(labels)})")
-        try:
-            weights = np.array(values, np.float64)
-        except (TypeError, ValueError):
-            raise UserError(f"{key}: weights must be numbers, not {values}") from None
-        for label, weight in zip(labels, weights, strict=True):
-            if not (np.isfinite(weight) and weight >= 0):
-                raise UserError(f"{key}: the weight of '{label}' is {weight:g}: use a finite number, at least 0")
-        if not weights.any():
+        for label, weight in zip(labels, values, strict=True):
+            if not (is_number(weight) and 0 <= weight < np.inf):
+                raise UserError(f"{key}: the weight of '{label}' is {weight}: use a finite number, at least 0")
+        if not any(values):
             raise UserError(f"{key}: all weights are 0: at least one must be positive")
-        return weights
+        return np.array(values, np.float64)
 
 
 def positive_weight_ratios(
@@ -151,6 +147,8 @@ def cap_ratios(ratios: np.ndarray, max_ratio: float | None) -> np.ndarray:
 def normalise(weights: np.ndarray, sampling_probs: np.ndarray) -> np.ndarray:
     """Return the weights scaled to a mean of 1 over drawn examples: sum_c q_c w_c = 1.
 
+    With instance weights `sampling_probs` is q_c m_c, where m_c is the mean instance weight of the class.
+
     The gradient scale, and with it the right learning rate, is then equal for all strategies. A mean over classes would
     be dominated by the rarest class. With the natural q_c = n_c / N and w_c ~ 1 / n_c, the result is scikit-learn's
     "balanced" weight N / (C n_c).
@@ -158,17 +156,20 @@ def normalise(weights: np.ndarray, sampling_probs: np.ndarray) -> np.ndarray:
     return weights / (sampling_probs @ weights)
 
 
-def normalise_label_weights(ratios: np.ndarray, sampling_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def normalise_label_weights(
+    ratios: np.ndarray, positives: np.ndarray, negatives: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the weights (w+, w-) of positives and negatives with ratio w+ / w- and mean 1 within each label.
 
     Args:
         ratios: Weight of a positive relative to a negative, float [C].
-        sampling_probs: Fraction pi' of drawn texts that carry the label, float [C].
+        positives: Fraction pi' of drawn texts that carry the label, times their mean instance weight, float [C].
+        negatives: Fraction 1 - pi', times the mean instance weight of these texts, float [C].
 
     Returns:
-        w+ and w-, float64 [C], with pi' w+ + (1 - pi') w- = 1.
+        w+ and w-, float64 [C], with positives w+ + negatives w- = 1.
     """
-    negative = 1 / (sampling_probs * ratios + (1 - sampling_probs))
+    negative = 1 / (positives * ratios + negatives)
     return ratios * negative, negative
 
 

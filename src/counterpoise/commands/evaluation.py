@@ -132,15 +132,21 @@ def read_correction(run: Path, labels: list[str], multi_label: bool) -> Correcti
         targets: Targets = csr_matrix((np.ones(len(columns), bool), (numbers, columns)), (rows, len(labels)))
     else:
         targets = np.repeat(np.arange(len(labels)), counts)
-    negative = table["negative_weight"] if multi_label else pd.Series(1.0, table.index)
+
+    def column(name: str) -> np.ndarray:
+        """Return a column; ones if the run has none, for lack of instance weights or negatives."""
+        return table[name].to_numpy(np.float64) if name in table else np.ones(len(labels))
+
     return Correction(
         labels=labels,
         index=ClassIndex.from_targets(targets, len(labels)),
         sampler=PowerSampler(),
         epoch_size=int(run_metrics(run)["strategy"]["epoch_size"]),
         sampling_probs=table["draw_rate"].to_numpy(np.float64),
+        instance_weights=column("instance_weight"),
+        negative_instance_weights=column("negative_instance_weight"),
         class_weights=table["weight"].to_numpy(np.float64),
-        negative_weights=negative.to_numpy(np.float64),
+        negative_weights=column("negative_weight"),
         capped=np.zeros(len(labels), bool),
     )
 

@@ -125,8 +125,9 @@ class TextDataModule(pl.LightningDataModule):
 
     @cached_property
     def index(self) -> ClassIndex:
-        """Training rows of each class or label."""
-        return ClassIndex.from_targets(self.splits["train"].targets, len(self.labels))
+        """Training rows of each class or label, with their instance weights."""
+        train = self.splits["train"]
+        return ClassIndex.from_targets(train.targets, len(self.labels), train.dataset.weights)
 
     @property
     def counts(self) -> np.ndarray:

@@ -49,28 +49,34 @@ class PriorShift(NamedTuple):
     shift: np.ndarray
 
 
-def prior_correction(loss: Loss, correction: Correction, instance_weights: bool = False) -> PriorShift:
+def prior_correction(loss: Loss, correction: Correction) -> PriorShift:
     """Return the prior correction of a model that is trained with a loss under a correction.
 
-    A multi-label sampler that prefers some texts makes an exact correction approximate, because co-occurring labels
-    are drawn together. So do weights of single texts, which the effective prior does not include.
+    Instance weights that differ within a class make an exact correction approximate, because they change the
+    distribution within the class. So does a multi-label sampler that prefers some texts, because co-occurring labels
+    are drawn together.
 
     Args:
         loss: The loss of the epoch that the model stands for.
         correction: The correction of that epoch.
-        instance_weights: Whether training texts have weights of their own.
     """
     kind = loss.prior_correction
     if kind is None:
         return PriorShift(None, np.zeros(len(correction.labels)))
+    index = correction.index
     if correction.multi_label:
-        uniform = np.ptp(correction.draws_per_row) <= 1e-9 * correction.draws_per_row.max()
-        exact = len(correction.labels) == 1 or uniform
+        emphasis = correction.draws_per_row if index.weights is None else correction.draws_per_row * index.weights
+        exact = _constant(emphasis) or (len(correction.labels) == 1 and index.weights is None)
         shift = natural_prior_shift(correction)
     else:
-        exact = True
+        weights, classes = index.weights, range(len(index.counts))
+        exact = weights is None or all(_constant(weights[index.members(c)]) for c in classes)
         shift = natural_prior_shift(correction, loss.effective_prior(correction))
-    return PriorShift(kind if exact and not instance_weights else "approximate", shift)
+    return PriorShift(kind if exact else "approximate", shift)
+
+
+def _constant(values: np.ndarray) -> bool:
+    return not len(values) or bool(np.ptp(values) <= 1e-9 * values.max())
 
 
 @dataclass(frozen=True)

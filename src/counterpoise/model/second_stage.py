@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from counterpoise.balance import Correction, PowerSampler, Sampler, Strategy
+from counterpoise.balance import Correction, EpochCorrection, PowerSampler, Sampler, Strategy
 from counterpoise.balance.counts import Targets
 from counterpoise.balance.losses.protocol import Loss, PriorCorrection
-from counterpoise.balance.prior_correction import natural_prior_shift, post_hoc, prior_shift
-from counterpoise.balance.validation import is_number
+from counterpoise.balance.prior_correction import post_hoc, prior_shift
+from counterpoise.balance.validation import check_flag, check_number, is_number
 from counterpoise.errors import UserError
+from counterpoise.metrics.calibration import prior_correction
 from counterpoise.model.heads import (
     AutoHead,
     HeadFactory,
@@ -182,6 +183,8 @@ class Retrained:
         epochs: Number of epochs.
         lr: Peak learning rate.
         batch_size: Examples per step.
+        allow_overcorrection: Permit a sampler that gives a rarer class a larger effective prior than a more frequent
+            one. Defaults to False.
 
     References:
         Kang et al., ICLR 2020, section 4.2.
@@ -191,20 +194,30 @@ class Retrained:
     epochs: int = 10
     lr: float = 1e-2
     batch_size: int = 128
+    allow_overcorrection: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
-            if not is_number(value) or value != int(value) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"strategy.second_stage.{name}={value}: use a whole number of at least 1")
-        if not is_number(self.lr) or not self.lr > 0:
-            raise UserError(f"strategy.second_stage.lr={self.lr}: use a number above 0")
+        check_number("lr", self.lr, lambda lr: 0 < lr < np.inf, "a number above 0", "second_stage")
+        check_flag("second_stage.allow_overcorrection", self.allow_overcorrection)
 
     def check(self, correction: Correction, loss: Loss, head: nn.Module) -> None:
-        """Accept every model."""
+        """Raise UserError for a sampler that over-corrects."""
+        self._fit(correction)
+
+    def _fit(self, first: Correction) -> EpochCorrection:
+        """Return correction and loss of the new head, for the training data of the first stage."""
+        strategy = Strategy(self.sampler, allow_overcorrection=self.allow_overcorrection)
+        try:
+            return strategy.fit(first.labels, first.index).final
+        except UserError as error:
+            raise UserError(f"strategy.second_stage.sampler: {error}") from error
 
     def __call__(self, first: FirstStage) -> SecondStageResult:
         """Return a new head of the configured kind. It depends on the seed alone, not on what ran before."""
-        fitted = Strategy(self.sampler).fit(first.correction.labels, first.correction.index).final
+        fitted = self._fit(first.correction)
         correction = fitted.correction
         steps = self.epochs * -(-correction.epoch_size // self.batch_size)
         # The head draws random numbers for its initial weights and, in each step, for its dropout. Unlike
@@ -212,10 +225,8 @@ class Retrained:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(first.seed)
             head = self._train(first, correction, fitted.loss, steps)
-        # Sampling a label also draws the other labels of its texts.
-        quality: PriorCorrection = "approximate" if correction.multi_label else "exact"
-        settings = {"epochs": self.epochs, "steps": steps}
-        return SecondStageResult(head.eval(), natural_prior_shift(correction), settings, quality)
+        quality, shift = prior_correction(fitted.loss, correction)
+        return SecondStageResult(head.eval(), shift, {"epochs": self.epochs, "steps": steps}, quality)
 
     def _train(self, first: FirstStage, correction: Correction, loss: Loss, steps: int) -> nn.Module:
         """Return a new head, trained for `steps` steps."""

@@ -24,6 +24,7 @@ def write_inputs(folder: Path, correction: Correction, data: TextDataModule) -> 
             "count": correction.counts,
             "draw_rate": correction.sampling_probs,
             "draws_per_example": correction.draws_per_example,
+            **_instance_weights(correction),
             "weight": correction.class_weights,
             **({"negative_weight": correction.negative_weights} if correction.multi_label else {}),
             "effective_prior": correction.effective_prior,
@@ -31,6 +32,14 @@ def write_inputs(folder: Path, correction: Correction, data: TextDataModule) -> 
     )
     table.to_csv(folder / "balance.csv", index=False)
     data.save_splits(folder / "splits.npz")
+
+
+def _instance_weights(correction: Correction) -> dict[str, np.ndarray]:
+    """Return the mean instance weights as columns of `balance.csv`; none without instance weights."""
+    if correction.index.weights is None:
+        return {}
+    negative = {"negative_instance_weight": correction.negative_instance_weights} if correction.multi_label else {}
+    return {"instance_weight": correction.instance_weights, **negative}
 
 
 def write_results(folder: Path, results: RunResults) -> None:

@@ -55,8 +55,7 @@ def evaluate_best_checkpoint(
         The results, or None after `debug=fast`, which measures nothing.
     """
     outcome, best = finished_training(run, trainer, model, data, fitted)
-    weighted_texts = data.splits["train"].dataset.weights is not None
-    prior = prior_correction(outcome.loss, outcome.correction, weighted_texts)
+    prior = prior_correction(outcome.loss, outcome.correction)
     second_stage: SecondStageResult | None = None
     if best and fitted.strategy.second_stage is not None:
         second_stage, best = run_second_stage(outcome, best, prior.kind)

@@ -32,7 +32,7 @@ def show_config(config: Mapping[str, Any]) -> None:
 
 
 def show_correction(correction: Correction, strategy: str) -> None:
-    """Print count, sampling probability, class weight and effective prior of each class, before training.
+    """Print count, sampling probability, weights and effective prior of each class, before training.
 
     Args:
         correction: The correction at full strength.
@@ -48,6 +48,7 @@ def show_correction(correction: Correction, strategy: str) -> None:
         "count n": [f"{count:,}" for count in correction.counts],
         "sampling q": _percentages(correction.sampling_probs, correction),
         "draws/example": [f"{draws:.3g}" for draws in correction.draws_per_example],
+        "instance weight": [f"{weight:.4g}" for weight in correction.instance_weights],
         "weight w": [
             f"{weight:.4g}" + " (cap)" * bool(capped) for weight, capped in zip(weights, correction.capped, strict=True)
         ],
@@ -56,6 +57,8 @@ def show_correction(correction: Correction, strategy: str) -> None:
     }
     if not correction.multi_label:
         del columns["positive rate"]
+    if correction.index.weights is None:
+        del columns["instance weight"]
     table = Table(title=f"strategy: {strategy}", title_justify="left", caption_justify="left")
     table.add_column("label" if correction.multi_label else "class")
     for heading in columns:

@@ -42,6 +42,23 @@ class MultiLabelLoss(BaseLoss):
         """Return the weight of each text and label, [B, C]; targets: bool [B, C]."""
         return torch.where(targets, self.positive_weights, self.negative_weights)
 
+    def weight_labels(self, correction: Correction, scheme: WeightScheme | None) -> None:
+        """Multiply the weights of whole labels, positives and negatives alike, by those of a scheme.
+
+        Args:
+            correction: Sampling probabilities and class weights of the epoch.
+            scheme: Weight scheme. It is computed from the expected positives among N draws, weighted by instance
+                weights (at least 1), and scaled to mean 1 over labels. None: no label weights.
+        """
+        if scheme is None:
+            return
+        check_weight_scheme(scheme)
+        effective_counts = np.maximum(correction.num_rows * correction.weighted_positive_rate, 1.0)
+        by_label = scheme(correction.labels, effective_counts)
+        by_label = by_label / by_label.mean()
+        self.register_array("positive_weights", by_label * correction.class_weights)
+        self.register_array("negative_weights", by_label * correction.negative_weights)
+
     def effective_prior(self, correction: Correction) -> np.ndarray:
         """Return the effective prior of sampler and weights, float64 [C]; sums to 1."""
         return correction.effective_prior
@@ -54,7 +71,7 @@ class MultiLabelLoss(BaseLoss):
         grid = torch.arange(-14, 8, 0.05)[:, None].expand(-1, len(self.positive_weights)).to(self.positive_weights)
         all_positive, all_negative = torch.ones_like(grid, dtype=torch.bool), torch.zeros_like(grid, dtype=torch.bool)
         least = 0.5 / correction.epoch_size
-        rate = torch.from_numpy(np.clip(correction.sampling_probs, least, 1 - least)).to(grid)
+        rate = torch.from_numpy(np.clip(correction.weighted_positive_rate, least, 1 - least)).to(grid)
         risks = rate * self.positive_weights * self.unweighted(grid, all_positive)
         risks += (1 - rate) * self.negative_weights * self.unweighted(grid, all_negative)
         return grid[risks.argmin(0), 0].double().numpy()
@@ -95,9 +112,8 @@ class Focal(MultiLabelLoss):
     Args:
         correction: Sampling probabilities and class weights of the epoch.
         gamma: Focusing parameter, at least 0. Defaults to 2.
-        label_weights: Weight scheme for whole labels, positives and negatives alike. With `EffectiveNumber(0.9)` this
-            is class-balanced focal loss. It is computed from the expected counts among N draws (at least 1) and has
-            mean 1 over labels. Defaults to None.
+        label_weights: Weight scheme for whole labels, see `weight_labels`. With `EffectiveNumber(0.9)` this is
+            class-balanced focal loss. Defaults to None.
 
     References:
         Lin et al., ICCV 2017, eq. 4. Class-balanced: Cui et al., CVPR 2019; for texts Huang et al., EMNLP 2021.
@@ -109,13 +125,7 @@ class Focal(MultiLabelLoss):
         super().__init__(correction)
         self.gamma = check_non_negative("gamma", gamma)
         self.prior_correction = "approximate" if gamma else "exact"
-        if label_weights is None:
-            return
-        check_weight_scheme(label_weights)
-        by_label = label_weights(correction.labels, np.maximum(correction.num_rows * correction.sampling_probs, 1.0))
-        by_label = by_label / by_label.mean()
-        self.register_array("positive_weights", by_label * correction.class_weights)
-        self.register_array("negative_weights", by_label * correction.negative_weights)
+        self.weight_labels(correction, label_weights)
 
     def unweighted(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the focal loss, [B, C]."""

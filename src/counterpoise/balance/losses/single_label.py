@@ -31,7 +31,7 @@ class SingleLabelLoss(BaseLoss):
 
         It equals `correction.effective_prior` unless the loss has weights or offsets of its own.
         """
-        mass = correction.sampling_probs * self.class_weights.double().cpu().numpy()
+        mass = correction.sampling_probs * correction.instance_weights * self.class_weights.double().cpu().numpy()
         return mass / mass.sum()
 
     def initial_logits(self, correction: Correction) -> np.ndarray:
