@@ -37,6 +37,7 @@ from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.token_store import load_tokenizer
 from counterpoise.model.encoder import Encoder, EncoderSource
 from counterpoise.model.module import Classifier
+from counterpoise.training.monitors import set_modes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -155,6 +156,7 @@ def ours(setting: Setting, choose: ChooseBatches) -> Training:
     """Train as `train.py` does, with one validation batch after the last step."""
     model, ends, data, config = classifier(setting), StepTimes(), setting.data, setting.config
     data.choose = choose
+    set_modes(config.callbacks)
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger]
     trainer = instantiate(config.trainer, callbacks=[*callbacks, ends], logger=loggers, limit_val_batches=1)

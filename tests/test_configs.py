@@ -16,6 +16,7 @@ from torch import nn
 from commandline import ROOT, TASK_OF_STRATEGY
 from counterpoise.balance import ClassIndex, Correction, Strategy
 from counterpoise.training.config_types import check_types
+from counterpoise.training.monitors import set_modes
 
 CONF = ROOT / "conf"
 GROUPS = sorted(
@@ -109,6 +110,7 @@ def test_data_encoders_and_optimisers_are_made_without_a_download(group, name, t
 
 def test_callbacks_and_default_loggers_are_made(tmp_path):
     config = composed(tmp_path)
+    set_modes(config.callbacks)
     made = [instantiate(each) for group in (config.callbacks, config.logger) for each in group.values()]
     assert len(made) == len(config.callbacks) + len(config.logger)
 

@@ -100,6 +100,12 @@ USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
     "negative learning rate": (["optim.encoder_lr=-1"], ["optim.encoder_lr=-1"]),
     "betas": (["optim.betas=[2, 3]"], ["optim.betas"]),
     "mode": (["monitor_mode=up"], ["callbacks.best: ", "got up"]),
+    "mode that keeps the worst loss": (["monitor=val/loss", "monitor_mode=max"], ["val/loss", "lower values", "min"]),
+    "mode that keeps the worst score": (["monitor_mode=min"], ["val/macro_f1", "higher values", "max"]),
+    "misspelt metric of early stopping": (
+        ["callbacks.early_stopping.monitor=val/macrof1"],
+        ["callbacks.early_stopping.monitor=val/macrof1", "Did you mean 'val/macro_f1'?"],
+    ),
     "unknown callback": (["callbacks.best._target_=nowhere.Best"], ["nowhere.Best"]),
     "wrong type of learning rate": (["optim.encoder_lr=fast"], ["optim.encoder_lr", "fast"]),
     "wrong type of alpha": (["strategy.sampler.alpha=much"], ["strategy.sampler.alpha", "much"]),

@@ -11,6 +11,7 @@ from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError, nearest
 from counterpoise.metrics.costs import read_costs
 from counterpoise.model.module import Classifier
+from counterpoise.training.monitors import check_monitors
 from counterpoise.training.resume import BestCheckpoint, check_resumable
 from counterpoise.training.run import RunContext
 
@@ -20,7 +21,13 @@ def check_before_training(
 ) -> None:
     """Raise UserError for settings that would fail only during or after training."""
     config = run.config
-    _check_monitor(config.monitor, model, data)
+    known = [f"val/{name}" for name in model.scoring.names(data.splits["validation"].targets)]
+    if config.monitor not in known:
+        raise UserError(
+            f"monitor={config.monitor}: no such metric of this validation split.{nearest(config.monitor, known)} "
+            f"Available: {', '.join(known)}"
+        )
+    check_monitors(trainer.callbacks, known)  # type: ignore[attr-defined]
     _check_second_stage(trainer, model, fitted)
     if config.costs:
         if model.scoring.multi_label:
@@ -32,15 +39,6 @@ def check_before_training(
         raise UserError("callbacks.learning_rate needs a logger: add one, or set callbacks.learning_rate=null")
     _check_length(trainer, data)
     _check_devices(run, trainer, config)
-
-
-def _check_monitor(monitor: str, model: Classifier, data: TextDataModule) -> None:
-    known = [f"val/{name}" for name in model.scoring.names(data.splits["validation"].targets)]
-    if monitor not in known:
-        raise UserError(
-            f"monitor={monitor}: no such metric of this validation split.{nearest(monitor, known)} "
-            f"Available: {', '.join(known)}"
-        )
 
 
 def _check_second_stage(trainer: pl.Trainer, model: Classifier, fitted: FittedStrategy) -> None:

@@ -15,6 +15,7 @@ from counterpoise.training.checks import check_before_training
 from counterpoise.training.encoder_record import record_encoder
 from counterpoise.training.evaluation import evaluate_best_checkpoint
 from counterpoise.training.head_bias import initial_head_bias
+from counterpoise.training.monitors import set_modes
 from counterpoise.training.overview import show_overview, show_test_results
 from counterpoise.training.probe import embed_splits
 from counterpoise.training.run import RunContext, record_status
@@ -72,6 +73,7 @@ def main(run: RunContext) -> float | None:
     )
 
     # Training
+    set_modes(config.callbacks)
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger]
     trainer: pl.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
