@@ -103,12 +103,12 @@ def test_a_group_with_several_settings_gives_a_warning(tmp_path):
     same = [finished.run(tmp_path / str(seed), "b=1", "a=1", f"seed={seed}") for seed in range(2)]
     other = finished.run(tmp_path / "other", "a=2", "seed=2")
 
-    def said(*folders) -> list[str]:
+    def warned(*folders) -> list[str]:
         runs, _ = load_runs([f"mine={folder}" for folder in folders])
         return data_warnings({"mine": runs}, runs[0])
 
-    assert said(*same) == []
-    assert ["a=1 b=1; a=2" in warning for warning in said(*same, other)] == [True]
+    assert warned(*same) == []
+    assert ["a=1 b=1; a=2" in warning for warning in warned(*same, other)] == [True]
 
 
 def broken(tmp_path):

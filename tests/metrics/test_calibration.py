@@ -114,8 +114,8 @@ class TestPriorCorrection:
     def test_only_an_exact_correction_restores_the_natural_posterior_of_classes(self, kind, make):
         correction = class_balance()
         loss = make(correction).double()
-        said, shift = prior_correction(loss, correction)
-        assert said == kind
+        found, shift = prior_correction(loss, correction)
+        assert found == kind
         natural = TABLE / TABLE.sum(1, keepdims=True)
         logits = trained(loss, torch.arange(3), TABLE * correction.sampling_probs / correction.counts, 3)
         before, after = (np.abs(softmax(z, axis=1) - natural).max() for z in (logits, logits - shift))
@@ -127,8 +127,8 @@ class TestPriorCorrection:
     def test_only_an_exact_correction_restores_the_natural_posterior_of_weighted_labels(self, kind, make):
         correction = label_balance()
         loss = make(correction).double()
-        said, shift = prior_correction(loss, correction)
-        assert said == kind
+        found, shift = prior_correction(loss, correction)
+        assert found == kind
         natural = PAIRS @ HOLDS / PAIRS.sum(1, keepdims=True)
         logits = trained(loss, torch.from_numpy(HOLDS), PAIRS / PAIRS.sum(), 2)
         before, after = (np.abs(expit(z) - natural).max() for z in (logits, logits - shift))

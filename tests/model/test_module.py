@@ -251,10 +251,10 @@ def test_a_step_that_does_not_fit_into_memory_is_done_in_more_passes(parts, tmp_
         torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-12)
     for one, other in zip(plain.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-6, atol=1e-9)
-    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(said) == 2
-    assert "into 2 passes" in said[0]
-    assert "into 4 passes" in said[1]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 2
+    assert "into 2 passes" in warnings[0]
+    assert "into 4 passes" in warnings[1]
 
 
 def test_an_evaluation_batch_that_does_not_fit_into_memory_is_divided(parts, tmp_path):

@@ -341,9 +341,9 @@ def test_two_chosen_groups_are_joined_class_by_class(opened: Opened) -> None:
             assert (ends[:, 2] == None).all()  # noqa: E711
         assert drawn[5]["y"] == pytest.approx(list(after[after == before]))
         rises, falls = int((after > before).sum()), int((after < before).sum())
-        said = opened.page.text_content("#recall-from-said")
-        assert f"rises for {rises} class" in said
-        assert f"falls for {falls} " in said
+        status = opened.page.text_content("#recall-from-status")
+        assert f"rises for {rises} class" in status
+        assert f"falls for {falls} " in status
 
 
 def test_effects_follow_the_chosen_group_and_order(opened: Opened) -> None:
@@ -391,11 +391,11 @@ def test_cost_is_shown_in_seconds_or_steps(opened: Opened) -> None:
         choose(opened, "cost-by", by)
         _, *points = traces(opened, "cost")
         assert sorted(x for trace in points for x in trace["x"]) == sorted(costs)
-        said = opened.page.text_content("#cost-by-said")
-        assert by in said
-        assert f"group 0 ({costs[0]}, 0.900)" in said
+        status = opened.page.text_content("#cost-by-status")
+        assert by in status
+        assert f"group 0 ({costs[0]}, 0.900)" in status
         described = opened.page.get_attribute("#cost .canvas", "aria-label")
-        assert described.startswith(said)
+        assert described.startswith(status)
         assert all(f"group {number} ({cost}, " in described for number, cost in enumerate(costs))
 
 
@@ -406,18 +406,18 @@ def test_a_class_is_looked_up_by_part_of_its_name(opened: Opened) -> None:
     cells = opened.page.locator("#class-table tbody tr").all()
     shown = [float(row.locator("td").first.text_content()) for row in cells]
     np.testing.assert_allclose(shown, [drawn_recall(comparison, group)[7] for group in range(4)])
-    assert f"{comparison.test_counts[7]} test examples" in opened.page.text_content("#class-said")
+    assert f"{comparison.test_counts[7]} test examples" in opened.page.text_content("#class-status")
     opened.page.fill("#class-search", "no such")
-    assert "No class" in opened.page.text_content("#class-said")
+    assert "No class" in opened.page.text_content("#class-status")
     opened.page.fill("#class-search", "topic 13")
-    assert "cannot be evaluated" in opened.page.text_content("#class-said")
+    assert "cannot be evaluated" in opened.page.text_content("#class-status")
 
 
 def test_a_click_on_a_class_looks_it_up(opened: Opened) -> None:
     opened.page.evaluate(
         "document.querySelector('#recall .canvas').emit('plotly_click', {points: [{customdata: [5]}]})"
     )
-    assert opened.page.text_content("#class-said").startswith("topic 5:")
+    assert opened.page.text_content("#class-status").startswith("topic 5:")
 
 
 def test_the_leaderboard_is_sorted_with_the_keyboard(opened: Opened) -> None:

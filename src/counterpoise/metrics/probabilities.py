@@ -179,7 +179,7 @@ def adaptive_calibration_error(
 class RiskCurve(NamedTuple):
     """Number of wrong decisions among the most confident ones, piecewise linear.
 
-    The curve has as many corners as there are distinct confidences of mistakes.
+    The curve has one corner for each distinct confidence of a mistake.
 
     Args:
         covered: Number of decisions at each corner, float64 [K], ascending from 0 to M.

@@ -33,7 +33,7 @@ class OutOfMemoryRetries(pl.LightningModule):
     _max_tokens: float = math.inf
 
     def passes_of(self, texts: int, tokens: int) -> int:
-        """Return the number of passes of a micro-batch of so many texts and tokens (padding included)."""
+        """Return the number of passes of a micro-batch with this number of texts and of tokens, padding included."""
         self._batch_size = texts, tokens
         by_texts, by_tokens = math.ceil(texts / (self.micro_batch_size or texts)), math.ceil(tokens / self._max_tokens)
         self._passes = min(texts, max(by_texts, by_tokens))

@@ -41,7 +41,7 @@ class Classifier(OutOfMemoryRetries):
         batch_size: Examples per optimizer step, across all devices and micro-batches.
         head: Builds the head. Defaults to a linear one, or to a cosine head if the loss needs it.
         losses: Returns the training loss of an epoch. Defaults to `loss` in every epoch.
-        micro_batch_size: Largest number of texts per forward pass. None: as many as fit into memory.
+        micro_batch_size: Largest number of texts per forward pass. None: no limit except memory.
         dropout: Dropout probability of the pooled vectors.
         decision: How logits become labels. Makes the task multi-label.
         head_bias: Initial output bias of the head, float [C]. Defaults to that of the head. A head without an output

@@ -1,4 +1,4 @@
-"""What a finished training hands to the evaluation."""
+"""The state of a finished training that the evaluation reads."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Predictions as Parquet files with one row per text, written at once or in blocks."""
+"""Write predictions as Parquet files with one row per text, at once or in blocks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ from scipy.special import expit
 from counterpoise.io import atomic_path
 
 MAX_ROWS = 16_384
-"""Rows of a row group at most."""
+"""Maximum number of rows per row group."""
 MAX_CELLS = 2**22
-"""Probabilities (rows times classes) of a row group at most; they are float64 in memory, one group at a time."""
+"""Maximum number of probabilities (rows times classes) per row group. One group is in memory at a time, as float64."""
 
 _NAMES, _NUMBERS = pa.list_(pa.string()), pa.list_(pa.float32())
 
@@ -32,25 +32,25 @@ def write_predictions(
     calibrated: np.ndarray | None = None,
     least_cost: np.ndarray | None = None,
 ) -> None:
-    """Write predictions of single-label data as Parquet; an existing file is replaced atomically.
+    """Write predictions of single-label data as Parquet and replace an existing file atomically.
 
-    Columns: `id`, `label` (true class, null where unknown), `prediction`, `probability`, `least_cost` (if given), and
-    either `p:<class>` for each class or the lists `top_labels` and `top_probabilities`. Probabilities are computed in
-    float64 and stored as float32.
+    Columns: `id`, `label` (true class, null if unknown), `prediction`, `probability` of the prediction, `least_cost`
+    (if given), and either one column `p:<class>` per class or the lists `top_labels` and `top_probabilities`.
+    Probabilities are computed in float64 and stored as float32.
 
     Args:
         path: The file to write.
         ids: Ids of the N texts.
         labels: Names of the C classes.
-        truth: True classes, int [N], negative where unknown; None if all are unknown.
-        logits: Float [N, C]. Their most probable class is the prediction.
-        top_k: Number of most probable classes that are listed; ties are in the order of `labels`. Default 5.
-        full_up_to: Number of classes up to which each class has its own probability column. Default 20.
-        calibrated: Calibrated logits, float [N, C], from which probabilities are computed. Default: `logits`.
-        least_cost: Classes of least expected cost, int [N].
+        truth: True classes, int [N], negative if unknown. None: all are unknown.
+        logits: Logits, float [N, C]. The prediction is the class with the largest logit.
+        top_k: Number of most probable classes in the lists. Ties are in the order of `labels`. Defaults to 5.
+        full_up_to: Largest number of classes for which each class has its own column. Defaults to 20.
+        calibrated: Calibrated logits, float [N, C], for the probabilities. Defaults to `logits`.
+        least_cost: Classes with the least expected cost, int [N]. Defaults to None: no such column.
 
     Raises:
-        ValueError: If the shapes do not match.
+        ValueError: The shapes do not match.
     """
     with predictions_writer(path, labels, top_k, full_up_to, least_cost=least_cost is not None) as write:
         write(ids, truth, logits, calibrated, least_cost)
@@ -60,9 +60,9 @@ def write_predictions(
 def predictions_writer(
     path: str | Path, labels: Sequence[str], top_k: int = 5, full_up_to: int = 20, *, least_cost: bool = False
 ) -> Iterator[Callable[..., None]]:
-    """Open a prediction file of single-label data that is written in blocks.
+    """Open a file for single-label predictions that are written in blocks.
 
-    The file appears, or is replaced, when the `with` block ends without an error.
+    The file is created or replaced when the `with` block ends without an error.
 
     Args:
         path: The file to write.
@@ -125,23 +125,23 @@ def write_multilabel_predictions(
     decided: np.ndarray,
     top_k: int = 5,
 ) -> None:
-    """Write predictions of multi-label data as Parquet; an existing file is replaced atomically.
+    """Write predictions of multi-label data as Parquet and replace an existing file atomically.
 
-    Columns: `id` and the lists `labels` (true labels in the order of the vocabulary, null where unknown), `predictions`
-    with their `probabilities`, and `top_labels` with `top_probabilities`; the last four are sorted by probability,
+    Columns: `id` and the lists `labels` (true labels in the order of the vocabulary, null if unknown), `predictions`,
+    their `probabilities`, `top_labels` and `top_probabilities`. The last four lists are sorted by probability, with
     ties in the order of `labels`. Probabilities are computed in float64 and stored as float32.
 
     Args:
         path: The file to write.
         ids: Ids of the N texts.
         labels: Names of the C labels.
-        targets: True labels, bool csr [N, C]; None if unknown.
-        logits: Float [N, C].
+        targets: True labels, bool csr [N, C]. None: unknown.
+        logits: Logits, float [N, C].
         decided: Predicted labels, bool [N, C].
-        top_k: Number of most probable labels that are listed, predicted or not. Default 5.
+        top_k: Number of most probable labels in `top_labels`, predicted or not. Defaults to 5.
 
     Raises:
-        ValueError: If the shapes do not match.
+        ValueError: The shapes do not match.
     """
     with multilabel_predictions_writer(path, labels, top_k) as write:
         write(ids, targets, logits, decided)
@@ -151,9 +151,9 @@ def write_multilabel_predictions(
 def multilabel_predictions_writer(
     path: str | Path, labels: Sequence[str], top_k: int = 5
 ) -> Iterator[Callable[..., None]]:
-    """Open a prediction file of multi-label data that is written in blocks.
+    """Open a file for multi-label predictions that are written in blocks.
 
-    The file appears, or is replaced, when the `with` block ends without an error.
+    The file is created or replaced when the `with` block ends without an error.
 
     Args:
         path: The file to write.
@@ -199,15 +199,15 @@ def _row_groups(rows: int, labels: int) -> list[slice]:
 
 
 def _top(scores: np.ndarray, k: int) -> np.ndarray:
-    """Mark the k highest scores of each row, bool [N, C]; of ties the first, NaN counts as the lowest."""
+    """Return a mask of the k highest scores of each row, bool [N, C]. Of ties the first are marked; NaN is lowest."""
     k = min(k, scores.shape[1])
     if not k:
         return np.zeros(scores.shape, bool)
     scores = np.where(np.isnan(scores), -np.inf, scores)
-    least = np.partition(scores, -k, axis=1)[:, -k, None]
-    cells = scores >= least
+    kth = np.partition(scores, -k, axis=1)[:, -k, None]
+    cells = scores >= kth
     tied = np.flatnonzero(cells.sum(axis=1) > k)
-    above, equal = scores[tied] > least[tied], scores[tied] == least[tied]
+    above, equal = scores[tied] > kth[tied], scores[tied] == kth[tied]
     cells[tied] = above | (equal & (np.cumsum(equal, axis=1) <= k - above.sum(axis=1, keepdims=True)))
     return cells
 
@@ -218,7 +218,7 @@ def _ranked(
     names: pa.Array,
     probability: Callable[[np.ndarray], np.ndarray] = lambda scores: scores,
 ) -> tuple[pa.ListArray, pa.ListArray]:
-    """Return names and probabilities of the marked cells, bool [N, C], of each row, the highest score first."""
+    """Return names and probabilities of the marked cells (bool [N, C]) of each row, highest score first."""
     rows, columns = np.nonzero(cells)
     values = scores[rows, columns].astype(np.float64)
     order = np.lexsort((-values, rows))

@@ -9,7 +9,7 @@ from counterpoise.report.html_page import Panel, data, render
 from counterpoise.training.results import RunResults
 
 MAX_MISTAKES = 150
-"""Mistakes of each kind that the page holds, whatever their class."""
+"""Number of mistakes of each kind on the page, over all classes."""
 MAX_PER_CLASS = 3
 """Mistakes of each class that the page holds in addition."""
 MAX_CHARACTERS = 4000

@@ -46,7 +46,7 @@ report.add(async () => {
     ];
     plot.data.forEach((trace, number) => Object.assign(trace, news[number]));
     const mean = all.reduce((sum, number) => sum + after[number] - before[number], 0) / Math.max(all.length, 1);
-    say("recall", "recall-from-said", `From ${comparison.groups[from]} to ${comparison.groups[to]}: recall rises for ` +
+    say("recall", "recall-from-status", `From ${comparison.groups[from]} to ${comparison.groups[to]}: recall rises for ` +
       `${plural(kinds.gain.length)}, falls for ${kinds.loss.length} and is unchanged for ${kinds.same.length}; ` +
       `${signed(mean)} on average.`);
     return report.draw("recall");
@@ -102,7 +102,7 @@ report.add(async () => {
     });
     axis.layout.margin = { ...margin, t: 28, b: 0 };
     Object.assign(axis.layout.xaxis, { range });
-    say("effect", "effect-of-said", `${comparison.groups[group]} relative to ${comparison.groups[comparison.reference]}: interval above 0 ` +
+    say("effect", "effect-of-status", `${comparison.groups[group]} relative to ${comparison.groups[comparison.reference]}: interval above 0 ` +
       `for ${plural(found[0].length)}, below 0 for ${found[1].length}, including 0 or unknown for ${found[2].length}.`);
     return Promise.all([report.draw("effect"), report.draw("effect-axis")]);
   }
@@ -118,7 +118,7 @@ report.add(async () => {
   function cost() {
     const { plot, text, more } = costs[by("cost-by").value];
     Object.assign(report.plots.cost, plot);
-    say("cost", "cost-by-said", text, more);
+    say("cost", "cost-by-status", text, more);
     return report.draw("cost");
   }
 
@@ -158,7 +158,7 @@ report.add(async () => {
     });
     by("class-table").tBodies[0].replaceChildren(...rows);
     const [train, test] = [comparison.train[number], comparison.test[number]].map((count) => count.toLocaleString("en"));
-    by("class-said").textContent = `${comparison.classes[number]}: ${train} training and ${test} test examples, ` +
+    by("class-status").textContent = `${comparison.classes[number]}: ${train} training and ${test} test examples, ` +
       `${comparison.bucket[number]}.` + (comparison.test[number] ? "" : " Without test examples it cannot be evaluated.");
     for (const button of by("class-found").children) {
       button.setAttribute("aria-pressed", String(button.dataset.number === String(number)));
@@ -178,7 +178,7 @@ report.add(async () => {
       return button;
     }), ...(found.length > most ? [cell("span", `and ${found.length - most} more`)] : []));
     if (found.length) lookUp(chosen ?? found[0]);
-    else by("class-said").textContent = `No ${comparison.unit} matches.`;
+    else by("class-status").textContent = `No ${comparison.unit} matches.`;
   }
 
   function open(event) {
