@@ -222,15 +222,6 @@ def test_labels_that_are_not_lists_of_labels_are_reported(tmp_path):
     assert refused(FileSource(as_file(tmp_path / "a.parquet", [[1.0, 1.5]]))) == message
 
 
-def test_a_vector_of_0_and_1_is_no_list_of_labels(tmp_path):
-    message = (
-        "a.jsonl: column 'label' (data.label) holds vectors of 4 zeros and ones; "
-        "it must hold lists of the labels that a row has"
-    )
-    assert refused(FileSource(as_file(tmp_path / "a.jsonl", [[0, 0, 1, 0], [1, 0, 1, 0]]))) == message
-    assert train(as_file(tmp_path / "b.jsonl", [[0, 1], [1]])).labels.to_pylist() == [["0", "1"], ["1"]]
-
-
 @pytest.mark.parametrize("labels", [[[], []], [[""], None]])
 def test_data_without_any_label_is_refused(tmp_path, labels):
     for suffix in ("jsonl", "parquet"):

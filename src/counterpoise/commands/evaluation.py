@@ -89,6 +89,7 @@ def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_l
         label=label or data.get("label", "label"),
         id=arguments.id,
         separator=arguments.separator or data.get("separator"),
+        label_names=data.get("label_names"),
         task="multi_label" if multi_label else "single_label",
         max_dropped=arguments.max_dropped if arguments.max_dropped is not None else data.get("max_dropped", 0.05),
         **csv_format_of(arguments),

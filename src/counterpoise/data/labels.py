@@ -16,7 +16,9 @@ from counterpoise.data.arrow_columns import (
     format_rows,
     is_blank,
     is_list,
+    is_text,
 )
+from counterpoise.data.label_lists import decode_vectors, parse_list_fields
 from counterpoise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -26,11 +28,17 @@ NOT_UTF8 = "with a label that is not UTF-8"
 
 
 def read_labels(
-    table: pa.Table, label: str | Sequence[str], separator: str | None, task: str | None, shown: str
+    table: pa.Table,
+    label: str | Sequence[str],
+    separator: str | None,
+    task: str | None,
+    shown: str,
+    label_names: Sequence[str] | None = None,
 ) -> tuple[pa.Array, dict[str, np.ndarray]]:
     """Return the labels of each row and the rows that cannot be used.
 
     Whitespace around a label, blank labels and duplicates within a row are removed. Duplicates are logged as a warning.
+    Fields that are lists as Python or JSON write them are parsed, unless `task` is "single_label".
 
     Args:
         table: Table with the label columns.
@@ -38,6 +46,7 @@ def read_labels(
         separator: Separator of the labels in the field of one column. None: the field is one label.
         task: Task that the labels must have, or None.
         shown: Name of the file in messages.
+        label_names: Name of each position of vectors of 0 and 1. None: vectors are refused.
 
     Returns:
         The labels: string [N] (single-label), or list<string> [N] (multi-label; an empty list, an empty field and a
@@ -46,6 +55,13 @@ def read_labels(
     Raises:
         UserError: The labels have another task or an invalid type.
     """
+    unreadable = np.zeros(len(table), bool)
+    if isinstance(label, str) and task != "single_label" and is_text(table[label].type):
+        where = f"{shown}: column {label!r} (data.label)"
+        text, unreadable = decode_utf8(cast_to_text(table[label], where))
+        lists = parse_list_fields(text, separator, where)
+        if lists is not None:
+            table = table.set_column(table.column_names.index(label), label, lists)
     several = _multi_label_reason(table, label, separator)
     if task == "single_label" and several:
         raise UserError(f"data.task=single_label, but {several}: rows have any number of labels. Remove data.task")
@@ -58,22 +74,22 @@ def read_labels(
         return _from_indicator_columns(table, label, shown)
     column, where = table[label], f"{shown}: column {label!r} (data.label)"
     if is_list(column.type):
-        _reject_indicator_vectors(column, where)
-        bad = np.zeros(len(column), bool)
+        bad = unreadable
     else:
         column, bad = decode_utf8(cast_to_text(column, where))
         if separator is None:
             trimmed = [pc.utf8_trim_whitespace(chunk).cast(pa.string()) for chunk in chunks(column)]
             return pa.concat_arrays(trimmed), {NOT_UTF8: bad, "without a label": is_blank(column)}
+        column = pc.split_pattern(column, separator)
+    vectors = decode_vectors(column, label_names, where)
+    if vectors is not None:
+        return vectors, {NOT_UTF8: bad}
     labels, twice = [], []
     starts = np.cumsum([0, *map(len, chunks(column))])
     for start, chunk in zip(starts, chunks(column), strict=False):
-        if is_list(chunk.type):
-            rows, values = flatten_lists(chunk)
-            values, wrong = decode_utf8(cast_to_text(values, where))
-            bad[start + rows[wrong]] = True
-        else:
-            rows, values = flatten_lists(pc.split_pattern(chunk, separator))
+        rows, values = flatten_lists(chunk)
+        values, wrong = decode_utf8(cast_to_text(values, where))
+        bad[start + rows[wrong]] = True
         values = pc.utf8_trim_whitespace(values)
         some = ~is_blank(values)
         sets, again = _without_duplicates(rows[some], values.filter(pa.array(some)), len(chunk))
@@ -158,18 +174,3 @@ def _without_duplicates(rows: np.ndarray, values: pa.Array, size: int) -> tuple[
     first = np.sort(np.unique(pairs, return_index=True)[1])
     again = np.delete(rows, first)
     return build_lists(rows[first], values.cast(pa.string()).take(pa.array(first)), size), np.unique(again)
-
-
-def _reject_indicator_vectors(column: pa.ChunkedArray, where: str) -> None:
-    """Raise UserError for lists of lists and for 0/1 vectors: lists must hold the labels of a row."""
-    values = pc.list_flatten(column)
-    if is_list(values.type):
-        raise UserError(f"{where} holds lists of lists; it must hold lists of text or whole numbers")
-    if not (pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)) or not len(values):
-        return
-    lengths = pc.min_max(pc.list_value_length(column)).as_py()
-    same = lengths["min"] == lengths["max"] and lengths["max"] > 2
-    if same and pc.all(pc.is_in(values.cast(pa.int64()), pa.array([0, 1]))).as_py():
-        raise UserError(
-            f"{where} holds vectors of {lengths['max']} zeros and ones; it must hold lists of the labels that a row has"
-        )

@@ -48,6 +48,7 @@ class Split:
         dropped: Number of dropped rows by reason.
         groups: string [N]. Rows of a group stay together when splits are made. None without a group column.
         weights: Instance weights, float64 [N], not negative and not all 0. None without a weight column.
+        label_names: Names of all labels that the source declares, whether or not a row has them. None: unknown.
         notices: What the user should know of the file, one line each: its encoding, and dropped rows.
         digest: Digest of the texts if they are mapped from the cache, else None.
     """
@@ -61,6 +62,7 @@ class Split:
     dropped: dict[str, int]
     groups: pa.Array | None = None
     weights: np.ndarray | None = None
+    label_names: tuple[str, ...] | None = None
     notices: tuple[str, ...] = ()
     digest: str | None = None
 
@@ -118,7 +120,7 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
         raise UserError(f"{shown} has no rows")
     bad_rows = DroppedRows(shown, len(table))
     bad_rows.drop(repeated_headers(table, source.needed(name)), HEADER)
-    labels, unusable = read_labels(table, source.label, source.separator, source.task, shown)
+    labels, unusable = read_labels(table, source.label, source.separator, source.task, shown, source.names)
     for reason, bad in unusable.items():
         bad_rows.drop(bad, reason)
     texts = table[source.text]
@@ -171,6 +173,7 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
         texts=pa.chunked_array([chunk.view(pa.large_string()) for chunk in chunks(texts)], pa.large_string()),
         labels=labels,
         dropped=bad_rows.counts,
+        label_names=tuple(source.names or ()) or (None if isinstance(source.label, str) else tuple(source.label)),
         notices=tuple(notices),
         groups=None if groups is None else to_array(kept(groups).cast(pa.string())),
         weights=weights,

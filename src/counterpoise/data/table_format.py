@@ -1,10 +1,14 @@
 """Meaning of the columns of a table, as the settings of a source give it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from counterpoise.data.labels import TASKS
+from counterpoise.data.readers.files import require_file, reraise_as_user_error
 from counterpoise.errors import UserError, nearest
 
 
@@ -19,6 +23,8 @@ class TableFormat:
         task: "single_label" or "multi_label". None: multi-label if labels are lists, split by `separator`, or in
             several columns.
         separator: Separator of several labels in one field.
+        label_names: Names of all labels: a list, or a file with one name per line or a JSON list. Other labels are
+            refused. Vectors of 0 and 1 in one column are read as the names of their positions.
         group: Column of groups that stay together when validation and test are split off. Training rows only.
         weight: Column of instance weights (0 or more). Training rows only.
         min_count: Labels with fewer training rows are removed from every split; single-label rows go with their label.
@@ -33,6 +39,7 @@ class TableFormat:
     id: str | None = None
     task: str | None = None
     separator: str | None = None
+    label_names: Sequence[str] | str | None = None
     group: str | None = None
     weight: str | None = None
     min_count: int = 1
@@ -54,6 +61,31 @@ class TableFormat:
         labels = [self.label] if isinstance(self.label, str) else self.label
         return list(dict.fromkeys([self.text, *labels, *(each for each in (self.id, *of_training) if each)]))
 
+    @cached_property
+    def names(self) -> list[str] | None:
+        """Names of all labels, from the setting `label_names` or its file; None if there are none.
+
+        Raises:
+            UserError: The names are missing, blank or not distinct.
+        """
+        names: Any = self.label_names
+        if names is None:
+            return None
+        if isinstance(names, str):
+            path = Path(names).expanduser()
+            require_file(path)
+            with reraise_as_user_error(path, (OSError, ValueError)):
+                text = path.read_text(encoding="utf-8-sig")
+                names = json.loads(text) if text.lstrip().startswith("[") else text.split("\n")
+            names = names[:-1] if names and names[-1] == "" else names
+        names = [str(name).strip() for name in names]
+        if not all(names) or len(set(names)) < max(2, len(names)):
+            raise UserError(
+                f"data.label_names has {len(names)} names, of which {len(set(names) - {''})} are distinct and not "
+                "blank: give two or more different names"
+            )
+        return names
+
     def check(self) -> None:
         """Raise UserError for invalid settings."""
         check_on_bad_row(self.on_bad_row)
@@ -68,6 +100,8 @@ class TableFormat:
             given = self.separator if self.separator != "" else "empty"
             raise UserError(f"data.separator is {given}; use the separator of the labels, such as '|', or null")
         several = not isinstance(self.label, str)
+        if self.names and several:
+            raise UserError("data.label_names is for labels in one column, but data.label names several: remove one")
         if several and (len(self.label) < 2 or len(set(self.label)) < len(self.label)):
             raise UserError(f"data.label={list(self.label)}: name one column, or several different ones in a list")
         if several and self.separator:

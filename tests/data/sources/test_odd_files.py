@@ -338,7 +338,7 @@ def test_repeated_headers_are_dropped_and_counted(tmp_path, caplog, suffix, copi
     assert len(split) == 10 * (copies + 1)
     assert set(split.labels.to_pylist()) == {"x"}
     assert split.dropped == {"with the names of the columns": copies}
-    assert "(row" in caplog.text and " 11" in caplog.text
+    assert " 11" in caplog.text
 
 
 def test_a_text_that_is_the_name_of_its_column_is_kept(tmp_path):

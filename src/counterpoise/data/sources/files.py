@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from counterpoise.data.download import Wheel
-from counterpoise.data.label_cleaning import drop_rare_labels
+from counterpoise.data.label_cleaning import clean_labels
 from counterpoise.data.readers import read_columns
 from counterpoise.data.readers.format import AUTO, FileFormat
 from counterpoise.data.table import Split, usable_rows
@@ -69,4 +69,4 @@ class FileSource(TableFormat):
                 path = folder / Path(str(file)).expanduser()
                 table = read_columns(path, self.text, self.needed(name), form)
                 splits[name] = usable_rows(self, name, path.name, table, str(path))
-        return drop_rare_labels(splits, self.min_count)
+        return clean_labels(self, splits)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from counterpoise.data.arrow_columns import Column, build_lists, flatten_lists, is_list
-from counterpoise.data.label_cleaning import drop_rare_labels
+from counterpoise.data.label_cleaning import clean_labels
 from counterpoise.data.readers.files import one_line, require_columns
 from counterpoise.data.table import Split, usable_rows
 from counterpoise.data.table_format import TableFormat
@@ -64,7 +64,7 @@ class HubSource(TableFormat):
                 named = _class_names(table[self.label], dataset[key].features[self.label])
                 table = table.set_column(columns.index(self.label), self.label, named)
             splits[name] = usable_rows(self, name, file, table, file)
-        return drop_rare_labels(splits, self.min_count)
+        return clean_labels(self, splits)
 
     def _dataset(self) -> Mapping[str, Any]:
         """Return the datasets by the name of their split."""

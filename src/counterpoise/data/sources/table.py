@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
-from counterpoise.data.label_cleaning import drop_rare_labels
+from counterpoise.data.label_cleaning import clean_labels
 from counterpoise.data.readers.files import require_columns
 from counterpoise.data.table import Split, usable_rows
 from counterpoise.data.table_format import TableFormat
@@ -47,4 +47,4 @@ class TableSource(TableFormat):
             where, columns = f"{source}/{name}", self.needed(name)
             require_columns(columns, table.column_names, where)
             splits[name] = usable_rows(self, name, where, table.select(columns), where)
-        return drop_rare_labels(splits, self.min_count)
+        return clean_labels(self, splits)
