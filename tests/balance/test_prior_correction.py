@@ -83,7 +83,7 @@ class TestPriorShift:
             strategy(0, 1, max_ratio=3),
             Strategy(PowerSampler(0.5, 40), EffectiveNumber(0.9)),
             Strategy(RepeatFactorSampler(0.4)),
-            Strategy(weights=ManualWeights([1, 30, 7])),
+            Strategy(weights=ManualWeights([1, 9, 7])),
         ],
         ids=lambda strategy: f"{strategy.sampler}, {strategy.weights}",
     )

@@ -72,6 +72,25 @@ def test_instance_weights_are_part_of_the_law_from_the_column_to_the_files_of_th
     assert "prior_corrected" in done.metrics["calibration"]["test"]
 
 
+@pytest.mark.parametrize("strategy", ["deferred_reweighting", "weighted", "progressive"])
+def test_the_weighted_test_loss_and_the_prior_correction_are_those_of_the_best_checkpoints_epoch(
+    strategy, learnable, tmp_path
+):
+    # Without learning, the first epoch stays the best one.
+    frozen = ["optim.encoder_lr=1e-12", "optim.head_lr=1e-12", "trainer.max_epochs=3", "callbacks.early_stopping=null"]
+    options = ["strategy/schedule=deferred"] if strategy == "weighted" else []
+    done = run(tmp_path / "run", *learnable, *frozen, *options, f"strategy={strategy}", report=False)
+    assert done.code == 0, done.err
+    assert "best checkpoint is from epoch 0" in done.err + done.out
+    logged = pd.read_csv(done.folder / "csv" / "metrics.csv")
+    first, last = logged["val/loss_weighted"].dropna().iloc[[0, -1]]
+    tested = logged[["test/loss", "test/loss_weighted"]].dropna().iloc[0]
+    assert tested["test/loss_weighted"] == pytest.approx(tested["test/loss"], rel=1e-6)
+    assert (abs(first - last) > 0.01) == (strategy != "progressive")
+    # The first epoch follows the data: there is no shift to correct.
+    assert "prior_corrected" not in done.metrics["calibration"]["test"]
+
+
 @pytest.mark.parametrize("strategy", strategies("single_label"))
 def test_every_strategy_learns_and_writes_a_complete_run_folder(strategy, learnable, tmp_path):
     given = [BY_HAND] if strategy == "manual" else []

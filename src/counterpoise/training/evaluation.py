@@ -91,13 +91,20 @@ def evaluate_best_checkpoint(
 def finished_training(
     run: RunContext, trainer: pl.Trainer, model: Classifier, data: TextDataModule, fitted: FittedStrategy
 ) -> tuple[TrainingOutcome, Path | None]:
-    """Return the outcome of a training and the path of its best checkpoint (None after `debug=fast`)."""
+    """Return the outcome of a training and the path of its best checkpoint (None after `debug=fast`).
+
+    Loss and correction are those of the epoch of the best checkpoint, or of the last epoch without one. The model gets
+    this loss: `test/loss_weighted` is a loss of the tested weights.
+    """
     best = best_checkpoint(trainer)
     epochs, steps = finished_epochs_and_steps(trainer)
+    last = max(epochs - 1, 0)
     tested = fitted.final
-    if best and fitted.changes:
-        tested = fitted.at_epoch(load_checkpoint(best)["epoch"])
-        warn_about_schedule(fitted, last=max(epochs - 1, 0), best=tested.epoch)
+    if fitted.changes:
+        tested = fitted.at_epoch(load_checkpoint(best)["epoch"] if best else last)
+        model.loss = tested.loss
+        if best:
+            warn_about_schedule(fitted, last=last, best=tested.epoch)
     return TrainingOutcome(run, trainer, model, data, fitted, tested.loss, tested.correction, epochs, steps), best
 
 
