@@ -223,3 +223,30 @@ def test_a_figure_says_what_it_shows(opened: Opened) -> None:
 def test_a_phone_scrolls_down_only(tmp_path: Path, open_page) -> None:
     opened = open_page(page(tmp_path), viewport={"width": 360, "height": 700})
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def toolbar(opened: Opened) -> list[str]:
+    """Return the titles of the visible buttons of all figures."""
+    buttons = opened.page.locator(".modebar-btn")
+    return [button.get_attribute("data-title") or "" for button in buttons.all() if button.is_visible()]
+
+
+@pytest.mark.parametrize(
+    "fixed", [{}, {"xaxis_fixedrange": True}, {"xaxis_fixedrange": True, "yaxis_fixedrange": True}]
+)
+def test_the_toolbar_of_a_figure_offers_no_upload(tmp_path: Path, open_page, fixed: dict[str, bool]) -> None:
+    chart = plot().update_layout(**fixed)
+    write(tmp_path / "page.html", "title", "", [Panel("one", "One", "", figure("plot", chart, "points"))])
+    opened = open_page(tmp_path / "page.html")
+    opened.page.locator("#plot .canvas").hover()
+    found = [title.lower() for title in toolbar(opened)]
+    assert len(found) == (1 if len(fixed) == 2 else 4)
+    assert any("png" in title for title in found)
+    assert not any(word in title for title in found for word in ("share", "cloud", "upload", "edit", "studio"))
+
+
+@pytest.mark.parametrize("width", [320, 390, 600])
+def test_a_narrow_screen_has_no_toolbar_over_the_legend(tmp_path: Path, open_page, width: int) -> None:
+    opened = open_page(page(tmp_path), viewport={"width": width, "height": 800}, has_touch=True)
+    opened.page.locator("#plot .canvas").hover()
+    assert toolbar(opened) == []

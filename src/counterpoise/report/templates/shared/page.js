@@ -75,9 +75,10 @@ const report = (() => {
     };
   }
 
+  // Name the buttons that are shown: the default toolbar also offers to upload the figure to plotly's servers.
+  const zoomButtons = ["zoom2d", "pan2d", "resetScale2d"];
   const config = {
-    displaylogo: false, responsive: true, doubleClick: "reset",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+    displaylogo: false, responsive: true, doubleClick: "reset", showSendToCloud: false, plotlyServerURL: "",
   };
 
   // Draw synchronously if plotly is loaded, because printing lays out the page immediately afterwards.
@@ -92,8 +93,12 @@ const report = (() => {
     const legend = plot.layout.showlegend ?? named > 1;
     layout.margin ??= { l: 8, r: 12, t: legend ? 34 : 12, b: 8 };
     plot.canvas.style.height = `${plot.layout.height ?? 380}px`;
-    const name = { toImageButtonOptions: { filename: id, scale: 2 } };
-    return Plotly.react(plot.canvas, prepared(plot.data), layout, { ...config, ...name });
+    const still = plot.layout.xaxis?.fixedrange && plot.layout.yaxis?.fixedrange;
+    const own = {
+      toImageButtonOptions: { filename: id, scale: 2 },
+      modeBarButtons: still ? [["toImage"]] : [["toImage"], zoomButtons],
+    };
+    return Plotly.react(plot.canvas, prepared(plot.data), layout, { ...config, ...own });
   }
 
   function drawAll() {
