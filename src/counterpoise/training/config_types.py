@@ -58,7 +58,7 @@ def check_types(config: Mapping[str, Any]) -> None:
     choices = job.runtime.choices
     groups = [item for item in job.overrides.task if item.partition("=")[0].lstrip("+~") in choices]
     defaults = _defaults(str(job.job.config_name), tuple(groups))
-    for key, value in _flatten(config).items():
+    for key, value in flatten(config).items():
         if key.startswith("loader.") and key not in defaults:
             raise UserError(f"the configuration has no key '{key}'.{nearest(key, defaults)}")
         if value is None and (key in _OPTIONAL or key.startswith(_OPTIONAL_GROUPS)):
@@ -91,12 +91,12 @@ def _shown(value: Any) -> Any:
 @functools.lru_cache
 def _defaults(config_name: str, groups: tuple[str, ...]) -> dict[str, Any]:
     """Return the default values by dotted key, for the chosen options of configuration groups."""
-    return _flatten(OmegaConf.to_container(compose(config_name, list(groups))))
+    return flatten(OmegaConf.to_container(compose(config_name, list(groups))))
 
 
-def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     """Return the values of nested mappings by dotted key."""
     if not isinstance(node, Mapping):
         return {prefix: node}
-    below = (_flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in node.items())
+    below = (flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in node.items())
     return {key: value for leaves in below for key, value in leaves.items()}

@@ -15,6 +15,7 @@ from counterpoise.training.checks import check_before_training
 from counterpoise.training.encoder_record import record_encoder
 from counterpoise.training.evaluation import evaluate_best_checkpoint
 from counterpoise.training.head_bias import initial_head_bias
+from counterpoise.training.hyperparameters import log_hyperparameters
 from counterpoise.training.monitors import set_modes
 from counterpoise.training.overview import show_overview, show_test_results
 from counterpoise.training.probe import embed_splits
@@ -78,6 +79,7 @@ def main(run: RunContext) -> float | None:
     loggers = [instantiate(logger) for logger in config.logger.values() if logger]
     trainer: pl.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     check_before_training(run, trainer, model, data, fitted)
+    log_hyperparameters(run, trainer, model, data)
     trainer.fit(model, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
 
     # Evaluation, in one process
