@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -70,6 +70,33 @@ class TestLeastCost:
     def test_mismatched_arguments_are_an_error(self, shares, costs):
         with pytest.raises(ValueError, match=r"costs|cost is not finite"):
             least_cost(shares, costs)
+
+
+class TestTies:
+    @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+    @pytest.mark.parametrize("classes", [2, 3, 40])
+    def test_the_most_probable_of_equally_cheap_decisions_is_chosen(self, classes, scale):
+        rng = np.random.default_rng(classes)
+        shares = rng.dirichlet(np.ones(classes), 500)
+        truth_only = np.repeat(rng.random((classes, 1)), classes, axis=1)  # the decision does not matter
+        shifted = np.eye(classes) * -1 + truth_only  # a mistake costs 1 more than the right decision
+        for costs in (np.zeros((classes, classes)), truth_only, shifted, -truth_only):
+            np.testing.assert_array_equal(least_cost(shares, scale * costs), shares.argmax(1))
+
+    @settings(max_examples=60)
+    @given(st.integers(0, 2**32 - 1))
+    def test_the_order_of_the_classes_does_not_matter(self, seed):
+        rng = np.random.default_rng(seed)
+        classes = int(rng.integers(2, 8))
+        shares, costs = rng.dirichlet(np.ones(classes), 20), rng.integers(0, 3, (classes, classes)).astype(float)
+        costs[:, rng.integers(classes)] = costs[:, 0]  # two decisions cost the same, whatever is true
+        order = rng.permutation(classes)
+        moved = least_cost(shares[:, order], costs[np.ix_(order, order)])
+        np.testing.assert_array_equal(order[moved], least_cost(shares, costs))
+
+    def test_a_large_cost_of_one_decision_hides_no_difference_between_the_others(self):
+        costs = np.array([[0.0, 1e-3, 1e12], [1e-3, 0, 1e12], [0, 1e-3, 1e12]])
+        assert least_cost(np.array([[0.3, 0.4, 0.3], [0.3, 0.6, 0.1]]), costs).tolist() == [0, 1]
 
 
 class TestMeanCost:

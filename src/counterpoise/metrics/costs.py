@@ -13,6 +13,9 @@ import numpy as np
 
 from counterpoise.errors import UserError, nearest
 
+EQUAL_COSTS = 1e-12
+"""Relative difference up to which two expected costs are equal: they differ by rounding."""
+
 
 def read_costs(path: str | Path, labels: Sequence[str]) -> np.ndarray:
     """Read a cost matrix from a CSV file.
@@ -68,16 +71,20 @@ def expected_cost(probabilities: np.ndarray, costs: np.ndarray) -> np.ndarray:
 def least_cost(probabilities: np.ndarray, costs: np.ndarray) -> np.ndarray:
     """Return the decision of least expected cost, argmin_j sum_i p_i cost_ij (Elkan, IJCAI 2001, eq. 1).
 
-    With cost 0 for correct decisions and 1 for any mistake this is the most probable class.
+    With cost 0 for correct decisions and 1 for any mistake this is the most probable class. Of several decisions of
+    equal expected cost, the most probable class is chosen.
 
     Args:
         probabilities: Float [N, C].
         costs: Float [C, C].
 
     Returns:
-        Int64 [N]; the first of equals.
+        Int64 [N].
     """
-    return expected_cost(probabilities, costs).argmin(axis=1)
+    expected = expected_cost(probabilities, costs)
+    rounding = EQUAL_COSTS * expected_cost(probabilities, np.abs(costs))
+    cheapest = expected <= expected.min(axis=1, keepdims=True) + rounding
+    return np.where(cheapest, probabilities, -1).argmax(axis=1)
 
 
 def mean_cost(truth: np.ndarray, decided: np.ndarray, costs: np.ndarray) -> float:
