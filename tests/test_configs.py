@@ -57,7 +57,7 @@ def targets(node: object) -> list[str]:
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
-def test_every_option_composes_and_names_what_exists(group, name, tmp_path):
+def test_every_option_composes_and_its_targets_exist(group, name, tmp_path):
     config = composed(tmp_path, f"{group}={name}", *NEEDED.get((group, name), []))
     assert not OmegaConf.missing_keys(config)
     for target in targets(config):
@@ -85,7 +85,7 @@ def test_a_setting_accepts_auto_where_its_comment_says_so(group, name, key, tmp_
 
 
 @pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "strategy"])
-def test_every_strategy_balances_counts(name, tmp_path):
+def test_every_strategy_gives_a_correction_and_a_loss(name, tmp_path):
     config = composed(tmp_path, f"strategy={name}", *NEEDED.get(("strategy", name), []))
     strategy = instantiate(config.strategy)
     assert isinstance(strategy, Strategy)
@@ -101,27 +101,27 @@ def test_every_strategy_balances_counts(name, tmp_path):
 @pytest.mark.parametrize(
     ("group", "name"), [(group, name) for group, name in OPTIONS if group in ("data", "encoder", "optim")]
 )
-def test_data_encoders_and_optimisers_are_made_without_a_download(group, name, tmp_path):
+def test_data_encoders_and_optimizers_are_built_without_a_download(group, name, tmp_path):
     config = composed(tmp_path, f"{group}={name}", *NEEDED.get((group, name), []))
     made = instantiate(config[group])
     assert is_dataclass(made)
     assert type(made) is get_class(config[group]._target_)
 
 
-def test_callbacks_and_default_loggers_are_made(tmp_path):
+def test_callbacks_and_default_loggers_are_built(tmp_path):
     config = composed(tmp_path)
     set_modes(config.callbacks)
     made = [instantiate(each) for group in (config.callbacks, config.logger) for each in group.values()]
     assert len(made) == len(config.callbacks) + len(config.logger)
 
 
-def test_the_trainer_of_the_defaults_is_made(tmp_path):
+def test_the_default_trainer_is_built(tmp_path):
     config = composed(tmp_path, "trainer=cpu")
     trainer = instantiate(config.trainer, logger=False)
     assert trainer.max_epochs == config.trainer.max_epochs
 
 
-def test_a_setting_in_a_config_is_an_argument_of_what_it_is_for(tmp_path):
+def test_every_setting_is_an_argument_of_its_target(tmp_path):
     # instantiate would refuse an unknown one at the first run only.
     config = composed(tmp_path, "data=files", "encoder=local", "encoder.name=somewhere")
     for group in (config.data, config.encoder, config.optim):

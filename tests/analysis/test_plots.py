@@ -21,7 +21,7 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def texts(monkeypatch, draw, *arguments, **options):
-    """Returns every text of the figure that `draw` saves."""
+    """Return every text of the figure that `draw` saves."""
     figures = []
     monkeypatch.setattr(style, "save", lambda figure, path: figures.append(figure))
     draw("unused.png", *arguments, **options)
@@ -107,7 +107,7 @@ def history(validations: int) -> pd.DataFrame:
 
 
 def panels(monkeypatch, draw, *arguments):
-    """Returns the panels of the figure that `draw` saves, by title."""
+    """Return the panels of the figure that `draw` saves, by title."""
     figures = []
     monkeypatch.setattr(style, "save", lambda figure, path: figures.append(figure))
     draw("unused.png", *arguments)

@@ -18,7 +18,7 @@ CLASSES = np.random.default_rng(7).permutation(np.repeat(np.arange(4), COUNTS))
 INDEX = ClassIndex.from_targets(CLASSES, 4)
 SIZES = {"data": 519, "smallest": 16, "median": 230, "largest": 1600, 1000: 1000}
 
-# Labels with 500 rows, 120, ..., 1 and none; they overlap, and a good part of the rows hold no label.
+# Labels of 500, 120, ..., 1 and 0 rows. They overlap, and many rows have no label.
 LABEL_COUNTS = np.array([500, 120, 30, 5, 1, 0])
 LABELS = csr_matrix(
     np.stack([np.random.default_rng(c).permutation(800) < n for c, n in enumerate(LABEL_COUNTS)], axis=1)
@@ -50,12 +50,12 @@ def epochs(sampler: Sampler, number: int, seed: int = 0, index: ClassIndex = IND
 
 
 def times(rows: np.ndarray, index: ClassIndex) -> np.ndarray:
-    """How often each row is among `rows`."""
+    """Return the number of draws of each row."""
     return np.bincount(rows, minlength=index.num_rows)
 
 
 def tolerance(terms: int) -> float:
-    """How far a sum of squares of so many terms may be above its expectation, once in 10,000 times."""
+    """Return the factor by which a sum of squares exceeds its expectation with probability 1e-4."""
     return chi2.isf(1e-4, terms) / terms if terms else 0.0
 
 
@@ -74,7 +74,7 @@ def test_the_index_holds_the_rows_of_each_class(classes):
 
 @settings(deadline=None)
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=30))
-def test_the_index_holds_the_rows_of_each_label_and_those_without(rows):
+def test_the_index_holds_the_rows_of_each_label_and_the_unlabelled_rows(rows):
     targets = np.array(rows)
     index = ClassIndex.from_targets(csr_matrix(targets), 3)
     assert (index.num_rows, index.multi_label) == (len(rows), True)
@@ -86,7 +86,7 @@ def test_the_index_holds_the_rows_of_each_label_and_those_without(rows):
     np.testing.assert_allclose(index.sum(values), values @ targets, rtol=1e-12, atol=1e-12)
 
 
-def test_rows_of_a_class_are_never_unlabelled():
+def test_single_label_data_has_no_unlabelled_rows():
     assert not len(INDEX.unlabelled)
     assert not INDEX.multi_label
 
@@ -113,41 +113,41 @@ def test_the_index_takes_more_classes_than_fit_in_16_bits():
 @every_task
 @every_sampler
 class TestEverySampler:
-    """What every sampler keeps to, in both tasks."""
+    """Properties of every sampler, for both tasks."""
 
-    def test_all_epochs_have_the_size_that_was_told(self, sampler, index):
+    def test_every_epoch_has_the_stated_size(self, sampler, index):
         assert {len(rows) for rows in epochs(sampler, 20, index=index)} == {sampler.size(index)}
 
-    def test_the_rates_of_the_rows_add_up_to_the_size(self, sampler, index):
+    def test_expected_draws_of_the_rows_add_up_to_the_size(self, sampler, index):
         rates = sampler.draws_per_row(index)
         assert rates.shape == (index.num_rows,)
         assert (rates >= 0).all()
         assert rates.sum() == pytest.approx(sampler.size(index), rel=1e-12)
 
-    def test_the_counts_drawn_of_classes_are_the_sums_of_the_rates_of_their_rows(self, sampler, index):
+    def test_expected_class_counts_are_sums_over_the_rows(self, sampler, index):
         rates = sampler.draws_per_row(index)
         sums = [rates[index.members(c)].sum() for c in range(len(index.counts))]
         np.testing.assert_allclose(sampler.expected_class_counts(index), sums, rtol=1e-12)
 
-    def test_over_many_epochs_labels_are_drawn_as_often_as_the_rates_say(self, sampler, index):
+    def test_labels_are_drawn_as_often_as_expected_over_many_epochs(self, sampler, index):
         drawn = np.array([index.sum(times(rows, index)) for rows in epochs(sampler, 500, index=index)])
         standard_errors = drawn.std(0) / np.sqrt(len(drawn))
         expected = index.sum(sampler.draws_per_row(index))
         assert (abs(drawn.mean(0) - expected) <= 4 * standard_errors + 1e-9 * expected).all()
 
-    def test_over_many_epochs_rows_are_drawn_as_often_as_the_rates_say(self, sampler, index):
+    def test_rows_are_drawn_as_often_as_expected_over_many_epochs(self, sampler, index):
         drawn = np.array([times(rows, index) for rows in epochs(sampler, 500, index=index)])
         deviations = drawn.mean(0) - sampler.draws_per_row(index)
         variances = drawn.var(0) / len(drawn)
         assert (deviations**2).sum() < variances.sum() * tolerance((variances > 0).sum()) + 1e-18
 
-    def test_an_epoch_is_a_function_of_the_generator_alone(self, sampler, index):
+    def test_an_epoch_depends_on_the_generator_only(self, sampler, index):
         first, again = (epochs(sampler, 2, seed=3, index=index) for _ in range(2))
         np.testing.assert_array_equal(first, again)
         assert (first[0] != first[1]).any()
 
 
-def test_probabilities_by_hand():
+def test_probabilities_of_a_small_example_worked_by_hand():
     counts = np.array([9, 4, 1])
     np.testing.assert_allclose(PowerSampler(0.0).probabilities(counts), np.array([9, 4, 1]) / 14)
     np.testing.assert_allclose(PowerSampler(0.5).probabilities(counts), np.array([3, 2, 1]) / 6)
@@ -163,7 +163,7 @@ def test_a_class_without_rows_is_never_drawn(alpha):
 
 
 @pytest.mark.parametrize(("epoch_size", "rows"), SIZES.items())
-def test_the_size_of_an_epoch(epoch_size, rows):
+def test_the_size_of_an_epoch_follows_the_setting(epoch_size, rows):
     sampler = PowerSampler(1.0, epoch_size)
     assert sampler.size(INDEX) == rows
     assert len(sampler.draw(INDEX, np.random.default_rng(0))) == rows
@@ -171,7 +171,7 @@ def test_the_size_of_an_epoch(epoch_size, rows):
 
 @every_alpha
 @every_size
-def test_an_epoch_draws_each_class_its_share_rounded_up_or_down(alpha, epoch_size):
+def test_each_class_is_drawn_its_expected_number_rounded_up_or_down(alpha, epoch_size):
     sampler = PowerSampler(alpha, epoch_size)
     expected = SIZES[epoch_size] * sampler.probabilities(COUNTS)
     for rows in epochs(sampler, 20):
@@ -181,7 +181,7 @@ def test_an_epoch_draws_each_class_its_share_rounded_up_or_down(alpha, epoch_siz
 
 @every_alpha
 @every_size
-def test_over_many_epochs_classes_are_drawn_with_their_probabilities(alpha, epoch_size):
+def test_classes_are_drawn_with_their_probabilities_over_many_epochs(alpha, epoch_size):
     sampler = PowerSampler(alpha, epoch_size)
     drawn = np.sum([per_class(rows) for rows in epochs(sampler, 400)], axis=0)
     assert chisquare(drawn, drawn.sum() * sampler.probabilities(COUNTS)).pvalue > 0.01
@@ -189,7 +189,7 @@ def test_over_many_epochs_classes_are_drawn_with_their_probabilities(alpha, epoc
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=20), st.floats(0, 2), st.integers(1, 2000), st.integers(0))
-def test_the_classes_of_an_epoch_add_up_to_its_size(counts, alpha, size, seed):
+def test_class_draws_of_an_epoch_add_up_to_its_size(counts, alpha, size, seed):
     classes = np.repeat(np.arange(len(counts)), counts)
     index = ClassIndex.from_targets(classes, len(counts))
     rows = PowerSampler(alpha, size).draw(index, np.random.default_rng(seed))
@@ -206,13 +206,13 @@ def test_rounding_to_whole_rows_does_not_change_the_expectation():
 
 
 @pytest.mark.parametrize(("alpha", "epoch_size"), [(0.0, 100), (0.5, "median"), (1.0, "smallest"), (1.0, "largest")])
-def test_the_members_of_a_class_are_drawn_alike(alpha, epoch_size):
+def test_all_rows_of_a_class_are_equally_probable(alpha, epoch_size):
     drawn = np.bincount(np.concatenate(epochs(PowerSampler(alpha, epoch_size), 1000)), minlength=len(CLASSES))
     for c in range(4):
         assert chisquare(drawn[INDEX.members(c)]).pvalue > 0.01
 
 
-def test_the_order_of_an_epoch_does_not_depend_on_the_class():
+def test_the_position_in_an_epoch_does_not_depend_on_the_class():
     # The mean position of the rows of each class is the middle of the epoch, within 4 standard errors.
     positions = np.array([np.argsort(rows) for rows in epochs(PowerSampler(), 300)])
     means = np.array([positions[:, INDEX.members(c)].mean() for c in range(4)])
@@ -229,7 +229,7 @@ def test_plain_sampling_is_a_shuffled_epoch():
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=30), st.integers(0, 2**32))
-def test_plain_sampling_holds_every_row_once_whatever_the_counts(counts, seed):
+def test_plain_sampling_draws_every_row_once_for_any_counts(counts, seed):
     index = ClassIndex.from_targets(np.repeat(np.arange(len(counts)), counts), len(counts))
     rows = PowerSampler().draw(index, np.random.default_rng(seed))
     np.testing.assert_array_equal(np.sort(rows), np.arange(sum(counts)))
@@ -237,14 +237,14 @@ def test_plain_sampling_holds_every_row_once_whatever_the_counts(counts, seed):
 
 @every_alpha
 @every_size
-def test_no_member_repeats_before_all_others_of_its_class_were_drawn(alpha, epoch_size):
+def test_a_row_repeats_only_after_all_others_of_its_class(alpha, epoch_size):
     for rows in epochs(PowerSampler(alpha, epoch_size), 5):
         drawn = np.bincount(rows, minlength=len(CLASSES))
         for c in range(4):
             assert np.ptp(drawn[INDEX.members(c)]) <= 1
 
 
-def test_undersampling_takes_another_part_of_the_large_class_each_epoch():
+def test_undersampling_draws_a_new_subset_of_the_large_class_each_epoch():
     sampler = PowerSampler(1.0, "median")
     parts = [frozenset(rows[CLASSES[rows] == 0]) for rows in epochs(sampler, 10)]
     assert len(set(parts)) == 10
@@ -269,7 +269,7 @@ def test_the_same_seed_draws_the_same_rows():
     ],
     ids=str,
 )
-def test_the_rows_of_a_seed_and_an_epoch_are_those_of_published_results(sampler, single_label, multi_label):
+def test_rows_of_a_seed_and_epoch_do_not_change_between_versions(sampler, single_label, multi_label):
     for index, checksum in ((INDEX, single_label), (LABEL_INDEX, multi_label)):
         assert crc32(sampler.draw(index, np.random.default_rng([3, 1])).astype("<i8").tobytes()) == checksum
 
@@ -284,12 +284,12 @@ class TestMoreRowsThanTorchDrawsFrom:
     def index(cls):
         return ClassIndex.from_targets(np.repeat(np.arange(3, dtype=np.uint8), cls.COUNTS), 3)
 
-    def test_torch_refuses_them(self, index):
+    def test_torch_refuses_so_many_rows(self, index):
         with pytest.raises(RuntimeError, match=r"2\^24"):
             torch.multinomial(torch.ones(1).expand(index.num_rows), 1, replacement=True)
 
     @every_alpha
-    def test_each_class_is_drawn_its_share_of_an_epoch_rounded_up_or_down(self, index, alpha):
+    def test_each_class_is_drawn_its_expected_number_rounded_up_or_down(self, index, alpha):
         sampler = PowerSampler(alpha, 30_000)
         rows = sampler.draw(index, np.random.default_rng(0))
         drawn = np.bincount(np.searchsorted(np.cumsum(self.COUNTS), rows, side="right"), minlength=3)
@@ -297,7 +297,7 @@ class TestMoreRowsThanTorchDrawsFrom:
         assert (abs(drawn - expected) < 1).all()
         np.testing.assert_allclose(sampler.expected_class_counts(index), expected, rtol=1e-12)
 
-    def test_the_members_of_each_class_are_drawn_alike(self, index):
+    def test_all_rows_of_each_class_are_drawn_about_equally_often(self, index):
         rows = PowerSampler(1.0, 60_000).draw(index, np.random.default_rng(0))
         tenths = np.bincount(rows[rows < self.COUNTS[0]] * 10 // self.COUNTS[0])
         assert len(tenths) == 10
@@ -306,7 +306,7 @@ class TestMoreRowsThanTorchDrawsFrom:
 
 
 @pytest.mark.parametrize("sampler", [PowerSampler(), PowerSampler(1.0)], ids=str)
-def test_the_index_and_an_epoch_take_a_few_bytes_for_each_row(sampler):
+def test_index_and_epoch_take_a_few_bytes_per_row(sampler):
     rows = 10**6
     classes = np.minimum(np.random.default_rng(0).geometric(0.1, rows) - 1, 49)
     tracemalloc.start()
@@ -322,7 +322,7 @@ def test_the_index_and_an_epoch_take_a_few_bytes_for_each_row(sampler):
 
 
 @pytest.mark.parametrize("epoch_size", ["all", 0, -5, 2.5])
-def test_an_epoch_size_that_is_none_is_refused(epoch_size):
+def test_an_invalid_epoch_size_is_refused(epoch_size):
     with pytest.raises(UserError, match="epoch_size") as error:
         PowerSampler(0.0, epoch_size)
     assert "\n" not in str(error.value)
@@ -333,7 +333,7 @@ def test_an_alpha_that_favours_large_classes_is_refused():
         PowerSampler(-0.5)
 
 
-def test_multi_label_plain_sampling_holds_every_row_once_also_those_without_labels():
+def test_multi_label_plain_sampling_draws_every_row_once_including_unlabelled_ones():
     for rows in epochs(PowerSampler(), 3, index=LABEL_INDEX):
         np.testing.assert_array_equal(np.sort(rows), np.arange(800))
 
@@ -351,13 +351,13 @@ def test_class_aware_sampling_draws_a_label_and_then_one_of_its_rows(alpha):
 
 
 @every_sampler
-def test_with_one_label_a_row_multi_label_sampling_is_that_of_classes(sampler):
+def test_with_one_label_per_row_multi_label_sampling_equals_single_label_sampling(sampler):
     one_hot = ClassIndex.from_targets(csr_matrix(np.eye(4, dtype=bool)[CLASSES]), 4)
     assert sampler.size(one_hot) == sampler.size(INDEX)
     np.testing.assert_allclose(sampler.draws_per_row(one_hot), sampler.draws_per_row(INDEX), rtol=1e-12)
 
 
-def test_a_label_of_one_row_is_drawn_as_often_as_any_other_by_class_aware_sampling():
+def test_class_aware_sampling_draws_a_label_of_one_row_as_often_as_others():
     # 5 labels with rows and the rows without labels: 6 groups of 100. The others' labels ride along.
     for rows in epochs(PowerSampler(1.0, 600), 5, index=LABEL_INDEX):
         drawn = times(rows, LABEL_INDEX)
@@ -366,13 +366,13 @@ def test_a_label_of_one_row_is_drawn_as_often_as_any_other_by_class_aware_sampli
 
 
 @pytest.mark.parametrize(("epoch_size", "rows"), [("data", 800), ("smallest", 6), ("median", 450), ("largest", 3000)])
-def test_the_size_of_a_multi_label_epoch_is_in_groups_of_rows(epoch_size, rows):
-    # Groups of 500, 242 (without labels), 120, 30, 5 and 1 rows; the label without rows is none.
+def test_the_size_of_a_multi_label_epoch_counts_groups_of_rows(epoch_size, rows):
+    # Groups of 500, 242 (unlabelled), 120, 30, 5 and 1 rows; a label without rows is not a group.
     assert len(LABEL_INDEX.unlabelled) == 242
     assert PowerSampler(1.0, epoch_size).size(LABEL_INDEX) == rows
 
 
-def test_rows_without_any_labels_at_all_can_be_drawn():
+def test_data_without_any_label_can_be_drawn():
     index = ClassIndex.from_targets(csr_matrix((5, 2), dtype=bool), 2)
     for sampler in SAMPLERS:
         assert len(sampler.draw(index, np.random.default_rng(0))) == sampler.size(index)
@@ -381,20 +381,20 @@ def test_rows_without_any_labels_at_all_can_be_drawn():
 
 @pytest.mark.parametrize("threshold", [0.0, 0.001, 0.01, 0.1, 1.0])
 @every_task
-def test_repeat_factors_are_those_of_each_row(index, threshold):
+def test_repeat_factors_follow_the_rarest_label_of_each_row(index, threshold):
     shares = index.counts / index.num_rows
     labels_of = [[c for c in range(len(shares)) if row in set(index.members(c))] for row in range(index.num_rows)]
     expected = [max([1.0] + [max(1.0, (threshold / shares[c]) ** 0.5) for c in labels]) for labels in labels_of]
     sampler = RepeatFactorSampler(threshold)
     np.testing.assert_allclose(sampler.repeat_factors(index), expected, rtol=1e-12)
     assert sampler.size(index) == round(sum(expected))
-    # Rounding the size to a whole row moves no rate by more than its share of that row.
+    # Rounding the epoch size changes the expected draws of a row by less than one draw.
     np.testing.assert_allclose(sampler.draws_per_row(index), expected, atol=0.5)
     assert sum(sampler.draws_per_row(index)) == pytest.approx(sum(expected), abs=0.5)
 
 
-def test_repeat_factors_by_hand():
-    # 1 of 100 rows holds label 0, 25 label 1: sqrt(0.04 / 0.01) = 2, and 0.25 is above the threshold.
+def test_repeat_factors_of_a_small_example_worked_by_hand():
+    # 1 of 100 rows has label 0, 25 have label 1: sqrt(0.04 / 0.01) = 2, and 0.25 is above the threshold.
     targets = np.zeros((100, 2), bool)
     targets[0, 0] = targets[:25, 1] = True
     index, sampler = ClassIndex.from_targets(csr_matrix(targets), 2), RepeatFactorSampler(0.04)
@@ -402,7 +402,7 @@ def test_repeat_factors_by_hand():
     np.testing.assert_array_equal(np.sort(sampler.draw(index, np.random.default_rng(0))), [0, *range(100)])
 
 
-def test_a_row_is_repeated_its_factor_rounded_up_or_down():
+def test_a_row_is_drawn_its_repeat_factor_rounded_up_or_down():
     sampler = RepeatFactorSampler(0.02)
     rates = sampler.draws_per_row(LABEL_INDEX)
     drawn = np.array([times(rows, LABEL_INDEX) for rows in epochs(sampler, 300, index=LABEL_INDEX)])
@@ -417,7 +417,7 @@ def test_a_threshold_of_0_draws_the_data_as_it_is():
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, 100, float("nan")])
-def test_a_threshold_that_is_no_share_is_refused(threshold):
+def test_an_invalid_threshold_is_refused(threshold):
     with pytest.raises(UserError, match="threshold=") as error:
         RepeatFactorSampler(threshold)
     assert "\n" not in str(error.value)
@@ -425,24 +425,24 @@ def test_a_threshold_that_is_no_share_is_refused(threshold):
 
 @every_task
 @pytest.mark.parametrize("sampler", [PowerSampler(1.0), PowerSampler(0.5, "median"), RepeatFactorSampler(0.5)], ids=str)
-class TestBlend:
-    """A share of the epoch by a sampler, the rest as the data is."""
+class TestMixtureSampler:
+    """A fraction of the epoch is drawn by the sampler, the rest uniformly."""
 
     @pytest.mark.parametrize("share", [0.0, 0.1, 0.75, 1.0])
-    def test_the_rates_are_the_mixture_in_an_epoch_of_the_samplers_size(self, sampler, index, share):
-        blend = MixtureSampler(sampler, share)
-        assert blend.size(index) == sampler.size(index)
+    def test_expected_draws_are_the_mixture_at_the_samplers_epoch_size(self, sampler, index, share):
+        mixture = MixtureSampler(sampler, share)
+        assert mixture.size(index) == sampler.size(index)
         plain = np.full(index.num_rows, sampler.size(index) / index.num_rows)
         expected = share * sampler.draws_per_row(index) + (1 - share) * plain
-        np.testing.assert_allclose(blend.draws_per_row(index), expected, rtol=1e-12)
+        np.testing.assert_allclose(mixture.draws_per_row(index), expected, rtol=1e-12)
 
-    def test_the_whole_share_draws_what_the_sampler_draws(self, sampler, index):
+    def test_a_fraction_of_1_draws_the_rows_of_the_sampler(self, sampler, index):
         rng = np.random.default_rng(4)
-        blended = MixtureSampler(sampler, 1.0).draw(index, np.random.default_rng(4))
+        drawn = MixtureSampler(sampler, 1.0).draw(index, np.random.default_rng(4))
         rng.random()  # rounds the share
-        np.testing.assert_array_equal(np.sort(blended), np.sort(sampler.draw(index, rng)))
+        np.testing.assert_array_equal(np.sort(drawn), np.sort(sampler.draw(index, rng)))
 
-    def test_no_share_draws_every_row_equally_often_but_for_the_last_pass(self, sampler, index):
+    def test_a_fraction_of_0_draws_every_row_equally_often_up_to_one(self, sampler, index):
         drawn = times(MixtureSampler(sampler, 0.0).draw(index, np.random.default_rng(4)), index)
         assert drawn.max() - drawn.min() <= 1
         assert drawn.sum() == sampler.size(index)

@@ -52,17 +52,17 @@ def refused(action, *arguments) -> str:
 class TestDeferred:
     """Nothing, then everything."""
 
-    def test_of_200_epochs_the_last_40_are_corrected_as_in_the_paper(self):
+    def test_the_last_40_of_200_epochs_are_corrected_as_in_the_paper(self):
         assert strengths(Deferred(), 200) == [0.0] * 160 + [1.0] * 40
 
-    def test_the_start_may_be_an_epoch_or_a_fraction_of_all_of_them(self):
+    def test_the_start_may_be_an_epoch_or_a_fraction_of_the_epochs(self):
         assert strengths(Deferred(3), 5) == [0, 0, 0, 1, 1]
         assert strengths(Deferred(1.0), 3) == [0, 1, 1]
         assert strengths(Deferred(0.5), 4) == [0, 0, 1, 1]
         assert strengths(Deferred(0.8), 5) == [0, 0, 0, 0, 1]
 
     @given(start=st.floats(0, 1, exclude_min=True, exclude_max=True), epochs=st.integers(2, 300))
-    def test_a_fraction_is_kept_to_the_epoch_with_one_before_and_one_after_it(self, start, epochs):
+    def test_a_fraction_leaves_at_least_one_epoch_without_and_one_with_correction(self, start, epochs):
         values = strengths(Deferred(start), epochs)
         assert set(values) == {0.0, 1.0}
         assert values == sorted(values)
@@ -70,12 +70,12 @@ class TestDeferred:
         assert abs(before - start * epochs) <= 0.5 or before in (1, epochs - 1)
 
     @pytest.mark.parametrize("start", [0, -0.5, 1.5, -3, True, float("nan"), float("inf"), "late", None])
-    def test_a_start_that_is_none_is_refused(self, start):
+    def test_an_invalid_start_is_refused(self, start):
         message = refused(Deferred, start)
         assert f"strategy.schedule.start={start}" in message
 
     @pytest.mark.parametrize("start", [5, 8])
-    def test_a_start_that_never_comes_is_refused(self, start):
+    def test_a_start_after_the_last_epoch_is_refused(self, start):
         message = refused(Strategy(schedule=Deferred(start)).fit, LABELS, INDEX, 5)
         assert f"strategy.schedule.start={start} is never reached: trainer.max_epochs=5" in message
         Strategy(schedule=Deferred(start)).fit(LABELS, INDEX, start + 1)
@@ -85,12 +85,12 @@ class TestProgressive:
     """From nothing to everything in equal steps."""
 
     @pytest.mark.parametrize("epochs", [2, 3, 10, 90])
-    def test_steps_are_equal_from_nothing_to_everything(self, epochs):
+    def test_the_strength_rises_in_equal_steps_from_0_to_1(self, epochs):
         np.testing.assert_allclose(strengths(Progressive(), epochs), np.linspace(0, 1, epochs), rtol=1e-15)
         assert strengths(Progressive(), epochs)[-1] == 1.0
 
     @pytest.mark.parametrize("epochs", [2, 5, 90])
-    def test_classes_are_drawn_from_the_mixture_of_instances_and_classes(self, epochs):
+    def test_classes_are_drawn_from_the_mixture_of_natural_and_balanced_sampling(self, epochs):
         # Kang et al., ICLR 2020, eq. 3, with t / T from 0 to 1 as the authors' code has it.
         fitted = PROGRESSIVE.fit(LABELS, INDEX, epochs)
         instance_balanced, class_balanced = COUNTS / COUNTS.sum(), np.full(4, 1 / 4)
@@ -107,7 +107,7 @@ class TestProgressive:
             expected = (1 - epoch / 3) * plain + epoch / 3 * aware
             np.testing.assert_allclose(fitted.at_epoch(epoch).correction.sampling_probs, expected, rtol=1e-12)
 
-    def test_what_is_drawn_follows(self):
+    def test_drawn_rows_follow_the_strength(self):
         fitted = PROGRESSIVE.fit(LABELS, INDEX, 3)
         rarest = [
             np.mean(
@@ -124,7 +124,7 @@ class TestStrength:
     @every_task
     @pytest.mark.parametrize("strength", [0.0, 0.25, 0.5, 1.0])
     @pytest.mark.parametrize("beta", [0.5, 1.0])
-    def test_weights_are_those_of_so_much_of_the_exponent(self, index, strength, beta):
+    def test_inverse_frequency_weights_have_the_exponent_times_the_strength(self, index, strength, beta):
         partly = Strategy(weights=InverseFrequency(beta), max_ratio=None).correction(LABELS, index, strength)
         assert_same(
             partly, Strategy(weights=InverseFrequency(strength * beta), max_ratio=None).correction(LABELS, index), 1e-12
@@ -139,7 +139,7 @@ class TestStrength:
 
     @every_task
     @pytest.mark.parametrize("strength", [0.25, 0.75])
-    def test_a_drawn_example_weighs_1_on_average_whatever_the_strength(self, index, strength):
+    def test_weights_have_mean_1_over_drawn_examples_at_any_strength(self, index, strength):
         correction = Strategy(PowerSampler(0.5), InverseFrequency(0.5)).correction(LABELS, index, strength)
         positive = correction.sampling_probs * correction.class_weights
         if index.multi_label:
@@ -149,13 +149,13 @@ class TestStrength:
         else:
             assert positive.sum() == pytest.approx(1, rel=1e-12)
 
-    def test_the_cap_is_on_the_weights_in_force(self):
+    def test_the_limit_applies_to_the_weights_in_force(self):
         capped = Strategy(weights=InverseFrequency(1.0), max_ratio=10)  # 125 between the largest and the smallest
         assert capped.correction(LABELS, INDEX, 0.25).weight_ratio == pytest.approx(125**0.25)
         assert capped.correction(LABELS, INDEX, 0.75).weight_ratio == pytest.approx(10)
 
     @every_task
-    def test_without_any_the_data_is_taken_as_it_is(self, index):
+    def test_strength_0_is_no_correction(self, index):
         correction = Strategy(PowerSampler(0.5, "median"), InverseFrequency(0.5)).correction(LABELS, index, 0.0)
         np.testing.assert_allclose(correction.sampling_probs, index.counts / index.num_rows, rtol=1e-12)
         np.testing.assert_allclose(correction.draws_per_row, correction.epoch_size / index.num_rows, rtol=1e-12)
@@ -163,7 +163,7 @@ class TestStrength:
         assert correction.epoch_size == PowerSampler(0.5, "median").size(index)
         assert not correction.capped.any()
 
-    def test_the_emphasis_goes_from_that_of_the_counts_to_that_of_the_strategy(self):
+    def test_the_effective_prior_moves_from_the_frequencies_to_that_of_the_strategy(self):
         fitted = Strategy(PowerSampler(0.5), InverseFrequency(0.5), schedule=Progressive()).fit(LABELS, INDEX, 5)
         roots = COUNTS**0.5
         for epoch, s in enumerate([0, 0.25, 0.5, 0.75, 1]):
@@ -178,7 +178,7 @@ class TestFittedStrategy:
 
     @every_task
     @pytest.mark.parametrize("epochs", [None, -1, 1, 7])
-    def test_without_a_schedule_it_is_the_strategy_in_every_epoch(self, index, epochs):
+    def test_without_a_schedule_every_epoch_has_the_full_correction(self, index, epochs):
         strategy = Strategy(PowerSampler(0.5), InverseFrequency(0.5))
         fitted = strategy.fit(LABELS, index, epochs)
         for epoch in (0, 1, 6, 1000):
@@ -189,7 +189,7 @@ class TestFittedStrategy:
 
     @every_task
     @pytest.mark.parametrize("schedule", [Deferred(0.5), Progressive()], ids=str)
-    def test_the_last_epoch_and_all_after_it_are_the_whole_strategy(self, schedule, index):
+    def test_the_last_epoch_and_later_ones_have_the_full_correction(self, schedule, index):
         strategy = Strategy(RepeatFactorSampler(0.1), InverseFrequency(0.5), schedule=schedule)
         fitted = strategy.fit(LABELS, index, 4)
         for correction in (fitted.final.correction, fitted.at_epoch(3).correction, fitted.at_epoch(10).correction):
@@ -197,7 +197,7 @@ class TestFittedStrategy:
         assert fitted.at_epoch(3).sampler is strategy.sampler
         assert fitted.at_epoch(0).sampler == MixtureSampler(strategy.sampler, 0.0)
 
-    def test_the_loss_is_kept_as_long_as_the_strength_is_the_same(self):
+    def test_epochs_of_equal_strength_share_the_loss(self):
         fitted = Strategy(weights=InverseFrequency(1.0), schedule=Deferred(2)).fit(LABELS, INDEX, 5)
         before, after = fitted.at_epoch(0).loss, fitted.at_epoch(2).loss
         assert fitted.at_epoch(4).loss is after
@@ -207,7 +207,7 @@ class TestFittedStrategy:
         fitted = PROGRESSIVE.fit(LABELS, INDEX, 3)
         assert len({fitted.at_epoch(epoch).loss for epoch in range(3)}) == 3
 
-    def test_epochs_can_be_asked_for_in_any_order(self):
+    def test_epochs_can_be_requested_in_any_order(self):
         fitted = Strategy(PowerSampler(0.5), InverseFrequency(0.5), schedule=Progressive()).fit(LABELS, INDEX, 5)
         in_order = [fitted.at_epoch(epoch).correction for epoch in range(5)]
         for epoch in (3, 0, 4, 2, 3):
@@ -216,7 +216,7 @@ class TestFittedStrategy:
                 fitted.at_epoch(epoch).loss.class_weights, in_order[epoch].class_weights, rtol=1e-6
             )
 
-    def test_margins_are_there_from_the_first_epoch_on(self):
+    def test_margins_are_in_force_from_the_first_epoch(self):
         fitted = Strategy(weights=InverseFrequency(1.0), loss=LDAM, schedule=Deferred()).fit(LABELS, INDEX, 5)
         first, last = fitted.at_epoch(0).loss, fitted.at_epoch(4).loss
         np.testing.assert_array_equal(first.margins, last.margins)
@@ -224,7 +224,7 @@ class TestFittedStrategy:
         np.testing.assert_array_equal(first.class_weights, 1)
         assert last.class_weights.max() > 10
 
-    def test_logits_are_adjusted_by_what_sampler_and_weights_leave_at_the_time(self):
+    def test_logit_offsets_follow_the_correction_of_the_epoch(self):
         fitted = Strategy(PowerSampler(1.0), loss=LogitAdjusted, schedule=Progressive()).fit(LABELS, INDEX, 3)
         for epoch in range(3):
             loss, correction = fitted.at_epoch(epoch).loss, fitted.at_epoch(epoch).correction
@@ -233,16 +233,16 @@ class TestFittedStrategy:
 
     @pytest.mark.parametrize("schedule", [Deferred(), Deferred(1), Progressive()], ids=str)
     @pytest.mark.parametrize("epochs", [1, 0, -1, None])
-    def test_a_schedule_needs_two_epochs(self, schedule, epochs):
+    def test_a_schedule_with_one_epoch_is_refused(self, schedule, epochs):
         message = refused(Strategy(schedule=schedule).fit, LABELS, INDEX, epochs)
         assert "two epochs" in message
         assert f"trainer.max_epochs={epochs}" in message
         assert "strategy.schedule=null" in message
 
-    def test_two_epochs_are_enough(self):
+    def test_a_schedule_accepts_two_epochs(self):
         assert Strategy(schedule=Deferred()).fit(LABELS, INDEX, 2).strengths == [0, 1]
         assert PROGRESSIVE.fit(LABELS, INDEX, 2).strengths == [0, 1]
 
-    def test_what_corrects_twice_is_refused_before_the_first_epoch(self):
+    def test_over_correction_is_refused_before_the_first_epoch(self):
         twice = Strategy(PowerSampler(1.0), InverseFrequency(1.0), schedule=Progressive())
         assert "over-correct" in refused(twice.fit, LABELS, INDEX, 5)

@@ -53,7 +53,7 @@ def test_inverse_counts_are_the_balanced_weights_of_scikit_learn(counts):
 
 
 @pytest.mark.parametrize(("beta", "expected"), [(0, [1, 1, 1]), (0.5, [1, 1 / 2, 1 / 3]), (1, [1, 1 / 4, 1 / 9])])
-def test_power_weights_by_hand(beta, expected):
+def test_inverse_frequency_weights_of_a_small_example_worked_by_hand(beta, expected):
     np.testing.assert_allclose(InverseFrequency(beta)([], np.array([1, 4, 9])), expected, rtol=1e-15)
 
 
@@ -66,11 +66,11 @@ def test_effective_number_is_the_formula_of_cui_et_al_in_double_precision(beta):
 
 @settings(deadline=None)
 @given(st.sampled_from([0.9, 0.99, 0.999, 0.9999]), st.integers(1, 10**6))
-def test_effective_number_holds_at_any_count(beta, n):
+def test_effective_number_weights_are_finite_at_any_count(beta, n):
     assert EffectiveNumber(beta)([], np.array([n]))[0] == pytest.approx(cui(beta, n), rel=1e-14)
 
 
-def test_effective_number_by_hand():
+def test_effective_numbers_of_a_small_example_worked_by_hand():
     # beta 0.9: E_1 = 1, E_2 = 1.9, E_3 = 2.71, E_infinity = 10; beta 0.99: E_2 = 1.99.
     weights = EffectiveNumber(0.9)([], np.array([1, 2, 3, 10**6]))
     np.testing.assert_allclose(weights, [1, 1 / 1.9, 1 / 2.71, 0.1], rtol=1e-14)
@@ -83,14 +83,14 @@ def test_effective_number_needs_a_beta_between_0_and_1(beta):
         EffectiveNumber(beta)
 
 
-def test_a_power_that_favours_large_classes_is_refused():
+def test_a_negative_beta_is_refused():
     with pytest.raises(UserError, match="beta=-1"):
         InverseFrequency(-1)
 
 
 @settings(deadline=None)
 @given(some_counts, st.sampled_from([1.0, 1.5, 3.0, 10.0, 1000.0]))
-def test_the_cap_limits_the_ratio_exactly_and_leaves_small_weights_alone(counts, ratio):
+def test_the_cap_limits_the_ratio_exactly_and_keeps_small_weights(counts, ratio):
     weights = InverseFrequency(1.0)([], counts)
     capped = cap(weights, ratio)
     smallest = weights.min()
@@ -114,22 +114,22 @@ def test_ratios_are_powers_of_negatives_over_positives(beta):
     np.testing.assert_allclose(positive_weight_ratios(InverseFrequency(beta), [], counts, 100), expected, rtol=1e-12)
 
 
-def test_the_ratio_of_a_label_that_no_row_or_every_row_holds_is_finite():
+def test_the_ratio_of_a_label_of_no_or_every_row_is_finite():
     np.testing.assert_allclose(
         positive_weight_ratios(InverseFrequency(1.0), [], np.array([0, 1, 100]), 100), [100, 99, 1 / 100]
     )
 
 
-def test_ratios_of_the_effective_number_are_those_of_positives_and_negatives():
+def test_effective_number_ratios_compare_positives_and_negatives():
     ratios = positive_weight_ratios(EffectiveNumber(0.99), [], np.array([3, 40]), 100)
     np.testing.assert_allclose(ratios, [cui(0.99, 3) / cui(0.99, 97), cui(0.99, 40) / cui(0.99, 60)], rtol=1e-13)
 
 
-def test_manual_weights_are_ratios_as_they_are():
+def test_manual_weights_are_the_ratios():
     np.testing.assert_array_equal(positive_weight_ratios(ManualWeights([5, 1, 0.5]), LABELS, COUNTS, 200), [5, 1, 0.5])
 
 
-def test_a_ratio_of_0_would_never_learn_a_positive_and_is_refused():
+def test_a_ratio_of_0_is_refused():
     with pytest.raises(UserError, match="'fraud' is 0") as error:
         positive_weight_ratios(ManualWeights([5, 0, 0.5]), LABELS, COUNTS, 200)
     assert "\n" not in str(error.value)
@@ -142,7 +142,7 @@ def test_the_cap_of_ratios_limits_both_sides():
 
 @settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=2, max_size=60).filter(lambda column: 0 < sum(column) < len(column)))
-def test_balanced_sides_are_the_balanced_weights_of_scikit_learn(column):
+def test_balanced_ratios_give_the_balanced_weights_of_scikit_learn(column):
     positives = np.array(column)
     expected = compute_class_weight("balanced", classes=np.array([False, True]), y=positives)
     ratio = positive_weight_ratios(InverseFrequency(1.0), [], np.array([positives.sum()]), len(positives))
@@ -152,7 +152,7 @@ def test_balanced_sides_are_the_balanced_weights_of_scikit_learn(column):
 
 @settings(deadline=None)
 @given(st.floats(0, 1), st.floats(1e-6, 1e6))
-def test_a_drawn_text_weighs_1_on_average_within_each_label(share, ratio):
+def test_normalised_label_weights_have_mean_1_over_drawn_texts(share, ratio):
     positive, negative = normalise_label_weights(np.array([ratio]), np.array([share]), np.array([1 - share]))
     assert share * positive[0] + (1 - share) * negative[0] == pytest.approx(1, rel=1e-12)
     assert positive[0] / negative[0] == pytest.approx(ratio, rel=1e-12)
@@ -160,13 +160,13 @@ def test_a_drawn_text_weighs_1_on_average_within_each_label(share, ratio):
 
 @settings(deadline=None)
 @given(some_counts, st.floats(0, 2), st.floats(0, 2), st.sampled_from([None, 1.0, 2.0, 100.0]))
-def test_a_drawn_example_weighs_1_on_average_also_after_capping(counts, alpha, beta, ratio):
+def test_normalised_weights_have_mean_1_also_after_capping(counts, alpha, beta, ratio):
     probabilities = PowerSampler(alpha).probabilities(counts)
     weights = normalise(cap(InverseFrequency(beta)([], counts), ratio), probabilities)
     assert probabilities @ weights == pytest.approx(1, rel=1e-12)
 
 
-def test_the_effective_sample_fraction_by_hand():
+def test_the_effective_sample_size_of_a_small_example_worked_by_hand():
     # Counts 3 and 1, balanced: weights 2/3 and 2, E[w] = 1, E[w^2] = 3/4 * 4/9 + 1/4 * 4 = 4/3.
     probabilities = np.array([0.75, 0.25])
     assert effective_sample_size(np.array([2 / 3, 2]), probabilities) == pytest.approx(3 / 4)
@@ -188,7 +188,7 @@ def test_a_class_without_a_manual_weight_is_named():
     assert "'spam'" in refused(ManualWeights({"fine": 1, "fraud": 2}))
 
 
-def test_many_classes_without_a_manual_weight_are_summed_up():
+def test_many_classes_without_a_manual_weight_are_counted():
     labels = [f"class {i}" for i in range(9)]
     with pytest.raises(UserError, match=r"'class 5' and 3 more"):
         ManualWeights({"class 0": 1})(labels, np.ones(9, int))

@@ -58,7 +58,7 @@ def calibrated(probabilities: pd.DataFrame) -> np.ndarray:
     return powers / powers.sum(1, keepdims=True)
 
 
-def test_new_texts_are_predicted_as_the_run_predicted_its_test_split(finished, texts, tmp_path, monkeypatch):
+def test_predictions_of_the_test_file_equal_those_of_the_run(finished, texts, tmp_path, monkeypatch):
     output = tmp_path / "out.parquet"
     assert call(predict.main, monkeypatch, finished, texts["test"], "--output", output) == 0
     ours, theirs = pq.read_table(output), pq.read_table(finished / "predictions.parquet")
@@ -68,7 +68,7 @@ def test_new_texts_are_predicted_as_the_run_predicted_its_test_split(finished, t
     assert ours["label"].null_count == len(ours)
 
 
-def test_a_missing_text_gets_a_prediction_all_the_same(finished, tmp_path, monkeypatch):
+def test_a_missing_text_gets_a_prediction(finished, tmp_path, monkeypatch):
     file = tmp_path / "new.csv"
     file.write_text("name,review\na,alpha1 alpha2\nb,\n")
     output = tmp_path / "out.parquet"
@@ -78,7 +78,7 @@ def test_a_missing_text_gets_a_prediction_all_the_same(finished, tmp_path, monke
 
 
 @pytest.mark.parametrize("ids", [["a", None, " "], [7.0, None, float("nan")]], ids=["text", "numbers"])
-def test_a_row_without_an_id_has_its_row_number_for_one_as_in_training(finished, tmp_path, monkeypatch, ids):
+def test_a_row_without_an_id_gets_its_row_number(finished, tmp_path, monkeypatch, ids):
     pq.write_table(pa.table({"text": ["alpha1"] * 3, "name": ids}), tmp_path / "new.parquet")
     output = tmp_path / "out.parquet"
     arguments = (finished, tmp_path / "new.parquet", "--id", "name", "--output", output)
@@ -88,11 +88,11 @@ def test_a_row_without_an_id_has_its_row_number_for_one_as_in_training(finished,
 
 class TestReading:
     TEXT = 'text\tname\nkind\tkind\n"alpha1\ta\nbeta1"\tb\n'
-    """Of three rows, the first of which says what the columns are, and a quotation of a line's end if it is one."""
+    """A row of column types and two texts, the first of which is quoted and contains a line break."""
 
     @pytest.fixture
     def trained(self, finished, tmp_path) -> Path:
-        """A run as if it were trained on a file like this one."""
+        """A run whose configuration names a training file in this format."""
         folder = tmp_path / "run"
         shutil.copytree(finished, folder)
         config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -101,12 +101,12 @@ class TestReading:
         return folder
 
     def predicted(self, monkeypatch, *arguments: object) -> int:
-        """How many texts are predicted."""
+        """Return the number of predicted texts."""
         output = Path(arguments[0]) / "out.parquet"
         assert call(predict.main, monkeypatch, *arguments, "--output", output) == 0
         return pq.read_table(output).num_rows
 
-    def test_a_file_of_the_format_that_was_trained_on_is_read_as_that_was(self, trained, tmp_path, monkeypatch, caplog):
+    def test_a_file_with_the_training_suffix_is_read_in_its_format(self, trained, tmp_path, monkeypatch, caplog):
         (tmp_path / "new.tab").write_text(self.TEXT)
         with caplog.at_level("INFO"):
             assert self.predicted(monkeypatch, trained, tmp_path / "new.tab") == 2
@@ -114,7 +114,7 @@ class TestReading:
         assert self.predicted(monkeypatch, trained, tmp_path / "new.tab", "--skip-rows", 0) == 3
         assert self.predicted(monkeypatch, trained, tmp_path / "new.tab", "--quote", '"', "--skip-rows", 0) == 2
 
-    def test_other_files_are_read_as_their_suffix_implies_by_default(self, trained, tmp_path, monkeypatch):
+    def test_files_with_another_suffix_are_read_in_its_default_format(self, trained, tmp_path, monkeypatch):
         (tmp_path / "new.tsv").write_text(self.TEXT)
         assert self.predicted(monkeypatch, trained, tmp_path / "new.tsv") == 2
         assert self.predicted(monkeypatch, trained, tmp_path / "new.tsv", "--quote", "") == 3
@@ -122,7 +122,7 @@ class TestReading:
         options = ("--delimiter", "\\t", "--quote", "", "--skip-rows", 1)
         assert self.predicted(monkeypatch, trained, tmp_path / "new.csv", *options) == 2
 
-    def test_what_is_no_delimiter_is_one_line(self, trained, tmp_path, monkeypatch, capsys):
+    def test_an_invalid_delimiter_is_refused_in_one_line(self, trained, tmp_path, monkeypatch, capsys):
         assert call(predict.main, monkeypatch, trained, tmp_path / "new.csv", "--delimiter", "||") == 2
         error = capsys.readouterr().err
         assert "'||' is not a delimiter or quote" in error
@@ -130,7 +130,7 @@ class TestReading:
 
 
 class TestCalibrated:
-    def test_probabilities_are_calibrated_and_predictions_stay(self, finished, texts, tmp_path, monkeypatch):
+    def test_calibration_changes_probabilities_but_not_predictions(self, finished, texts, tmp_path, monkeypatch):
         folder = with_calibration(finished, tmp_path / "run")
         raw, ours = tmp_path / "raw.parquet", tmp_path / "ours.parquet"
         assert call(predict.main, monkeypatch, folder, texts["test"], "--output", raw) == 0
@@ -142,7 +142,7 @@ class TestCalibrated:
         assert [row[f"p:{row.prediction}"] for _, row in ours.iterrows()] == ours.probability.tolist()
         assert np.abs(ours[columns].to_numpy() - raw[columns].to_numpy()).max() > 0.05
 
-    def test_thresholds_are_of_the_raw_probabilities(self, tagging, tagged, tmp_path, monkeypatch):
+    def test_thresholds_apply_to_raw_probabilities(self, tagging, tagged, tmp_path, monkeypatch):
         folder = with_calibration(tagging, tmp_path / "run")
         raw, ours = tmp_path / "raw.parquet", tmp_path / "ours.parquet"
         assert call(predict.main, monkeypatch, folder, tagged["test"], "--output", raw) == 0
@@ -158,7 +158,7 @@ class TestCalibrated:
                 changed |= abs(probability - p[name]) > 0.05
         assert changed
 
-    def test_a_run_that_was_not_calibrated_is_one_line(self, finished, texts, tmp_path, monkeypatch, capsys):
+    def test_a_run_without_calibration_is_refused_in_one_line(self, finished, texts, tmp_path, monkeypatch, capsys):
         folder = with_calibration(finished, tmp_path / "run", calibrated=False)
         assert call(predict.main, monkeypatch, folder, texts["test"], "--calibrated") == 2
         error = capsys.readouterr().err
@@ -167,7 +167,7 @@ class TestCalibrated:
 
 
 class TestCosts:
-    # Whatever it is, to call it delta is cheap; a missed alpha is dear.
+    # Predicting delta is cheap for every class; missing alpha is expensive.
     COSTS = np.array([[0.0, 30, 2, 30], [9, 0, 2, 9], [9, 9, 0, 9], [9, 9, 2, 0]])
 
     def file(self, folder: Path) -> Path:
@@ -176,9 +176,7 @@ class TestCosts:
         return path
 
     @pytest.mark.parametrize("has_calibration", [True, False])
-    def test_the_decision_of_the_least_cost_is_a_column(
-        self, finished, texts, tmp_path, monkeypatch, caplog, has_calibration
-    ):
+    def test_the_least_cost_decision_is_a_column(self, finished, texts, tmp_path, monkeypatch, caplog, has_calibration):
         folder = with_calibration(finished, tmp_path / "run", has_calibration)
         output, given = tmp_path / "out.parquet", (folder, texts["test"], "--costs", self.file(tmp_path))
         assert call(predict.main, monkeypatch, *given, "--output", output) == 0
@@ -193,7 +191,7 @@ class TestCosts:
         np.testing.assert_allclose(table.probability, theirs.probability, atol=1e-5)
         assert ("raw probabilities" in caplog.text) != has_calibration
 
-    def test_costs_of_several_labels_and_of_other_classes_are_one_line(
+    def test_costs_for_multi_label_runs_or_other_classes_are_refused_in_one_line(
         self, finished, tagging, texts, tagged, tmp_path, monkeypatch, capsys
     ):
         costs = self.file(tmp_path)
@@ -219,7 +217,7 @@ class TestCosts:
         ),
     ],
 )
-def test_a_mistake_is_one_line(finished, texts, tmp_path, monkeypatch, capsys, arguments, line):
+def test_a_user_error_is_one_line(finished, texts, tmp_path, monkeypatch, capsys, arguments, line):
     names = {"tmp": tmp_path, "test": texts["test"], "run": finished}
     assert call(predict.main, monkeypatch, *(argument.format(**names) for argument in arguments)) == 2
     error = capsys.readouterr().err
@@ -229,7 +227,7 @@ def test_a_mistake_is_one_line(finished, texts, tmp_path, monkeypatch, capsys, a
 
 
 class TestParts:
-    def test_a_file_is_predicted_as_well_in_parts(self, tagging, tagged, tmp_path, monkeypatch):
+    def test_prediction_in_blocks_gives_the_same_result(self, tagging, tagged, tmp_path, monkeypatch):
         whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
         assert call(predict.main, monkeypatch, tagging, tagged["test"], "--id", "source", "--output", whole) == 0
         monkeypatch.setattr(predictor, "MAX_TEXTS", 7)
@@ -240,27 +238,27 @@ class TestParts:
         for ours, theirs in zip(parts.top_probabilities, whole.top_probabilities, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
-    def test_the_more_labels_the_fewer_texts_are_held(self, recorded, monkeypatch):
+    def test_blocks_are_smaller_with_more_labels(self, recorded, monkeypatch):
         monkeypatch.setattr(predictor, "MAX_LOGITS", 5)
         texts = pa.chunked_array([["word0"] * 3, ["word1", None]])
         assert [len(part) for part in recorded[0].predict_blocks(texts)] == [2, 2, 1]
 
-    def test_an_error_on_the_way_leaves_the_file_of_before(self, finished, texts, tmp_path, monkeypatch):
+    def test_an_error_during_prediction_keeps_the_old_file(self, finished, texts, tmp_path, monkeypatch):
         output = tmp_path / "out.parquet"
-        output.write_text("of before")
+        output.write_text("old")
         monkeypatch.setattr(predictor, "MAX_TEXTS", 7)
         parts = predictor.Predictor.predict_blocks
 
-        def until_the_second(self, texts):
+        def fail_at_the_second_block(self, texts):
             yield next(parts(self, texts))
-            raise UserError("no room")
+            raise UserError("disk full")
 
-        monkeypatch.setattr(predictor.Predictor, "predict_blocks", until_the_second)
+        monkeypatch.setattr(predictor.Predictor, "predict_blocks", fail_at_the_second_block)
         assert call(predict.main, monkeypatch, finished, texts["test"], "--output", output) == 2
-        assert output.read_text() == "of before"
+        assert output.read_text() == "old"
         assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
 
-    def test_no_rows_are_no_predictions(self, finished, tmp_path, monkeypatch):
+    def test_a_file_without_rows_gives_no_predictions(self, finished, tmp_path, monkeypatch):
         pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "none.parquet")
         output = tmp_path / "out.parquet"
         assert call(predict.main, monkeypatch, finished, tmp_path / "none.parquet", "--output", output) == 0
@@ -269,7 +267,7 @@ class TestParts:
 
 @pytest.fixture
 def recorded(tiny_encoder) -> tuple[predictor.Predictor, list[tuple[int, int]]]:
-    """A predictor whose logits are the sum of a text's token ids and their number, and the shapes of its batches."""
+    """A predictor whose logits are sum and number of the token ids, and the shapes of its batches."""
     batches = []
 
     def model(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -283,27 +281,27 @@ def recorded(tiny_encoder) -> tuple[predictor.Predictor, list[tuple[int, int]]]:
 class TestBatches:
     TEXTS = tuple(" ".join(["word0"] * (1 + i * 7 % 12)) for i in range(30))
 
-    def test_logits_come_in_the_order_of_the_texts(self, recorded):
+    def test_logits_are_in_the_order_of_the_texts(self, recorded):
         predictor, _ = recorded
         logits = predictor(self.TEXTS)
         tokens = predictor.tokenise(self.TEXTS)
         assert logits.tolist() == [[ids.sum(), len(ids)] for ids in tokens]
         assert logits.dtype == np.float32
 
-    def test_they_are_of_so_many_tokens_at_most_with_little_padding(self, recorded):
+    def test_batches_respect_max_tokens_and_have_little_padding(self, recorded):
         predictor, batches = recorded
         logits = predictor(self.TEXTS)
         assert sum(rows for rows, _ in batches) == len(self.TEXTS)
         assert all(rows * length <= predictor.max_tokens for rows, length in batches)
         assert sum(rows * length for rows, length in batches) < 1.2 * logits[:, 1].sum()
 
-    def test_a_text_longer_than_that_is_alone(self, recorded):
+    def test_a_text_longer_than_max_tokens_has_its_own_batch(self, recorded):
         predictor, batches = recorded
         predictor.max_tokens = 5
         predictor(["word0 " * 20, "word1"])
         assert batches == [(1, 22), (1, 3)]
 
-    def test_no_texts_have_no_logits(self, recorded):
+    def test_no_texts_give_no_logits(self, recorded):
         assert recorded[0]([]).shape == (0, 2)
 
 
@@ -332,7 +330,7 @@ def encoder(finished) -> dict:
     ],
 )
 @pytest.mark.parametrize("nested", [False, True], ids=["itself", "within"])
-def test_what_a_foreign_run_folder_names_is_not_called(finished, encoder, tmp_path, target, nested):
+def test_targets_outside_the_allowed_packages_are_not_called(finished, encoder, tmp_path, target, nested):
     call = {"_target_": target, "_args_": [str(tmp_path / "made")]}
     folder = foreign(finished, tmp_path / "foreign", encoder | {"download": [call]} if nested else call)
     with pytest.raises(UserError, match=f"config.yaml: {target} (is not|does not exist)"):
@@ -354,7 +352,7 @@ def test_classes_of_an_allowed_package_are_built(finished, encoder, tmp_path, mo
     np.testing.assert_array_equal(own(["alpha1 word2"]), predictor.load(finished)(["alpha1 word2"]))
 
 
-def test_what_a_foreign_run_folder_interpolates_is_a_string(finished, encoder, tmp_path):
+def test_interpolations_in_a_run_folder_are_not_resolved(finished, encoder, tmp_path):
     call = f"${{oc.create:{{_target_: os.mkdir, _args_: ['{tmp_path / 'made'}']}}}}"
     folder = foreign(finished, tmp_path / "foreign", encoder | {"name": call})
     with pytest.raises(UserError, match="cannot be loaded"):
@@ -362,7 +360,7 @@ def test_what_a_foreign_run_folder_interpolates_is_a_string(finished, encoder, t
     assert not (tmp_path / "made").exists()
 
 
-def test_a_run_folder_of_another_version_is_one_line(finished, encoder, tmp_path):
+def test_a_run_with_unknown_arguments_is_refused_in_one_line(finished, encoder, tmp_path):
     folder = foreign(finished, tmp_path / "other", encoder | {"colour": "blue"})
     with pytest.raises(UserError, match=r"EncoderSource does not accept .* 'colour'"):
         predictor.load(folder)
@@ -377,12 +375,12 @@ def test_bf16_rounds_and_fp32_does_not(finished):
     assert np.array_equal(predictor.load(finished, precision="auto")(texts), exact)
 
 
-def test_one_class_a_text_is_not_decided_by_thresholds(finished):
+def test_a_single_label_model_has_no_decision_rule(finished):
     with pytest.raises(ValueError, match="single-label"):
         predictor.load(finished).decide(np.zeros((1, 4)))
 
 
-def test_what_is_no_text_is_one_line_before_anything_is_predicted(finished, tmp_path, monkeypatch, capsys):
+def test_a_column_that_is_not_text_is_refused_in_one_line(finished, tmp_path, monkeypatch, capsys):
     file = tmp_path / "new.csv"
     file.write_bytes(b"text\n" + b"alpha1\n" * 10 + b"\xff\xfe\n")
     assert (

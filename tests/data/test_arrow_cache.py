@@ -52,7 +52,7 @@ def entries(cache: Path, folder: str = "tables") -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.jsonl.gz", "a.parquet"])
-def test_a_large_file_gives_what_a_small_one_gives(tmp_path, cache, large, monkeypatch, name):
+def test_a_large_file_gives_the_same_table_as_a_small_one(tmp_path, cache, large, monkeypatch, name):
     bad = [3, 1500, 2999]
     texts = ["" if row in bad else text for row, text in enumerate(TEXTS)]
     file = written(tmp_path / name, texts, ["", *LABELS[1:]])
@@ -174,9 +174,7 @@ def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path, cache, large
         ("a.parquet", lambda data: data[:-12], "cannot read a.parquet: Parquet magic bytes not found"),
     ],
 )
-def test_what_is_wrong_with_a_large_file_is_reported_and_nothing_is_kept(
-    tmp_path, cache, large, name, change, expected
-):
+def test_errors_in_a_large_file_are_reported_and_nothing_is_cached(tmp_path, cache, large, name, change, expected):
     path = tmp_path / name
     written(path)
     path.write_bytes(change(path.read_bytes()))
@@ -193,7 +191,7 @@ def test_a_cache_that_cannot_be_written_is_reported(tmp_path, large, monkeypatch
     assert message.endswith("Not a directory; set COUNTERPOISE_CACHE to a writable folder with enough free space")
 
 
-def test_numbers_that_turn_out_to_be_fractions_late_are_read_as_such(tmp_path, large):
+def test_fractions_that_appear_late_in_a_column_are_read_as_floats(tmp_path, large):
     rows = [{"text": text, "label": row % 3, "w": row} for row, text in enumerate(TEXTS)] + [
         {"text": "last", "label": 1, "w": 0.5}
     ]
@@ -203,7 +201,7 @@ def test_numbers_that_turn_out_to_be_fractions_late_are_read_as_such(tmp_path, l
     assert split.labels[-1].as_py() == "1"
 
 
-def test_the_data_module_of_a_large_file_is_that_of_a_small_one(tmp_path, cache, large, tiny_encoder, monkeypatch):
+def test_the_data_module_of_a_large_file_equals_that_of_a_small_one(tmp_path, cache, large, tiny_encoder, monkeypatch):
     file = written(tmp_path / "a.csv", ["" if row == 7 else text for row, text in enumerate(TEXTS)])
     tokenizer = load_tokenizer(str(tiny_encoder))
 
@@ -229,7 +227,7 @@ def test_the_data_module_of_a_large_file_is_that_of_a_small_one(tmp_path, cache,
     assert len(entries(cache, "tokens")) == 2
 
 
-def test_texts_of_one_digest_are_tokenised_once_for_each_tokenizer_and_length(tiny_encoder):
+def test_texts_of_one_digest_are_tokenised_once_per_tokenizer_and_length(tiny_encoder):
     tokenizer = load_tokenizer(str(tiny_encoder))
     texts = pa.chunked_array([pa.array(["word1", "word2"], pa.large_string())])
     first = tokenise(texts, tokenizer, 8, "texts", "a")

@@ -11,7 +11,7 @@ from counterpoise.data.arrow_columns import BLANK, NOT_UTF8, find_text_faults, t
 
 @pytest.mark.parametrize("cuts", [[], [1], [0, 3, 3, 7], list(range(1, 10))])
 @pytest.mark.parametrize("rows", [[], [9], [3, 3, 0], [9, 8, 7, 1, 0, 2], list(range(10))])
-def test_rows_are_taken_in_their_order_however_the_column_is_cut(cuts, rows):
+def test_rows_are_taken_in_order_for_any_chunks(cuts, rows):
     values = [f"text {row}" for row in range(10)]
     edges = [0, *cuts, 10]
     column = pa.chunked_array([pa.array(values[a:b], pa.large_string()) for a, b in pairwise(edges)])
@@ -28,7 +28,7 @@ def test_taking_a_few_rows_does_not_copy_the_column():
     assert len(taken) == 2
 
 
-def test_each_text_has_its_fault_however_the_column_is_cut():
+def test_each_text_has_its_fault_for_any_chunks():
     values = [b"good", b"", b"\xff", None, b" \t\n", "\u3000".encode(), "é".encode(), b"\xffbad", b" x "]
     faults = [0, BLANK, NOT_UTF8, BLANK, BLANK, BLANK, 0, NOT_UTF8, 0]
     array = pa.array(values, pa.large_binary())

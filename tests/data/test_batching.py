@@ -44,7 +44,7 @@ def rows(batches) -> list[list[int]]:
 
 
 def steps(world_size: int, accumulate: int, **options) -> list[list[list[int]]]:
-    """Returns the micro-batches of each optimiser step, over all processes."""
+    """Return the micro-batches of each optimiser step, over all processes."""
     dealt = [rows(order(rank=r, world_size=world_size, accumulate=accumulate, **options)) for r in range(world_size)]
     assert len({len(of_one) for of_one in dealt}) == 1
     starts = range(0, len(dealt[0]), accumulate)
@@ -148,7 +148,7 @@ def test_the_longest_text_is_in_the_first_step():
         assert LENGTHS.argmax() in order(epoch=epoch).epoch_steps()[0]
 
 
-def test_the_steps_are_those_of_the_lengths_whatever_the_width_of_their_numbers():
+def test_the_steps_do_not_depend_on_the_dtype_of_the_lengths():
     plan = order(seed=1, epoch=2).epoch_steps()
     assert len(plan) == 32
     for factor in (1, 1000, 10**8):
@@ -156,12 +156,12 @@ def test_the_steps_are_those_of_the_lengths_whatever_the_width_of_their_numbers(
     assert plan[3].tolist() == rows(plan)[3]
 
 
-def test_the_order_of_a_seed_and_an_epoch_is_that_of_published_results():
+def test_the_order_of_a_seed_and_epoch_does_not_change_between_versions():
     dealt = np.concatenate([*order(seed=3, epoch=1, accumulate=2, world_size=2, rank=1)])
     assert crc32(dealt.astype("<i8").tobytes()) == 451097263
 
 
-def test_an_epoch_of_many_steps_takes_a_few_bytes_for_each_row():
+def test_an_epoch_of_many_steps_takes_a_few_bytes_per_row():
     drawn, lengths = np.arange(300_000, dtype=np.int32)[::-1].copy(), np.arange(300_000) % 256
     tracemalloc.start()
     try:
@@ -250,7 +250,7 @@ def test_a_batch_is_padded_to_its_longest_text():
     assert len(dataset) == 3
 
 
-def test_several_labels_come_as_zeros_and_ones_with_the_weights_of_their_rows():
+def test_multi_label_batches_hold_0_1_targets_and_instance_weights():
     targets = csr_matrix(np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]], bool))
     dataset = TokenDataset(store_of([[1], [2], [3]]), np.arange(3), targets, 0, np.array([0.5, 1.0, 1.5]))
     batch = dataset[np.array([2, 0, 1])]
@@ -260,7 +260,7 @@ def test_several_labels_come_as_zeros_and_ones_with_the_weights_of_their_rows():
 
 
 @pytest.mark.parametrize("weights", [None, np.array([0.5, 1.0, 1.5])], ids=["alike", "weighted"])
-def test_embeddings_replace_tokens_and_nothing_else_changes(weights):
+def test_an_embedding_batch_differs_from_a_token_batch_in_its_inputs_only(weights):
     tokens = TokenDataset(
         store_of([[9, 9], [5, 6, 7], [1], [2, 3]]), np.array([3, 1, 2]), np.array([0, 1, 2]), 8, weights
     )

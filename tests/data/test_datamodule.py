@@ -21,7 +21,7 @@ def tokenizer(tiny_encoder):
 
 @pytest.fixture
 def make(tokenizer, tmp_path):
-    """Returns a set-up data module of generated files: `make(train={"alpha": 9, ...}, test={...})`."""
+    """Return a set-up data module of generated files: `make(train={"alpha": 9, ...}, test={...})`."""
 
     def made(on_bad_row: str = "drop", options=None, **counts: dict[str, int]) -> TextDataModule:
         files = {name: str(write_texts(tmp_path / f"{name}.csv", of)) for name, of in counts.items()}
@@ -67,7 +67,7 @@ def test_given_splits_are_not_split_off(make):
     assert per_class(data, "train") == COUNTS
 
 
-def test_the_split_follows_its_own_seed_alone(make):
+def test_splits_depend_on_split_seed_only(make):
     rows = make(train=COUNTS).splits["test"].rows.tolist()
     assert make(train=COUNTS, options={"seed": 1}).splits["test"].rows.tolist() == rows
     assert make(train=COUNTS, options={"split_seed": 1}).splits["test"].rows.tolist() != rows
@@ -79,7 +79,7 @@ def test_a_class_of_one_example_stays_in_training_only(make):
     assert per_class(data, "validation")["delta"] == per_class(data, "test")["delta"] == 0
 
 
-def test_the_vocabulary_and_the_counts_are_those_of_training_alone(make):
+def test_vocabulary_and_counts_come_from_training_only(make):
     data = make(train={"beta": 9, "alpha": 20}, validation={"alpha": 5, "beta": 5}, test={"alpha": 7, "gamma": 8})
     assert data.labels == ["alpha", "beta"]
     assert data.counts.tolist() == [20, 9]
@@ -166,7 +166,7 @@ def test_rows_of_classes_that_a_train_limit_removed_are_counted_in_their_own_spl
     assert (data.splits["test"].unseen, data.splits["validation"].unseen) == (4, 2)
 
 
-def test_a_train_limit_above_the_data_changes_nothing(make):
+def test_a_train_limit_above_the_number_of_rows_has_no_effect(make):
     data = make(train=COUNTS, validation=COUNTS, test=COUNTS, options={"train_limit": 1000})
     assert per_class(data, "train") == COUNTS
 
@@ -208,7 +208,7 @@ def test_setting_up_twice_changes_nothing(make):
     assert data.splits["train"] is before
 
 
-def test_setup_without_preparing_first_gives_the_same(make, tokenizer):
+def test_setup_without_prepare_data_gives_the_same_splits(make, tokenizer):
     prepared = make(train=COUNTS)
     alone = TextDataModule(prepared.source, tokenizer, max_length=16)
     alone.setup()
@@ -256,7 +256,7 @@ def test_embedding_gives_each_row_the_vector_of_its_own_text(make):
 
 @pytest.mark.parametrize("eval_order", ["length", "stratified"])
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_evaluation_holds_the_natural_distribution_whatever_the_sampler(make, eval_order, split):
+def test_evaluation_has_the_natural_distribution_with_any_sampler(make, eval_order, split):
     data = make(train=COUNTS, options={"eval_order": eval_order, "eval_batch_size": 4})
     data.sampler = lambda epoch: PowerSampler(1.0)
     loader = data.val_dataloader() if split == "validation" else data.test_dataloader()
@@ -301,7 +301,7 @@ def test_batching_does_not_use_the_global_random_generator(make):
 
 @pytest.fixture
 def make_tagged(tokenizer, tagged):
-    """Returns a set-up data module of texts with any number of labels: `make_tagged(source={...}, options={...})`."""
+    """Return a set-up data module of texts with any number of labels: `make_tagged(source={...}, options={...})`."""
 
     def made(source=None, options=None) -> TextDataModule:
         files = {"train": str(tagged["train"]), "label": "labels"} | (source or {})
@@ -336,7 +336,7 @@ def test_rows_of_a_group_stay_together(make_tagged, tagged):
     assert min(map(len, parts)) > 5
 
 
-def test_rows_of_one_class_stay_together_too(tokenizer, tmp_path):
+def test_single_label_rows_of_a_group_stay_together(tokenizer, tmp_path):
     lines = [f"alpha{i % 8},{'alpha' if i // 2 % 5 else 'beta'},g{i // 2}" for i in range(200)]
     (tmp_path / "grouped.csv").write_text("\n".join(["text,label,source", *lines]))
     data = TextDataModule(FileSource(str(tmp_path / "grouped.csv"), group="source"), tokenizer, max_length=16)

@@ -48,7 +48,7 @@ def test_an_empty_list_and_a_null_are_a_row_without_labels(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("separator", ["|", ", ", ".*"])
-def test_a_field_is_split_by_the_separator_as_it_is(tmp_path, separator):
+def test_a_field_is_split_by_the_literal_separator(tmp_path, separator):
     fields = [separator.join(labels) for labels in SETS]
     for suffix in ("csv", "jsonl", "parquet"):
         split = train(as_file(tmp_path / f"a.{suffix}", fields), separator=separator)
@@ -91,7 +91,7 @@ def test_lists_of_a_fixed_size_are_read(tmp_path):
     assert train(as_file(tmp_path / "a.parquet", labels)).labels.to_pylist() == [["a", "b"], [], ["b", "c"]]
 
 
-def test_columns_of_0_and_1_are_a_label_each(tmp_path):
+def test_each_column_of_0_and_1_is_a_label(tmp_path):
     toxic, insult, threat = [1, 0, 0, 1], [True, False, True, True], [0.0, 0.0, 1.0, 0.0]
     expected = [["toxic", "insult"], [], ["insult", "threat"], ["toxic", "insult"]]
     for suffix in ("csv", "jsonl", "parquet"):

@@ -82,7 +82,7 @@ def test_whole_numbers_are_in_the_order_of_their_value():
 
 
 @pytest.mark.parametrize("label", ["1.5", "-", "--1", "1e3", "²"])
-def test_one_label_that_is_no_whole_number_makes_all_of_them_text(label):
+def test_one_label_that_is_not_a_whole_number_sorts_all_labels_as_text(label):
     assert Vocabulary.of(pa.array(["10", "9", label])).labels == sorted(["10", "9", label])
 
 
@@ -104,7 +104,7 @@ def test_encoding_gives_positions_and_minus_1_for_unknown_labels(kind):
 
 @settings(deadline=None)
 @given(st.lists(st.text(max_size=3), min_size=1))
-def test_encoding_the_labels_of_a_vocabulary_and_back_changes_nothing(labels):
+def test_encoding_and_decoding_returns_the_same_labels(labels):
     vocabulary = Vocabulary.of(pa.array(labels))
     assert [vocabulary.labels[c] for c in vocabulary.encode(pa.array(labels))] == labels
     assert len(vocabulary) == len(set(labels))
@@ -132,7 +132,7 @@ def test_the_labels_of_lists_are_in_order_and_encoded_as_a_matrix():
     assert (Vocabulary.of(chunked).encode(chunked) != matrix).nnz == 0
 
 
-def test_a_slice_of_lists_is_encoded_as_what_it_holds():
+def test_a_slice_of_lists_is_encoded_like_a_copy():
     labels = pa.array([["x", "y"], ["y"], ["z", "x"], []])[1:]
     assert Vocabulary.of(labels).labels == ["x", "y", "z"]
     assert Vocabulary(["x", "y"]).encode(labels).toarray().tolist() == [[False, True], [True, False], [False, False]]

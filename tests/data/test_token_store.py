@@ -60,7 +60,7 @@ def test_truncated_texts_are_counted(tokenizer, max_length, truncated):
     assert tokenise(tokenizer, max_length=max_length).truncated == truncated
 
 
-def test_small_vocabularies_take_two_bytes_a_token(tokenizer):
+def test_small_vocabularies_take_two_bytes_per_token(tokenizer):
     assert tokenise(tokenizer).tokens.dtype == np.uint16
 
 
@@ -111,11 +111,11 @@ def test_another_tokenizer_has_another_key(tokenizer, tiny_encoder):
 
 
 @pytest.mark.parametrize("cuts", [(1,), (2, 2, 4), (0, 5)])
-def test_the_key_does_not_depend_on_how_arrow_cuts_the_column(tokenizer, cuts):
+def test_the_key_does_not_depend_on_the_chunks_of_the_column(tokenizer, cuts):
     assert tokenise(tokenizer, cuts=cuts).folder == tokenise(tokenizer).folder
 
 
-def test_a_slice_of_a_column_is_its_texts_alone(tokenizer):
+def test_a_slice_of_a_column_has_the_key_of_its_own_texts(tokenizer):
     part = token_store.tokenise(column(TEXTS).slice(1, 3), tokenizer, 8, "texts")
     assert rows(part) == rows(tokenise(tokenizer))[1:4]
 

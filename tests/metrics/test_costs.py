@@ -100,7 +100,7 @@ class TestTies:
 
 
 class TestMeanCost:
-    def test_by_hand(self):
+    def test_a_small_example_worked_by_hand(self):
         costs = np.array([[0, 5], [100, -1]])
         truth, decided = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
         assert mean_cost(truth, decided, costs) == (0 + 5 + 100 - 1) / 4

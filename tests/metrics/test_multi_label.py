@@ -90,7 +90,7 @@ def test_a_label_without_positives_that_is_not_predicted_has_no_precision():
 
 
 def random_split(rng, texts, labels, kinds=None):
-    """Returns decided, logits, targets and counts; with `kinds`, logits take no more than so many values."""
+    """Return decided, logits, targets and counts; with `kinds`, logits take no more than so many values."""
     dense = rng.random((texts, labels)) < rng.random(labels) ** 3
     dense[rng.random(texts) < 0.2] = False
     logits = rng.normal(size=(texts, labels)) + dense if kinds is None else rng.integers(0, kinds, (texts, labels))

@@ -56,7 +56,7 @@ def label_sample(n: int = 1000, seed: int = 0, temperature: float = 1.0) -> tupl
 
 
 class TestTemperature:
-    def test_by_hand(self):
+    def test_a_small_example_worked_by_hand(self):
         # Three of four are right at logits 4 and 0: T makes their probability 3/4.
         logits, classes = np.array([[4.0, 0]] * 4), np.array([0, 0, 0, 1])
         assert fit_temperature(logits, classes) == pytest.approx(4 / np.log(3), rel=1e-9)
@@ -105,7 +105,7 @@ class TestTemperature:
 
 
 class TestScores:
-    def test_by_hand(self):
+    def test_a_small_example_worked_by_hand(self):
         logits = np.log([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3]])
         classes = np.array([0, 2])
         assert negative_log_likelihood(logits, classes) == pytest.approx(-np.log(0.7 * 0.3) / 2)
@@ -242,7 +242,7 @@ class TestRiskCoverage:
         np.testing.assert_allclose(risks(logits, targets), expected, atol=1e-12)
         assert area_under_risk_coverage(logits, targets) == pytest.approx(expected.mean(), rel=1e-10)
 
-    def test_by_hand(self):
+    def test_a_small_example_worked_by_hand(self):
         # Right, wrong, right, wrong, from sure to unsure.
         logits = np.log([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
         np.testing.assert_allclose(risks(logits[::-1], np.array([1, 0, 1, 0])), [0, 1 / 2, 1 / 3, 1 / 2])

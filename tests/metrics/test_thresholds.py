@@ -17,7 +17,7 @@ every_aim = pytest.mark.parametrize(("objective", "target"), AIMS)
 
 
 def brute_force(scores: np.ndarray, positive: np.ndarray, objective: str, target: float | None) -> np.ndarray:
-    """Returns which scores the best threshold calls, bool [n], by trying all of them with exact fractions."""
+    """Return which scores the best threshold calls, bool [n], by trying all of them with exact fractions."""
     best, chosen = None, None
     for cut in set(scores.tolist()):
         called = scores >= cut
@@ -96,7 +96,7 @@ class TestTuning:
             expected = brute_force(scores[:, c], positive[:, c], objective, target)
             np.testing.assert_array_equal(decided[:, c], expected)
 
-    def test_by_hand(self):
+    def test_a_small_example_worked_by_hand(self):
         # Calling the two highest gives F1 2/3, all four of the five that end in a positive 3 hits of 4 calls: 6/7.
         scores, positive = np.array([[3.0], [1], [0], [-1], [-4]]), np.array([[1], [0], [1], [1], [0]])
         (threshold,) = Decision(shrinkage=0).fit(scores, csr_matrix(positive.astype(bool)))

@@ -52,7 +52,7 @@ def runs(encoder: Encoder) -> list[int]:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 @pytest.mark.parametrize("rows", [range(6), [4, 0, 2]], ids=["all rows", "some rows"])
-def test_vectors_are_those_of_the_encoder_without_dropout_in_the_order_of_the_rows(encoder, store, batch_size, rows):
+def test_embeddings_are_computed_without_dropout_in_the_order_of_the_rows(encoder, store, batch_size, rows):
     vectors = encode(encoder, dataset(store, rows), batch_size, CPU)
     assert vectors.dtype == np.float32
     assert vectors.shape == (len(rows), 16)
@@ -60,7 +60,7 @@ def test_vectors_are_those_of_the_encoder_without_dropout_in_the_order_of_the_ro
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_encoder_is_left_as_it_was(encoder, store, training):
+def test_the_encoder_and_random_state_are_not_modified(encoder, store, training):
     encoder.train(training)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     state = torch.get_rng_state()
@@ -78,7 +78,7 @@ def test_a_frozen_encoder_stays_frozen(tiny_encoder, store):
     assert not encoder.backbone.training
 
 
-def test_texts_are_encoded_once_and_kept(encoder, store, tiny_encoder):
+def test_texts_are_encoded_once_and_cached(encoder, store, tiny_encoder):
     calls = runs(encoder)
     first = stored(encoder, store)
     assert sum(calls) == 6
@@ -93,17 +93,17 @@ def test_texts_are_encoded_once_and_kept(encoder, store, tiny_encoder):
     assert not calls
 
 
-def test_vectors_are_read_from_disk_as_they_are_needed(encoder, store):
+def test_cached_embeddings_are_memory_mapped(encoder, store):
     assert isinstance(stored(encoder, store), np.memmap)
 
 
-def test_other_texts_or_other_tokens_of_them_are_encoded_anew(encoder, tiny_encoder, store):
+def test_other_texts_or_tokens_are_encoded_separately(encoder, tiny_encoder, store):
     stored(encoder, store)
     for others in (tokens(tiny_encoder, TEXTS[::-1]), tokens(tiny_encoder, TEXTS, max_length=4)):
         np.testing.assert_allclose(stored(encoder, others), one_by_one(encoder, others, range(6)), rtol=0, atol=1e-6)
 
 
-def test_the_key_is_of_the_weights_the_architecture_and_the_pooling(tiny_encoder):
+def test_the_fingerprint_covers_weights_architecture_and_pooling(tiny_encoder):
     def key(change: str = "", **options) -> str:
         encoder = EncoderSource(str(tiny_encoder), 64, **options).load()
         if change:
@@ -123,7 +123,7 @@ def test_the_key_is_of_the_weights_the_architecture_and_the_pooling(tiny_encoder
     assert len(others | {same}) == 5
 
 
-def test_a_changed_encoder_is_not_given_the_vectors_of_the_former_one(encoder, store):
+def test_a_changed_encoder_does_not_reuse_cached_embeddings(encoder, store):
     before = stored(encoder, store)
     torch.nn.init.normal_(encoder.layers[1].output.LayerNorm.weight)
     after = stored(encoder, store)
@@ -131,7 +131,7 @@ def test_a_changed_encoder_is_not_given_the_vectors_of_the_former_one(encoder, s
     np.testing.assert_allclose(after, one_by_one(encoder, store, range(6)), rtol=0, atol=1e-6)
 
 
-def test_vectors_take_the_place_of_an_encoder_with_nothing_to_train():
+def test_precomputed_embeddings_replace_an_encoder_without_parameters():
     placed = PrecomputedEmbeddings(16)
     given = torch.rand(3, 16)
     assert placed(given) is given

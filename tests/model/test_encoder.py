@@ -77,7 +77,7 @@ def refused(action, *args, **options) -> str:
 
 
 def trained(encoder: Encoder) -> set[str]:
-    """Returns which parts of the backbone have trained parameters: embeddings, layer numbers, or the rest."""
+    """Return which parts of the backbone have trained parameters: embeddings, layer numbers, or the rest."""
     parts = {id(p): "embeddings" for p in encoder.embeddings.parameters()}
     for number, layer in enumerate(encoder.layers):
         parts |= {id(p): f"layer {number}" for p in layer.parameters()}
@@ -122,7 +122,7 @@ def test_the_pooler_is_the_pretrained_layer_on_the_first_token(batch):
         ("roberta", "pooler"),
     ],
 )
-def test_padding_changes_no_vector(family, pooling, batch):
+def test_padding_does_not_change_the_vectors(family, pooling, batch):
     ids, mask = batch
     encoder = of(family, pooling).eval()
     together = encoder(ids, mask)
@@ -180,13 +180,13 @@ def test_freezing_leaves_the_named_parts_trained(family, freeze, expected):
     assert trained(of(family, freeze=freeze)) - {"rest"} == expected
 
 
-def test_the_names_of_what_stays_trained():
+def test_trained_parameters_have_the_expected_names():
     names = [name for name, p in of("bert", "pooler", 1).named_parameters() if p.requires_grad]
     assert names
     assert all(name.startswith(("backbone.encoder.layer.2.", "backbone.pooler.")) for name in names)
 
 
-def test_freezing_replaces_what_was_frozen_before():
+def test_freezing_replaces_earlier_freezing():
     encoder = of("bert", freeze="encoder")
     assert encoder.frozen
     encoder.freeze("none")
@@ -194,11 +194,11 @@ def test_freezing_replaces_what_was_frozen_before():
 
 
 @pytest.mark.parametrize("freeze", [-1, 4, "all", True, 1.5])
-def test_a_freeze_that_is_none_is_refused(freeze):
+def test_an_invalid_freeze_is_refused(freeze):
     assert "0 to 3" in refused(of, "bert", freeze=freeze)
 
 
-def test_a_frozen_encoder_never_drops_out(batch):
+def test_a_frozen_encoder_has_no_dropout(batch):
     encoder = of("bert", freeze="encoder")
     calm = encoder(*batch)
     torch.testing.assert_close(encoder(*batch), calm)
@@ -206,14 +206,14 @@ def test_a_frozen_encoder_never_drops_out(batch):
     torch.testing.assert_close(nn.Sequential(encoder).train()[0](*batch), calm)
 
 
-def test_a_trained_encoder_drops_out_until_it_is_evaluated(batch):
+def test_a_trained_encoder_has_dropout_only_in_training_mode(batch):
     encoder = of("bert")
     assert not torch.equal(encoder(*batch), encoder(*batch))
     encoder.eval()
     assert torch.equal(encoder(*batch), encoder(*batch))
 
 
-def test_an_encoder_that_is_no_longer_frozen_drops_out_again(batch):
+def test_an_unfrozen_encoder_has_dropout_again(batch):
     encoder = of("bert", freeze="encoder")
     encoder.freeze("none")
     encoder.train()
@@ -230,7 +230,7 @@ def test_loading_gives_the_saved_weights_in_single_precision(tiny_encoder):
         assert value.dtype in (torch.float32, torch.int64)
 
 
-def test_a_loaded_encoder_drops_out_unless_it_is_frozen(tiny_encoder, batch):
+def test_a_loaded_encoder_has_dropout_unless_frozen(tiny_encoder, batch):
     trained, frozen = (EncoderSource(str(tiny_encoder), 64, freeze=freeze).load() for freeze in ("none", "encoder"))
     assert not torch.equal(trained(*batch), trained(*batch))
     assert torch.equal(frozen(*batch), frozen(*batch))
@@ -243,12 +243,12 @@ def test_loading_is_silent(tiny_encoder, caplog, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_dropouts_are_set_in_the_configuration_of_the_encoder(tiny_encoder):
+def test_dropout_settings_reach_the_configuration_of_the_encoder(tiny_encoder):
     config = EncoderSource(str(tiny_encoder), 64, hidden_dropout=0.2, attention_dropout=0.0).load().backbone.config
     assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.2, 0.0)
 
 
-def test_dropouts_stay_as_pretrained_unless_told(tiny_encoder):
+def test_dropouts_default_to_the_pre_trained_values(tiny_encoder):
     config, pretrained = (
         EncoderSource(str(tiny_encoder), 64).load().backbone.config,
         AutoConfig.from_pretrained(tiny_encoder),
@@ -258,7 +258,7 @@ def test_dropouts_stay_as_pretrained_unless_told(tiny_encoder):
 
 
 @every_family
-def test_no_dropout_is_left_in_any_family_when_both_are_0(family, tmp_path, batch):
+def test_dropouts_of_0_disable_all_dropout_in_every_family(family, tmp_path, batch):
     AutoModel.from_config(FAMILIES[family]).save_pretrained(tmp_path)
     encoder = EncoderSource(str(tmp_path), 32, hidden_dropout=0.0, attention_dropout=0.0).load()
     assert encoder.training
@@ -266,7 +266,7 @@ def test_no_dropout_is_left_in_any_family_when_both_are_0(family, tmp_path, batc
     assert all(module.p == 0 for module in encoder.modules() if isinstance(module, nn.Dropout))
 
 
-def test_a_directory_without_a_configuration_holds_no_encoder(tmp_path):
+def test_a_folder_without_a_configuration_is_refused(tmp_path):
     assert "config.json" in refused(EncoderSource(str(tmp_path)).locate)
     assert "config.json" in refused(EncoderSource(str(tmp_path)).load)
 
@@ -281,14 +281,14 @@ def test_a_broken_configuration_is_refused(tmp_path):
     assert str(tmp_path) in refused(EncoderSource(str(tmp_path)).load)
 
 
-def test_weights_that_are_cut_short_are_refused(tiny_encoder, tmp_path):
+def test_a_truncated_weights_file_is_refused(tiny_encoder, tmp_path):
     shutil.copytree(tiny_encoder, tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert "cannot be loaded" in refused(EncoderSource(str(tmp_path / "cut"), max_length=8).load)
 
 
-def test_code_that_comes_with_an_encoder_is_not_run_even_on_request(tmp_path, monkeypatch):
+def test_custom_code_of_a_model_is_never_run(tmp_path, monkeypatch):
     (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     auto_map = {"AutoConfig": "own.Config", "AutoModel": "own.Model", "AutoTokenizer": ["own.Tokenizer", None]}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto_map}))
@@ -300,24 +300,24 @@ def test_code_that_comes_with_an_encoder_is_not_run_even_on_request(tmp_path, mo
 
 
 @pytest.mark.parametrize(("family", "longest"), [("bert", 32), ("roberta", 32), ("distilbert", 32)])
-def test_a_text_longer_than_there_are_positions_is_refused(family, longest, tmp_path):
+def test_a_max_length_above_the_number_of_positions_is_refused(family, longest, tmp_path):
     AutoModel.from_config(FAMILIES[family]).save_pretrained(tmp_path)
     assert EncoderSource(str(tmp_path), max_length=longest).load().size == 16
     line = refused(EncoderSource(str(tmp_path), max_length=longest + 1).load)
     assert line == f"encoder.max_length={longest + 1}: this encoder takes at most {longest} tokens"
 
 
-def test_positions_without_a_table_have_no_end(tmp_path):
+def test_rotary_positions_do_not_limit_the_length(tmp_path):
     AutoModel.from_config(FAMILIES["modernbert"]).save_pretrained(tmp_path)
     assert EncoderSource(str(tmp_path), max_length=10_000).load().size == 16
 
 
-def test_a_hub_name_is_located_by_its_name():
+def test_a_hub_name_is_not_changed():
     assert EncoderSource("bert-base-uncased").locate() == "bert-base-uncased"
 
 
 def graphs_of_an_epoch(encoder: Encoder, seed: int) -> int:
-    """Returns how many graphs there are after training and evaluation on batches of many lengths and sizes."""
+    """Return how many graphs there are after training and evaluation on batches of many lengths and sizes."""
     rng = np.random.default_rng(seed)
     for number, (size, width) in enumerate(rng.integers(2, 30, (12, 2)).tolist()):
         encoder.train(number % 4 > 0)
@@ -329,7 +329,7 @@ def graphs_of_an_epoch(encoder: Encoder, seed: int) -> int:
 
 # Packed texts are attended to one by one on a CPU, which divides the graph.
 @pytest.mark.parametrize(("packed", "most"), [(False, 2), (True, 14)])
-def test_compiling_happens_once_for_all_lengths(packed, most, tiny_encoder, monkeypatch):
+def test_one_compilation_serves_all_lengths(packed, most, tiny_encoder, monkeypatch):
     # How often something is compiled is up to the tracing; turning it into machine code takes half a minute.
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
     torch._dynamo.reset()

@@ -64,7 +64,7 @@ def tables(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture
 def parts(tables, tiny_encoder, cache):
-    """Returns a data module and a classifier without dropout, made for each other."""
+    """Return a data module and a classifier without dropout, made for each other."""
 
     def made(strategy: Strategy = BALANCED, optim: Optim | None = None, dropout=0.0, files=tables, epochs=1, **encoder):
         options = {"hidden_dropout": dropout, "attention_dropout": dropout, "max_length": 32} | encoder
@@ -111,7 +111,7 @@ def trainer(folder: Path, **flags) -> pl.Trainer:
 
 
 def fitted(parts, folder: Path, **flags) -> tuple[list[Tensor], Classifier]:
-    """Returns the gradients of each step of an epoch, and the classifier after it."""
+    """Return the gradients of each step of an epoch, and the classifier after it."""
     data, model = parts()
     gradients = Gradients()
     trainer(folder, callbacks=[gradients], **flags).fit(model, datamodule=data)
@@ -126,7 +126,7 @@ def logits_and_targets(data: TextDataModule, model: Classifier, split: str) -> t
 
 
 @pytest.mark.parametrize("accumulate", [2, 4, 8])
-def test_the_gradient_of_a_step_does_not_depend_on_how_it_is_divided(parts, tmp_path, accumulate):
+def test_the_gradient_of_a_step_does_not_depend_on_micro_batches(parts, tmp_path, accumulate):
     whole, model = fitted(parts, tmp_path, precision="64-true")
     split_batch, same = fitted(parts, tmp_path, precision="64-true", accumulate_grad_batches=accumulate)
     assert len(whole) == len(split_batch) == 3  # the last of 29 rows
@@ -138,7 +138,7 @@ def test_the_gradient_of_a_step_does_not_depend_on_how_it_is_divided(parts, tmp_
 
 
 @pytest.mark.parametrize("left", [1, 2, 3])
-def test_examples_left_over_count_however_a_step_is_divided(parts, tables, tmp_path, left):
+def test_a_smaller_last_step_has_the_same_gradient_for_any_micro_batches(parts, tables, tmp_path, left):
     files = tables | {"train": str(write_texts(tmp_path / "train.csv", {"alpha": 32, "beta": left}))}
     steps, losses = [], []
     for accumulate in (1, 4):
@@ -172,12 +172,12 @@ OF_MANY_LABELS = {
 
 
 @pytest.mark.parametrize("loss", OF_ONE_CLASS.values(), ids=OF_ONE_CLASS)
-def test_the_gradient_of_a_step_does_not_depend_on_its_passes(parts, tables, tmp_path, loss):
+def test_the_gradient_of_a_step_does_not_depend_on_the_number_of_passes(parts, tables, tmp_path, loss):
     assert_passes_do_not_matter(parts, tables, tmp_path, Strategy(PowerSampler(), InverseFrequency(0.25), loss=loss))
 
 
 @pytest.mark.parametrize("loss", OF_MANY_LABELS.values(), ids=OF_MANY_LABELS)
-def test_the_gradient_of_several_labels_does_not_depend_on_passes(parts, tagged_tables, tmp_path, loss):
+def test_the_multi_label_gradient_does_not_depend_on_the_number_of_passes(parts, tagged_tables, tmp_path, loss):
     assert_passes_do_not_matter(
         parts, tagged_tables, tmp_path, Strategy(PowerSampler(), InverseFrequency(0.25), loss=loss)
     )
@@ -239,7 +239,7 @@ class Crowded(torch.nn.Module):
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_a_step_that_does_not_fit_into_memory_is_done_in_more_passes(parts, tmp_path, caplog, backward):
+def test_a_step_that_runs_out_of_memory_is_repeated_in_more_passes(parts, tmp_path, caplog, backward):
     expected, plain = fitted(parts, tmp_path, precision="64-true")
     data, model = parts()
     longest = max(batch["input_ids"].numel() for batch in data.train_dataloader())
@@ -268,14 +268,14 @@ def test_an_evaluation_batch_that_does_not_fit_into_memory_is_divided(parts, tmp
     assert min(model.encoder.passes) < 3
 
 
-def test_a_text_that_does_not_fit_into_memory_alone_ends_the_run_in_one_line(parts, tmp_path):
+def test_a_single_text_that_runs_out_of_memory_ends_the_run_in_one_line(parts, tmp_path):
     data, model = parts()
     model.encoder = Crowded(model.encoder, 0)
     with pytest.raises(UserError, match=r"out of memory with 1 texts of .*encoder\.max_length"):
         trainer(tmp_path).fit(model, datamodule=data)
 
 
-def test_the_gradient_is_that_of_the_weighted_loss_over_the_batch_size(parts, tmp_path):
+def test_the_gradient_is_of_the_weighted_loss_divided_by_the_batch_size(parts, tmp_path):
     data, model = parts()
     gradients = Gradients()
     sequence = list(data.train_dataloader())
@@ -288,7 +288,7 @@ def test_the_gradient_is_that_of_the_weighted_loss_over_the_batch_size(parts, tm
     torch.testing.assert_close(gradients.steps[0], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_gradient_is_clipped_to_its_global_norm_and_logged_before(parts, tmp_path):
+def test_the_gradient_norm_is_logged_before_clipping(parts, tmp_path):
     data, model = parts()
     gradients = Gradients()
     fit = trainer(tmp_path, callbacks=[gradients], max_steps=1, gradient_clip_val=0.01)
@@ -299,7 +299,7 @@ def test_the_gradient_is_clipped_to_its_global_norm_and_logged_before(parts, tmp
 
 
 @pytest.mark.parametrize("limit", [0, 0.0, None])
-def test_a_limit_of_0_is_none(parts, tmp_path, limit):
+def test_a_clipping_value_of_0_means_no_clipping(parts, tmp_path, limit):
     data, model = parts()
     gradients = Gradients()
     trainer(tmp_path, callbacks=[gradients], max_steps=1, gradient_clip_val=limit).fit(model, datamodule=data)
@@ -314,7 +314,7 @@ def test_gradients_are_clipped_by_value_in_mixed_precision_too(parts, tmp_path):
     assert torch.cat([p.grad.flatten() for p in model.parameters()]).abs().max().item() == pytest.approx(0.001)
 
 
-def test_only_steps_that_are_logged_wait_for_the_device(parts, tmp_path, monkeypatch):
+def test_only_logged_steps_wait_for_the_device(parts, tmp_path, monkeypatch):
     data, model = parts(Strategy(PowerSampler(1.0, epoch_size=416)))
     fit = trainer(tmp_path, callbacks=[Progress()], enable_progress_bar=True, log_every_n_steps=5)
     item, looks = Tensor.item, []
@@ -341,7 +341,7 @@ def test_a_precision_that_rounds_weights_and_metrics_is_refused(tmp_path, precis
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
-def test_the_logged_loss_is_the_mean_over_the_examples_there_are(parts, tmp_path, accumulate):
+def test_the_logged_loss_of_a_smaller_step_is_the_mean_over_its_examples(parts, tmp_path, accumulate):
     data, model = parts(optim=Optim(encoder_lr=0.0, head_lr=0.0))
     fit = trainer(tmp_path, accumulate_grad_batches=accumulate)
     fit.fit(model, datamodule=data)
@@ -360,7 +360,7 @@ def test_training_learns_the_classes(parts, tmp_path):
     assert (logits.argmax(1) == classes).float().mean() > 0.9
 
 
-def test_the_validation_loss_is_unweighted_and_the_weighted_one_is_beside_it(parts, tmp_path):
+def test_weighted_and_unweighted_validation_loss_are_logged(parts, tmp_path):
     data, model = parts()
     (metrics,) = trainer(tmp_path, limit_val_batches=None).validate(model, datamodule=data, verbose=False)
     logits, classes = logits_and_targets(data, model, "validation")
@@ -371,7 +371,7 @@ def test_the_validation_loss_is_unweighted_and_the_weighted_one_is_beside_it(par
     assert metrics["val/loss"] != pytest.approx(metrics["val/loss_weighted"], rel=1e-2)
 
 
-def test_validation_during_training_starts_from_nothing_each_time(parts, tmp_path):
+def test_each_validation_starts_with_empty_metrics(parts, tmp_path):
     data, model = parts(optim=Optim(encoder_lr=0.0, head_lr=0.0))
     fit = trainer(tmp_path, limit_val_batches=None, max_epochs=2)
     fit.fit(model, datamodule=data)
@@ -380,7 +380,7 @@ def test_validation_during_training_starts_from_nothing_each_time(parts, tmp_pat
     assert int(model.scoring.class_counts.compute()[1].sum()) in (0, len(classes))
 
 
-def test_test_outputs_are_the_logits_of_every_row(parts, tmp_path):
+def test_test_outputs_are_the_logits_of_all_rows(parts, tmp_path):
     data, model = parts()
     trainer(tmp_path).test(model, datamodule=data, verbose=False)
     rows = torch.cat([rows for rows, _ in model.test_outputs])
@@ -398,7 +398,7 @@ def test_predictions_name_their_rows(parts, tmp_path):
     torch.testing.assert_close(torch.cat([logits for _, logits in outputs]), expected[rows], rtol=1e-4, atol=1e-5)
 
 
-def test_a_checkpoint_stores_the_labels_and_neither_weights_of_classes_nor_metrics(parts, tmp_path):
+def test_a_checkpoint_stores_labels_but_no_class_weights_or_metrics(parts, tmp_path):
     data, model = parts()
     fit = trainer(tmp_path, max_steps=1)
     fit.fit(model, datamodule=data)
@@ -425,18 +425,18 @@ def test_a_checkpoint_of_other_labels_is_refused_in_one_line(parts, tmp_path):
     )
 
 
-def test_a_checkpoint_that_names_no_labels_is_refused():
+def test_a_checkpoint_without_labels_is_refused():
     with pytest.raises(UserError, match="not written by this project"):
         check_labels({}, ["a", "b"])
 
 
-def test_labels_in_another_order_are_another_label_set():
+def test_a_checkpoint_with_labels_in_another_order_is_refused():
     with pytest.raises(UserError, match="order") as error:
         check_labels({"labels": ["b", "a"]}, ["a", "b"])
     assert "\n" not in str(error.value)
 
 
-def test_a_frozen_encoder_stays_as_it_is_and_does_not_drop_out(parts, tmp_path):
+def test_a_frozen_encoder_does_not_change_and_has_no_dropout(parts, tmp_path):
     data, model = parts(freeze="encoder", dropout=0.5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = []
@@ -451,7 +451,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_does_not_drop_out(parts, tmp_path):
         assert torch.equal(value, before[name]) == name.startswith("encoder.")
 
 
-def test_an_encoder_is_unfrozen_in_its_epoch(parts, tmp_path):
+def test_an_encoder_is_unfrozen_at_the_configured_epoch(parts, tmp_path):
     data, model = parts(freeze="encoder", unfreeze_at_epoch=1, dropout=0.1)
     seen = []
 
@@ -476,7 +476,7 @@ def tagged_tables(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("accumulate", [2, 8])
-def test_several_labels_get_the_same_gradient_however_a_step_is_divided(parts, tagged_tables, tmp_path, accumulate):
+def test_the_multi_label_gradient_does_not_depend_on_micro_batches(parts, tagged_tables, tmp_path, accumulate):
     steps = []
     for number in (1, accumulate):
         data, model = parts(files=tagged_tables)
@@ -489,7 +489,7 @@ def test_several_labels_get_the_same_gradient_however_a_step_is_divided(parts, t
         torch.testing.assert_close(many, one, rtol=1e-9, atol=1e-12)
 
 
-def test_the_loss_of_several_labels_starts_at_the_entropy_of_the_priors(parts, tagged_tables, tmp_path):
+def test_the_multi_label_loss_starts_at_the_entropy_of_the_priors(parts, tagged_tables, tmp_path):
     data, model = parts(Strategy(PowerSampler(), InverseFrequency(0.0)), files=tagged_tables)
     torch.nn.init.zeros_(model.head.weight)
     fit = trainer(tmp_path, limit_val_batches=1.0)
@@ -500,7 +500,7 @@ def test_the_loss_of_several_labels_starts_at_the_entropy_of_the_priors(parts, t
     assert metrics["val/loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_thresholds_are_tuned_at_validation_kept_with_the_weights_and_used_by_the_test(parts, tagged_tables, tmp_path):
+def test_thresholds_are_tuned_in_validation_saved_and_used_in_the_test(parts, tagged_tables, tmp_path):
     data, model = parts(files=tagged_tables)
     fit = trainer(tmp_path, limit_val_batches=1.0)
     fit.fit(model, datamodule=data)
@@ -515,7 +515,7 @@ def test_thresholds_are_tuned_at_validation_kept_with_the_weights_and_used_by_th
     assert metrics["test/micro_recall"] == pytest.approx(recall.item())
 
 
-def test_the_weights_of_texts_weigh_their_losses(parts, tagged_tables, tmp_path):
+def test_instance_weights_multiply_the_losses(parts, tagged_tables, tmp_path):
     data, model = parts(files=tagged_tables)
     train = data.splits["train"].dataset
     train.weights = np.zeros(len(train))
@@ -524,7 +524,7 @@ def test_the_weights_of_texts_weigh_their_losses(parts, tagged_tables, tmp_path)
     assert not gradients.steps[0].any()
 
 
-def test_a_loss_with_margins_gets_logits_that_are_cosines(parts, tmp_path):
+def test_a_margin_loss_gets_a_cosine_head(parts, tmp_path):
     data, model = parts(Strategy(PowerSampler(), InverseFrequency(0.0), LDAM), Optim(encoder_lr=3e-3, head_lr=1e-2))
     logits, _ = logits_and_targets(data, model, "test")
     assert logits.abs().max() <= 30
@@ -548,7 +548,7 @@ class Losses(pl.Callback):
         self.classes.append(np.bincount(batch["targets"], minlength=4).tolist())
 
 
-def test_each_epoch_has_its_own_loss_and_its_own_draws(parts, tmp_path):
+def test_each_epoch_uses_the_loss_and_sampler_of_its_correction(parts, tmp_path):
     scheduled = Strategy(PowerSampler(0.5), InverseFrequency(0.5), schedule=Deferred(2))
     data, model = parts(scheduled, epochs=3)
     seen = Losses()
@@ -561,7 +561,7 @@ def test_each_epoch_has_its_own_loss_and_its_own_draws(parts, tmp_path):
     assert (abs(drawn[2] - final.expected_class_counts) <= 1).all()
 
 
-def test_the_weighted_validation_loss_is_that_of_the_epoch(parts, tmp_path):
+def test_the_weighted_validation_loss_uses_the_loss_of_the_epoch(parts, tmp_path):
     scheduled = Strategy(weights=InverseFrequency(1.0), schedule=Deferred(1))
     data, model = parts(scheduled, Optim(encoder_lr=0.0, head_lr=0.0), epochs=2)
     logged = []

@@ -33,7 +33,7 @@ def head() -> nn.Module:
 
 @pytest.fixture
 def rates(encoder, head):
-    """Returns the factor of the learning rate at each of `steps` optimiser steps."""
+    """Return the factor of the learning rate at each of `steps` optimiser steps."""
 
     def over(steps: int, **options) -> list[float]:
         optimiser, schedule = Optim(head_lr=1.0, encoder_lr=0.5, **options).build(encoder, head, steps)
@@ -66,13 +66,13 @@ def test_frozen_parameters_have_a_group_too(encoder, head):
 
 
 @pytest.mark.parametrize("layer_decay", [1.0, 0.9])
-def test_beside_vectors_the_head_alone_is_trained(head, layer_decay):
+def test_with_precomputed_embeddings_only_the_head_is_trained(head, layer_decay):
     groups = Optim(layer_decay=layer_decay, head_lr=0.3).groups(PrecomputedEmbeddings(8), head)
     assert [p for group in groups for p in group["params"]] == list(head.parameters())
     assert {group["lr"] for group in groups} == {0.3}
 
 
-def test_biases_and_norms_do_not_decay_and_all_else_does(encoder, head):
+def test_all_parameters_but_biases_and_norms_have_weight_decay(encoder, head):
     plain = {
         id(p)
         for module in (*encoder.modules(), head)
@@ -85,7 +85,7 @@ def test_biases_and_norms_do_not_decay_and_all_else_does(encoder, head):
             assert group["weight_decay"] == (0.0 if id(parameter) in plain else 0.3)
 
 
-def test_a_step_without_gradient_shrinks_matrices_alone(encoder):
+def test_weight_decay_shrinks_matrices_only(encoder):
     head = nn.Linear(8, 3)
     nn.init.ones_(head.weight)
     nn.init.ones_(head.bias)
@@ -97,7 +97,7 @@ def test_a_step_without_gradient_shrinks_matrices_alone(encoder):
     torch.testing.assert_close(head.bias.data, torch.ones(3))
 
 
-def test_encoder_and_head_have_rates_of_their_own(encoder, head):
+def test_encoder_and_head_have_separate_learning_rates(encoder, head):
     groups = Optim(encoder_lr=0.1, head_lr=2.0).groups(encoder, head)
     assert {group["name"]: group["lr"] for group in groups} == {
         "encoder": 0.1,
@@ -107,7 +107,7 @@ def test_encoder_and_head_have_rates_of_their_own(encoder, head):
     }
 
 
-def test_layer_decay_by_hand(encoder, head):
+def test_layer_decay_of_a_small_example_worked_by_hand(encoder, head):
     rate = {}
     for group in Optim(encoder_lr=1.0, head_lr=7.0, layer_decay=0.5).groups(encoder, head):
         rate |= dict.fromkeys(map(id, group["params"]), group["lr"])
@@ -121,16 +121,16 @@ def test_layer_decay_by_hand(encoder, head):
         assert {rate[id(p)] for p in part.parameters()} == {expected}
 
 
-def test_the_linear_schedule_by_hand(rates):
+def test_the_linear_schedule_worked_by_hand(rates):
     assert rates(6, schedule="linear", warmup=2) == pytest.approx([1 / 3, 2 / 3, 1, 3 / 4, 1 / 2, 1 / 4])
 
 
-def test_the_cosine_schedule_by_hand(rates):
+def test_the_cosine_schedule_worked_by_hand(rates):
     expected = [1 / 3, 2 / 3, 1, (1 + math.sqrt(1 / 2)) / 2, 1 / 2, (1 - math.sqrt(1 / 2)) / 2]
     assert rates(6, schedule="cosine", warmup=2) == pytest.approx(expected)
 
 
-def test_the_constant_schedule_by_hand(rates):
+def test_the_constant_schedule_worked_by_hand(rates):
     assert rates(5, schedule="constant", warmup=3) == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1, 1])
 
 
@@ -142,13 +142,13 @@ def test_without_warmup_the_first_step_is_the_largest(rates, schedule):
 
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0.2, 4), (4, 4), (0.06, 1), (0, 0), (1, 1), (0.99, 20)])
-def test_a_warmup_below_1_is_a_fraction_of_all_steps_and_else_their_number(rates, warmup, steps):
+def test_a_warmup_below_1_is_a_fraction_and_from_1_on_a_number_of_steps(rates, warmup, steps):
     seen = rates(20, schedule="constant", warmup=warmup)
     assert sum(factor < 1 for factor in seen) == steps
     assert seen[:steps] == pytest.approx([(step + 1) / (steps + 1) for step in range(steps)])
 
 
-def test_the_rate_stays_at_its_end_beyond_the_last_step(encoder, head):
+def test_the_rate_stays_constant_after_the_last_step(encoder, head):
     optimiser, schedule = Optim(schedule="linear").build(encoder, head, 3)
     for _ in range(6):
         optimiser.step()
@@ -156,18 +156,18 @@ def test_the_rate_stays_at_its_end_beyond_the_last_step(encoder, head):
     assert optimiser.param_groups[0]["lr"] == 0
 
 
-def test_a_warmup_as_long_as_the_training_still_works(rates):
+def test_a_warmup_may_be_as_long_as_the_training(rates):
     assert rates(3, schedule="linear", warmup=10) == pytest.approx([1 / 11, 2 / 11, 3 / 11])
 
 
-def test_betas_may_come_as_a_list():
+def test_betas_may_be_a_list():
     assert Optim(betas=[0.8, 0.99]).betas == (0.8, 0.99)
 
 
 @pytest.mark.parametrize(
     ("options", "named"), [({"schedule": "step"}, "linear, cosine, constant"), ({"warmup": -1}, "warmup=-1")]
 )
-def test_settings_that_make_no_sense_are_refused_in_one_line(options, named):
+def test_invalid_settings_are_refused_in_one_line(options, named):
     with pytest.raises(UserError, match=named) as error:
         Optim(**options)
     assert "\n" not in str(error.value)

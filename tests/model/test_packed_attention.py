@@ -76,7 +76,7 @@ def padded() -> tuple[Tensor, Tensor]:
 
 
 def gradients(encoder: Encoder, vectors: Tensor) -> list[Tensor]:
-    """Returns the gradients of a loss that weighs every number of the vectors differently."""
+    """Return the gradients of a loss that weighs every number of the vectors differently."""
     encoder.zero_grad()
     (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
     assert [name for name, p in encoder.named_parameters() if p.grad is None] == []
@@ -84,7 +84,7 @@ def gradients(encoder: Encoder, vectors: Tensor) -> list[Tensor]:
 
 
 def varlen_reference(query, key, value, bounds, bounds_k, longest, longest_k, *, scale, window_size):
-    """Returns what the kernel of a GPU does, query by query: softmax over the window of its own text."""
+    """Return what the kernel of a GPU does, query by query: softmax over the window of its own text."""
     assert bounds.dtype == torch.int32
     assert bounds.diff().max() == longest
     out = torch.empty_like(query)
@@ -99,7 +99,7 @@ def varlen_reference(query, key, value, bounds, bounds_k, longest, longest_k, *,
 
 @pytest.mark.parametrize(("attention", "dtype"), [("sdpa", torch.float64), ("sdpa", torch.float32), ("eager", None)])
 @every_encoder
-def test_packed_texts_have_the_vectors_and_gradients_of_padded_ones(family, pooling, attention, dtype):
+def test_packed_and_padded_texts_have_equal_vectors_and_gradients(family, pooling, attention, dtype):
     ids, mask = padded()
     reference, encoder = of(family, pooling, attention), of(family, pooling)
     if dtype:
@@ -112,7 +112,7 @@ def test_packed_texts_have_the_vectors_and_gradients_of_padded_ones(family, pool
 
 
 @every_encoder
-def test_the_kernel_of_a_gpu_is_asked_for_the_same(family, pooling, monkeypatch):
+def test_the_gpu_kernel_gets_arguments_that_give_equal_vectors(family, pooling, monkeypatch):
     monkeypatch.setattr(packed, "_has_kernel", lambda query, dropout: True)
     monkeypatch.setattr(packed, "varlen_attn", varlen_reference)
     ids, mask = padded()
@@ -123,7 +123,7 @@ def test_the_kernel_of_a_gpu_is_asked_for_the_same(family, pooling, monkeypatch)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_host_never_waits_for_the_numbers_of_a_packed_batch(family, monkeypatch):
+def test_a_packed_batch_causes_no_synchronisation_with_the_device(family, monkeypatch):
     monkeypatch.setattr(packed, "_has_kernel", lambda query, dropout: True)
     monkeypatch.setattr(packed, "varlen_attn", lambda query, *others, **options: query.clone())
     ids, mask = padded()
@@ -139,7 +139,7 @@ def test_the_host_never_waits_for_the_numbers_of_a_packed_batch(family, monkeypa
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_gpu_gives_the_vectors_and_gradients_of_padded_texts_in_half_precision(family):
+def test_packed_and_padded_texts_agree_on_a_gpu_in_half_precision(family):
     ids, mask = (values.cuda() for values in padded())
     reference, encoder = of(family, attention="sdpa").cuda(), of(family).cuda()
     with torch.autocast("cuda", torch.bfloat16):
@@ -152,17 +152,17 @@ def test_a_gpu_gives_the_vectors_and_gradients_of_padded_texts_in_half_precision
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_encoder_of_packed_batches_takes_padded_ones_as_well(family):
+def test_an_encoder_of_packed_batches_accepts_padded_batches(family):
     ids, mask = padded()
     torch.testing.assert_close(of(family)(ids, mask), of(family, attention="sdpa")(ids, mask), rtol=0, atol=0)
 
 
-def test_texts_of_equal_length_side_by_side_are_attended_to_at_once():
+def test_neighbouring_texts_of_equal_length_share_one_attention_call():
     bounds = nn.functional.pad(LENGTHS.cumsum(0), (1, 0))
     assert packed.Packing(bounds, 20).runs == [(1, 20), (2, 3), (1, 9), (1, 1), (1, 20)]
 
 
-def test_positions_begin_after_that_of_padding_where_an_encoder_counts_so():
+def test_positions_start_after_the_padding_index_in_families_that_do_so():
     assert {family: packed.first_position(of(family).backbone) for family in FAMILIES} == {
         "bert": 0,
         "roberta": PAD + 1,
@@ -170,7 +170,7 @@ def test_positions_begin_after_that_of_padding_where_an_encoder_counts_so():
     }
 
 
-def test_attention_drops_out_in_packed_batches_too():
+def test_attention_dropout_applies_to_packed_batches():
     ids, mask = padded()
     encoder = of("bert")
     for module in encoder.modules():
@@ -192,7 +192,7 @@ def test_a_packed_batch_works_under_autocast():
     torch.testing.assert_close(vectors.float(), encoder(ids, mask), rtol=0.1, atol=0.1)
 
 
-def test_a_packed_batch_for_an_encoder_of_padded_ones_is_an_error():
+def test_an_encoder_of_padded_batches_refuses_a_packed_batch():
     ids, mask = padded()
     with pytest.raises(ValueError, match="packed=True"):
         of("bert", attention="sdpa")(ids[mask.bool()], mask)
@@ -211,7 +211,7 @@ def test_a_packed_dataset_is_encoded_like_a_padded_one(tiny_encoder):
     np.testing.assert_allclose(vectors[1], vectors[0], atol=1e-5)
 
 
-def test_loading_leaves_the_mode_and_the_weights_as_they_are(tiny_encoder):
+def test_loading_packed_does_not_change_mode_and_weights(tiny_encoder):
     plain, encoder = (EncoderSource(str(tiny_encoder), 64, packed=pack).load() for pack in (False, True))
     assert encoder.training
     assert encoder.state_dict().keys() == plain.state_dict().keys()
@@ -232,6 +232,6 @@ def test_an_encoder_that_mixes_packed_texts_is_refused_in_one_line(config, pooli
     assert "\n" not in str(error.value)
 
 
-def test_packing_leaves_no_choice_of_attention(tiny_encoder):
+def test_packing_with_another_attention_is_refused(tiny_encoder):
     with pytest.raises(UserError, match="attention=eager"):
         EncoderSource(str(tiny_encoder), 64, packed=True, attention="eager").load()

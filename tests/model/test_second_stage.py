@@ -101,7 +101,7 @@ after_every = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRAT
 
 
 class TestPostHoc:
-    """The prior is taken off the logits."""
+    """The log prior is subtracted from the logits."""
 
     @after_every
     @pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
@@ -114,19 +114,19 @@ class TestPostHoc:
 
     @after_every
     @pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
-    def test_the_shift_leads_back_to_the_natural_distribution(self, strategy, tau):
+    def test_the_shift_restores_the_natural_distribution(self, strategy, tau):
         refined = PostHoc(tau)(after(strategy))
         posterior = softmax(logits_of(bayes(COUNTS / COUNTS.sum())), axis=1)
         np.testing.assert_allclose(softmax(logits_of(refined.head) - refined.shift, axis=1), posterior, atol=1e-5)
 
     @after_every
-    def test_all_of_it_decides_as_if_all_classes_were_equally_frequent(self, strategy):
+    def test_tau_1_gives_the_posterior_of_balanced_classes(self, strategy):
         decided = logits_of(PostHoc()(after(strategy)).head)
         np.testing.assert_allclose(
             softmax(decided, axis=1), softmax(logits_of(bayes(np.full(3, 1 / 3))), axis=1), atol=1e-5
         )
 
-    def test_the_weights_stay_and_the_first_head_too(self):
+    def test_only_the_bias_of_a_copy_of_the_head_changes(self):
         first = after()
         weight, bias = first.head.weight.clone(), first.head.bias.clone()
         refined = PostHoc()(first)
@@ -136,49 +136,49 @@ class TestPostHoc:
         assert not torch.equal(refined.head.bias, bias)
 
     @pytest.mark.parametrize("tau", [-0.1, 1.1, "best", float("nan"), float("inf"), True, None])
-    def test_a_tau_that_is_none_is_refused(self, tau):
+    def test_an_invalid_tau_is_refused(self, tau):
         assert f"strategy.second_stage.tau={tau}: use" in refused(PostHoc, tau)
 
-    def test_logits_that_stand_for_no_shares_are_refused(self):
+    def test_a_loss_whose_logits_have_no_known_prior_is_refused(self):
         correction = after().correction
         smooth = CrossEntropy(correction, label_smoothing=0.1)
-        PostHoc().check(correction, smooth, nn.Linear(2, 2))  # by and large, they do
+        PostHoc().check(correction, smooth, nn.Linear(2, 2))  # an approximate prior is enough
         unscaled = LDAM(correction)
         assert "known prior" in refused(PostHoc().check, correction, unscaled, nn.Linear(2, 2))
 
 
 class TestTauNormalised:
-    """Weights of similar norms."""
+    """Class vectors are scaled to similar norms."""
 
-    def test_by_hand(self):
+    def test_a_small_example_worked_by_hand(self):
         head = head_of(np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 0.25], [1.0, 0.0, 0.0]]), np.array([1.0, 2.0, 3.0]))
         made = TauNormalised(0.5)(after(head=head)).head
         expected = np.array([[3 / 5**0.5, 4 / 5**0.5, 0], [0, 0, 0.5], [1, 0, 0]])
         np.testing.assert_allclose(made.weight.detach(), expected, rtol=1e-6)
         assert not made.bias.any()
 
-    def test_at_0_the_bias_alone_goes(self):
+    def test_tau_0_removes_only_the_bias(self):
         first = after()
         refined = TauNormalised(0)(first)
         assert torch.equal(refined.head.weight, first.head.weight)
         np.testing.assert_allclose(logits_of(refined.head), VECTORS["validation"] @ MEANS.T, atol=1e-5)
 
-    def test_at_1_all_norms_are_1(self):
+    def test_tau_1_gives_norms_of_1(self):
         refined = TauNormalised(1.0)(after())
         np.testing.assert_allclose(refined.head.weight.detach().norm(dim=1), 1, rtol=1e-6)
 
-    def test_a_class_without_weights_keeps_none(self):
+    def test_a_class_vector_of_norm_0_stays_0(self):
         made = TauNormalised(2.0)(after(head=head_of(np.diag([0.0, 1.0, 2.0]), np.zeros(3)))).head
         np.testing.assert_allclose(made.weight.detach(), np.diag([0.0, 1.0, 0.5]), rtol=1e-6)
 
-    def test_the_first_head_stays_and_no_distribution_is_known(self):
+    def test_the_first_head_is_not_modified_and_the_shift_is_unknown(self):
         first = after()
         before = [each.clone() for each in first.head.parameters()]
         assert TauNormalised(1.0)(first).shift is None
         assert all(map(torch.equal, first.head.parameters(), before))
 
     @pytest.mark.parametrize("tau", [-0.1, "best", float("nan"), float("inf"), True])
-    def test_a_tau_that_is_none_is_refused(self, tau):
+    def test_an_invalid_tau_is_refused(self, tau):
         assert f"strategy.second_stage.tau={tau}: use" in refused(TauNormalised, tau)
         TauNormalised(1.5)
 
@@ -190,7 +190,7 @@ GRIDS = [(PostHoc, np.arange(11) / 10), (TauNormalised, np.arange(21) / 10)]
 class TestAuto:
     """The tau with the best score on the validation split."""
 
-    def test_the_best_of_the_grid_is_taken(self, stage, grid):
+    def test_the_tau_with_the_best_score_is_chosen(self, stage, grid):
         first = after(head=head_of(MEANS * [[2.0], [1.0], [0.5]], np.log(COUNTS / COUNTS.sum())))
         scores = [macro_recall(logits_of(stage(float(tau))(first).head), CLASSES) for tau in grid]
         assert len(set(scores)) > 3
@@ -198,7 +198,7 @@ class TestAuto:
         assert refined.settings == {"tau": grid[int(np.argmax(scores))]}
         assert macro_recall(logits_of(refined.head), CLASSES) == max(scores)
 
-    def test_any_score_can_choose(self, stage, grid):
+    def test_the_given_score_decides(self, stage, grid):
         for highest in (4, len(grid) - 1):
             made = [logits_of(stage(float(tau))(after()).head) for tau in grid]
 
@@ -207,23 +207,23 @@ class TestAuto:
 
             assert stage("auto")(after(score=score)).settings == {"tau": grid[highest]}
 
-    def test_of_equal_scores_the_first_is_taken(self, stage, grid):
+    def test_the_first_of_equal_scores_is_chosen(self, stage, grid):
         assert stage("auto")(after(score=lambda logits, targets: 1.0)).settings == {"tau": 0.0}
 
-    def test_texts_of_the_validation_split_decide(self, stage, grid):
+    def test_tau_is_chosen_on_the_validation_split(self, stage, grid):
         seen = []
         first = after(embeddings=lambda split: seen.append(split) or VECTORS[split])
         stage("auto")(first)
         stage(0.5)(first)
         assert seen == ["validation"]
 
-    def test_several_labels_a_text_are_refused(self, stage, grid):
+    def test_multi_label_data_is_refused(self, stage, grid):
         correction = after(targets=TAGS).correction
         message = refused(stage().check, correction, BinaryCrossEntropy(correction), nn.Linear(2, 2))
         assert message.startswith("strategy.second_stage: ")
         assert "is for single-label data" in message
 
-    def test_a_cosine_head_is_refused_and_a_linear_one_is_not(self, stage, grid):
+    def test_a_cosine_head_is_refused_and_a_linear_head_accepted(self, stage, grid):
         correction = after().correction
         assert "strategy.second_stage" in refused(stage().check, correction, LDAM(correction), CosineHead(2, 2))
         stage().check(correction, CrossEntropy(correction), nn.Linear(2, 2))
@@ -233,16 +233,16 @@ THOROUGH = Retrained(epochs=40, lr=0.05, batch_size=64)
 
 
 def above_the_least_loss(head: nn.Linear, weights: np.ndarray) -> float:
-    """How far its weighted cross-entropy on the training texts is above that of the logistic regression."""
+    """Return its weighted cross-entropy on the training texts minus that of the logistic regression."""
     reference = LogisticRegression(C=np.inf, tol=1e-8).fit(VECTORS["train"], CLASSES, sample_weight=weights)
     best = log_loss(CLASSES, reference.predict_proba(VECTORS["train"]), sample_weight=weights)
     return log_loss(CLASSES, softmax(logits_of(head, "train"), axis=1), sample_weight=weights) - best
 
 
 class TestRetrained:
-    """A new head, of balanced draws."""
+    """A new head is trained with class-balanced sampling."""
 
-    def test_it_is_the_logistic_regression_of_balanced_classes(self):
+    def test_the_new_head_is_a_logistic_regression_of_balanced_classes(self):
         head = THOROUGH(after()).head
         assert 0 < above_the_least_loss(head, 1 / COUNTS[CLASSES]) < 1e-3
         assert above_the_least_loss(head, np.ones(550)) > 0.1
@@ -250,19 +250,19 @@ class TestRetrained:
         ours = log_softmax(logits_of(head), axis=1)
         np.testing.assert_allclose(ours, balanced.predict_log_proba(VECTORS["validation"]), atol=0.3)
 
-    def test_instance_weights_count(self):
+    def test_instance_weights_weight_the_loss_of_the_new_head(self):
         weights = np.where(VECTORS["train"][:, 0] > 0.5, 3.0, 0.2)
         weights /= weights.mean()
         head = THOROUGH(after(weights=weights)).head
         assert 0 < above_the_least_loss(head, weights / COUNTS[CLASSES]) < 1e-3
         assert above_the_least_loss(THOROUGH(after()).head, weights / COUNTS[CLASSES]) > 5e-3
 
-    def test_what_is_drawn_can_be_chosen(self):
+    def test_the_sampler_decides_which_texts_the_new_head_is_trained_on(self):
         plain = Retrained(PowerSampler(0.0), epochs=40, lr=0.05, batch_size=64)(after())
         assert 0 < above_the_least_loss(plain.head, np.ones(550)) < 1e-3
         np.testing.assert_allclose(plain.shift, 0, atol=1e-12)
 
-    def test_of_several_labels_it_is_one_regression_each_on_what_is_drawn(self):
+    def test_multi_label_heads_are_one_logistic_regression_per_label(self):
         first = after(targets=TAGS)
         logits = logits_of(THOROUGH(first).head, "train")
         rates = PowerSampler(1.0).draws_per_row(first.correction.index)
@@ -274,8 +274,8 @@ class TestRetrained:
             assert log_loss(held, expit(unsampled), sample_weight=rates) - best > 1e-3
 
     @pytest.mark.parametrize("targets", [TARGETS, TAGS], ids=["single_label", "multi_label"])
-    def test_the_shift_is_that_of_what_the_new_head_was_trained_on(self, targets):
-        # Whatever the first stage corrected: the new head has seen none of it.
+    def test_the_shift_follows_the_sampler_of_the_new_head(self, targets):
+        # The correction of the first stage does not affect the new head.
         first = after(Strategy(weights=InverseFrequency(0.5)), targets)
         expected = natural_prior_shift(Strategy(PowerSampler(1.0)).correction(list("abc"), first.correction.index))
         refined = Retrained(epochs=1)(first)
@@ -284,7 +284,7 @@ class TestRetrained:
             np.testing.assert_allclose(refined.shift, np.log(550 / 3 / COUNTS), rtol=1e-12)
         assert refined.settings == {"epochs": 1, "steps": 5}  # 550 texts in steps of 128
 
-    def test_it_is_a_function_of_the_seed_and_leaves_all_else_alone(self):
+    def test_the_result_depends_on_the_seed_only_and_nothing_else_changes(self):
         first = after(dropout=0.3)
         before = [each.clone() for each in first.head.parameters()]
         state = torch.get_rng_state()
@@ -303,11 +303,11 @@ class TestRetrained:
         assert all(map(torch.equal, first.head.parameters(), before))
 
     @pytest.mark.parametrize("targets", [TARGETS, TAGS], ids=["single_label", "multi_label"])
-    def test_it_can_be_trained_whatever_the_first_head_was(self, targets):
+    def test_any_first_head_is_accepted(self, targets):
         correction = after(targets=targets).correction
         Retrained().check(correction, cross_entropy(correction), nn.Identity())
 
-    def test_a_cosine_head_is_replaced_by_a_linear_one(self):
+    def test_a_cosine_head_is_replaced_by_a_linear_head(self):
         refined = Retrained(epochs=1)(after(head=CosineHead(3, 3, 30.0), effective_prior=None))
         assert isinstance(refined, SecondStageResult)
         assert refined.head.bias is not None
@@ -320,5 +320,5 @@ class TestRetrained:
             *(("lr", value, "a number above 0") for value in (0, -1e-3, "fast", float("nan"), True)),
         ],
     )
-    def test_settings_that_are_none_are_refused(self, setting, value, rule):
+    def test_invalid_settings_are_refused(self, setting, value, rule):
         assert f"strategy.second_stage.{setting}={value}: use {rule}" in refused(Retrained, **{setting: value})

@@ -28,7 +28,7 @@ from counterpoise.errors import UserError
 
 mp.dps = 120
 
-# Label a is in most texts, e in none; the last two texts hold no label.
+# Most texts have label a, none has label e, and the last two texts have no label.
 TEXTS = np.array(
     [
         [1, 0, 0, 0, 0],
@@ -86,7 +86,7 @@ def targets() -> Tensor:
 
 
 def in_high_precision(loss: Callable[[mpf, int, bool], mpf], logits: Tensor, targets: Tensor) -> np.ndarray:
-    """Returns loss(z, c, y) of every text and label, computed with 120 digits."""
+    """Return loss(z, c, y) of every text and label, computed with 120 digits."""
     values = logits.detach().numpy()
     return np.array(
         [
@@ -115,23 +115,23 @@ def as_numpy(values: Tensor) -> np.ndarray:
 
 @every_loss
 class TestEveryLoss:
-    """What all losses keep to."""
+    """Properties of every loss for multi-label data."""
 
-    def test_it_is_the_mean_over_labels_summed_over_texts_over_their_number(self, make, logits, targets):
+    def test_the_loss_is_the_mean_over_labels_and_texts_or_divided_by_the_denominator(self, make, logits, targets):
         loss = make(balance_of(beta=0.5))
         elements = as_numpy(loss.elements(logits, targets))
         assert elements.shape == (N, C)
         assert loss(logits, targets).item() == pytest.approx(elements.sum() / C / N, rel=1e-12)
         assert loss(logits, targets, denominator=3).item() == pytest.approx(elements.sum() / C / 3, rel=1e-12)
 
-    def test_the_weights_of_texts_multiply_their_losses(self, make, logits, targets):
+    def test_instance_weights_multiply_the_losses(self, make, logits, targets):
         loss = make(balance_of(beta=0.5))
         weights = torch.arange(N).float()
         rows = as_numpy(loss.elements(logits, targets)).mean(1)
         assert loss(logits, targets, None, weights).item() == pytest.approx(rows @ weights.numpy() / N, rel=1e-12)
         assert loss(logits, targets, weights=torch.ones(N)).item() == pytest.approx(loss(logits, targets).item())
 
-    def test_the_weights_of_the_balance_multiply_positives_and_negatives(self, make, logits, targets):
+    def test_class_weights_multiply_positives_and_negatives(self, make, logits, targets):
         positive, negative = [0.5, 2, 4, 8, 16], [1, 0.25, 0.5, 1, 2]
         plain = make(weighing([1] * C, [1] * C)).elements(logits, targets)
         weighted = make(weighing(positive, negative)).elements(logits, targets)
@@ -147,7 +147,7 @@ class TestEveryLoss:
             sum(loss(z, y, N / parts, w) / parts for z, y, w in zip(*pieces, strict=True)).backward()
             np.testing.assert_allclose(logits.grad, whole, rtol=1e-6, atol=1e-16)
 
-    def test_gradients_are_those_of_differences(self, make, logits, targets):
+    def test_gradients_match_finite_differences(self, make, logits, targets):
         loss = make(balance_of(beta=0.5))
         assert torch.autograd.gradcheck(lambda z: loss.elements(z, targets), logits, eps=1e-6, atol=1e-7)
 
@@ -167,8 +167,8 @@ class TestEveryLoss:
 
     @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
     @pytest.mark.parametrize("beta", [0.0, 1.0])
-    def test_labels_and_texts_without_each_other_are_legal(self, make, alpha, beta, targets):
-        # No text holds any label, or every text every label but one.
+    def test_labels_of_no_or_all_texts_and_texts_without_labels_give_finite_losses(self, make, alpha, beta, targets):
+        # Texts without any label but one, and texts with every label but one.
         for texts in (TEXTS, np.eye(C)[:1].repeat(3, 0), np.ones((4, C)) - np.eye(C)[0]):
             loss = make(balance_of(texts, alpha, beta, allow_overcorrection=True, max_ratio=None))
             logits = torch.zeros(N, C, requires_grad=True)
@@ -177,7 +177,7 @@ class TestEveryLoss:
             assert value.isfinite()
             assert logits.grad.isfinite().all()
 
-    def test_a_positive_that_is_missed_by_far_pulls_with_its_whole_weight(self, make):
+    def test_the_gradient_of_a_clearly_missed_positive_is_its_weight(self, make):
         loss, targets = make(balance_of(beta=0.5)), torch.ones(1, C)
         logits = torch.full((1, C), -50.0, requires_grad=True)
         loss.elements(logits, targets).sum().backward()
@@ -195,32 +195,32 @@ class TestEveryLoss:
             )
         assert loss(logits, targets).dtype == torch.float64
 
-    def test_autocast_changes_nothing(self, make, logits, targets):
+    def test_autocast_does_not_change_the_loss(self, make, logits, targets):
         loss, single = make(balance_of(beta=0.5)), logits.detach().float()
         with torch.autocast("cpu", torch.bfloat16):
             value = loss(single, targets)
         assert value.item() == pytest.approx(loss(single, targets).item(), rel=1e-6)
 
-    def test_targets_may_be_of_any_type(self, make, logits, targets):
+    def test_targets_may_have_any_dtype(self, make, logits, targets):
         loss = make(balance_of())
         for dtype in (torch.bool, torch.int64, torch.float64, torch.bfloat16):
             assert loss(logits, targets.to(dtype)).item() == loss(logits, targets).item()
 
-    def test_nothing_is_changed_in_place(self, make, logits, targets):
+    def test_inputs_and_buffers_are_not_modified(self, make, logits, targets):
         loss, weights = make(balance_of(beta=0.5)), torch.linspace(0, 2, N)
         given = [each.detach().clone() for each in (logits, targets, weights, *loss.buffers())]
         loss(logits, targets, 4.0, weights).backward()
         for before, after in zip(given, (logits, targets, weights, *loss.buffers()), strict=True):
             assert torch.equal(before, after)
 
-    def test_its_numbers_move_with_the_module_and_are_not_saved(self, make):
+    def test_buffers_move_with_the_module_and_are_not_saved(self, make):
         loss = nn.Sequential(make(balance_of(beta=0.5)))
         assert not loss.state_dict()
         assert not list(loss.parameters())
         assert {buffer.dtype for buffer in loss.to(torch.float64).buffers()} == {torch.float64}
         assert {buffer.device.type for buffer in loss.to("meta").buffers()} == {"meta"}
 
-    def test_it_runs_on_the_meta_device(self, make):
+    def test_the_loss_runs_on_the_meta_device(self, make):
         logits = torch.zeros(N, C, device="meta", requires_grad=True)
         loss = make(balance_of()).to("meta")
         value = loss(logits, torch.zeros(N, C, device="meta"), weights=torch.ones(N, device="meta"))
@@ -246,20 +246,20 @@ def test_a_loss_is_never_negative_and_never_rewards_a_mistake(z, y, name):
 
 
 class TestBinaryCrossEntropy:
-    def test_by_hand(self):
+    def test_a_small_example_worked_by_hand(self):
         # Every p is 1/2. A positive of label 0 loses 3 log 2, its negative log 2; of label 1 one loses log 2.
         loss = BinaryCrossEntropy(weighing([3, 1], [1, 1], np.eye(2)))
         value = loss(torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
         assert value.item() == pytest.approx(6 * np.log(2) / 2 / 2, rel=1e-6)
 
-    def test_it_agrees_with_120_digits(self, targets):
+    def test_the_loss_matches_120_digit_arithmetic(self, targets):
         logits = wide_logits()
         expected = in_high_precision(lambda z, c, y: focal(z, y, 0), logits, targets)
         np.testing.assert_allclose(
             BinaryCrossEntropy(balance_of()).elements(logits, targets), expected, rtol=1e-14, atol=0
         )
 
-    def test_with_negatives_of_weight_1_it_is_that_of_torch(self, logits, targets):
+    def test_with_negative_weights_of_1_the_loss_equals_that_of_torch(self, logits, targets):
         pos_weight = [0.25, 1, 4, 1e4, 1e6]
         ours = BinaryCrossEntropy(weighing(pos_weight, [1] * C))(logits, targets)
         theirs = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(pos_weight).double())(logits, targets.double())
@@ -272,13 +272,13 @@ class TestBinaryCrossEntropy:
         ours = BinaryCrossEntropy(correction).elements(logits, targets)
         np.testing.assert_allclose(as_numpy(ours), correction.negative_weights * as_numpy(theirs), rtol=1e-6)
 
-    def test_the_logits_of_the_priors_are_the_best_constant(self):
+    def test_the_log_odds_of_the_priors_are_the_constant_of_least_loss(self):
         correction = balance_of(beta=0.5)
         prior = torch.from_numpy(np.broadcast_to(correction.prior_logits, (N, C)).copy()).requires_grad_()
         BinaryCrossEntropy(correction)(prior, torch.from_numpy(TEXTS)).backward()
         np.testing.assert_allclose(prior.grad.sum(0)[:-1], 0, atol=1e-8)
 
-    def test_label_smoothing_is_weighted_by_the_true_side_alone(self, logits, targets):
+    def test_label_smoothing_has_the_weight_of_the_true_side_only(self, logits, targets):
         positive, negative = [0.5, 2, 4, 8, 16], [1, 0.25, 0.5, 1, 2]
         loss = BinaryCrossEntropy(weighing(positive, negative), label_smoothing=0.2)
         soft = F.binary_cross_entropy_with_logits(logits, 0.8 * targets.double() + 0.1, reduction="none")
@@ -286,7 +286,7 @@ class TestBinaryCrossEntropy:
         np.testing.assert_allclose(as_numpy(loss.elements(logits, targets)), expected, rtol=1e-12)
 
     @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-    def test_the_initial_logits_are_the_best_constants(self, smoothing):
+    def test_the_initial_logits_are_the_constants_of_least_loss(self, smoothing):
         correction = balance_of(beta=0.5)
         loss, logits = (
             BinaryCrossEntropy(correction, label_smoothing=smoothing),
@@ -301,7 +301,7 @@ class TestBinaryCrossEntropy:
 
 
 class TestFocal:
-    def test_by_hand(self):
+    def test_a_small_example_worked_by_hand(self):
         loss = Focal(balance_of(), gamma=2)
         half = loss.elements(torch.zeros(1, C), torch.ones(1, C))
         np.testing.assert_allclose(half, 0.25 * np.log(2), rtol=1e-6)
@@ -311,20 +311,20 @@ class TestFocal:
         np.testing.assert_allclose(loss.elements(logits, torch.zeros(1, C)), 0.81 * np.log(10), rtol=1e-12)
 
     @pytest.mark.parametrize("gamma", [0, 0.5, 1, 2, 5])
-    def test_it_agrees_with_120_digits(self, gamma, targets):
+    def test_the_loss_matches_120_digit_arithmetic(self, gamma, targets):
         logits = wide_logits()
         expected = in_high_precision(lambda z, c, y: focal(z, y, gamma), logits, targets)
         ours = Focal(balance_of(), gamma=gamma).elements(logits, targets)
         np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=0)
 
-    def test_it_agrees_with_the_formula_in_probabilities(self, logits, targets):
+    def test_the_loss_matches_the_formula_in_probabilities(self, logits, targets):
         z, y = as_numpy(logits), targets.numpy()
         p = 1 / (1 + np.exp(-z))
         p_t = p * y + (1 - p) * (1 - y)
         expected = -(y * np.log(p) + (1 - y) * np.log(1 - p)) * (1 - p_t) ** 2
         np.testing.assert_allclose(as_numpy(Focal(balance_of()).elements(logits, targets)), expected, rtol=1e-9)
 
-    def test_gamma_0_is_binary_cross_entropy(self, logits, targets):
+    def test_gamma_0_gives_binary_cross_entropy(self, logits, targets):
         correction = balance_of(beta=1.0)
         ours, bce = Focal(correction, gamma=0), BinaryCrossEntropy(correction)
         assert torch.equal(ours.elements(logits, targets), bce.elements(logits, targets))
@@ -337,7 +337,7 @@ class TestFocal:
         ratios = as_numpy(balanced.elements(logits, targets) / plain.elements(logits, targets))
         np.testing.assert_allclose(ratios, np.broadcast_to(raw / raw.mean(), (N, C)), rtol=1e-6)
 
-    def test_label_weights_are_made_from_what_is_drawn(self, logits, targets):
+    def test_label_weights_follow_the_expected_draws(self, logits, targets):
         # Each label and the texts without one are drawn equally often: little is left to correct.
         texts = np.repeat(np.eye(3), [60, 30, 10], axis=0)
         drawn = Focal(balance_of(texts, alpha=1.0), label_weights=InverseFrequency(1.0))
@@ -355,7 +355,7 @@ class TestAsymmetric:
         p = max(sigma(z) - mpf(margin), mpf(0))
         return -(p**negative) * mp.log(1 - p) if p else mpf(0)
 
-    def test_by_hand(self):
+    def test_a_small_example_worked_by_hand(self):
         loss = Asymmetric(balance_of())
         logits = torch.zeros(1, C, dtype=torch.float64)
         np.testing.assert_allclose(loss.elements(logits, torch.ones(1, C)), 0.5 * np.log(2), rtol=1e-12)
@@ -364,28 +364,28 @@ class TestAsymmetric:
     @pytest.mark.parametrize("negative", [0, 0.5, 1, 4])
     @pytest.mark.parametrize("positive", [0, 0.5, 1])
     @pytest.mark.parametrize("margin", [0, 1e-6, 0.05, 0.2])
-    def test_it_agrees_with_120_digits(self, negative, positive, margin, targets):
+    def test_the_loss_matches_120_digit_arithmetic(self, negative, positive, margin, targets):
         logits = wide_logits()
         loss = Asymmetric(balance_of(), gamma_negative=negative, gamma_positive=positive, margin=margin)
         expected = in_high_precision(lambda z, c, y: self.reference(z, y, negative, positive, margin), logits, targets)
         # The difference of p and the margin, where they are close, has the precision of 1.
         np.testing.assert_allclose(loss.elements(logits, targets), expected, rtol=1e-9, atol=1e-15 if margin else 0)
 
-    def test_negatives_below_the_margin_count_nothing(self):
+    def test_negatives_below_the_margin_have_no_loss(self):
         logits = torch.linspace(-50, float(np.log(0.05 / 0.95)) - 1e-3, 5 * C).reshape(5, C).requires_grad_()
         value = Asymmetric(balance_of())(logits, torch.zeros(5, C))
         value.backward()
         assert value.item() < 1e-30
         assert not logits.grad.any()
 
-    def test_with_all_three_0_it_is_binary_cross_entropy(self, logits, targets):
+    def test_gammas_and_margin_of_0_give_binary_cross_entropy(self, logits, targets):
         correction = balance_of(beta=1.0)
         ours = Asymmetric(correction, gamma_negative=0, gamma_positive=0, margin=0).elements(logits, targets)
         theirs = BinaryCrossEntropy(correction).elements(logits, targets)
         np.testing.assert_allclose(as_numpy(ours), as_numpy(theirs), rtol=1e-14)
 
     @pytest.mark.parametrize("gamma", [0.5, 1, 2, 3.7])
-    def test_with_equal_gammas_and_no_margin_it_is_focal_loss(self, gamma, logits, targets):
+    def test_equal_gammas_without_a_margin_give_focal_loss(self, gamma, logits, targets):
         correction = balance_of(beta=1.0)
         ours = Asymmetric(correction, gamma_negative=gamma, gamma_positive=gamma, margin=0).elements(logits, targets)
         theirs = Focal(correction, gamma=gamma).elements(logits, targets)
@@ -396,14 +396,14 @@ class TestDistributionBalanced:
     # n = 3 and 1 in four texts {a}, {a, b}, {a}, {}.
     SMALL = np.array([[1, 0], [1, 1], [1, 0], [0, 0]])
 
-    def test_the_ratios_by_hand(self):
+    def test_ratios_of_a_small_example_worked_by_hand(self):
         # {a}: r = 1, (1/1) / (1/3) = 3; {a, b}: r = 1/4, 3/4 of 1/3 + 1; {}: without bound.
         loss = DistributionBalanced(balance_of(self.SMALL), alpha=0.1, beta=10, mu=0.5)
         ratios = np.array([[1, 3], [0.25, 0.75], [1, 3], [np.inf, np.inf]])
         expected = 0.1 + 1 / (1 + np.exp(-10 * (ratios - 0.5)))
         np.testing.assert_allclose(loss.rebalancing_weights(torch.from_numpy(self.SMALL).bool()), expected, rtol=1e-6)
 
-    def test_mu_by_hand(self):
+    def test_mu_of_a_small_example_worked_by_hand(self):
         # Positives have r = 1, 1/4, 1 of a and 3/4 of b: mean 3/4, median 7/8.
         assert DistributionBalanced(balance_of(self.SMALL)).mu == pytest.approx(0.8125, rel=1e-12)
 
@@ -411,7 +411,7 @@ class TestDistributionBalanced:
         assert DistributionBalanced(balance_of(np.eye(3).repeat(4, 0))).mu == pytest.approx(1)
 
     @pytest.mark.parametrize("rates", [[1, 1, 1, 1, 1, 1, 1, 1], [3, 1, 2, 0, 5, 1, 4, 2], [0, 2, 1, 7, 0, 3, 0, 1]])
-    def test_everything_is_made_from_what_is_drawn(self, rates, logits, targets):
+    def test_all_parts_follow_the_expected_draws(self, rates, logits, targets):
         """Drawing a text twice is like having it twice."""
         size = sum(rates)
         drawn = replace(
@@ -427,7 +427,7 @@ class TestDistributionBalanced:
         theirs = DistributionBalanced(repeated).elements(logits, targets)
         np.testing.assert_allclose(as_numpy(ours), as_numpy(theirs), rtol=1e-5)
 
-    def test_mu_is_the_middle_of_mean_and_median_of_the_positives_drawn(self):
+    def test_mu_is_the_midpoint_of_mean_and_median_over_drawn_positives(self):
         rng = np.random.default_rng(0)
         texts, rates = rng.random((40, 7)) < 0.3, rng.integers(0, 5, 40)
         drawn = np.maximum((texts * rates[:, None]).sum(0), 0.5)
@@ -451,7 +451,7 @@ class TestDistributionBalanced:
     @pytest.mark.parametrize("gamma", [0, 2])
     @pytest.mark.parametrize("rebalance", [True, False])
     @pytest.mark.parametrize("tolerant", [True, False])
-    def test_it_agrees_with_120_digits(self, gamma, rebalance, tolerant, targets):
+    def test_the_loss_matches_120_digit_arithmetic(self, gamma, rebalance, tolerant, targets):
         alpha, beta, mu, kappa, scale = 0.1, 10, 0.7, 0.05, 2
         options = {"alpha": alpha, "beta": beta, "mu": mu, "kappa": kappa, "scale": scale}
         loss = DistributionBalanced(
@@ -475,7 +475,7 @@ class TestDistributionBalanced:
                     expected[i, c] *= float(alpha + sigma(beta * (r - mu)))
         np.testing.assert_allclose(loss.elements(logits, targets), expected, rtol=2e-6, atol=0)
 
-    def test_texts_without_labels_weigh_the_most_and_evenly(self):
+    def test_texts_without_labels_have_the_largest_weight_for_every_label(self):
         none = torch.zeros(2, C, dtype=torch.bool)
         np.testing.assert_allclose(
             DistributionBalanced(balance_of(), alpha=0.1).rebalancing_weights(none), 1.1, rtol=1e-6
@@ -488,27 +488,27 @@ class TestDistributionBalanced:
             assert weights.min() >= 0.1
             assert weights.max() <= 1.1 + 1e-6
 
-    def test_the_rarer_of_two_labels_of_a_text_weighs_more(self):
+    def test_the_rarer_of_two_labels_of_a_text_has_the_larger_weight(self):
         both = DistributionBalanced(balance_of(self.SMALL)).rebalancing_weights(torch.ones(1, 2, dtype=torch.bool))
         assert both[0, 1] > both[0, 0]
 
-    def test_without_its_parts_it_is_binary_cross_entropy(self, logits, targets):
+    def test_without_all_parts_the_loss_is_binary_cross_entropy(self, logits, targets):
         correction = balance_of(beta=1.0)
         ours = DistributionBalanced(correction, rebalance=False, negative_tolerant=False, gamma=0)
         assert torch.equal(ours.elements(logits, targets), BinaryCrossEntropy(correction).elements(logits, targets))
 
-    def test_without_rebalancing_and_tolerance_it_is_focal_loss(self, logits, targets):
+    def test_without_rebalancing_and_tolerance_the_loss_is_focal_loss(self, logits, targets):
         correction = balance_of(beta=1.0)
         ours = DistributionBalanced(correction, rebalance=False, negative_tolerant=False)
         assert torch.equal(ours.elements(logits, targets), Focal(correction).elements(logits, targets))
 
-    def test_a_scale_of_1_and_no_shift_tolerate_nothing(self, logits, targets):
+    def test_a_scale_of_1_without_a_shift_has_no_tolerance(self, logits, targets):
         correction = balance_of(beta=1.0)
         ours = DistributionBalanced(correction, kappa=0, scale=1).elements(logits, targets)
         theirs = DistributionBalanced(correction, negative_tolerant=False).elements(logits, targets)
         np.testing.assert_allclose(as_numpy(ours), as_numpy(theirs), rtol=1e-14)
 
-    def test_tolerance_lets_go_of_a_negative_that_is_decided(self):
+    def test_tolerance_reduces_the_loss_of_easy_negatives(self):
         # At the same slope around the shift, the gradient falls off as e^(scale z) instead of e^z.
         logits = torch.full((1, C), -3.0, dtype=torch.float64, requires_grad=True)
         gradients = {}

@@ -32,7 +32,7 @@ from counterpoise.errors import UserError
 
 
 def weighing(*weights: float) -> Correction:
-    """A balance of single-label data with these class weights."""
+    """Return a correction of single-label data with these class weights."""
     classes = ClassIndex.from_targets(np.arange(len(weights)), len(weights))
     correction = Strategy().correction([f"class {c}" for c in range(len(weights))], classes)
     return replace(correction, class_weights=np.array(weights))
@@ -67,19 +67,19 @@ def test_the_loss_is_the_weighted_sum_over_the_number_of_examples(batch):
     assert CrossEntropy(BALANCE)(logits.float(), classes).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_by_hand():
+def test_a_small_example_worked_by_hand():
     # Both classes have probability 1/2: each example loses log 2 times its weight.
     loss = CrossEntropy(weighing(1.0, 3.0))(torch.zeros(2, 2), torch.tensor([0, 1]))
     assert loss.item() == pytest.approx(2 * np.log(2), rel=1e-6)
 
 
-def test_a_denominator_takes_the_place_of_the_number_of_examples(batch):
+def test_a_denominator_replaces_the_number_of_examples(batch):
     logits, classes = batch
     loss = CrossEntropy(BALANCE)
     assert 32 * loss(logits, classes).item() == pytest.approx(8 * loss(logits, classes, denominator=8).item())
 
 
-def test_label_smoothing_is_weighted_by_the_true_class_alone(batch):
+def test_label_smoothing_has_the_weight_of_the_true_class_only(batch):
     logits, classes = batch
     log_p = log_probabilities(logits)
     smoothed = 0.9 * log_p[np.arange(32), classes] + 0.1 * log_p.mean(1)
@@ -87,8 +87,8 @@ def test_label_smoothing_is_weighted_by_the_true_class_alone(batch):
     assert CrossEntropy(BALANCE, label_smoothing=0.1)(logits, classes).item() == pytest.approx(expected, rel=1e-14)
 
 
-def test_smoothing_alone_draws_logits_to_no_class():
-    # d loss / d logits = w[y] (softmax - target): the wrong classes get equal gradients whatever their weights.
+def test_smoothed_mass_is_equal_for_all_wrong_classes():
+    # d loss / d logits = w[y] (softmax - target): all wrong classes have equal gradients.
     logits = torch.zeros(1, 4, requires_grad=True)
     CrossEntropy(BALANCE, label_smoothing=0.2)(logits, torch.tensor([1])).backward()
     np.testing.assert_allclose(logits.grad, [[0.2, -0.6, 0.2, 0.2]], rtol=1e-6)
@@ -100,7 +100,7 @@ def test_a_smoothing_outside_0_to_1_is_refused(smoothing):
         CrossEntropy(BALANCE, label_smoothing=smoothing)
 
 
-def test_an_instance_weight_of_2_is_the_example_twice(batch):
+def test_an_instance_weight_of_2_equals_the_example_twice(batch):
     logits, classes = batch
     loss = CrossEntropy(BALANCE, label_smoothing=0.1)
     twice = torch.cat([torch.arange(32), torch.arange(8)])
@@ -110,7 +110,7 @@ def test_an_instance_weight_of_2_is_the_example_twice(batch):
     assert weighted.item() == pytest.approx(loss(logits[twice], classes[twice]).item(), rel=1e-12)
 
 
-def test_examples_that_all_weigh_nothing_lose_nothing(batch):
+def test_instance_weights_of_0_give_a_loss_of_0(batch):
     logits, classes = batch
     loss = CrossEntropy(BALANCE)(logits, classes, weights=torch.zeros(32))
     loss.backward()
@@ -124,14 +124,14 @@ def test_the_elements_of_the_loss_are_the_weighted_losses_of_the_examples(batch)
     np.testing.assert_allclose(CrossEntropy(BALANCE).elements(logits, classes).detach(), expected, rtol=1e-12)
 
 
-def test_the_likelihood_is_that_of_the_task():
+def test_cross_entropy_selects_the_loss_of_the_task():
     single = cross_entropy(BALANCE, label_smoothing=0.1)
     assert (type(single), single.label_smoothing) == (CrossEntropy, 0.1)
     multi = cross_entropy(MULTI_LABEL, label_smoothing=0.1)
     assert (type(multi), multi.label_smoothing) == (BinaryCrossEntropy, 0.1)
 
 
-def test_the_likelihood_of_multi_label_data_weighs_both_sides_of_each_label():
+def test_binary_cross_entropy_has_weights_of_positives_and_negatives():
     # 5 texts, of which 4 hold "often" and 1 "once"; balanced, their ratios are 1/4 and 4.
     logits, targets = torch.zeros(5, 2), torch.from_numpy(LABEL_SETS.toarray()).float()
     elements = cross_entropy(MULTI_LABEL).elements(logits, targets) / np.log(2)
@@ -146,14 +146,14 @@ def test_a_loss_for_the_other_task_is_refused_in_one_line():
 
 
 @pytest.mark.parametrize("loss", [BinaryCrossEntropy, Focal, Asymmetric, DistributionBalanced])
-def test_a_loss_of_labels_is_refused_for_classes_in_one_line(loss):
+def test_a_multi_label_loss_is_refused_for_single_label_data_in_one_line(loss):
     with pytest.raises(UserError, match=f"{loss.__name__} is for multi_label data") as error:
         loss(BALANCE)
     assert "\n" not in str(error.value)
 
 
 def counting(*counts: int, alpha: float = 0.0, beta: float = 0.0, **options) -> Correction:
-    """The balance of classes with these counts; classes of count 0 are legal."""
+    """Return the correction of classes with these counts; a count may be 0."""
     index = ClassIndex.from_targets(np.repeat(np.arange(len(counts)), counts), len(counts))
     labels = [f"class {c}" for c in range(len(counts))]
     return Strategy(PowerSampler(alpha), InverseFrequency(beta), **options).correction(labels, index)
@@ -177,16 +177,16 @@ COUNTS = (600, 300, 90, 10)
 
 @pytest.mark.parametrize("make", LOSSES.values(), ids=LOSSES)
 class TestEveryLossOfClasses:
-    """What all losses for single-label data keep to."""
+    """Properties of every loss for single-label data."""
 
-    def test_it_is_the_sum_over_examples_over_their_number(self, make, batch):
+    def test_the_loss_is_the_mean_over_examples_or_divided_by_the_denominator(self, make, batch):
         loss = make(counting(*COUNTS, beta=0.5))
         elements = loss.elements(*batch).detach().numpy()
         assert elements.shape == (32,)
         assert loss(*batch).item() == pytest.approx(elements.mean(), rel=1e-12)
         assert loss(*batch, denominator=3).item() == pytest.approx(elements.sum() / 3, rel=1e-12)
 
-    def test_the_weights_of_the_balance_multiply_by_the_true_class(self, make, batch):
+    def test_class_weights_multiply_by_the_true_class(self, make, batch):
         correction = counting(*COUNTS)
         plain = make(correction)
         weighted = make(correction)
@@ -194,13 +194,13 @@ class TestEveryLossOfClasses:
         expected = WEIGHTS[batch[1]] * plain.elements(*batch).detach().numpy()
         np.testing.assert_allclose(weighted.elements(*batch).detach(), expected, rtol=1e-12)
 
-    def test_the_weights_of_examples_multiply_their_losses(self, make, batch):
+    def test_instance_weights_multiply_the_losses(self, make, batch):
         loss, weights = make(counting(*COUNTS, beta=0.5)), torch.arange(32.0)
         elements = loss.elements(*batch).detach().numpy()
         assert loss(*batch, None, weights).item() == pytest.approx(elements @ weights.numpy() / 32, rel=1e-12)
         assert loss(*batch, weights=torch.ones(32)).item() == pytest.approx(loss(*batch).item(), rel=1e-12)
 
-    def test_one_step_on_8_is_two_on_4(self, make, batch):
+    def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(self, make, batch):
         logits, classes = batch
         loss, weights = make(counting(*COUNTS, beta=0.5)), torch.linspace(0, 2, 32)
         (whole,) = torch.autograd.grad(loss(logits, classes, weights=weights), logits)
@@ -210,11 +210,11 @@ class TestEveryLossOfClasses:
             sum(loss(z, y, 32 / parts, w) / parts for z, y, w in zip(*pieces, strict=True)).backward()
             np.testing.assert_allclose(logits.grad, whole, rtol=1e-10, atol=1e-16)
 
-    def test_gradients_are_those_of_differences(self, make, batch):
+    def test_gradients_match_finite_differences(self, make, batch):
         loss = make(counting(*COUNTS, beta=0.5))
         assert torch.autograd.gradcheck(lambda z: loss.elements(z, batch[1]), batch[0], eps=1e-6, atol=1e-7)
 
-    def test_adding_a_constant_to_the_logits_of_a_text_changes_nothing(self, make, batch):
+    def test_a_constant_added_to_the_logits_of_a_text_does_not_change_the_loss(self, make, batch):
         loss = make(counting(*COUNTS, beta=0.5))
         for constant in (7, -1e4, 1e4):
             shifted = loss.elements(batch[0] + constant, batch[1]).detach()
@@ -235,7 +235,7 @@ class TestEveryLossOfClasses:
 
     @pytest.mark.parametrize("counts", [(90, 10), (1, 1), (5, 0), (0, 0, 7, 2), (100_000, 1, 0)])
     @pytest.mark.parametrize(("alpha", "beta"), [(0, 0), (1, 0), (0, 1), (0.5, 0.5)])
-    def test_two_classes_and_classes_without_examples_are_legal(self, make, counts, alpha, beta):
+    def test_two_classes_and_classes_without_examples_give_finite_losses(self, make, counts, alpha, beta):
         correction = counting(*counts, alpha=alpha, beta=beta)
         loss, c = make(correction), len(counts)
         logits = torch.randn(2 * c, c, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -259,27 +259,27 @@ class TestEveryLossOfClasses:
             )
         assert loss(*batch).dtype == torch.float64
 
-    def test_autocast_changes_nothing(self, make, batch):
+    def test_autocast_does_not_change_the_loss(self, make, batch):
         loss, single = make(counting(*COUNTS, beta=0.5)), batch[0].detach().float()
         with torch.autocast("cpu", torch.bfloat16):
             value = loss(single, batch[1])
         assert value.item() == pytest.approx(loss(single, batch[1]).item(), rel=1e-6)
 
-    def test_nothing_is_changed_in_place(self, make, batch):
+    def test_inputs_and_buffers_are_not_modified(self, make, batch):
         loss, weights = make(counting(*COUNTS, beta=0.5)), torch.linspace(0, 2, 32)
         given = [each.detach().clone() for each in (*batch, weights, *loss.buffers())]
         loss(*batch, 4.0, weights).backward()
         for before, after in zip(given, (*batch, weights, *loss.buffers()), strict=True):
             assert torch.equal(before, after)
 
-    def test_its_numbers_move_with_the_module_and_are_not_saved(self, make):
+    def test_buffers_move_with_the_module_and_are_not_saved(self, make):
         loss = nn.Sequential(make(counting(*COUNTS, beta=0.5)))
         assert not loss.state_dict()
         assert not list(loss.parameters())
         assert {buffer.dtype for buffer in loss.to(torch.float64).buffers()} == {torch.float64}
         assert {buffer.device.type for buffer in loss.to("meta").buffers()} == {"meta"}
 
-    def test_it_runs_on_the_meta_device(self, make):
+    def test_the_loss_runs_on_the_meta_device(self, make):
         logits = torch.zeros(8, 4, device="meta", requires_grad=True)
         classes = torch.zeros(8, dtype=torch.int64, device="meta")
         value = make(counting(*COUNTS)).to("meta")(logits, classes, weights=torch.ones(8, device="meta"))
@@ -294,7 +294,7 @@ class TestEveryLossOfClasses:
 
     @pytest.mark.parametrize(("alpha", "beta"), [(0, 0), (0.5, 0.25), (0, 1)])
     @pytest.mark.parametrize("counts", [COUNTS, (2840, 1)])
-    def test_no_constant_prediction_is_better_than_the_initial_logits(self, make, counts, alpha, beta):
+    def test_the_initial_logits_are_the_constant_of_least_loss(self, make, counts, alpha, beta):
         correction = counting(*counts, alpha=alpha, beta=beta)
         loss = make(correction)
         logits = torch.from_numpy(loss.initial_logits(correction)).requires_grad_()
@@ -305,7 +305,7 @@ class TestEveryLossOfClasses:
 
 
 class TestSoftmaxFocal:
-    def test_by_hand(self):
+    def test_a_small_example_worked_by_hand(self):
         # p_y = 1/4: (3/4)^2 log 4. p_y = 9/10 of two classes: a hundredth of log(10/9); the other class 0.81 log 10.
         quarter = SoftmaxFocal(counting(*COUNTS)).elements(torch.zeros(1, 4), torch.tensor([3]))
         assert quarter.item() == pytest.approx(9 / 16 * np.log(4), rel=1e-6)
@@ -314,7 +314,7 @@ class TestSoftmaxFocal:
         np.testing.assert_allclose(two, [0.01 * np.log(10 / 9), 0.81 * np.log(10)], rtol=1e-12)
 
     @pytest.mark.parametrize("gamma", [0, 0.5, 1, 2, 5])
-    def test_it_agrees_with_100_digits(self, gamma):
+    def test_the_loss_matches_100_digit_arithmetic(self, gamma):
         generator = torch.Generator().manual_seed(1)
         logits = 25 * torch.randn(40, 4, generator=generator, dtype=torch.float64)
         classes = torch.randint(4, (40,), generator=generator)
@@ -327,18 +327,18 @@ class TestSoftmaxFocal:
         ours = SoftmaxFocal(counting(*COUNTS), gamma=gamma).elements(logits, classes)
         np.testing.assert_allclose(ours, expected, rtol=1e-11, atol=0)
 
-    def test_gamma_0_is_cross_entropy(self, batch):
+    def test_gamma_0_gives_cross_entropy(self, batch):
         ours, theirs = SoftmaxFocal(BALANCE, gamma=0), CrossEntropy(BALANCE)
         np.testing.assert_allclose(ours.elements(*batch).detach(), theirs.elements(*batch).detach(), rtol=1e-12)
 
-    def test_of_two_classes_it_is_that_of_one_label(self, batch):
+    def test_two_classes_give_the_loss_of_one_label(self, batch):
         labels = Strategy().correction(["yes"], ClassIndex.from_targets(csr_matrix(np.arange(10)[:, None] < 3), 1))
         binary = Focal(labels).elements(batch[0][:, :1], batch[1][:, None] % 2)[:, 0]
         two = torch.stack([torch.zeros_like(batch[0][:, 0]), batch[0][:, 0]], 1)
         ours = SoftmaxFocal(counting(7, 3)).elements(two, batch[1] % 2)
         np.testing.assert_allclose(ours.detach(), binary.detach(), rtol=1e-10)
 
-    def test_the_modulator_sees_the_unweighted_probability(self, batch):
+    def test_the_focal_term_uses_the_unweighted_probability(self, batch):
         log_p = log_probabilities(batch[0])[np.arange(32), batch[1]]
         expected = -WEIGHTS[batch[1]] * (1 - np.exp(log_p)) ** 2 * log_p
         np.testing.assert_allclose(SoftmaxFocal(BALANCE).elements(*batch).detach(), expected, rtol=1e-9)
@@ -349,7 +349,7 @@ class TestSoftmaxFocal:
         loss = SoftmaxFocal(counting(5, 3, 1), label_weights=EffectiveNumber(0.9))
         np.testing.assert_allclose(loss.class_weights, raw / (np.array([5, 3, 1]) @ raw / 9), rtol=1e-6)
 
-    def test_label_weights_multiply_those_of_the_balance(self):
+    def test_label_weights_multiply_the_class_weights(self):
         correction = counting(*COUNTS, beta=0.5)
         loss = SoftmaxFocal(correction, label_weights=InverseFrequency(0.5))
         # What is left of the weights, n^(1/2), is halved: n^(1/4).
@@ -358,7 +358,7 @@ class TestSoftmaxFocal:
         assert correction.sampling_probs @ loss.class_weights.double().numpy() == pytest.approx(1, rel=1e-6)
 
     @pytest.mark.parametrize(("alpha", "beta"), [(1, 0), (0, 1), (0.5, 0.5)])
-    def test_label_weights_leave_alone_what_is_balanced(self, alpha, beta):
+    def test_label_weights_are_1_after_a_full_correction(self, alpha, beta):
         correction = counting(*COUNTS, alpha=alpha, beta=beta)
         for scheme in (InverseFrequency(1.0), EffectiveNumber(0.999)):
             loss = SoftmaxFocal(correction, label_weights=scheme)
@@ -379,24 +379,24 @@ class TestSoftmaxFocal:
             assert share == pytest.approx(exact, rel=1e-3)
 
     @pytest.mark.parametrize("gamma", [-1, float("nan"), float("inf"), "2", True, None])
-    def test_a_gamma_that_is_no_number_from_0_up_is_refused_in_one_line(self, gamma):
+    def test_an_invalid_gamma_is_refused_in_one_line(self, gamma):
         with pytest.raises(UserError, match=r"strategy\.loss\.gamma=") as error:
             SoftmaxFocal(BALANCE, gamma=gamma)
         assert "\n" not in str(error.value)
 
-    def test_label_weights_that_are_no_scheme_are_refused_in_one_line(self):
+    def test_label_weights_that_are_not_a_weight_scheme_are_refused_in_one_line(self):
         with pytest.raises(UserError, match=r"strategy\.loss\.label_weights=0\.9") as error:
             SoftmaxFocal(BALANCE, label_weights=0.9)
         assert "\n" not in str(error.value)
 
 
-def test_the_focal_loss_is_that_of_the_task():
+def test_focal_selects_the_loss_of_the_task():
     assert isinstance(focal(BALANCE, gamma=1, label_weights=InverseFrequency(0.5)), SoftmaxFocal)
     assert isinstance(focal(MULTI_LABEL, gamma=1, label_weights=InverseFrequency(0.5)), Focal)
     assert focal(BALANCE, gamma=1).gamma == focal(MULTI_LABEL, gamma=1).gamma == 1
 
 
-def test_a_class_that_weighs_nothing_has_no_emphasis_and_finite_initial_logits():
+def test_a_class_of_weight_0_has_effective_prior_0_and_finite_initial_logits():
     correction = Strategy(weights=ManualWeights([0, 1, 1])).correction(
         ["a", "b", "c"], ClassIndex.from_targets(np.arange(30) % 3, 3)
     )

@@ -61,7 +61,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "tab", "jsonl", "ndjson", "json", "parquet"])
 @pytest.mark.parametrize("gz", ["", ".gz"])
-def test_every_format_gives_back_texts_labels_and_ids_as_they_were(tmp_path, suffix, gz):
+def test_texts_labels_and_ids_survive_a_round_trip_through_every_format(tmp_path, suffix, gz):
     if (suffix, gz) == ("parquet", ".gz"):
         pytest.skip("Parquet compresses itself")
     ids = [f"n{row}" for row in range(len(TEXTS))]
@@ -88,7 +88,7 @@ def test_every_format_gives_back_texts_labels_and_ids_as_they_were(tmp_path, suf
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=5))
-def test_any_text_comes_back_from_csv_as_it_was(tmp_path, texts):
+def test_any_text_survives_a_round_trip_through_csv(tmp_path, texts):
     texts = [f"{text}." for text in texts]
     path = tmp_path / "any.csv"
     path.write_bytes(as_csv([(text, "x") for text in texts]))
@@ -265,7 +265,7 @@ def test_a_row_that_is_not_utf8_is_dropped_and_the_others_kept(tmp_path, caplog)
     assert train(tmp_path / "a.jsonl", encoding="utf-8").texts.to_pylist() == ["c"]
 
 
-def test_bad_rows_far_into_a_file_are_numbered_rightly(tmp_path):
+def test_bad_rows_in_later_blocks_have_the_right_row_numbers(tmp_path):
     path = tmp_path / "a.csv"
     rows = [b"\xff,x\n" if row in (1500, 5000) else b"a\0b,x\n" for row in range(1, 6001)]
     path.write_bytes(b"text,label\n" + b"".join(rows))
