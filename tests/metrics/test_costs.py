@@ -54,8 +54,8 @@ class TestLeastCost:
         shares, costs = rng.dirichlet(np.ones(4), 200), rng.integers(0, 9, (4, 4)).astype(float)
         np.testing.assert_array_equal(least_cost(shares, costs), least_cost(shares, 3 * costs + [[7], [0], [-2], [1]]))
 
-    def test_ties_go_to_the_first_class(self):
-        assert least_cost([[0.25, 0.5, 0.25]], np.ones((3, 3))).tolist() == [0]
+    def test_ties_go_to_the_most_probable_class_and_then_to_the_first(self):
+        assert least_cost([[0.25, 0.5, 0.25], [0.4, 0.2, 0.4]], np.ones((3, 3))).tolist() == [1, 0]
 
     @pytest.mark.parametrize(
         ("shares", "costs"),
