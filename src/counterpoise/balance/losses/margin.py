@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from counterpoise.balance.correction import Correction
 from counterpoise.balance.losses.single_label import SingleLabelLoss, target_mask
-from counterpoise.balance.validation import check_number, check_positive
+from counterpoise.balance.validation import check_flag, check_number, check_positive
 from counterpoise.errors import UserError
 
 
@@ -42,6 +42,7 @@ class LogitAdjusted(SingleLabelLoss):
 
     def __init__(self, correction: Correction, *, tau: float = 1.0, allow_overcorrection: bool = False) -> None:
         super().__init__(correction)
+        check_flag("loss.allow_overcorrection", allow_overcorrection)
         self.tau = check_number("tau", tau, lambda value: 0 <= value < math.inf, "a number from 0 to 1")
         if tau > 1 and not allow_overcorrection:
             raise UserError(
