@@ -283,7 +283,7 @@ def test_a_limited_evaluation_of_many_small_classes_takes_a_uniform_sample(make,
 def test_a_loaded_state_skips_trained_batches_once(make):
     data = make(train=COUNTS, validation=COUNTS, test=COUNTS, options={"batch_size": 8})
     whole = [batch["rows"].tolist() for batch in data.train_dataloader()]
-    data.load_state_dict({"epoch": 0, "position": 5})
+    data.load_state_dict({"epoch": 0, "step": 5})
     loader = data.train_dataloader()
     assert [batch["rows"].tolist() for batch in loader] == whole[5:]
     assert [batch["rows"].tolist() for batch in loader] == whole

@@ -392,6 +392,28 @@ def test_two_processes_give_the_same_weights_as_one_and_test_each_example_once(t
     assert len(pd.read_parquet(folder / "predictions.parquet")) == sum(max(2, n // 4) for n in COUNTS.values())
 
 
+def test_a_run_resumes_on_another_number_of_devices(tiny, tmp_path):
+    settings = [*tiny, *NO_DROPOUT, "strategy=combined", "trainer.max_epochs=2"]
+    whole = run(tmp_path / "whole", *settings, report=False)
+    one = run(tmp_path / "one", *settings, stop_at("on_before_backward", 9), report=False)
+    resume = f"ckpt={one.folder}/checkpoints/last.ckpt"
+    process = start(*settings, "trainer=ddp_cpu", resume, f"hydra.run.dir={tmp_path / 'two'}")
+    two = finish(process, tmp_path / "two")
+    assert two.code == 0, two.err
+    assert one.last["global_step"] == 8
+    assert_near(whole, two)
+
+
+def test_a_checkpoint_of_other_training_data_is_refused_before_training(tiny, tmp_path):
+    stopped = run(tmp_path / "stopped", *tiny, stop_at("on_before_backward", 4), report=False)
+    resume = [*tiny, f"ckpt={stopped.folder}/checkpoints/last.ckpt"]
+    before = stopped.last["global_step"]
+    done = run(tmp_path / "stopped", *resume, "loader.batch_size=8", report=False)
+    assert done.code == 2
+    assert "loader.batch_size=8 (was 16)" in done.error
+    assert done.last["global_step"] == before
+
+
 def test_spawned_processes_give_the_same_weights_as_one(tiny, tmp_path):
     settings = [*tiny, *NO_DROPOUT]
     folder = tmp_path / "two"

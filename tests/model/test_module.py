@@ -151,8 +151,7 @@ def test_a_smaller_last_step_has_the_same_gradient_for_any_micro_batches(parts, 
     assert len(steps[0]) == len(steps[1]) == 2
     for one, many in zip(*steps, strict=True):
         torch.testing.assert_close(many, one, rtol=1e-9, atol=1e-12)
-    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-6)
-    assert np.isfinite(losses).all()
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
 OF_ONE_CLASS = {
@@ -350,7 +349,7 @@ def test_the_logged_loss_of_a_smaller_step_is_the_mean_over_its_examples(parts, 
     assert min(map(len, losses)) < 32 / accumulate
     assert fit.callback_metrics["train/loss_epoch"].item() == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
     last = fit.callback_metrics["train/loss_step"].item()
-    assert last == pytest.approx(losses[-1].mean().item(), rel=1e-5)
+    assert last == pytest.approx(torch.cat(losses[-accumulate:]).mean().item(), rel=1e-5)
 
 
 def test_training_learns_the_classes(parts, tmp_path):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
@@ -208,7 +207,7 @@ class BucketBatchSampler(Sampler[np.ndarray]):
         self.lengths = None if lengths is None else lengths.astype(narrow, copy=False)
         self.seed, self.accumulate, self.rank, self.world_size = seed, accumulate, rank, world_size
         self.epoch = 0
-        self.position = 0
+        self._first_step = 0
         micro = accumulate * world_size
         if batch_size % micro:
             raise UserError(
@@ -220,7 +219,11 @@ class BucketBatchSampler(Sampler[np.ndarray]):
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration. Lightning calls this before each epoch."""
         if epoch != self.epoch:
-            self.epoch, self.position = epoch, 0
+            self.epoch, self._first_step = epoch, 0
+
+    def resume(self, epoch: int, step: int) -> None:
+        """Start the next iteration after the first `step` optimiser steps of an epoch."""
+        self.epoch, self._first_step = epoch, step
 
     def epoch_steps(self) -> EpochSteps:
         """Return the optimiser steps of the current epoch."""
@@ -239,22 +242,14 @@ class BucketBatchSampler(Sampler[np.ndarray]):
         return EpochSteps(rows, order, self.batch_size)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        start, self.position = self.position, 0
+        first, self._first_step = self._first_step, 0
         steps = self.epoch_steps()
-        for number in range(start, len(steps) * self.accumulate):
+        for number in range(first * self.accumulate, len(steps) * self.accumulate):
             step, micro = divmod(number, self.accumulate)
             yield _array_part(steps[step], self.rank + micro * self.world_size, self.accumulate * self.world_size)
 
     def __len__(self) -> int:
         return self.steps * self.accumulate
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the epoch and the number of its micro-batches to skip."""
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue within the epoch of `state`."""
-        self.epoch, self.position = state["epoch"], state["position"]
 
 
 def optimizer_steps(size: int, batch_size: int) -> int:
@@ -317,10 +312,3 @@ def _shard(order: np.ndarray, batch_size: int, rank: int, world_size: int) -> li
     batches = -(-len(order) // (batch_size * world_size)) * world_size
     batches = min(batches, len(order) // world_size * world_size)
     return np.array_split(order, batches)[rank::world_size]
-
-
-def trained_batches(trainer: pl.Trainer) -> int:
-    """Return the number of micro-batches of the current or last epoch that are part of completed optimiser steps."""
-    epoch = trainer.fit_loop.epoch_loop
-    steps = epoch.automatic_optimization.optim_progress.optimizer.step.current.completed
-    return min(steps * trainer.accumulate_grad_batches, int(trainer.num_training_batches))

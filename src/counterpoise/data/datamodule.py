@@ -1,5 +1,6 @@
 """LightningDataModule: from a source to batches of token ids."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,9 +25,9 @@ from counterpoise.data.batching import (
     TokenDataset,
     evaluation_batches,
     stratified_batches,
-    trained_batches,
 )
 from counterpoise.data.encoded_split import EncodedSplit
+from counterpoise.data.position import Position, training_position
 from counterpoise.data.quality import find_data_warnings
 from counterpoise.data.sources import Source
 from counterpoise.data.splits import Vocabulary, label_counts, split_off, unseen_labels
@@ -111,7 +112,7 @@ class TextDataModule(pl.LightningDataModule):
         self._loaded: dict[str, Split] | None = None
         self._stores: dict[str, TokenStore] = {}
         self._order: BucketBatchSampler | None = None
-        self._resume: dict[str, int] | None = None
+        self._resume: tuple[int, int] | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -222,7 +223,7 @@ class TextDataModule(pl.LightningDataModule):
             world_size=self._world_size,
         )
         if self._resume:
-            self._order.load_state_dict(self._resume)
+            self._order.resume(*self._resume)
             self._resume = None
         return self._loader(dataset, self._order)
 
@@ -251,22 +252,51 @@ class TextDataModule(pl.LightningDataModule):
             batches = evaluation_batches(dataset.lengths, self.eval_batch_size, **shard)
         return self._loader(dataset, batches)
 
+    def order(self, position: Position) -> dict[str, Any]:
+        """Return the position, and what decides the order of the examples after it.
+
+        Devices, accumulated micro-batches and worker processes do not change the order.
+        """
+        names = ("batch_size", "group_by_length", "train_limit", "split_seed", "validation_fraction", "test_fraction")
+        epoch, step = position.next
+        sampler, drawn = self.sampler(epoch), None
+        if step:
+            drawn = _digest(sampler.draw(self.index, np.random.default_rng([self.seed, epoch])))
+        return {
+            "epoch": epoch,
+            "step": step,
+            "steps": position.steps,
+            "settings": {
+                "seed": self.seed,
+                **{f"loader.{name}": getattr(self, name) for name in names},
+                "encoder.max_length": self.max_length,
+            },
+            "number": len(self.splits["train"]),
+            "examples": self._examples,
+            "sampler": str(sampler),
+            "drawn": drawn,
+        }
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch and the number of its micro-batches that completed optimiser steps contain."""
-        if not (self._order and self.trainer):
-            return {}
-        trained = trained_batches(self.trainer)
-        # Workers prefetch as soon as training is set up: they must not prefetch from a finished epoch.
-        finished = trained >= len(self._order)
-        return {"epoch": self._order.epoch + finished, "position": 0 if finished else trained}
+        """Return the position of the training and the settings of its order."""
+        return self.order(training_position(self.trainer)) if self._order and self.trainer else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the next training epoch where the checkpoint was saved."""
-        self._resume = dict(state_dict) or None
+        self._resume = state_dict["epoch"], state_dict["step"]
 
     def save_splits(self, path: Path) -> None:
         """Write the source row numbers of each split to an .npz file."""
         np.savez_compressed(path, **{name: part.rows for name, part in self.splits.items()})  # type: ignore[arg-type]
+
+    @cached_property
+    def _examples(self) -> str:
+        """Digest of the rows, targets and lengths of the training examples."""
+        train = self.splits["train"]
+        targets = (
+            (train.targets,) if isinstance(train.targets, np.ndarray) else (train.targets.indptr, train.targets.indices)
+        )
+        return _digest(train.rows, *targets, train.dataset.lengths)
 
     @property
     def _rank(self) -> int:
@@ -325,6 +355,13 @@ class TextDataModule(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             generator=torch.Generator(),  # The global generator drives dropout and must resume unchanged.
         )
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for values in arrays:
+        digest.update(np.ascontiguousarray(values, np.int64).data)
+    return digest.hexdigest()
 
 
 def _sample(targets: Targets, limit: int, seed: int) -> np.ndarray:

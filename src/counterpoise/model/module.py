@@ -91,7 +91,8 @@ class Classifier(OutOfMemoryRetries):
         self._ddp_params_and_buffers_to_ignore = ["scoring.thresholds"]
         self.weighted_loss = Mean()
         self.test_outputs: list[tuple[Tensor, Tensor]] = []
-        # Sums over the completed optimizer steps of the epoch, and the micro-batches of the current step.
+        # Losses and examples over `batch_size`: of the completed optimizer steps of the epoch, and of the micro-batches
+        # of the current step. With several devices, those of this device times the number of devices.
         self._loss_sum, self._loss_count = torch.zeros(()), 0.0
         self._step_losses: dict[int, tuple[Tensor, float]] = {}
 
@@ -121,18 +122,20 @@ class Classifier(OutOfMemoryRetries):
             with torch.autocast(self.device.type, enabled=False):
                 scaled.backward()
         loss = self._training_loss(last) + done
-        fraction = self._fraction_of_nominal_size(batch)
-        self._step_losses[batch_idx] = loss.detach(), fraction
+        examples = 0 if "filler" in batch else texts
+        self._step_losses[batch_idx] = loss.detach() / accumulate, examples * self.trainer.world_size / self.batch_size
         if self._logs_this_step:
-            self._log_mean("train/loss_step", loss.detach(), fraction)
+            # The value at the last micro-batch is recorded: the mean over the whole step.
+            losses, counts = zip(*self._step_losses.values(), strict=True)
+            self._log_mean("train/loss_step", torch.stack(losses).sum(), sum(counts))
         return loss
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Do an optimizer step, and add the losses of its micro-batches to those of the epoch."""
         super().optimizer_step(*arguments, **named)
-        for loss, fraction in self._step_losses.values():
+        for loss, count in self._step_losses.values():
             self._loss_sum = self._loss_sum + loss
-            self._loss_count += fraction
+            self._loss_count += count
         self._step_losses.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -240,17 +243,10 @@ class Classifier(OutOfMemoryRetries):
         assert self.loss is not None
         return self.loss(self(batch), batch["targets"], denominator=nominal, weights=batch.get("weights"))
 
-    def _fraction_of_nominal_size(self, batch: Batch) -> float:
-        """Return the size of a micro-batch over its nominal size, below 1 in a smaller step."""
-        if "filler" in batch:
-            return 0.0
-        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return len(batch["targets"]) * parts / self.batch_size
-
     def _log_mean(self, name: str, loss: Tensor, count: float) -> None:
-        """Log the loss per unit of `count`, both summed over all processes; nothing if there is no example."""
+        """Log the loss over the count of examples, both averaged over the devices; nothing if there is no example."""
         sums = torch.stack([loss.to(self.device), torch.full_like(loss, count, device=self.device)])
-        total, examples = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        total, examples = self.trainer.strategy.reduce(sums, reduce_op="mean")
         if examples:
             self.log(name, total / examples, sync_dist=True)
 

@@ -12,7 +12,8 @@ from counterpoise.errors import UserError, nearest
 from counterpoise.metrics.costs import read_costs
 from counterpoise.model.module import Classifier
 from counterpoise.training.monitors import check_monitors
-from counterpoise.training.resume import BestCheckpoint, check_resumable
+from counterpoise.training.resume import BestCheckpoint
+from counterpoise.training.resume_checks import check_resumable
 from counterpoise.training.run import RunContext
 
 
@@ -33,12 +34,13 @@ def check_before_training(
         if model.scoring.multi_label:
             raise UserError("costs: a cost matrix is for single-label data; for several labels use decision.*")
         read_costs(config.costs, data.labels)
-    if config.ckpt:
-        check_resumable(config.ckpt, data.labels)
     if not trainer.loggers and any(isinstance(each, LearningRateMonitor) for each in trainer.callbacks):  # type: ignore[attr-defined]
         raise UserError("callbacks.learning_rate needs a logger: add one, or set callbacks.learning_rate=null")
-    _check_length(trainer, data)
     _check_devices(run, trainer, config)
+    steps = steps_per_epoch(trainer, data)
+    _check_length(trainer, steps * trainer.accumulate_grad_batches)
+    if config.ckpt:
+        check_resumable(config.ckpt, trainer, model, data, steps)
 
 
 def _check_second_stage(trainer: pl.Trainer, model: Classifier, fitted: FittedStrategy) -> None:
@@ -62,16 +64,45 @@ def _check_devices(run: RunContext, trainer: pl.Trainer, config: DictConfig) -> 
         )
 
 
-def _check_length(trainer: pl.Trainer, data: TextDataModule) -> None:
-    """Raise UserError for a training without an end, and for one that ends before its first validation."""
+def steps_per_epoch(trainer: pl.Trainer, data: TextDataModule) -> int:
+    """Return the number of optimiser steps of an epoch.
+
+    Raises:
+        UserError: An epoch or the time between validations is not a whole number of optimiser steps.
+    """
+    accumulate, limit = trainer.accumulate_grad_batches, trainer.limit_train_batches
+    batches = optimizer_steps(data.sampler(0).size(data.index), data.batch_size) * accumulate
+    limited = int(limit * batches) if isinstance(limit, float) else min(limit, batches)
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return 1
+    interval = trainer.val_check_interval
+    if isinstance(interval, float):
+        interval = max(1, int(limited * interval))
+    for name, value, number in (
+        ("limit_train_batches", limit, limited),
+        ("val_check_interval", trainer.val_check_interval, interval),
+    ):
+        if number % accumulate:
+            raise UserError(
+                f"trainer.{name}={value} is {number} batches, which is not a multiple of "
+                f"trainer.accumulate_grad_batches={accumulate}: it would divide an optimiser step. Use a multiple such "
+                f"as {-(-number // accumulate) * accumulate}"
+            )
+    return limited // accumulate
+
+
+def _check_length(trainer: pl.Trainer, batches: int) -> None:
+    """Raise UserError for a training without an end, and for one that ends before its first validation.
+
+    Args:
+        trainer: The trainer.
+        batches: Micro-batches of an epoch.
+    """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     if trainer.limit_val_batches == 0:
         raise UserError("trainer.limit_val_batches=0: the best checkpoint is chosen by validation")
     accumulate = trainer.accumulate_grad_batches
-    steps = optimizer_steps(data.sampler(0).size(data.index), data.batch_size)
-    limit = trainer.limit_train_batches
-    batches = int(limit * steps * accumulate) if isinstance(limit, float) else min(limit, steps * accumulate)
     first = _first_validation(trainer, batches)
     ends = {
         "trainer.max_steps": (trainer.max_steps, trainer.max_steps * accumulate),

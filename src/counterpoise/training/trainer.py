@@ -35,6 +35,13 @@ def build(
             raise UserError(
                 f"trainer.{flag} is not supported: results must cover whole splits. For a quick check use debug=fast."
             )
+    if flags.get("reload_dataloaders_every_n_epochs"):
+        raise UserError("trainer.reload_dataloaders_every_n_epochs is not supported: the data are read once")
+    if not isinstance(flags.get("val_check_interval", 1.0), int | float | None):
+        raise UserError(
+            f"trainer.val_check_interval={flags['val_check_interval']}: use a fraction of an epoch, or a number of "
+            "batches"
+        )
     if str(precision) in ("16-true", "bf16-true"):
         raise UserError(
             f"trainer.precision={precision} rounds weights, metrics and thresholds: use {precision[:-4]}mixed, whose "
