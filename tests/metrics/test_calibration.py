@@ -4,7 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.sparse import csr_matrix
 from scipy.special import expit, softmax
 from sklearn.metrics import accuracy_score, f1_score
@@ -189,6 +189,19 @@ def of(draw: Callable, temperature: float = 2.0, prior: PriorShift = EXACT, **op
     return measure(LABELS, COUNTS, *given, prior, **options)
 
 
+def held_out_nll(logits: np.ndarray, targets: np.ndarray | csr_matrix) -> float:
+    """The mean NLL of texts with the temperature that is best on the other four folds."""
+    fold, parts = np.random.default_rng(0).permutation(len(logits)) % 5, []
+    for k in range(5):
+        others, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+
+        def nll(log_temperature: float, rows: np.ndarray = others) -> float:
+            return adjust.negative_log_likelihood(logits[rows] / np.exp(log_temperature), targets[rows])
+
+        parts += [nll(minimize_scalar(nll, bounds=(-3, 3)).x, own)] * len(own)
+    return float(np.mean(parts))
+
+
 @pytest.mark.parametrize("draw", [sample, label_sample])
 class TestMeasure:
     def test_shift_and_temperature_are_undone(self, draw):
@@ -203,15 +216,44 @@ class TestMeasure:
         assert test["prior_corrected_temperature"]["nll"] < test["raw"]["nll"]
         assert test["prior_corrected_temperature"]["aurc"] < test["raw"]["aurc"]
 
-    def test_the_variant_is_the_best_on_validation(self, draw):
+    def test_the_variant_is_the_best_of_the_cross_validation(self, draw):
         assert of(draw, 2.0, PriorShift(None, np.zeros(5))).variant == "temperature"
         # A shift that was never there.
         wrong = of(draw, 2.0, PriorShift("approximate", np.zeros(5)))
         assert list(wrong.variants) == ["raw", "temperature"]
         worse = measure(LABELS, COUNTS, draw(0), draw(1), PriorShift("approximate", SHIFT))
-        assert worse.variant == "temperature"
-        nll = {name: scores["nll"] for name, scores in worse.summary["validation"].items()}
+        assert worse.variant in ("raw", "temperature")
+        nll = worse.summary["cross_validation"]["nll"]
         assert min(nll, key=nll.get) == worse.variant
+
+    def test_a_temperature_is_judged_on_texts_that_it_was_not_fitted_on(self, draw):
+        logits, targets = draw(3, 200)
+        found = measure(LABELS, COUNTS, (logits, targets), draw(1), PriorShift("exact", SHIFT))
+        report = found.summary["cross_validation"]
+        assert report["folds"] == 5
+        inside = found.summary["validation"]
+        for name in ("raw", "prior_corrected"):
+            assert report["nll"][name] == inside[name]["nll"]
+        for name, shift in (("temperature", 0 * SHIFT), ("prior_corrected_temperature", SHIFT)):
+            assert report["nll"][name] > inside[name]["nll"]
+            assert report["nll"][name] == pytest.approx(held_out_nll(logits - shift, targets), rel=1e-6)
+
+    def test_calibrated_probabilities_are_mostly_left_alone_on_small_splits(self, draw):
+        found = [
+            measure(LABELS, COUNTS, draw(seed, 40), draw(1, 40), PriorShift(None, np.zeros(5))) for seed in range(60)
+        ]
+        inside = [each.summary["validation"] for each in found]
+        fitted = np.mean([scores["temperature"]["nll"] < scores["raw"]["nll"] for scores in inside])
+        chosen = np.mean([each.variant == "temperature" for each in found])
+        assert fitted > 0.9
+        assert chosen < 0.5
+
+    def test_a_single_text_leaves_no_fold_to_choose_a_temperature_by(self, draw):
+        logits, targets = draw(0, 1)
+        found = measure(LABELS, COUNTS, (logits, targets), draw(1, 40), EXACT)
+        assert found.variant in ("raw", "prior_corrected")
+        assert found.summary["cross_validation"]["folds"] == 0
+        assert json.loads(json.dumps(found.summary, allow_nan=False)) == found.summary
 
     def test_scores_are_those_of_the_adjusted_logits(self, draw):
         found = of(draw)

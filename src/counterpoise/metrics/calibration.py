@@ -2,7 +2,9 @@
 
 A model that is trained on rebalanced data predicts rare classes more often than they occur. Its decisions rely on
 that. Its probabilities are corrected after training, as (z - shift) / T: the shift follows from the effective prior in
-closed form, and the temperature T is fitted on the validation split. Neither changes the model.
+closed form, and the temperature T is fitted on the validation split. Whether they are used is decided by
+cross-validation within that split, so that a temperature is not judged on the texts that it was fitted on. Neither
+changes the model.
 """
 
 import json
@@ -27,7 +29,8 @@ from counterpoise.metrics.averages import BUCKETS, class_mean
 from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds, buckets
 from counterpoise.metrics.class_counts import precision_recall_f1
 from counterpoise.metrics.outcomes import AdjustedLogits, ScoredOutcomes
-from counterpoise.metrics.probabilities import TEMPERATURES, Reliability, RiskCurve
+from counterpoise.metrics.probabilities import Reliability, RiskCurve
+from counterpoise.metrics.temperature import cross_validated_nll, num_folds, temperature
 
 COVERAGES = (50, 80, 90)
 """Percentages of the most confident outcomes for which the risk is reported."""
@@ -137,10 +140,11 @@ class Calibration:
         labels: Names of the C classes or labels.
         variants: Adjustment of each variant: "raw", "temperature" and, if there is a shift to correct,
             "prior_corrected" and "prior_corrected_temperature".
-        variant: The variant with the lowest validation NLL; the first of equals.
+        variant: The variant with the lowest NLL in a cross-validation on the validation split; the first of equals.
         summary: The part of metrics.json:
 
             - prior_correction: `PriorShift.kind`; variant;
+            - cross_validation: folds, and `nll` by variant, with temperatures fitted on the other folds;
             - temperatures: by variant, of those that have one;
             - validation, test: by variant `nll`, `brier` and `ece`. Test also has `adaptive_ece`, `aurc`, the risk of
               the run's decisions at 50, 80 and 90 percent coverage (`risk_at_50` ...), and the scores of the decisions
@@ -189,7 +193,8 @@ def measure(
     Decisions remain those of the uncalibrated logits: single-label calibration errors are of the adjusted probability
     of the class that the run predicts, and risks are of these decisions.
 
-    The temperature is 1 if the validation split has no mistake: the likelihood would be best at 0, with every
+    Temperatures are fitted on the whole validation split, after a cross-validation has chosen the variant. The
+    temperature is 1 if the validation split has no mistake: the likelihood would be best at 0, with every
     probability 0 or 1.
 
     Args:
@@ -232,17 +237,26 @@ def measure(
     # Millions of pairs take seconds, during which numpy releases the GIL.
     with ThreadPoolExecutor(THREADS) as pool:
         pending_scores, pending_curves = pool.map(scored, variants), pool.map(risk_curve, distinct)
+        fitted = [name for name in variants if name in WITHOUT_TEMPERATURE]
+        pending_nll = pool.map(lambda name: cross_validated_nll(*validation, variants[name].shift), fitted)
         measured = dict(zip(variants, pending_scores, strict=True))
         curves = dict(zip(distinct, pending_curves, strict=True))
+        held_out_nll = dict(zip(fitted, pending_nll, strict=True))
     curves = {name: curves[name if name in curves else WITHOUT_TEMPERATURE[name]] for name in variants}
     validation_scores = {name: scores for name, (scores, *_) in measured.items()}
     test_scores = {name: scores | _risks(curves[name]) for name, (_, scores, *_) in measured.items()}
     means = {"observed": _counts(targets, len(labels)) / len(logits)}
     means |= {name: predicted for name, (*_, predicted) in measured.items()}
-    chosen = min(variants, key=lambda name: validation_scores[name]["nll"])
+    # A variant without a temperature has nothing to fit: its NLL is the same in every fold.
+    compared = {name: held_out_nll.get(name, validation_scores[name]["nll"]) for name in variants}
+    chosen = min(compared, key=lambda name: compared[name])
     summary = {
         "prior_correction": prior.kind,
         "variant": chosen,
+        "cross_validation": {
+            "folds": num_folds(validation[0]),
+            "nll": {name: nll if np.isfinite(nll) else None for name, nll in compared.items()},
+        },
         "temperatures": {name: variants[name].temperature for name in variants if name in WITHOUT_TEMPERATURE},
         "validation": validation_scores,
         "test": test_scores,
@@ -259,18 +273,12 @@ def _variants(logits: np.ndarray, targets: Targets, shift: np.ndarray) -> dict[s
     if (np.ptp(shift) if len(targets.shape) == 1 else np.abs(shift).max()) > 1e-6:
         shifts["prior_corrected"] = shift
     with ThreadPoolExecutor(THREADS) as pool:
-        fitted = pool.map(lambda each: _temperature(AdjustedLogits(logits, each), targets), shifts.values())
+        fitted = pool.map(lambda each: temperature(AdjustedLogits(logits, each), targets), shifts.values())
     variants = {}
-    for (name, each), temperature in zip(shifts.items(), fitted, strict=True):
+    for (name, each), found in zip(shifts.items(), fitted, strict=True):
         variants[name or "raw"] = Adjustment(each)
-        variants[f"{name}_temperature".strip("_")] = Adjustment(each, temperature)
+        variants[f"{name}_temperature".strip("_")] = Adjustment(each, found)
     return variants
-
-
-def _temperature(logits: AdjustedLogits, targets: Targets) -> float:
-    """Return the fitted temperature; 1 if no mistake bounds it from below."""
-    found = probabilities.fit_temperature(logits, targets)
-    return 1.0 if found == TEMPERATURES[0] else found
 
 
 def _calibration_scores(

@@ -125,7 +125,12 @@ def show_calibration(metrics: Mapping[str, Any]) -> None:
             temperature = calibration["temperatures"].get(variant)
             parts = ["prior correction"] if variant.startswith("prior_corrected") else []
             parts += [] if temperature is None else [f"temperature {temperature:.2f}"]
-            line += f"; with {' and '.join(parts)} (lowest validation NLL): {errors[variant]['ece']:.4f}"
+            line += f"; with {' and '.join(parts)}: {errors[variant]['ece']:.4f}"
+        if nll := calibration.get("cross_validation", {}).get("nll"):
+            line += (
+                f"; chosen by NLL in {calibration['cross_validation']['folds']}-fold cross-validation on validation: "
+                f"{nll[variant]:.4f}" + (f" against {nll['raw']:.4f} as trained" if variant != "raw" else "")
+            )
         console.print(line, highlight=False)
     if costs := metrics.get("costs"):
         console.print(

@@ -62,7 +62,7 @@ def calibration_panel(results: RunResults) -> Panel | None:
     if results.calibration is not None:
         rows = pd.DataFrame([{"probabilities": NAMES[name]} | values for name, values in scores.items()])
         rows = rows[["probabilities", *(name for name in SCORES if name in rows)]].rename(columns=SCORES)
-        rows["probabilities"] += ["" if name != chosen else " (chosen on validation)" for name in scores]
+        rows["probabilities"] += ["" if name != chosen else " (chosen by cross-validation)" for name in scores]
         body += table(rows, dict.fromkeys(SCORES.values(), ".4f"), CAPTION)
     body += Markup("<h3>Risk and coverage</h3>") + _describe_risk(results, risks[chosen])
     body += figure("risk-plot", _risk(results, risks), "Error rate against coverage")
