@@ -85,7 +85,7 @@ class Setting:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of an epoch."""
+        """Optimizer steps of an epoch."""
         return -(-len(self.data.splits["train"]) // self.data.batch_size)
 
     @property

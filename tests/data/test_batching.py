@@ -44,7 +44,7 @@ def rows(batches) -> list[list[int]]:
 
 
 def steps(world_size: int, accumulate: int, **options) -> list[list[list[int]]]:
-    """Return the micro-batches of each optimiser step, over all processes."""
+    """Return the micro-batches of each optimizer step, over all processes."""
     dealt = [rows(order(rank=r, world_size=world_size, accumulate=accumulate, **options)) for r in range(world_size)]
     assert len({len(of_one) for of_one in dealt}) == 1
     starts = range(0, len(dealt[0]), accumulate)

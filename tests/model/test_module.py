@@ -41,7 +41,7 @@ BALANCED = Strategy(PowerSampler(), InverseFrequency(1.0))
 
 
 class Gradients(pl.Callback):
-    """Notes the gradient of each optimiser step, before it is clipped."""
+    """Records the gradient of each optimizer step, before it is clipped."""
 
     def __init__(self) -> None:
         self.steps: list[Tensor] = []

@@ -33,16 +33,16 @@ def head() -> nn.Module:
 
 @pytest.fixture
 def rates(encoder, head):
-    """Return the factor of the learning rate at each of `steps` optimiser steps."""
+    """Return the factor of the learning rate at each of `steps` optimizer steps."""
 
     def over(steps: int, **options) -> list[float]:
-        optimiser, schedule = Optim(head_lr=1.0, encoder_lr=0.5, **options).build(encoder, head, steps)
+        optimizer, schedule = Optim(head_lr=1.0, encoder_lr=0.5, **options).build(encoder, head, steps)
         seen = []
         for _ in range(steps):
-            head_lr = optimiser.param_groups[-1]["lr"]
-            assert optimiser.param_groups[0]["lr"] == pytest.approx(head_lr / 2)
+            head_lr = optimizer.param_groups[-1]["lr"]
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(head_lr / 2)
             seen.append(head_lr)
-            optimiser.step()
+            optimizer.step()
             schedule.step()
         return seen
 
@@ -89,10 +89,10 @@ def test_weight_decay_shrinks_matrices_only(encoder):
     head = nn.Linear(8, 3)
     nn.init.ones_(head.weight)
     nn.init.ones_(head.bias)
-    optimiser, _ = Optim(head_lr=0.1, weight_decay=0.5, warmup=0).build(encoder, head, 10)
+    optimizer, _ = Optim(head_lr=0.1, weight_decay=0.5, warmup=0).build(encoder, head, 10)
     for parameter in head.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimiser.step()
+    optimizer.step()
     torch.testing.assert_close(head.weight.data, torch.full((3, 8), 1 - 0.1 * 0.5))
     torch.testing.assert_close(head.bias.data, torch.ones(3))
 
@@ -149,11 +149,11 @@ def test_a_warmup_below_1_is_a_fraction_and_from_1_on_a_number_of_steps(rates, w
 
 
 def test_the_rate_stays_constant_after_the_last_step(encoder, head):
-    optimiser, schedule = Optim(schedule="linear").build(encoder, head, 3)
+    optimizer, schedule = Optim(schedule="linear").build(encoder, head, 3)
     for _ in range(6):
-        optimiser.step()
+        optimizer.step()
         schedule.step()
-    assert optimiser.param_groups[0]["lr"] == 0
+    assert optimizer.param_groups[0]["lr"] == 0
 
 
 def test_a_warmup_may_be_as_long_as_the_training(rates):

@@ -27,7 +27,7 @@ from counterpoise.training.trainer import build
 
 BATCH = 8
 STEPS = 5
-"""Optimiser steps of an epoch: 33 rows, of which one is left over."""
+"""Optimizer steps of an epoch: 33 rows, of which one is left over."""
 
 
 class StoppedError(Exception):
@@ -35,7 +35,7 @@ class StoppedError(Exception):
 
 
 class Recorder(pl.Callback):
-    """Records what a training does, by optimiser step, and stops it at the n-th call of a hook."""
+    """Records what a training does, by optimizer step, and stops it at the n-th call of a hook."""
 
     def __init__(self, stop: tuple[str, int] | None = None) -> None:
         self.rows: dict[int, list[int]] = defaultdict(list)
@@ -74,7 +74,7 @@ class Recorder(pl.Callback):
         self.epoch_ends.append((trainer.current_epoch, trainer.global_step))
 
     def steps_after(self, first: int) -> dict[int, tuple[int, list[int]]]:
-        """Return epoch and sorted rows of each optimiser step from `first`."""
+        """Return epoch and sorted rows of each optimizer step from `first`."""
         merged: dict[int, tuple[int, list[int]]] = {}
         for step, epoch, rows in self.batches:
             if step >= first:
@@ -340,9 +340,9 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "no limit": ({"loader": {"train_limit": 20}}, {}, ["loader.train_limit=None (was 20)"]),
     "length": ({}, {"max_length": 16}, ["encoder.max_length=16 (was 32)"]),
     "several": ({}, {"loader": {"batch_size": 4, "seed": 1}}, ["loader.batch_size=4 (was 8)", "seed=1 (was 0)"]),
-    "batches": ({}, {"limit_train_batches": 2}, ["trainer.limit_train_batches", "2 optimiser steps", "was 5"]),
-    "share of batches": ({}, {"limit_train_batches": 0.7}, ["trainer.limit_train_batches", "3 optimiser", "was 5"]),
-    "epoch size": ({}, {"strategy": Strategy(PowerSampler(0.5, 16))}, ["strategy.sampler", "2 optimiser", "was 5"]),
+    "batches": ({}, {"limit_train_batches": 2}, ["trainer.limit_train_batches", "2 optimizer steps", "was 5"]),
+    "share of batches": ({}, {"limit_train_batches": 0.7}, ["trainer.limit_train_batches", "3 optimizer", "was 5"]),
+    "epoch size": ({}, {"strategy": Strategy(PowerSampler(0.5, 16))}, ["strategy.sampler", "2 optimizer", "was 5"]),
     "sampler": ({}, {"strategy": Strategy(PowerSampler(0.25))}, ["strategy.sampler", "alpha=0.25", "was", "alpha=0.5"]),
     "schedule": (
         {"strategy": Strategy(PowerSampler(1.0), schedule=Progressive())},
@@ -394,7 +394,7 @@ def test_other_training_examples_are_refused(change, train, tables, tmp_path):
     ],
     ids=str,
 )
-def test_a_divided_optimiser_step_is_refused_with_the_next_multiple(flags, train, tables):
+def test_a_divided_optimizer_step_is_refused_with_the_next_multiple(flags, train, tables):
     run = train(accumulate_grad_batches=4)
     trainer = build("cpu", 1, "32-true", accumulate_grad_batches=4, logger=False, **flags)
     with pytest.raises(UserError, match=rf"trainer\.{next(iter(flags))}=.* multiple such as (4|8|12)$"):

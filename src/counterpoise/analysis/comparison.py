@@ -31,7 +31,7 @@ class Group:
         intervals: 95 % confidence interval of the mean over seeds, by metric.
         seconds: Mean duration of a run.
         epochs: Mean number of epochs of a run.
-        steps: Mean number of optimiser steps of a run.
+        steps: Mean number of optimizer steps of a run.
         probe: Whether the runs are linear probes, trained on a frozen encoder.
     """
 

@@ -38,7 +38,7 @@ class Run:
         bounds: Bounds of the buckets.
         seconds: Duration of the run.
         epochs: Number of epochs.
-        steps: Number of optimiser steps.
+        steps: Number of optimizer steps.
         probe: Whether the run is a linear probe.
     """
 

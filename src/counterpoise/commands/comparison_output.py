@@ -1,4 +1,4 @@
-"""What `counterpoise.compare` prints and writes for compared runs: tables, report and plots."""
+"""Print and write a comparison of runs: tables, report and plots."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Score a finished run on a labelled file: what `counterpoise.evaluate` does."""
+"""Score a finished run on a labelled file and show the scores."""
 
 import argparse
 import json
@@ -98,7 +98,7 @@ def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_l
 
 
 def known_rows(split: Split, vocabulary: Vocabulary) -> tuple[Targets, np.ndarray, int]:
-    """Return the targets of the rows whose label the run knows, which rows these are, and the unknown labels' count.
+    """Return the targets of the rows with known labels, a mask of these rows, and the number of unknown labels.
 
     Single-label rows of an unknown class are left out. Multi-label rows keep their known labels.
     """

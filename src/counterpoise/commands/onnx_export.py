@@ -1,4 +1,4 @@
-"""Write a run as an ONNX model and compare it with the run: what `counterpoise.export` does."""
+"""Write a run as an ONNX model and compare its logits and test scores with those of the run."""
 
 import hashlib
 import json

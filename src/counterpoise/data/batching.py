@@ -20,7 +20,7 @@ from counterpoise.errors import UserError
 
 Batch = dict[str, Tensor]
 STEPS_PER_BUCKET = 50
-"""Optimiser steps whose rows are sorted by length together. More steps save padding; fewer keep the order random."""
+"""Optimizer steps whose rows are sorted by length together. More steps save padding; fewer keep the order random."""
 
 
 class TokenDataset(Dataset[Batch]):
@@ -142,7 +142,7 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
 
 @dataclass(frozen=True)
 class EpochSteps:
-    """Optimiser steps of one epoch, in training order.
+    """Optimizer steps of one epoch, in training order.
 
     Step i is `rows[size * order[i] : size * order[i] + size]`. It is sliced when it is requested.
 
@@ -167,7 +167,7 @@ class EpochSteps:
 class BucketBatchSampler(Sampler[np.ndarray]):
     """Batch sampler that groups rows of similar length.
 
-    The optimiser steps of an epoch depend only on (seed, epoch), the drawn rows and `batch_size`. Each step is split
+    The optimizer steps of an epoch depend only on (seed, epoch), the drawn rows and `batch_size`. Each step is split
     over `world_size` processes times `accumulate` micro-batches: 1 x 32, 4 x 8 and 2 processes x 16 train on the same
     examples at each step.
 
@@ -179,9 +179,9 @@ class BucketBatchSampler(Sampler[np.ndarray]):
         draw: Returns the rows of an epoch, given its number and a random generator. The array is reordered in place.
         size: Number of rows that `draw` returns.
         lengths: Tokens per row, int [N]. None keeps the drawn order.
-        batch_size: Examples per optimiser step, over all processes.
+        batch_size: Examples per optimizer step, over all processes.
         seed: Seed of the order. Defaults to 0.
-        accumulate: Micro-batches per optimiser step and process. Defaults to 1.
+        accumulate: Micro-batches per optimizer step and process. Defaults to 1.
         rank: Rank of this process. Defaults to 0.
         world_size: Number of processes. Defaults to 1.
 
@@ -222,11 +222,11 @@ class BucketBatchSampler(Sampler[np.ndarray]):
             self.epoch, self._first_step = epoch, 0
 
     def resume(self, epoch: int, step: int) -> None:
-        """Start the next iteration after the first `step` optimiser steps of an epoch."""
+        """Start the next iteration after the first `step` optimizer steps of an epoch."""
         self.epoch, self._first_step = epoch, step
 
     def epoch_steps(self) -> EpochSteps:
-        """Return the optimiser steps of the current epoch."""
+        """Return the optimizer steps of the current epoch."""
         rng = np.random.default_rng([self.seed, self.epoch])
         rows = self.draw(self.epoch, rng)
         if self.lengths is None:
@@ -253,7 +253,7 @@ class BucketBatchSampler(Sampler[np.ndarray]):
 
 
 def optimizer_steps(size: int, batch_size: int) -> int:
-    """Return the number of optimiser steps of an epoch of `size` rows. The last one may be smaller."""
+    """Return the number of optimizer steps of an epoch of `size` rows. The last one may be smaller."""
     return -(-size // batch_size)
 
 

@@ -52,7 +52,7 @@ class TextDataModule(pl.LightningDataModule):
         tokenizer: A fast tokenizer.
         max_length: Maximum number of tokens per text. Defaults to 128.
         packed: Make batches without padding, see `TokenDataset`. Defaults to False.
-        batch_size: Examples per optimiser step, over all devices and accumulated micro-batches. Defaults to 16.
+        batch_size: Examples per optimizer step, over all devices and accumulated micro-batches. Defaults to 16.
         eval_batch_size: Examples per evaluation batch on one device. Defaults to 64.
         validation_fraction: Fraction of the training data that becomes validation if the source has none. Stratified.
         test_fraction: Likewise for test.

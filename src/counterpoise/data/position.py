@@ -1,4 +1,4 @@
-"""The position of a training within its data, counted in optimiser steps, and the settings it depends on."""
+"""The position of a training within its data, counted in optimizer steps, and the settings it depends on."""
 
 import math
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ class Position(NamedTuple):
 
     Args:
         epoch: The epoch, starting at 0.
-        step: Completed optimiser steps of the epoch. Equal to `steps` only while the end of the epoch, with its
+        step: Completed optimizer steps of the epoch. Equal to `steps` only while the end of the epoch, with its
             validation and its callbacks, is still due.
-        steps: Optimiser steps of each epoch.
+        steps: Optimizer steps of each epoch.
     """
 
     epoch: int
@@ -25,12 +25,12 @@ class Position(NamedTuple):
 
     @property
     def next(self) -> tuple[int, int]:
-        """The epoch of the next optimiser step, and the completed steps of that epoch."""
+        """The epoch of the next optimizer step, and the completed steps of that epoch."""
         return (self.epoch + 1, 0) if self.step == self.steps else (self.epoch, self.step)
 
 
 def training_position(trainer: pl.Trainer) -> Position:
-    """Return the position after the last completed optimiser step."""
+    """Return the position after the last completed optimizer step."""
     epochs: Any = trainer.fit_loop.epoch_progress.current
     step = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.current.completed
     steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
@@ -62,7 +62,7 @@ def check_same_order(saved: Mapping[str, Any], now: Mapping[str, Any], ckpt: str
         )
     if now["steps"] != saved["steps"]:
         raise UserError(
-            f"ckpt={ckpt} cannot be resumed with {now['steps']} optimiser steps per epoch (was {saved['steps']}): use "
+            f"ckpt={ckpt} cannot be resumed with {now['steps']} optimizer steps per epoch (was {saved['steps']}): use "
             "the old values of trainer.limit_train_batches (micro-batches) and strategy.sampler"
         )
     if now["drawn"] != saved["drawn"]:

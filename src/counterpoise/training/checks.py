@@ -65,10 +65,10 @@ def _check_devices(run: RunContext, trainer: pl.Trainer, config: DictConfig) -> 
 
 
 def steps_per_epoch(trainer: pl.Trainer, data: TextDataModule) -> int:
-    """Return the number of optimiser steps of an epoch.
+    """Return the number of optimizer steps of an epoch.
 
     Raises:
-        UserError: An epoch or the time between validations is not a whole number of optimiser steps.
+        UserError: An epoch or the time between validations is not a whole number of optimizer steps.
     """
     accumulate, limit = trainer.accumulate_grad_batches, trainer.limit_train_batches
     batches = optimizer_steps(data.sampler(0).size(data.index), data.batch_size) * accumulate
@@ -85,7 +85,7 @@ def steps_per_epoch(trainer: pl.Trainer, data: TextDataModule) -> int:
         if number % accumulate:
             raise UserError(
                 f"trainer.{name}={value} is {number} batches, which is not a multiple of "
-                f"trainer.accumulate_grad_batches={accumulate}: it would divide an optimiser step. Use a multiple such "
+                f"trainer.accumulate_grad_batches={accumulate}: it would divide an optimizer step. Use a multiple such "
                 f"as {-(-number // accumulate) * accumulate}"
             )
     return limited // accumulate

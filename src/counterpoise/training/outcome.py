@@ -25,7 +25,7 @@ class TrainingOutcome:
         loss: Loss of the best checkpoint's epoch.
         correction: Correction of the best checkpoint's epoch, which its logits reflect.
         epochs: Number of finished epochs.
-        steps: Number of optimiser steps.
+        steps: Number of optimizer steps.
     """
 
     run: RunContext

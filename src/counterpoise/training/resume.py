@@ -55,8 +55,8 @@ def _copy_best(best: Path, target: Path) -> None:
 class ExactResume(Callback):
     """Make a resumed run equal to an uninterrupted one, bit for bit on one device, wherever it stopped.
 
-    The position is counted in optimiser steps, so that a run may continue with other devices and micro-batches. Micro-
-    batches that have not become an optimiser step are discarded. A validation that was interrupted is repeated. Torch's
+    The position is counted in optimizer steps, so that a run may continue with other devices and micro-batches. Micro-
+    batches that have not become an optimizer step are discarded. A validation that was interrupted is repeated. Torch's
     random state is restored, so that dropout repeats.
 
     Settings of the optimizer, its schedule and early stopping are those of the resumed run. With more epochs, the
@@ -100,7 +100,7 @@ class ExactResume(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record the random state after each optimiser step."""
+        """Record the random state after each optimizer step."""
         if trainer.global_step != self._recorded_step:
             self._record(trainer)
         self._validation_due = _is_validation_due(trainer)
@@ -114,11 +114,11 @@ class ExactResume(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Store the position after the last optimiser step, and the random state there (of the first device)."""
+        """Store the position after the last optimizer step, and the random state there (of the first device)."""
         if self._random_state is None:
             self._record(trainer)
         elif trainer.global_step != self._recorded_step:
-            # The run stopped between the optimiser step and `on_train_batch_end`.
+            # The run stopped between the optimizer step and `on_train_batch_end`.
             self._record(trainer)
             self._validation_due = _is_validation_due(trainer)
         checkpoint[STATE] = {

@@ -20,7 +20,7 @@ def check_resumable(path: str, trainer: pl.Trainer, model: Classifier, data: Tex
         trainer: The trainer of this run.
         model: The model of this run.
         data: The data of this run.
-        steps: Optimiser steps per epoch of this run.
+        steps: Optimizer steps per epoch of this run.
     """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise UserError(f"ckpt={path} cannot be resumed with debug=fast, which trains on one batch")

@@ -89,7 +89,7 @@ def evaluation_trainer(trainer: pl.Trainer) -> pl.Trainer:
 
 
 def finished_epochs_and_steps(trainer: pl.Trainer) -> tuple[int, int]:
-    """Return the numbers of epochs and optimiser steps of a finished training.
+    """Return the numbers of epochs and optimizer steps of a finished training.
 
     After training in spawned processes, the counters of this process are 0; their logged values are used instead.
     """

@@ -31,7 +31,7 @@ from counterpoise.report.comparison.formatting import (
 from counterpoise.report.html_page import Panel, data, data_and_layout, figure, render, table, template_text, write
 
 _SPENT: tuple[Literal["seconds", "steps"], ...] = ("seconds", "steps")
-_COSTS = {"seconds": "seconds", "epochs": "epochs", "steps": "optimiser steps"}
+_COSTS = {"seconds": "seconds", "epochs": "epochs", "steps": "optimizer steps"}
 
 
 def write_comparison_report(path: Path, comparison: Comparison) -> None:

@@ -203,7 +203,7 @@ def cost(comparison: Comparison, by: Literal["seconds", "steps"]) -> go.Figure:
             "type": "log" if wide else "linear",
             "range": [left if wide else max(left, 0), float(scale.max()) + margin],
             "tickformat": ",",
-            "title": {"text": {"seconds": "seconds per run", "steps": "optimiser steps per run"}[by]},
+            "title": {"text": {"seconds": "seconds per run", "steps": "optimizer steps per run"}[by]},
         },
         yaxis={
             "range": [float(y.min()) - room, float(y.max()) + room],

@@ -1,4 +1,4 @@
-"""Panel of what the strategy did: sampling, class weights and effective prior of each class."""
+"""Panel of the correction: sampling, class weights and effective prior of each class."""
 
 import numpy as np
 import pandas as pd
