@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "counterpoise"
 LAYERS = [
-    {"errors", "io", "terminal"},
+    {"errors", "io", "terminal", "config_errors"},
     {"balance"},
     {"metrics"},
     {"data"},
@@ -22,8 +22,8 @@ LAYERS = [
 ]
 """From the bottom to the top."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-HYDRA_ALLOWED = {"training", "report", "commands", "terminal"}
-"""Layers that may import Hydra; `terminal` only inside functions."""
+HYDRA_ALLOWED = {"training", "report", "commands", "config_errors"}
+"""Layers that may import Hydra; `config_errors` only inside functions."""
 
 
 def imports(tree: ast.AST) -> Iterator[str]:

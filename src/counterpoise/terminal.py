@@ -3,15 +3,14 @@
 import errno
 import io
 import os
-import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
 
-from counterpoise.errors import UserError, nearest, out_of_memory
+from counterpoise.config_errors import config_error_line
+from counterpoise.errors import UserError, out_of_memory
 
 console = Console()
 """The console that all commands print to."""
@@ -73,7 +72,7 @@ def user_error_line(error: BaseException) -> str | None:
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, PermissionError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EROFS):
         return f"{getattr(error, 'filename', None) or 'disk'}: {getattr(error, 'strerror', error)}"
-    if "hydra" in sys.modules and (line := _config_error_line(error)):
+    if "hydra" in sys.modules and (line := config_error_line(error)):
         return line
     if isinstance(error, RuntimeError) and out_of_memory(error):
         return (
@@ -81,56 +80,3 @@ def user_error_line(error: BaseException) -> str | None:
             "(texts per evaluation batch) or encoder.max_length"
         )
     return None
-
-
-def _config_error_line(error: BaseException) -> str | None:
-    """Return the message for an error of Hydra or OmegaConf, or None for any other exception."""
-    from hydra.errors import HydraException, OverrideParseException
-    from omegaconf.errors import OmegaConfBaseException
-
-    if isinstance(error, OverrideParseException):
-        return f"cannot parse '{error.override}': {_config_message(str(error))}"
-    if isinstance(error, ValueError) and "Config group override must be a string" in str(error):
-        return (
-            "null is not an option of a configuration group; to remove a group write '~GROUP', as '~strategy/schedule'"
-        )
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return _config_message(str(error))
-    return None
-
-
-def _config_message(message: str) -> str:
-    """Return Hydra's multi-line message as one line that names the key and the closest valid name."""
-    if found := re.search(r"Could not find '(?P<group>[^']+)/(?P<name>[^'/]+)'", message):
-        listed = message.partition("Available options")[2].partition(":\n")[2].partition("\nConfig")[0]
-        options = listed.split()
-        group, name = found["group"], found["name"]
-        return f"{group}={name}: no such {group}.{nearest(name, options)} Available: {', '.join(options)}"
-    if found := re.search(r"Missing mandatory value: (?P<key>\S+)", message):
-        return f"{found['key']} has no value; set {found['key']}=..."
-    unknown = (
-        r"(?P<what>\w+)(\.__\w+__)?\(\) got an unexpected keyword argument '(?P<name>\w+)'.*full_key: (?P<key>\S+)"
-    )
-    if found := re.search(unknown, message, re.DOTALL):
-        key = f"{found['key']}.{found['name']}"
-        return f"{key}: {found['what']} has no such setting; ~{key} removes it"
-    call = r"Error in call to target '[^']+':\s+\w+\((?P<text>.*)\)\s+full_key: (?P<key>\S+)"
-    if found := re.search(call, message, re.DOTALL):
-        return f"{found['key']}: {' '.join(found['text'].strip(chr(34) + chr(39)).split())}"
-    if found := re.search(r"Could not override '(?P<key>[^']+)'", message):
-        return _unknown_key(found["key"])
-    return " ".join(message.replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception.", ":").split())
-
-
-def _unknown_key(key: str) -> str:
-    """Return the message for an override of a key that the configuration does not have."""
-    conf = Path(sys.argv[0]).resolve().parent / "conf"
-    if (conf / key.replace(".", "/")).is_dir():
-        return f"{key}: to choose an option write {key.replace('.', '/')}=NAME, with a slash"
-    texts = [file.read_text(encoding="utf-8") for file in conf.rglob("*.yaml")]
-    keys = {name for text in texts for name in re.findall(r"^\s*(\w+):", text, re.MULTILINE)}
-    name = key.rpartition(".")[2]
-    line = f"the configuration has no key '{key}'.{nearest(name, keys - {name})}"
-    # Lightning's own arguments are not all listed in conf/.
-    passed_on = key.startswith(("trainer.", "callbacks.", "logger."))
-    return f"{line} To add it anyway: +{key}=..." if passed_on else line

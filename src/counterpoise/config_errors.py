@@ -1,0 +1,128 @@
+"""Errors of Hydra and OmegaConf as one line that says what would be right."""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from counterpoise.errors import nearest
+
+
+def config_error_line(error: BaseException) -> str | None:
+    """Return the message for an error of Hydra or OmegaConf, or None for any other exception."""
+    from hydra.errors import HydraException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, OverrideParseException):
+        return _parse_error_line(error.override)
+    if isinstance(error, ValueError) and "Config group override must be a string" in str(error):
+        return (
+            "null is not an option of a configuration group; to remove a group write '~GROUP', as '~strategy/schedule'"
+        )
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _config_message(str(error))
+    return None
+
+
+def quoted_override(override: str) -> str | None:
+    """Return the override with its value in quotes, as it can be typed in a shell.
+
+    Args:
+        override: KEY=VALUE as Hydra received it. The value is text, or a list of texts in brackets.
+
+    Returns:
+        None if no quoted form gives this value. A mapping has none, because its keys cannot be quoted.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, equals, value = override.partition("=")
+    if not equals or not value.isprintable() or (value.startswith("{") and value.endswith("}")):
+        return None
+    wanted: str | list[str] = value
+    if value.startswith("[") and value.endswith("]"):
+        wanted = [item.strip() for item in value[1:-1].split(",")]
+    for quoted in _quoted_values(wanted):
+        try:
+            parsed = OverridesParser.create().parse_override(f"{key}={quoted}")
+        except HydraException:
+            continue
+        found = parsed.value()
+        if found == wanted:
+            return shlex.quote(f"{key}={quoted}")
+    return None
+
+
+def _quoted_values(value: str | list[str]) -> Iterator[str]:
+    """Yield the value in double and in single quotes, first in those that the value does not contain."""
+    for quote in sorted("\"'", key=lambda quote: quote in "".join(value)):
+        items = [_quoted(item, quote) for item in ([value] if isinstance(value, str) else value)]
+        yield items[0] if isinstance(value, str) else f"[{','.join(items)}]"
+
+
+def _quoted(text: str, quote: str) -> str:
+    """Return the text as a quoted value of Hydra's grammar."""
+    # A backslash is special only before a quote: double it there, and escape the quote.
+    escaped = re.sub(rf"(\\*)({quote}|$)", lambda found: found[1] * 2 + (f"\\{quote}" if found[2] else ""), text)
+    return f"{quote}{escaped}{quote}"
+
+
+def _parse_error_line(override: str) -> str:
+    """Return the message for an override that Hydra's grammar does not accept."""
+    shown = override if override.isprintable() else ascii(override)[1:-1]
+    quoted = quoted_override(override)
+    if quoted is None:
+        return (
+            f"cannot parse {shown}: write KEY=VALUE, or set the value in a YAML file such as conf/experiment/NAME.yaml"
+        )
+    return f"cannot parse {shown}: the value needs two pairs of quotes: {quoted}"
+
+
+def _ambiguous_line(override: str) -> str:
+    """Return the message for several values without `-m`."""
+    key, _, value = override.partition("=")
+    text = quoted_override(override)
+    return (
+        f"{override} has several values, separated by commas. For one text with a comma write {text}; for a list "
+        f"{shlex.quote(f'{key}=[{value}]')}; to train once with each value add -m"
+    )
+
+
+def _config_message(message: str) -> str:
+    """Return Hydra's multi-line message as one line that names the key and the closest valid name."""
+    if found := re.search(r"Ambiguous value for argument '(?P<override>.*)'\n", message):
+        return _ambiguous_line(found["override"])
+    if found := re.search(r"Could not find '(?P<group>[^']+)/(?P<name>[^'/]+)'", message):
+        listed = message.partition("Available options")[2].partition(":\n")[2].partition("\nConfig")[0]
+        options = listed.split()
+        group, name = found["group"], found["name"]
+        return f"{group}={name}: no such {group}.{nearest(name, options)} Available: {', '.join(options)}"
+    if found := re.search(r"Missing mandatory value: (?P<key>\S+)", message):
+        return f"{found['key']} has no value; set {found['key']}=..."
+    unknown = (
+        r"(?P<what>\w+)(\.__\w+__)?\(\) got an unexpected keyword argument '(?P<name>\w+)'.*full_key: (?P<key>\S+)"
+    )
+    if found := re.search(unknown, message, re.DOTALL):
+        key = f"{found['key']}.{found['name']}"
+        return f"{key}: {found['what']} has no such setting; ~{key} removes it"
+    call = r"Error in call to target '[^']+':\s+\w+\((?P<text>.*)\)\s+full_key: (?P<key>\S+)"
+    if found := re.search(call, message, re.DOTALL):
+        return f"{found['key']}: {' '.join(found['text'].strip(chr(34) + chr(39)).split())}"
+    if found := re.search(r"Could not override '(?P<key>[^']+)'", message):
+        return _unknown_key(found["key"])
+    return " ".join(message.replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception.", ":").split())
+
+
+def _unknown_key(key: str) -> str:
+    """Return the message for an override of a key that the configuration does not have."""
+    conf = Path(sys.argv[0]).resolve().parent / "conf"
+    if (conf / key.replace(".", "/")).is_dir():
+        return f"{key}: to choose an option write {key.replace('.', '/')}=NAME, with a slash"
+    texts = [file.read_text(encoding="utf-8") for file in conf.rglob("*.yaml")]
+    keys = {name for text in texts for name in re.findall(r"^\s*(\w+):", text, re.MULTILINE)}
+    name = key.rpartition(".")[2]
+    line = f"the configuration has no key '{key}'.{nearest(name, keys - {name})}"
+    # Lightning's own arguments are not all listed in conf/.
+    passed_on = key.startswith(("trainer.", "callbacks.", "logger."))
+    return f"{line} To add it anyway: +{key}=..." if passed_on else line

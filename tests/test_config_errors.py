@@ -1,0 +1,72 @@
+"""Overrides that Hydra cannot parse lead to one line with the quoted form that works."""
+
+import shlex
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commandline import ROOT, run
+from counterpoise.config_errors import config_error_line, quoted_override
+
+SPECIAL = "=(),[]{}:'\"\\ #&!~@;<>^`$%|*?é产🙂、"
+
+names = st.text(st.sampled_from(SPECIAL + "ab1._/-"), min_size=1, max_size=12)
+
+
+def parsed(line: str) -> object:
+    """The value of the override that a shell passes on when `line` is typed."""
+    (override,) = shlex.split(line)
+    return OverridesParser.create().parse_override(override).value()
+
+
+@given(names)
+def test_the_quoted_form_gives_the_value_through_shell_and_hydra(name):
+    quoted = quoted_override(f"data.train={name}")
+    if name.startswith("{") and name.endswith("}"):
+        assert quoted is None
+    elif name.startswith("[") and name.endswith("]"):
+        assert quoted is None or parsed(quoted) == [item.strip() for item in name[1:-1].split(",")]
+    else:
+        assert quoted is not None
+        assert parsed(quoted) == name
+
+
+@pytest.mark.parametrize("character", SPECIAL)
+@pytest.mark.parametrize("pattern", ["a{}1.csv", "{}a.csv", "a.csv{}", "[a,{}]"])
+def test_an_override_that_cannot_be_composed_is_one_line_with_the_form_that_can(character, pattern):
+    override = f"data.train={pattern.format(character)}"
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        try:
+            compose("train", ["data=files", override])
+        except Exception as error:
+            line = config_error_line(error)
+            assert line is not None
+            assert "\n" not in line
+            assert (quoted_override(override) or "YAML") in line
+
+
+@pytest.mark.parametrize("override", ["data.train=a\nb(", "data.train=\x00", "data.tràin=x", "(", "data.train={é:1}"])
+def test_an_override_without_a_quoted_form_names_the_configuration_file(override):
+    with (
+        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+        pytest.raises(OverrideParseException) as caught,
+    ):
+        compose("train", ["data=files", override])
+    line = config_error_line(caught.value)
+    assert line is not None
+    assert line.isprintable()
+    assert "YAML" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [("data.train=a(1).csv", """'data.train="a(1).csv"'"""), ("data.train=a,b.csv", """'data.train="a,b.csv"'""")],
+)
+def test_a_run_exits_with_2_and_prints_the_quoted_form(tmp_path, override, shown):
+    outcome = run(tmp_path / "run", "data=files", override)
+    assert outcome.code == 2
+    assert shown in outcome.error
