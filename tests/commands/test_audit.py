@@ -143,3 +143,18 @@ def test_configuration_of_the_working_directory_comes_first(tmp_path, monkeypatc
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "train.yaml").touch()
     assert audit.config_source() == (tmp_path / "conf", "train")
+
+
+def test_a_corrective_weight_column_changes_the_recommendation(call, tmp_path):
+    path = tmp_path / "train.csv"
+    counts = {"a": 60, "b": 4}
+    table = pd.DataFrame(
+        [(f"word{i} word{i % 7} {label}", label, 1 / n) for label, n in counts.items() for i in range(n)],
+        columns=["text", "label", "balancing"],
+    ).assign(equal=1.0)
+    table.to_csv(path, index=False)
+    for column, strategy in (("balancing", "plain"), ("equal", "combined")):
+        code, out, _ = call("data=files", f"data.train={path}", f"data.weight={column}")
+        assert code == 0
+        assert f"strategy={strategy}\n" in out
+        assert ("data.weight corrects" in out) == (strategy == "plain")

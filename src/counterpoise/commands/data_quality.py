@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from counterpoise.balance import InverseFrequency, PowerSampler, Strategy
 from counterpoise.data import near_duplicates, quality
 from counterpoise.data.datamodule import TextDataModule
+from counterpoise.errors import UserError
 from counterpoise.metrics.buckets import Bounds, buckets
 
 PERCENTILES = {"median": 50, "95%": 95, "99%": 99, "longest": 100}
@@ -88,9 +90,8 @@ def measure(data: TextDataModule, bounds: Bounds) -> tuple[dict[str, Any], dict[
     compared = ComparedTexts.from_data(data)
     unusual = quality.unusual_texts(compared.rows.texts)
     tables = _row_tables(compared, unusual)
-    bucket, counts, rows = buckets(data.counts, **bounds._asdict()), data.counts, len(data.splits["train"])
-    tail = int((bucket == "tail").sum())
-    strategy, reason = quality.recommend_strategy(counts, rows, data.task == "multi_label", tail)
+    bucket, counts = buckets(data.counts, **bounds._asdict()), data.counts
+    strategy, reason = _recommended(data, int((bucket == "tail").sum()))
     findings = {
         "task": data.task,
         "max_length": data.max_length,
@@ -108,6 +109,19 @@ def measure(data: TextDataModule, bounds: Bounds) -> tuple[dict[str, Any], dict[
         "recommended": {"strategy": strategy, "reason": reason},
     }
     return findings, tables
+
+
+def _recommended(data: TextDataModule, tail: int) -> tuple[str, str]:
+    """Return the recommended strategy and the reason, given the number of tail classes."""
+    strategy, reason = quality.recommend_strategy(
+        data.counts, len(data.splits["train"]), data.task == "multi_label", tail
+    )
+    if strategy == "combined" and data.index.weights is not None:
+        try:
+            Strategy(PowerSampler(0.5), InverseFrequency(0.5)).correction(data.labels, data.index)
+        except UserError:
+            return "plain", "data.weight corrects the imbalance already; strategy=combined would over-correct"
+    return strategy, reason
 
 
 def _row_tables(compared: ComparedTexts, unusual: Mapping[str, np.ndarray]) -> dict[str, pd.DataFrame]:

@@ -120,17 +120,18 @@ def show_calibration(metrics: Mapping[str, Any]) -> None:
     """Print the calibration error and, with a cost matrix, the mean costs of the decisions."""
     if calibration := metrics.get("calibration"):
         variant, errors = calibration["variant"], calibration["test"]
-        line = f"calibration error (ECE) of the test probabilities: {errors['raw']['ece']:.4f}"
+        line = f"calibration error (ECE) of the test probabilities: {errors['raw']['ece']:.4f} as trained"
         if variant != "raw":
             temperature = calibration["temperatures"].get(variant)
             parts = ["prior correction"] if variant.startswith("prior_corrected") else []
             parts += [] if temperature is None else [f"temperature {temperature:.2f}"]
             line += f"; with {' and '.join(parts)}: {errors[variant]['ece']:.4f}"
-        if nll := calibration.get("cross_validation", {}).get("nll"):
-            line += (
-                f"; chosen by NLL in {calibration['cross_validation']['folds']}-fold cross-validation on validation: "
-                f"{nll[variant]:.4f}" + (f" against {nll['raw']:.4f} as trained" if variant != "raw" else "")
-            )
+        tested = calibration["cross_validation"]
+        how = f"in {tested['folds']}-fold cross-validation on the validation split"
+        if variant == "raw" and tested["folds"]:
+            line += f". No adjustment lowers the NLL of {tested['nll']['raw']:.4f} {how}"
+        elif tested["folds"]:
+            line += f". It lowers the NLL from {tested['nll']['raw']:.4f} to {tested['nll'][variant]:.4f} {how}"
         console.print(line, highlight=False)
     if costs := metrics.get("costs"):
         console.print(
