@@ -18,7 +18,7 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml setup.py
 train: $(STAMP) ## install, then fine-tune and test on Reuters R52 with the defaults
 	$(BIN)/python train.py
 
-sweep: $(STAMP) ## fine-tune with five strategies and compare them
+sweep: $(STAMP) ## fine-tune with five strategies and three seeds each, and compare them
 	$(BIN)/python train.py -m sweep=strategies
 
 probe: $(STAMP) ## compare every strategy with five seeds by linear probes on a frozen encoder

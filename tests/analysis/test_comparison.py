@@ -6,16 +6,14 @@ import pandas as pd
 import pytest
 
 import finished
-from counterpoise.analysis import permutation_test
-from counterpoise.analysis.bootstrap import bootstrap_scores, confidence_interval
 from counterpoise.analysis.comparison import compare_runs
-from counterpoise.analysis.group_decisions import GroupDecisions, comparison_metrics, observed_scores
+from counterpoise.analysis.comparison_tables import measure
+from counterpoise.analysis.group_decisions import GroupDecisions, comparison_metrics
 from counterpoise.analysis.runs import load_runs
-from counterpoise.analysis.significance import holm, significant
+from counterpoise.analysis.significance import adjusted, significant
 from counterpoise.errors import UserError
 from counterpoise.metrics.buckets import Bounds
 
-FEW = {"replicates": 200, "permutations": 500}
 METRICS = ["macro_f1", "balanced_accuracy", "accuracy"] + [
     f"{bucket}_{kind}" for kind in ("recall", "f1") for bucket in ("head", "medium", "tail")
 ]
@@ -31,7 +29,7 @@ def by_group(table: pd.DataFrame, group: str) -> pd.DataFrame:
 
 
 def test_groups_are_ranked_and_scores_equal_the_per_class_tables(sweep):
-    comparison = compare_runs([sweep], **FEW)
+    comparison = compare_runs([sweep])
     assert [group.name for group in comparison.groups] == ["combined", "plain"]
     assert (comparison.task, comparison.metric, comparison.texts) == ("single_label", "macro_f1", 100)
     assert (comparison.metrics, comparison.labels) == (METRICS, finished.LABELS)
@@ -51,52 +49,84 @@ def test_groups_are_ranked_and_scores_equal_the_per_class_tables(sweep):
     assert (combined.seconds, combined.epochs, combined.steps, combined.probe) == (160, 2, 100, False)
 
 
-def test_pairs_and_effects_equal_the_tests(sweep):
+def test_pairs_and_effects_equal_the_estimates(sweep):
     third = [finished.run(sweep / str(n), "experiment=r8", "strategy=z", f"seed={n}", wrong={2: n}) for n in (5, 6, 7)]
-    comparison = compare_runs([sweep, *third], **FEW, seed=3)
+    comparison = compare_runs([sweep, *third])
     names = ["combined", "z", "plain"]
     assert [group.name for group in comparison.groups] == names
     runs, _ = load_runs([sweep])
-    groups = [[run.decided for run in runs if run.group == name] for name in names]
-    decisions = GroupDecisions(runs[0].truth, groups)
+    decisions = GroupDecisions(runs[0].truth, [[run.decided for run in runs if run.group == name] for name in names])
     metrics = comparison_metrics("single_label", comparison.test_counts, finished.COUNTS, Bounds())
-    means = [each.mean(axis=0) for each in observed_scores(decisions, list(metrics.values()))]
-    drawn = bootstrap_scores(decisions, list(metrics.values()), 200, seed=3)
-    numbers, p = permutation_test.permutation_test(decisions, list(metrics.values()), 500, seed=3)
+    measured = measure(names, decisions, metrics)
 
+    numbers = [(0, 1), (0, 2), (1, 2)]
     assert list(zip(comparison.pairs["a"], comparison.pairs["b"], strict=True)) == [
         (names[a], names[b]) for a, b in numbers
     ]
     assert set(comparison.pairs["metric"]) == {"macro_f1"}
-    np.testing.assert_allclose(comparison.pairs["difference"], [means[a][0] - means[b][0] for a, b in numbers])
-    intervals = [confidence_interval(drawn[a, 0] - drawn[b, 0]) for a, b in numbers]
-    np.testing.assert_allclose(comparison.pairs[["low", "high"]], intervals)
-    np.testing.assert_allclose(comparison.pairs["p"], p[:, 0])
+    assert comparison.pairs["methods"].all()
+    estimates = [measured.difference(a, b, "macro_f1") for a, b in numbers]
     # Of three pairs, two are with the reference: a family of comparisons of their own.
-    np.testing.assert_allclose(comparison.pairs["p_adjusted"], [p[0, 0], *holm(p[1:, 0])])
+    expected = pd.concat([adjusted(estimates[:1]), adjusted(estimates[1:])], ignore_index=True)
+    pd.testing.assert_frame_equal(comparison.pairs[list(expected.columns)], expected)
 
-    effects = comparison.effects.set_index(["metric", "group"])
     assert set(comparison.effects["group"]) == {"combined", "z"}
-    for m, metric in enumerate(METRICS):
-        rows = effects.loc[metric].loc[["combined", "z"]]
-        np.testing.assert_allclose(rows["difference"], [means[0][m] - means[2][m], means[1][m] - means[2][m]])
-        np.testing.assert_allclose(rows["p"], p[[1, 2], m])
-        np.testing.assert_allclose(rows["p_adjusted"], holm(p[[1, 2], m]))
+    others = [metric for metric in METRICS if metric != "macro_f1"]
+    for family in (["macro_f1"], others):
+        rows = comparison.effects[comparison.effects["metric"].isin(family)].reset_index(drop=True)
+        expected = adjusted([measured.difference(group, 2, metric) for group in (0, 1) for metric in family])
+        pd.testing.assert_frame_equal(rows[list(expected.columns)], expected)
 
 
-def test_significant_needs_both_the_adjusted_p_value_and_the_interval():
-    rows = pd.DataFrame(
-        {
-            "low": [0.1, -0.1, 0.1, -0.3, 0.0],
-            "high": [0.2, 0.1, 0.2, -0.1, 0.1],
-            "p_adjusted": [0.01, 0.01, 0.05, 0.01, 0.01],
-        }
+def test_a_reference_that_was_chosen_by_its_score_costs_all_pairs(tmp_path):
+    for n in range(4):
+        for seed in range(3):
+            wrong = {0: 3 * n + seed % 2, 1: seed}
+            finished.run(tmp_path / f"{n}{seed}", f"strategy=s{n}", f"seed={seed}", wrong=wrong)
+    chosen, given = compare_runs([tmp_path]), compare_runs([tmp_path], reference="s0")
+    assert chosen.reference == given.reference == "s0"
+    first, second = (
+        by_group(each.effects[each.effects["metric"] == "macro_f1"], "s3").iloc[0] for each in (chosen, given)
     )
-    assert significant(rows).tolist() == [True, False, False, True, False]
+    assert first["p"] == second["p"]
+    # The largest difference is the first step of Holm's procedure: of six pairs, or of three with the reference.
+    assert first["p_adjusted"] == pytest.approx(2 * second["p_adjusted"])
+    assert (first["high"] - first["low"]) > (second["high"] - second["low"])
+
+
+def test_runs_that_share_their_first_stage_are_compared_as_pairs(tmp_path):
+    for seed, wrong in enumerate((2, 9, 16)):  # seeds differ much; the second stage always gains eight texts
+        for name, gain in (("plain", 0), ("crt", 8)):
+            strategy = {"loss": "cross_entropy", "second_stage": None if name == "plain" else {"epochs": 5}}
+            config = {"seed": seed, "strategy": strategy, "optim": {"lr": 1}}
+            finished.run(
+                tmp_path / f"{name}{seed}",
+                f"strategy={name}",
+                f"seed={seed}",
+                wrong={0: wrong, 3: 9 - gain},
+                config=config,
+            )
+    paired = compare_runs([tmp_path], metric="accuracy").pairs
+    for file in tmp_path.glob("crt*/config.yaml"):
+        file.write_text(file.read_text().replace("lr: 1", "lr: 2"))
+    unpaired = compare_runs([tmp_path], metric="accuracy").pairs
+    assert significant(paired).tolist() == [True]
+    assert significant(unpaired).tolist() == [False]
+    np.testing.assert_allclose(paired["difference"], unpaired["difference"])
+
+
+def test_a_run_that_repeats_another_counts_once(tmp_path):
+    for name, wrong in (("plain", {0: 5}), ("b", {0: 2})):
+        for n in range(3):
+            finished.run(tmp_path / f"{name}{n}", f"strategy={name}", "seed=0", wrong=wrong)
+    comparison = compare_runs([tmp_path])
+    assert [len(group.seeds) for group in comparison.groups] == [1, 1]
+    assert not comparison.pairs["methods"].any()
+    assert any("2 of 3 runs of b repeat another run" in sentence for sentence in comparison.summary)
 
 
 def test_class_scores_are_means_over_seeds_and_nan_if_unknown(sweep):
-    comparison = compare_runs([sweep], **FEW)
+    comparison = compare_runs([sweep])
     columns = ["group", "class", "train_count", "test_count", "recall", "f1", "recall_difference", "low", "high"]
     assert list(comparison.classes.columns) == columns
     plain, combined = (by_group(comparison.classes, name) for name in ("plain", "combined"))
@@ -112,13 +142,13 @@ def test_classes_with_few_test_texts_have_no_interval(tmp_path):
     truth = np.repeat([0, 1, 2, 3], [40, 30, 5, 4])
     for name in ("plain", "other"):
         finished.run(tmp_path / name, f"strategy={name}", truth=truth, wrong={3: 2, 2: 2} if name == "plain" else {})
-    other = by_group(compare_runs([tmp_path], **FEW).classes, "other")
+    other = by_group(compare_runs([tmp_path]).classes, "other")
     assert other["recall_difference"][3] == 0.5
     assert other["low"].isna().tolist() == [False, False, False, True, True]
 
 
 def test_buckets_are_means_over_their_classes(sweep):
-    comparison = compare_runs([sweep], **FEW)
+    comparison = compare_runs([sweep])
     assert list(comparison.buckets.columns) == [
         *("group", "bucket", "classes", "recall", "f1", "difference", "low", "high"),
     ]
@@ -133,18 +163,18 @@ def test_buckets_are_means_over_their_classes(sweep):
 
 
 def test_reference_defaults_to_plain_or_the_best_group(sweep):
-    assert compare_runs([sweep], **FEW).reference == "plain"
-    assert compare_runs([sweep], reference="combined", **FEW).reference == "combined"
-    assert compare_runs([f"a={sweep / '0'}", f"b={sweep / '2'}"], **FEW).reference == "b"
+    assert compare_runs([sweep]).reference == "plain"
+    assert compare_runs([sweep], reference="combined").reference == "combined"
+    assert compare_runs([f"a={sweep / '0'}", f"b={sweep / '2'}"]).reference == "b"
 
 
 def test_groups_are_ranked_by_the_given_metric(sweep):
-    comparison = compare_runs([sweep], metric="head_recall", **FEW)
+    comparison = compare_runs([sweep], metric="head_recall")
     means = [group.scores["head_recall"].mean() for group in comparison.groups]
     assert [group.name for group in comparison.groups] == ["plain", "combined"]
     assert all(one >= other for one, other in pairwise(means))
     assert set(comparison.pairs["metric"]) == {"head_recall"}
-    assert compare_runs([sweep], metric="macro_recall", **FEW).metric == "balanced_accuracy"
+    assert compare_runs([sweep], metric="macro_recall").metric == "balanced_accuracy"
 
 
 def test_multi_label_runs_are_compared(tmp_path):
@@ -152,7 +182,7 @@ def test_multi_label_runs_are_compared(tmp_path):
         for seed in range(2):
             path = tmp_path / f"{name}{seed}"
             finished.multi_label_run(path, f"strategy={name}", f"seed={seed}", seed=seed, errors=errors)
-    comparison = compare_runs([tmp_path], **FEW)
+    comparison = compare_runs([tmp_path])
     assert comparison.task == "multi_label"
     assert comparison.metrics[:4] == ["macro_f1", "macro_recall", "micro_f1", "micro_recall"]
     assert [group.name for group in comparison.groups] == ["good", "bad"]
@@ -162,8 +192,8 @@ def test_multi_label_runs_are_compared(tmp_path):
 
 
 def test_summary_states_the_best_group_its_gains_and_the_run_times(sweep):
-    comparison = compare_runs([sweep], **FEW)
-    ranking, effect, duration, not_included = comparison.summary
+    comparison = compare_runs([sweep])
+    ranking, effect, _, duration, not_included = comparison.summary
     mean, (low, high) = comparison.groups[0].scores["macro_f1"].mean(), comparison.groups[0].intervals["macro_f1"]
     assert f"combined ({mean:.3f}, 95 % interval {low:.3f} to {high:.3f}, 2 seeds)" in ranking
     assert ranking.endswith("Significantly worse: plain.")
@@ -175,12 +205,12 @@ def test_summary_states_the_best_group_its_gains_and_the_run_times(sweep):
 
 
 def test_summary_states_which_groups_do_not_differ_significantly(tmp_path):
-    for n, (name, wrong) in enumerate({"plain": {0: 3}, "b": {0: 2}, "c": {1: 2}, "d": {0: 3, 3: 10}}.items()):
+    for n, (name, wrong) in enumerate({"plain": {0: 3}, "b": {0: 2}, "c": {1: 2}, "d": {0: 20, 3: 6}}.items()):
         finished.run(tmp_path / str(n), f"strategy={name}", wrong=wrong)
-    summary = compare_runs([tmp_path], **FEW).summary
+    summary = compare_runs([tmp_path]).summary
     assert "Not significantly different from it: c, plain. Significantly worse: d." in summary[0]
     assert "d decreases macro F1 by 0." in summary[1]
-    assert "tail recall by 1.000 [1.000, 1.000]" in summary[1]
+    assert "accuracy by 0.230 [" in summary[1]
     assert summary[2].startswith("b and c do not differ significantly from plain in macro F1, tail recall,")
     assert "(1.0 times)" in summary[3]
     assert "one seed" in summary[4]
@@ -190,7 +220,7 @@ def test_summary_of_many_groups_describes_the_best_and_the_range_of_run_times(tm
     for n in range(9):
         name, wrong = (f"s{n}", {0: n}) if n else ("plain", {0: 30})
         finished.run(tmp_path / str(n), f"strategy={name}", wrong=wrong, seconds=10 + n)
-    summary = compare_runs([tmp_path], **FEW).summary
+    summary = compare_runs([tmp_path]).summary
     described = [sentence.split()[3] for sentence in summary if sentence.startswith("Compared with plain, s")]
     assert described == ["s1", "s2", "s3", "s4", "s5"]
     assert any("10 seconds (plain) to 18 seconds (s8)" in sentence for sentence in summary)
@@ -199,12 +229,12 @@ def test_summary_of_many_groups_describes_the_best_and_the_range_of_run_times(tm
 def test_summary_omits_unknown_run_times(sweep):
     status = sweep / "0" / "status.json"
     status.write_text(json.dumps({k: v for k, v in json.loads(status.read_text()).items() if k != "seconds"}))
-    words = compare_runs([sweep], **FEW).summary
+    words = compare_runs([sweep]).summary
     assert not any("Duration" in sentence or "nan" in sentence for sentence in words)
 
 
 def test_a_single_group_has_intervals_but_no_pairs(sweep):
-    comparison = compare_runs([sweep / "0"], **FEW)
+    comparison = compare_runs([sweep / "0"])
     assert [group.name for group in comparison.groups] == ["plain"]
     assert comparison.pairs.empty
     assert comparison.effects.empty
@@ -216,22 +246,22 @@ def test_a_single_group_has_intervals_but_no_pairs(sweep):
 def test_linear_probes_are_named_and_cannot_share_a_group_with_fine_tuned_runs(tmp_path):
     probe = finished.run(tmp_path / "probe", "strategy=plain", "probe=true", probe=True)
     other = finished.run(tmp_path / "other", "strategy=plain", wrong={0: 1})
-    mixed = compare_runs([probe, other], **FEW)
+    mixed = compare_runs([probe, other])
     assert [(group.name, group.probe) for group in mixed.groups] == [("probe=true", True), ("default", False)]
     assert any("Linear probes on a frozen encoder: probe=true." in sentence for sentence in mixed.summary)
-    alone = compare_runs([probe], **FEW).summary
+    alone = compare_runs([probe]).summary
     assert "All runs are linear probes" in alone[-1]
     with pytest.raises(UserError, match="group a mixes linear probes"):
-        compare_runs([f"a={probe}", f"a={other}"], **FEW)
+        compare_runs([f"a={probe}", f"a={other}"])
 
 
 def test_summary_warns_about_repeated_seeds_counts_and_bounds(tmp_path):
     runs = [
         finished.run(tmp_path / "0", "a=1", "seed=0"),
-        finished.run(tmp_path / "1", "a=1", "seed=0", counts=finished.COUNTS * 2),
+        finished.run(tmp_path / "1", "a=1", "seed=0", counts=finished.COUNTS * 2, wrong={0: 1}),
         finished.run(tmp_path / "2", "a=2", "seed=0", config={"buckets": {"tail_max": 3}}),
     ]
-    comparison = compare_runs(runs, **FEW)
+    comparison = compare_runs(runs)
     seeds, counts, bounds = comparison.summary[-3:]
     assert "a=1 have seed 0" in seeds
     assert "different training counts" in counts
@@ -252,35 +282,34 @@ def test_counts_and_bounds_come_from_the_first_run(tmp_path):
         (runs, finished.COUNTS, Bounds()),
         (runs[::-1], finished.COUNTS * 2, Bounds(tail_max=3)),
     ):
-        comparison = compare_runs(given, **FEW)
+        comparison = compare_runs(given)
         assert comparison.counts.tolist() == counts.tolist()
         assert comparison.bounds == bounds
         assert all(f"from {given[0]}." in sentence for sentence in comparison.summary[-2:])
 
 
 def test_many_groups_can_differ_significantly(tmp_path):
-    # Of 36 groups 595 pairs are adjusted together: with 10,000 permutations no p would come below 0.0595.
     for n in range(36):
         finished.run(tmp_path / str(n), f"strategy=s{n}", wrong={0: n, 1: 29} if n else {})
-    comparison = compare_runs([tmp_path], reference="s1", replicates=50)
+    comparison = compare_runs([tmp_path], reference="s1")
     pairs = comparison.pairs.set_index(["a", "b"])
     assert pairs.loc[("s0", "s35"), "p_adjusted"] < 0.05
     assert pairs.loc[("s8", "s9"), "p_adjusted"] == 1
     assert "Significantly worse: " in comparison.summary[0]
-    assert not any("too many" in sentence for sentence in comparison.summary)
 
 
-def test_summary_warns_if_no_difference_can_be_significant(tmp_path, monkeypatch):
-    monkeypatch.setattr(permutation_test, "MAX_PERMUTATIONS", 100)
-    for n in range(6):
-        finished.run(tmp_path / str(n), f"strategy=s{n}", wrong={0: 6 * n, 1: n})
-    words = compare_runs([tmp_path], reference="s1", replicates=50, permutations=100).summary
-    assert any("10 pairs" in sentence and "too many" in sentence for sentence in words)
-    assert not any("too many" in sentence for sentence in compare_runs([tmp_path / "0", tmp_path / "5"], **FEW).summary)
+def test_summary_states_the_difference_that_can_be_found(sweep):
+    comparison = compare_runs([sweep])
+    found = comparison.detectable
+    assert list(found) == [2, 5, 10]
+    assert found[2] > found[5] > found[10] > 0
+    sentence = next(sentence for sentence in comparison.summary if "80 % power" in sentence)
+    assert f"at least {found[2]:.3f}; with 5 seeds, {found[5]:.3f}; with 10 seeds, {found[10]:.3f}." in sentence
+    assert compare_runs([sweep / "0", sweep / "2"]).detectable == {}
 
 
 def test_comparison_is_deterministic(sweep):
-    first, again = compare_runs([sweep], **FEW), compare_runs([sweep], **FEW)
+    first, again = compare_runs([sweep]), compare_runs([sweep])
     assert first.summary == again.summary
     for name in ("pairs", "effects", "classes", "buckets"):
         pd.testing.assert_frame_equal(getattr(first, name), getattr(again, name))
@@ -296,4 +325,4 @@ def test_comparison_is_deterministic(sweep):
 )
 def test_unknown_metrics_and_groups_raise_with_a_suggestion(sweep, options, message):
     with pytest.raises(UserError, match=message):
-        compare_runs([sweep], **options, **FEW)
+        compare_runs([sweep], **options)

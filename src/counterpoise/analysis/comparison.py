@@ -5,6 +5,7 @@ Scores are recomputed from the predictions in the run folders.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ class Group:
         folders: Folders of the runs.
         seeds: Seeds of the runs.
         scores: A row for each seed, a column for each metric.
-        intervals: 95 % confidence interval of the mean over seeds, by metric.
+        intervals: 95 % confidence interval of the mean over seeds, by metric. For a single run it covers other test
+            texts only.
         seconds: Mean duration of a run.
         epochs: Mean number of epochs of a run.
         steps: Mean number of optimizer steps of a run.
@@ -50,9 +52,9 @@ class Group:
 class Comparison:
     """Groups on the same test texts with C classes or labels, ordered by the mean of `metric`, best first.
 
-    `low` and `high` are the bounds of the 95 % bootstrap interval over test texts and seeds. `p` is the p-value of the
-    permutation test, which takes the trained models as given; `p_adjusted` is Holm-adjusted. A difference is
-    significant only if the adjusted p-value and the interval agree (`significance.significant`).
+    Differences, their p-values and intervals follow `inference`; `p_adjusted`, `low` and `high` are adjusted for the
+    comparisons of a family (`significance.adjusted`). `methods` says whether a difference is a claim about methods or,
+    for groups of one run, about these trained models only.
 
     Args:
         task: "single_label" or "multi_label".
@@ -65,15 +67,18 @@ class Comparison:
         texts: Number of test texts.
         groups: The groups, best first.
         reference: Name of the group that others are compared to.
-        pairs: Every pair of groups once, for `metric`: a, b, metric, difference (a - b), low, high, p, p_adjusted.
+        pairs: Every pair of groups once, for `metric`: a, b, metric, difference (a - b), low, high, p, p_adjusted,
+            methods.
             Pairs with the reference and pairs without it are adjusted as two families.
-        effects: Differences to the reference: group, metric, difference, low, high, p, p_adjusted. Adjusted for the
-            number of groups, separately for each metric.
+        effects: Differences to the reference: group, metric, difference, low, high, p, p_adjusted, methods. Those in
+            `metric` are one family, those in all other metrics another.
         classes: group, class, train_count, test_count, recall, f1 (means over seeds), recall_difference, low, high.
-            NaN: scores of classes without test texts, differences of the reference, intervals of classes with fewer
-            than
-            `comparison_tables.MIN_TEST_TEXTS` test texts.
+            The intervals are not adjusted for the number of classes. NaN: scores of classes without test texts,
+            differences of the reference, intervals of classes with fewer than `class_recalls.MIN_TEST_TEXTS` test
+            texts.
         buckets: group, bucket, classes (those with test texts), recall, f1, difference (of recall), low, high.
+        detectable: Smallest difference of a group to the reference in `metric` that would be found with 80 % power, by
+            number of seeds per group; NaN where nothing can be said.
         summary: The results in sentences.
     """
 
@@ -91,6 +96,7 @@ class Comparison:
     effects: pd.DataFrame
     classes: pd.DataFrame
     buckets: pd.DataFrame
+    detectable: dict[int, float]
     summary: list[str]
 
 
@@ -98,9 +104,6 @@ def compare_runs(
     runs: Sequence[str | Path],
     metric: str = "macro_f1",
     reference: str | None = None,
-    replicates: int = 2000,
-    permutations: int = 10_000,
-    seed: int = 0,
 ) -> Comparison:
     """Compare finished runs.
 
@@ -108,10 +111,6 @@ def compare_runs(
         runs: Sweep folders, run folders and "NAME=FOLDER"; see `runs.load_runs`.
         metric: Metric that groups are ranked by.
         reference: Name of the group to compare to; defaults to "plain" if there is one, else to the best group.
-        replicates: Bootstrap replicates.
-        permutations: Permutations of the permutation test. If there are too many groups for this number, more are
-            drawn for small p-values.
-        seed: Seed of the bootstrap and of the permutation test.
 
     Raises:
         UserError: The metric or the reference is unknown, or the runs cannot be compared.
@@ -131,10 +130,13 @@ def compare_runs(
     if reference not in (None, *groups):
         near = nearest(str(reference), groups)
         raise UserError(f"reference {reference} is not a group.{near} Groups: {', '.join(groups)}")
+    repeated = _drop_repeated_runs(groups)
     ranked = _rank(groups, first, metrics[metric])
     decisions = GroupDecisions(first.truth, [[run.decided for run in groups[name]] for name in ranked])
+    chosen_by_score = reference is None and "plain" not in groups
     reference = reference or ("plain" if "plain" in groups else ranked[0])
-    measured = comparison_tables.measure(ranked, decisions, metrics, metric, reference, replicates, permutations, seed)
+    measured = comparison_tables.measure(ranked, decisions, metrics, _paired([groups[name] for name in ranked]))
+    effects = comparison_tables.effects(measured, metric, reference, chosen_by_score)
     supported_buckets = buckets(first.counts, *first.bounds)[support > 0]
     comparison = Comparison(
         task=task,
@@ -147,13 +149,15 @@ def compare_runs(
         texts=len(first.ids),
         groups=[_group(name, groups[name], measured) for name in ranked],
         reference=reference,
-        pairs=comparison_tables.pairs(measured, metric, reference),
-        effects=comparison_tables.effects(measured, reference),
-        classes=comparison_tables.classes(measured, decisions, first.labels, first.counts, reference, replicates, seed),
-        buckets=comparison_tables.bucket_recalls(measured, supported_buckets, reference),
+        pairs=comparison_tables.pairs(measured, metric, None if chosen_by_score else reference),
+        effects=effects,
+        classes=comparison_tables.classes(measured, decisions, first.labels, first.counts, reference),
+        buckets=comparison_tables.bucket_recalls(measured, effects, supported_buckets),
+        detectable=comparison_tables.detectable(measured, metric, reference, _seed_numbers(ranked, groups)),
         summary=[],
     )
-    return replace(comparison, summary=[*summarise(comparison), *data_warnings(groups, first), *warnings])
+    warnings = [*repeated, *data_warnings(groups, first), *warnings]
+    return replace(comparison, summary=[*summarise(comparison), *warnings])
 
 
 def _resolve_metric(metric: str, metrics: Mapping[str, CountMetric], task: registry.Task) -> str:
@@ -164,6 +168,43 @@ def _resolve_metric(metric: str, metrics: Mapping[str, CountMetric], task: regis
     if known is not None and known.same_as is not None and known.same_as in metrics:
         return known.same_as
     raise UserError(f"metric {metric} is not compared.{nearest(metric, metrics)} Metrics: {', '.join(metrics)}")
+
+
+def _drop_repeated_runs(groups: dict[str, list[Run]]) -> list[str]:
+    """Drop runs that repeat another run of their group: the same seed and the same decisions. Return warnings."""
+    warnings = []
+    for name, members in groups.items():
+        kept: list[Run] = []
+        for run in members:
+            if run.seed is None or all(run.seed != other.seed or (run.decided != other.decided).nnz for other in kept):
+                kept.append(run)
+        if len(kept) < len(members):
+            warnings.append(
+                f"{len(members) - len(kept)} of {len(members)} runs of {name} repeat another run: same seed, same "
+                "decisions. They are counted once."
+            )
+        groups[name] = kept
+    return warnings
+
+
+def _paired(groups: Sequence[Sequence[Run]]) -> frozenset[tuple[int, int]]:
+    """Return the pairs of groups that start from the same checkpoints.
+
+    Runs that differ in their second stage only train the same first stage with the same seed.
+    """
+    stages = [[(run.first_stage, run.seed) for run in runs] for runs in groups]
+    usable = [len(runs) > 1 and len(set(own)) == len(own) for runs, own in zip(groups, stages, strict=True)]
+    return frozenset(
+        (a, b)
+        for a, b in combinations(range(len(groups)), 2)
+        if usable[a] and stages[a] == stages[b] and groups[a][0].first_stage
+    )
+
+
+def _seed_numbers(names: Sequence[str], groups: Mapping[str, Sequence[Run]]) -> list[int]:
+    """Return the numbers of seeds per group for which the detectable difference is given: the present one, 5 and 10."""
+    present = min((len(groups[name]) for name in names if len(groups[name]) > 1), default=0)
+    return [present, *(number for number in (5, 10) if number > present)] if present else []
 
 
 def _rank(groups: Mapping[str, list[Run]], first: Run, metric: CountMetric) -> list[str]:

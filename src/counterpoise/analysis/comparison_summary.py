@@ -1,14 +1,12 @@
 """The results of a comparison in sentences."""
 
 from collections.abc import Iterable, Mapping
-from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from counterpoise.analysis import permutation_test
 from counterpoise.analysis.comparison_tables import BUCKETS
-from counterpoise.analysis.significance import ALPHA, significant
+from counterpoise.analysis.significance import significant
 from counterpoise.metrics import registry
 
 if TYPE_CHECKING:
@@ -20,7 +18,7 @@ MAX_GROUPS = 5
 
 def summarise(comparison: "Comparison") -> list[str]:
     """Return sentences: the best group, significant differences to the reference, run times and limitations."""
-    sentences = [_ranking(comparison), *_differences(comparison)]
+    sentences = [_ranking(comparison), *_differences(comparison), *_power(comparison)]
     if len(comparison.groups) > 1 and all(np.isfinite(group.seconds) for group in comparison.groups):
         sentences.append(_run_times(comparison))
     return sentences + _limitations(comparison)
@@ -94,21 +92,34 @@ def _run_times(comparison: "Comparison") -> str:
     return f"Duration of a run: {'; '.join(parts)}."
 
 
+def _power(comparison: "Comparison") -> list[str]:
+    """Return the smallest difference that these seeds and texts can show, and what more seeds would show."""
+    known = {seeds: value for seeds, value in comparison.detectable.items() if np.isfinite(value)}
+    if not known:
+        return []
+    (seeds, value), *more = known.items()
+    sentence = (
+        f"With {seeds} seeds and {comparison.texts:,} test texts, a difference to {comparison.reference} in "
+        f"{registry.title(comparison.metric)} is found with 80 % power if it is at least {value:.3f}"
+    )
+    return [sentence + "".join(f"; with {n} seeds, {each:.3f}" for n, each in more) + "."]
+
+
 def _limitations(comparison: "Comparison") -> list[str]:
-    """Return what the test cannot decide: too many pairs, single seeds, linear probes."""
+    """Return what the tests cannot show: single seeds, linear probes."""
     sentences = []
-    other_pairs = comb(len(comparison.groups) - 1, 2)
-    if other_pairs > ALPHA * permutation_test.MAX_PERMUTATIONS:
-        sentences.append(
-            f"{other_pairs:,} pairs of groups without {comparison.reference} are too many for the permutation test: "
-            "none of their differences can be significant. Compare fewer groups."
-        )
     single = [group.name for group in comparison.groups if len(group.seeds) == 1]
     if len(single) == len(comparison.groups) > 1:
-        sentences.append("Each group has one seed: intervals do not include the variance between trainings.")
+        sentences.append(
+            "Each group has one seed: the tests compare these trained models and make no claim about the methods. For "
+            "claims about methods, train each setting with at least three seeds (seed=0,1,2)."
+        )
     elif single:
-        have, their = ("has", "Its interval does") if len(single) == 1 else ("have", "Their intervals do")
-        sentences.append(f"{_join(single)} {have} one seed. {their} not include the variance between trainings.")
+        has, differences = ("has", "Its differences") if len(single) == 1 else ("have", "Their differences")
+        sentences.append(
+            f"{_join(single)} {has} one seed. {differences} to other groups are claims about these trained models, not "
+            "about methods."
+        )
     probes = [group.name for group in comparison.groups if group.probe]
     if len(probes) == len(comparison.groups):
         sentences.append("All runs are linear probes on a frozen encoder; fine-tuning may rank the groups differently.")

@@ -1,110 +1,144 @@
 """Tables of a comparison: pairwise tests, differences to the reference, and recall by class and by bucket."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 
 import numpy as np
 import pandas as pd
 
-from counterpoise.analysis.bootstrap import bootstrap_scores, confidence_interval, recall_intervals
+from counterpoise.analysis.class_recalls import recall_intervals
 from counterpoise.analysis.group_decisions import CountMetric, GroupDecisions, observed_scores
-from counterpoise.analysis.permutation_test import permutation_test, refine_p_values
-from counterpoise.analysis.significance import holm
+from counterpoise.analysis.inference import Estimate, MetricEstimates
+from counterpoise.analysis.jackknife import deviations
+from counterpoise.analysis.significance import ALPHA, adjusted
 from counterpoise.metrics.class_counts import precision_recall_f1
 
 BUCKETS = ("head", "medium", "tail")
-MIN_TEST_TEXTS = 5
-"""Classes with fewer test texts get no interval for their recall: too few texts to estimate its variance."""
-_DIFFERENCE = ("difference", "low", "high", "p")
 
 
 @dataclass(frozen=True)
 class GroupScores:
-    """Scores and p-values of G groups and M metrics.
+    """Scores of G groups on M metrics, with their variances.
 
     Args:
         names: Names of the groups, best first.
         metrics: Names of the metrics.
         scores: For each group, the scores of its seeds, [S, M].
-        means: Means over seeds, [G, M].
-        replicates: Bootstrap replicates of the means, [G, M, R].
-        p: P-values of the differences between groups, [G, G, M].
+        estimates: For each metric, its estimates.
+        paired: Pairs (a, b) of groups whose runs belong together one by one.
     """
 
     names: list[str]
     metrics: list[str]
     scores: list[np.ndarray]
-    means: np.ndarray
-    replicates: np.ndarray
-    p: np.ndarray
+    estimates: dict[str, MetricEstimates]
+    paired: frozenset[tuple[int, int]]
 
-    def difference(self, a: int, b: int, metric: str) -> dict[str, float]:
-        """Return the difference of groups a and b, its confidence interval and its p-value."""
-        m = self.metrics.index(metric)
-        low, high = confidence_interval(self.replicates[a, m] - self.replicates[b, m])
-        difference = self.means[a, m] - self.means[b, m]
-        return {"difference": difference, "low": float(low), "high": float(high), "p": self.p[a, b, m]}
+    def difference(self, a: int, b: int, metric: str) -> Estimate:
+        """Return the difference of groups a and b."""
+        paired = (a, b) in self.paired or (b, a) in self.paired
+        return self.estimates[metric].difference(a, b, paired)
 
     def intervals(self, group: int) -> dict[str, tuple[float, float]]:
-        """Return the confidence intervals of a group's means, by metric."""
-        low, high = confidence_interval(self.replicates[group])
-        return dict(zip(self.metrics, zip(low.tolist(), high.tolist(), strict=True), strict=True))
+        """Return the confidence intervals of a group's means, by metric. They end at 0 and 1."""
+        found = {metric: self.estimates[metric].mean(group).interval() for metric in self.metrics}
+        return {metric: (max(low, 0.0), min(high, 1.0)) for metric, (low, high) in found.items()}
 
 
 def measure(
     names: list[str],
     decisions: GroupDecisions,
     metrics: Mapping[str, CountMetric],
-    metric: str,
-    reference: str,
-    replicates: int,
-    permutations: int,
-    seed: int,
+    paired: frozenset[tuple[int, int]] = frozenset(),
 ) -> GroupScores:
-    """Compute scores, bootstrap replicates and p-values of groups.
+    """Compute the scores of groups and their variances.
 
     Args:
         names: Names of the groups, in the order of `decisions`.
         decisions: The groups.
         metrics: Metrics to compute, by name.
-        metric: Metric of the pairwise tests; its p-values are refined for the number of pairs.
-        reference: Name of the reference group.
-        replicates: Bootstrap replicates.
-        permutations: Permutations of the permutation test.
-        seed: Seed of both.
+        paired: Pairs of groups whose runs belong together one by one.
     """
-    compared, tested = list(metrics.values()), list(metrics).index(metric)
-    p = _p_values(decisions, compared, tested, names.index(reference), permutations, seed)
-    scores = observed_scores(decisions, compared)
-    means = np.array([values.mean(axis=0) for values in scores])
-    return GroupScores(names, list(metrics), scores, means, bootstrap_scores(decisions, compared, replicates, seed), p)
+    scores = observed_scores(decisions, list(metrics.values()))
+    values = np.concatenate(scores)
+    estimates = {
+        name: MetricEstimates(values[:, number], deviations(decisions, metric), decisions.runs)
+        for number, (name, metric) in enumerate(metrics.items())
+    }
+    return GroupScores(names, list(metrics), scores, estimates, paired)
 
 
-def pairs(measured: GroupScores, metric: str, reference: str) -> pd.DataFrame:
-    """Return every pair of groups once. Pairs with the reference and pairs without it are adjusted as two families."""
-    rows = [
-        {"a": measured.names[a], "b": measured.names[b], "metric": metric, **measured.difference(a, b, metric)}
-        for a, b in combinations(range(len(measured.names)), 2)
-    ]
-    table = pd.DataFrame(rows, columns=["a", "b", "metric", *_DIFFERENCE])
-    with_reference = (table["a"] == reference) | (table["b"] == reference)
-    adjusted = table.groupby(with_reference)["p"].transform(lambda p: holm(p.to_numpy(float)))
-    return table.assign(p_adjusted=adjusted.astype(float))
+def pairs(measured: GroupScores, metric: str, reference: str | None) -> pd.DataFrame:
+    """Return every pair of groups once.
+
+    Args:
+        measured: Scores of the groups.
+        metric: The compared metric.
+        reference: Name of the reference group. Pairs with it and pairs without it are adjusted as two families. None:
+            all pairs are one family.
+    """
+    numbers = list(combinations(range(len(measured.names)), 2))
+    keys = [{"a": measured.names[a], "b": measured.names[b], "metric": metric} for a, b in numbers]
+    estimates = [measured.difference(a, b, metric) for a, b in numbers]
+    return _table(keys, estimates, [reference in (key["a"], key["b"]) for key in keys], ["a", "b", "metric"])
 
 
-def effects(measured: GroupScores, reference: str) -> pd.DataFrame:
-    """Return the difference of each group to the reference, for every metric. Each metric is one family."""
+def effects(measured: GroupScores, metric: str, reference: str, chosen_by_score: bool = False) -> pd.DataFrame:
+    """Return the difference of each group to the reference, for every metric.
+
+    Args:
+        measured: Scores of the groups.
+        metric: The metric that ranks the groups. Differences in it are one family, those in all other metrics another.
+        reference: Name of the reference group.
+        chosen_by_score: Whether the reference is the best group. Choosing it compared all pairs, so the differences are
+            adjusted for that number.
+    """
     base = measured.names.index(reference)
-    rows = [
-        {"group": name, "metric": metric, **measured.difference(number, base, metric)}
-        for number, name in enumerate(measured.names)
-        for metric in measured.metrics
-        if number != base
-    ]
-    table = pd.DataFrame(rows, columns=["group", "metric", *_DIFFERENCE])
-    adjusted = table.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy(float)))
-    return table.assign(p_adjusted=adjusted.astype(float))
+    numbers = [(number, each) for number in range(len(measured.names)) for each in measured.metrics if number != base]
+    keys = [{"group": measured.names[number], "metric": each} for number, each in numbers]
+    estimates = [measured.difference(number, base, each) for number, each in numbers]
+    size = comb(len(measured.names), 2) if chosen_by_score else 0
+    return _table(keys, estimates, [each == metric for _, each in numbers], ["group", "metric"], size)
+
+
+def detectable(measured: GroupScores, metric: str, reference: str, seeds: Iterable[int]) -> dict[int, float]:
+    """Return the smallest difference to the reference that is found with 80 % power, by number of seeds per group.
+
+    The median over the groups with several seeds; NaN if there is none.
+    """
+    base, known = measured.names.index(reference), measured.estimates[metric]
+    several = [number for number in range(len(measured.names)) if known.sizes[number] > 1]
+    others = [number for number in several if number != base and base in several]
+    result = {}
+    for size in seeds:
+        found = [
+            known.difference(number, base).with_seeds(
+                known.seed_variance(number, size) + known.seed_variance(base, size), len(several) * (size - 1)
+            )
+            for number in others
+        ]
+        limits = [each.detectable(ALPHA / len(others)) for each in found]
+        result[size] = float(np.median(limits)) if limits else np.nan
+    return result
+
+
+def _table(
+    keys: list[dict[str, str]],
+    estimates: list[Estimate],
+    families: list[bool],
+    columns: list[str],
+    comparisons_per_metric: int = 0,
+) -> pd.DataFrame:
+    """Return the rows `keys` with their differences, adjusted within each family."""
+    parts = []
+    for family in (True, False):
+        members = [number for number, each in enumerate(families) if each == family]
+        metrics = len({keys[number]["metric"] for number in members})
+        rows = adjusted([estimates[number] for number in members], comparisons_per_metric * metrics)
+        parts.append(rows.set_index(pd.Index(members, dtype=int)))
+    return pd.DataFrame(keys, columns=columns).join(pd.concat(parts).sort_index())
 
 
 def classes(
@@ -113,17 +147,11 @@ def classes(
     labels: list[str],
     train_counts: np.ndarray,
     reference: str,
-    replicates: int,
-    seed: int,
 ) -> pd.DataFrame:
     """Return recall and F1 of each group and class, with the difference of recall to the reference."""
     base = measured.names.index(reference)
-    true_positives, predicted, support = (
-        counts[..., 0] for counts in decisions.counts(np.ones((decisions.truth.shape[0], 1)))
-    )
-    low, high = recall_intervals(decisions, base, replicates, seed)
-    low[:, support < MIN_TEST_TEXTS] = high[:, support < MIN_TEST_TEXTS] = np.nan
-    low[base] = high[base] = np.nan
+    true_positives, predicted, support = decisions.counts
+    low, high = recall_intervals(decisions, base)
     scores = [precision_recall_f1(true_positives[runs], support, predicted[runs])[1:] for runs in decisions.runs]
     recalls, f1s = (np.array([score[kind].mean(axis=0) for score in scores]) for kind in (0, 1))
     shared = {"class": labels, "train_count": train_counts, "test_count": support.astype(np.int64)}
@@ -137,38 +165,20 @@ def classes(
     return pd.concat(parts, keys=measured.names, names=["group"]).reset_index("group").reset_index(drop=True)
 
 
-def bucket_recalls(measured: GroupScores, supported_buckets: np.ndarray, reference: str) -> pd.DataFrame:
-    """Return recall and F1 of each group and bucket.
+def bucket_recalls(measured: GroupScores, effects: pd.DataFrame, supported_buckets: np.ndarray) -> pd.DataFrame:
+    """Return recall and F1 of each group and bucket, with the difference of recall to the reference.
 
     Args:
         measured: Scores of the groups.
+        effects: Differences to the reference, from `effects`.
         supported_buckets: Bucket of each class that has test texts.
-        reference: Name of the reference group.
     """
-    base = measured.names.index(reference)
     rows = []
     for number, name in enumerate(measured.names):
         for bucket in (each for each in BUCKETS if (supported_buckets == each).any()):
-            recall, f1 = (
-                measured.means[number, measured.metrics.index(f"{bucket}_{kind}")] for kind in ("recall", "f1")
-            )
+            means = {kind: measured.estimates[f"{bucket}_{kind}"].means[number] for kind in ("recall", "f1")}
             size = int((supported_buckets == bucket).sum())
-            row = {"group": name, "bucket": bucket, "classes": size, "recall": recall, "f1": f1}
-            change = measured.difference(number, base, f"{bucket}_recall") if number != base else {}
-            rows.append(row | {key: change.get(key, np.nan) for key in ("difference", "low", "high")})
-    return pd.DataFrame(rows)
-
-
-def _p_values(
-    decisions: GroupDecisions, metrics: list[CountMetric], metric: int, reference: int, permutations: int, seed: int
-) -> np.ndarray:
-    """Return p-values of the differences between groups, [G, G, M], refined for `metric`."""
-    pairs, values = permutation_test(decisions, metrics, permutations, seed)
-    # Pairs without the reference are adjusted together; their number grows with the square of the groups.
-    others = [number for number, pair in enumerate(pairs) if reference not in pair]
-    other_pairs, known = [pairs[number] for number in others], values[others, metric]
-    values[others, metric] = refine_p_values(decisions, metrics[metric], other_pairs, known, permutations, seed)
-    p = np.ones((len(decisions.runs), len(decisions.runs), len(metrics)))
-    for (a, b), row in zip(pairs, values, strict=True):
-        p[a, b] = p[b, a] = row
-    return p
+            rows.append({"group": name, "bucket": bucket, "metric": f"{bucket}_recall", "classes": size} | means)
+    table = pd.DataFrame(rows, columns=["group", "bucket", "metric", "classes", "recall", "f1"])
+    changes = effects[["group", "metric", "difference", "low", "high"]]
+    return table.merge(changes, "left", ["group", "metric"]).drop(columns="metric")

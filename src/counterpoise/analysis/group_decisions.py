@@ -34,7 +34,7 @@ class CountMetric(NamedTuple):
 def comparison_metrics(
     task: registry.Task, support: np.ndarray, train_counts: np.ndarray, bounds: Bounds
 ) -> dict[str, CountMetric]:
-    """Return the metrics of the comparison view that can be resampled, by name and in the order of display.
+    """Return the metrics of the comparison view that are functions of class counts, by name, in display order.
 
     Args:
         task: "single_label" or "multi_label".
@@ -55,40 +55,29 @@ def comparison_metrics(
     return result
 
 
-def score(
-    metrics: Sequence[CountMetric], true_positives: np.ndarray, predicted: np.ndarray, support: np.ndarray
-) -> np.ndarray:
-    """Compute M metrics for R replicates of class counts.
+def score(metric: CountMetric, true_positives: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
+    """Compute a metric from class counts.
 
     Args:
-        metrics: The M metrics.
-        true_positives: Float [..., C, R].
-        predicted: Float [..., C, R].
-        support: Float [C, R] or [C, 1].
+        metric: The metric.
+        true_positives: Float [..., C].
+        predicted: Float [..., C].
+        support: Float [C].
 
     Returns:
-        Float [..., M, R]. A class without support in a replicate is excluded from macro averages; an average over no
-        class is NaN.
+        Float [...]. Classes without support are excluded from macro averages; an average over no class is NaN.
     """
-    result = np.empty((*true_positives.shape[:-2], len(metrics), true_positives.shape[-1]), true_positives.dtype)
-    present = (support > 0).astype(true_positives.dtype)
-    for measure in ("f1", "recall"):
-        macro = [m for m, metric in enumerate(metrics) if metric.measure == measure and metric.classes is not None]
-        micro = [m for m, metric in enumerate(metrics) if metric.measure == measure and metric.classes is None]
-        if macro:
-            members = np.stack([np.asarray(metrics[m].classes) for m in macro]).astype(true_positives.dtype)
-            with np.errstate(invalid="ignore"):
-                result[..., macro, :] = (members @ _class_measure(measure, true_positives, predicted, support)) / (
-                    members @ present
-                )
-        if micro:
-            totals = (counts.sum(axis=-2, keepdims=True) for counts in (true_positives, predicted, support))
-            result[..., micro, :] = _class_measure(measure, *totals)
-    return result
+    if metric.classes is None:
+        totals = (counts.sum(axis=-1) for counts in (true_positives, predicted, support))
+        return class_measure(metric.measure, *totals)
+    members = metric.classes & (support > 0)
+    if not members.any():
+        return np.full(true_positives.shape[:-1], np.nan)
+    return class_measure(metric.measure, true_positives, predicted, support)[..., members].mean(axis=-1)
 
 
-def _class_measure(measure: str, true_positives: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
-    """Return F1 or recall per class; 0 without support."""
+def class_measure(measure: str, true_positives: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
+    """Return F1 or recall of each class; 0 without support."""
     if measure == "f1":
         return 2 * true_positives / np.maximum(support + predicted, 1)
     return true_positives / np.maximum(support, 1)
@@ -112,41 +101,19 @@ class GroupDecisions:
         ends = np.cumsum([0, *map(len, self.decided)])
         return [np.arange(start, end) for start, end in pairwise(ends)]
 
-    def counts(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return weighted class counts.
-
-        Args:
-            weights: Weights of the texts in R replicates, float [N, R].
-
-        Returns:
-            True positives [K, C, R], predicted [K, C, R] and support [C, R].
-        """
-        true_positives, predicted, support = (matrix @ weights for matrix in self._by_class)
-        shape = (-1, self.truth.shape[1], weights.shape[1])
-        return true_positives.reshape(shape), predicted.reshape(shape), support
-
-    def select_texts(self, texts: np.ndarray) -> "GroupDecisions":
-        """Return the decisions on the texts with these row numbers."""
-        return GroupDecisions(self.truth[texts], [[run[texts] for run in group] for group in self.decided])
-
-    def select_classes(self, classes: slice) -> "GroupDecisions":
-        """Return the decisions on a range of classes."""
-        return GroupDecisions(self.truth[:, classes], [[run[:, classes] for run in group] for group in self.decided])
-
-    def select_groups(self, a: int, b: int) -> "GroupDecisions":
-        """Return the decisions of groups a and b."""
-        return GroupDecisions(self.truth, [self.decided[a], self.decided[b]])
-
     @cached_property
-    def _by_class(self) -> tuple[sparse.csr_matrix, ...]:
-        """True positives and predicted, csr float32 [K * C, N], and support [C, N]: float32 is exact below 2^24."""
+    def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """True positives [K, C], predicted [K, C] and support [C] of all texts, float64."""
         runs = [run for group in self.decided for run in group]
-        true_positives = sparse.vstack([run.multiply(self.truth).T for run in runs], "csr", np.float32)
-        predicted = sparse.vstack([run.T for run in runs], "csr", np.float32)
-        return true_positives, predicted, self.truth.T.tocsr().astype(np.float32)
+        true_positives = np.array([_column_sums(run.multiply(self.truth)) for run in runs])
+        return true_positives, np.array([_column_sums(run) for run in runs]), _column_sums(self.truth)
 
 
 def observed_scores(decisions: GroupDecisions, metrics: Sequence[CountMetric]) -> list[np.ndarray]:
-    """Return the metrics of each group's runs on all texts, float64 [S, M] for a group of S seeds."""
-    values = score(metrics, *decisions.counts(np.ones((decisions.truth.shape[0], 1))))[..., 0]
+    """Return the metrics of each group's runs on all texts, float64 [S, M] for a group of S runs."""
+    values = np.stack([score(metric, *decisions.counts) for metric in metrics], axis=-1)
     return [values[runs] for runs in decisions.runs]
+
+
+def _column_sums(matrix: sparse.csr_matrix) -> np.ndarray:
+    return np.asarray(matrix.sum(axis=0), float).ravel()

@@ -40,6 +40,8 @@ class Run:
         epochs: Number of epochs.
         steps: Number of optimizer steps.
         probe: Whether the run is a linear probe.
+        first_stage: The configuration without the seed and the second stage, as JSON. Runs that share it and the seed
+            start their second stages from the same checkpoint. Empty if unknown.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class Run:
     epochs: float
     steps: float
     probe: bool
+    first_stage: str
 
 
 def load_runs(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
@@ -221,7 +224,18 @@ def _read(folder: Path, row: dict[str, Any], group: str) -> Run:
         epochs=metrics["epochs"],
         steps=metrics["steps"],
         probe=bool(metrics.get("probe", False)),
+        first_stage=_first_stage(settings),
     )
+
+
+def _first_stage(config: Mapping[str, Any]) -> str:
+    """Return the configuration without the seed and the second stage as JSON; empty if there is none."""
+    strategy = config.get("strategy")
+    if not isinstance(strategy, Mapping):
+        return ""
+    kept = {key: value for key, value in config.items() if key != "seed"}
+    kept["strategy"] = {key: value for key, value in strategy.items() if key != "second_stage"}
+    return json.dumps(kept, sort_keys=True, default=str)
 
 
 def _indicator_matrix(column: pa.ChunkedArray, labels: list[str], where: str) -> sparse.csr_matrix:

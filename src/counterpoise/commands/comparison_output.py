@@ -92,7 +92,7 @@ def show(comparison: Comparison, console: Console) -> None:
         table.add_row(Text(name), *[Text(cells[number]) for cells in shown], style="bold" if number == 0 else None)
     if "difference" in list(columns)[: len(shown)]:
         table.caption = Text(
-            f"difference: to {comparison.reference}; its p is adjusted for {len(names) - 1} comparisons"
+            f"difference: to {comparison.reference}; p-values are adjusted for the number of comparisons"
         )
     console.print(table)
     for sentence in comparison.summary:

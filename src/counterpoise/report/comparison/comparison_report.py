@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from counterpoise.analysis.class_recalls import MIN_TEST_TEXTS
 from counterpoise.analysis.comparison import Comparison
-from counterpoise.analysis.comparison_tables import BUCKETS, MIN_TEST_TEXTS
+from counterpoise.analysis.comparison_tables import BUCKETS
 from counterpoise.analysis.significance import ALPHA, significant
 from counterpoise.metrics import registry
 from counterpoise.report.comparison import class_figures, group_figures
@@ -77,9 +78,9 @@ def _verdict(comparison: Comparison) -> Panel:
     key = [("seed", "one seed")]
     if len(comparison.groups) > 1:
         note += (
-            f" A difference is significant if its adjusted p-value is below {ALPHA} and its confidence interval "
-            f"excludes 0. P-values are Holm-adjusted, separately for pairs with {comparison.reference} and for the "
-            "other pairs."
+            f" A difference is significant if its adjusted p-value is below {ALPHA}; the test covers new seeds and new "
+            f"test texts. P-values and intervals of differences are adjusted for the number of comparisons (Holm), "
+            f"separately for pairs with {comparison.reference} and for the other pairs."
         )
         behind = [("trailing", "significantly below the best")] if behind_best(comparison).any() else []
         key = [("gain", "best, or not significantly different from it"), *behind, *key]
@@ -179,15 +180,16 @@ def _pairs(comparison: Comparison) -> Panel:
             "p": pair.p,
             "adjusted p": pair.p_adjusted,
             "significant": "yes" if pair.significant else "no",
+            "about": "methods" if pair.methods else "these models",
         }
         for first, second in combinations(names, 2)
         for pair in [found[first, second]]
     ]
     frame = pd.DataFrame(rows)
     formats = {"difference": "+.4f", "low": "+.4f", "high": "+.4f", "p": ".4f", "adjusted p": ".4f"}
-    caption = f"Differences in {registry.title(comparison.metric)}, with 95 % confidence intervals"
+    caption = f"Differences in {registry.title(comparison.metric)}, with adjusted 95 % confidence intervals"
     listed = table(frame, formats, caption)
-    note = f"Difference in {registry.title(comparison.metric)} with its confidence interval and p-value."
+    note = f"Difference in {registry.title(comparison.metric)} with its adjusted confidence interval and p-value."
     if len(comparison.groups) == 2:
         return Panel("pairs", "Pairwise tests", note, listed)
     count = int((frame["significant"] == "yes").sum())
@@ -250,8 +252,8 @@ def _effects(comparison: Comparison) -> Panel:
 def _buckets(comparison: Comparison) -> Panel:
     tail, head = comparison.bounds
     note = (
-        f"Change in mean recall relative to {comparison.reference}, with 95 % confidence intervals; coloured if "
-        f"significant (the interval excludes 0 and the adjusted p-value is below {ALPHA}). "
+        f"Change in mean recall relative to {comparison.reference}, with adjusted 95 % confidence intervals; "
+        f"coloured if significant (adjusted p-value below {ALPHA}). "
         f"Head: {head:,} training examples or more; tail: fewer than {tail:,}."
     )
     rows = comparison.buckets[comparison.buckets.group != comparison.reference]

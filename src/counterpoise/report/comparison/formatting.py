@@ -12,7 +12,17 @@ GAIN, LOSS, UNDECIDED = "var(--c1)", "var(--c2)", "var(--faint)"
 
 
 class Difference(NamedTuple):
-    """Difference between two groups with its confidence interval, p-values and significance."""
+    """Difference between two groups, adjusted for the number of comparisons.
+
+    Args:
+        difference: The difference of the means.
+        low: Lower bound of the confidence interval.
+        high: Upper bound of the confidence interval.
+        p: The p-value.
+        p_adjusted: The adjusted p-value.
+        significant: Whether the difference is significant.
+        methods: Whether it is a claim about methods, not only about the given models.
+    """
 
     difference: float
     low: float
@@ -20,6 +30,7 @@ class Difference(NamedTuple):
     p: float
     p_adjusted: float
     significant: bool
+    methods: bool
 
 
 def unit(comparison: Comparison, count: int = 1) -> str:
@@ -45,8 +56,9 @@ def differences(comparison: Comparison) -> dict[tuple[str, str], Difference]:
     found = {}
     for row, is_significant in zip(records(comparison.pairs), significant(comparison.pairs).tolist(), strict=True):
         a, b, low, high = row["a"], row["b"], row["low"], row["high"]
-        found[a, b] = Difference(row["difference"], low, high, row["p"], row["p_adjusted"], is_significant)
-        found[b, a] = Difference(-row["difference"], -high, -low, row["p"], row["p_adjusted"], is_significant)
+        tests = row["p"], row["p_adjusted"], is_significant, row["methods"]
+        found[a, b] = Difference(row["difference"], low, high, *tests)
+        found[b, a] = Difference(-row["difference"], -high, -low, *tests)
     return found
 
 
@@ -63,7 +75,9 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def p_value(p: float) -> str:
-    """Return a p-value with three decimals."""
+    """Return a p-value with three decimals; unknown if there is no variance to test against."""
+    if np.isnan(p):
+        return "unknown"
     return "< 0.001" if p < 0.001 else "1" if p > 0.9995 else f"{p:.3f}"
 
 

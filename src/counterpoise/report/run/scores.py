@@ -5,14 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from counterpoise.analysis.bootstrap import bootstrap_scores, confidence_interval
-from counterpoise.analysis.group_decisions import GroupDecisions, comparison_metrics, observed_scores
+from counterpoise.analysis.comparison_tables import measure
+from counterpoise.analysis.group_decisions import GroupDecisions, comparison_metrics
 from counterpoise.metrics.registry import select
 from counterpoise.report.html_page import Panel, format_factor, render
 from counterpoise.training.results import RunResults, one_hot
-
-REPLICATES = 1000
-"""Bootstrap replicates."""
 
 
 class Estimate(NamedTuple):
@@ -40,8 +37,8 @@ def scores_panel(results: RunResults) -> Panel:
     tiles = [(each.title, known.get(each.name, Estimate(scores[each.name]))) for each in shown if each.name in scores]
     supported = int((results.table.test_count > 0).sum())
     note = (
-        f"Scores on {len(results.ids):,} test texts. The band is the 95 % bootstrap confidence interval over test "
-        "texts; it does not include the variation between seeds. The thin tick is the baseline: "
+        f"Scores on {len(results.ids):,} test texts. The band is the 95 % confidence interval over test texts "
+        "(jackknife); it does not include the variation between seeds. The thin tick is the baseline: "
         f"{description}. Macro averages cover the {supported:,} of {classes:,} {results.nouns} with test texts."
     )
     body = render("run/scores.html", tiles=tiles, about=_settings(results), probe=results.probe)
@@ -58,11 +55,13 @@ def estimates(results: RunResults, baseline: csr_matrix) -> dict[str, Estimate]:
     metrics = comparison_metrics(
         results.correction.task, results.table.test_count.to_numpy(), results.counts, results.bounds
     )
-    run = GroupDecisions(results.truth, [[results.predicted]])
-    values = observed_scores(GroupDecisions(results.truth, [[results.predicted], [baseline]]), list(metrics.values()))
-    low, high = confidence_interval(bootstrap_scores(run, list(metrics.values()), REPLICATES)[0])
-    columns = (each.tolist() for each in (values[0][0], low, high, values[1][0]))
-    return {name: Estimate(*row) for name, *row in zip(metrics, *columns, strict=True)}
+    decisions = GroupDecisions(results.truth, [[results.predicted], [baseline]])
+    measured = measure(["run", "baseline"], decisions, metrics)
+    intervals, values = measured.intervals(0), measured.scores
+    return {
+        name: Estimate(float(value), *intervals[name], float(other))
+        for name, value, other in zip(metrics, values[0][0], values[1][0], strict=True)
+    }
 
 
 def _settings(results: RunResults) -> list[tuple[str, str]]:
