@@ -1,6 +1,7 @@
 """Predict the classes of new texts: `python -m counterpoise.predict RUN FILE --text COLUMN`.
 
-RUN is a finished run, or a folder that `counterpoise.export` wrote.
+RUN is a finished run, or a folder that `counterpoise.export` wrote. FILE and --output may be - for standard input and
+standard output.
 """
 
 import argparse
@@ -13,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from counterpoise.commands.run_config import read_config
+from counterpoise.commands.standard_streams import INPUT_FORMATS, STANDARD, input_file, output_target
 from counterpoise.data.arrow_columns import Column, format_rows, is_text
 from counterpoise.data.dropped_rows import repeated_headers
 from counterpoise.data.readers import notices_of, read_columns, suffix_of
 from counterpoise.data.readers.format import FileFormat
 from counterpoise.data.table import row_ids
+from counterpoise.data.table_writers import TEXT_FORMATS, Stream
 from counterpoise.errors import UserError
 from counterpoise.training.predictions import multilabel_predictions_writer, predictions_writer
 
@@ -32,23 +35,42 @@ CSV_FORMAT = {"delimiter": None, "quote": '"', "skip_rows_after_header": 0, "col
 
 
 def main() -> None:
-    """Read the command line and write a Parquet file with one prediction per row."""
+    """Read the command line and write a table with one prediction per row."""
     parser = argparse.ArgumentParser(
-        prog="counterpoise.predict", description="Predict the classes of new texts and write them to a Parquet file."
+        prog="counterpoise.predict", description="Predict the classes of new texts and write them to a table."
     )
     add_model_arguments(parser, "folder of a finished run, or of an exported model")
     add_file_arguments(parser, "texts")
     parser.add_argument("--thresholds", type=Path, help="JSON of label to threshold, instead of the run's thresholds")
     parser.add_argument("--calibrated", action="store_true", help="write calibrated probabilities")
     parser.add_argument("--costs", type=Path, help="CSV of misclassification costs: adds the least-cost decision")
-    parser.add_argument("--output", type=Path, default=Path("predictions.parquet"), help="file to write")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("predictions.parquet"),
+        help="file to write: .parquet, .csv, .tsv or .jsonl (the last three also with .gz), or - for standard output",
+    )
+    parser.add_argument("--input-format", choices=INPUT_FORMATS, help="format of standard input (default: csv)")
+    parser.add_argument("--output-format", choices=TEXT_FORMATS, help="format of standard output (default: csv)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
 
-    if arguments.output.is_dir():
-        raise UserError(f"--output {arguments.output} is a folder: name a file")
-    if arguments.output.resolve() == arguments.file.resolve():
+    if arguments.output != STANDARD and arguments.output.resolve() == arguments.file.resolve():
         raise UserError(f"--output {arguments.output} is the input file: name another one")
+    with (
+        output_target(arguments.output, arguments.output_format) as target,
+        input_file(arguments.file, arguments.input_format) as arguments.file,
+    ):
+        predict(arguments, target)
+
+
+def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
+    """Predict the texts of the input file and write the predictions.
+
+    Args:
+        arguments: Parsed command line.
+        target: What the predictions are written to.
+    """
     form = FileFormat(**csv_format_of(arguments))
     table = read_columns(arguments.file, arguments.text, [arguments.id] if arguments.id else [], form)
     for notice in notices_of(table):
@@ -78,9 +100,9 @@ def main() -> None:
     adjustment = _adjustment(arguments.run, model.labels, arguments.calibrated, costs is not None)
 
     writer = (
-        predictions_writer(arguments.output, model.labels, least_cost=costs is not None)
+        predictions_writer(target, model.labels, least_cost=costs is not None)
         if model.decision is None
-        else multilabel_predictions_writer(arguments.output, model.labels)
+        else multilabel_predictions_writer(target, model.labels)
     )
     written = 0
     with writer as write:
@@ -96,7 +118,7 @@ def main() -> None:
                 cheapest = None if costs is None else least_cost(softmax(adjusted.astype(np.float64), axis=1), costs)
                 write(names, None, logits, shown, cheapest)
             written = rows.stop
-    print(f"{written:,} predictions in {arguments.output}")
+    print(f"{written:,} predictions in {'standard output' if arguments.output == STANDARD else arguments.output}")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, model: str = "folder of a finished run") -> None:

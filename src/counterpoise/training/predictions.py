@@ -1,4 +1,4 @@
-"""Write predictions as Parquet files with one row per text, at once or in blocks."""
+"""Write predictions as tables with one row per text, at once or in blocks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from scipy import sparse
 from scipy.special import expit
 
-from counterpoise.io import atomic_path
+from counterpoise.data.table_writers import Stream, table_writer
 
 MAX_ROWS = 16_384
 """Maximum number of rows per row group."""
@@ -32,14 +31,14 @@ def write_predictions(
     calibrated: np.ndarray | None = None,
     least_cost: np.ndarray | None = None,
 ) -> None:
-    """Write predictions of single-label data as Parquet and replace an existing file atomically.
+    """Write predictions of single-label data to a file and replace an existing file atomically.
 
     Columns: `id`, `label` (true class, null if unknown), `prediction`, `probability` of the prediction, `least_cost`
     (if given), and either one column `p:<class>` per class or the lists `top_labels` and `top_probabilities`.
     Probabilities are computed in float64 and stored as float32.
 
     Args:
-        path: The file to write.
+        path: The file to write. Its suffix selects the format, see `table_writer`.
         ids: Ids of the N texts.
         labels: Names of the C classes.
         truth: True classes, int [N], negative if unknown. None: all are unknown.
@@ -58,14 +57,14 @@ def write_predictions(
 
 @contextmanager
 def predictions_writer(
-    path: str | Path, labels: Sequence[str], top_k: int = 5, full_up_to: int = 20, *, least_cost: bool = False
+    path: str | Path | Stream, labels: Sequence[str], top_k: int = 5, full_up_to: int = 20, *, least_cost: bool = False
 ) -> Iterator[Callable[..., None]]:
     """Open a file for single-label predictions that are written in blocks.
 
     The file is created or replaced when the `with` block ends without an error.
 
     Args:
-        path: The file to write.
+        path: The file or stream to write, see `table_writer`.
         labels: Names of the C classes.
         top_k: See `write_predictions`.
         full_up_to: See `write_predictions`.
@@ -110,9 +109,9 @@ def predictions_writer(
                 columns += [_float32(column) for column in probabilities.T]
             else:
                 columns += _ranked(probabilities, _top(probabilities, top_k), names)
-            writer.write_table(pa.table(columns, schema=schema))
+            write_table(pa.table(columns, schema=schema))
 
-    with atomic_path(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+    with table_writer(path, schema) as write_table:
         yield write
 
 
@@ -125,14 +124,14 @@ def write_multilabel_predictions(
     decided: np.ndarray,
     top_k: int = 5,
 ) -> None:
-    """Write predictions of multi-label data as Parquet and replace an existing file atomically.
+    """Write predictions of multi-label data to a file and replace an existing file atomically.
 
     Columns: `id` and the lists `labels` (true labels in the order of the vocabulary, null if unknown), `predictions`,
     their `probabilities`, `top_labels` and `top_probabilities`. The last four lists are sorted by probability, with
     ties in the order of `labels`. Probabilities are computed in float64 and stored as float32.
 
     Args:
-        path: The file to write.
+        path: The file or stream to write, see `table_writer`.
         ids: Ids of the N texts.
         labels: Names of the C labels.
         targets: True labels, bool csr [N, C]. None: unknown.
@@ -149,14 +148,14 @@ def write_multilabel_predictions(
 
 @contextmanager
 def multilabel_predictions_writer(
-    path: str | Path, labels: Sequence[str], top_k: int = 5
+    path: str | Path | Stream, labels: Sequence[str], top_k: int = 5
 ) -> Iterator[Callable[..., None]]:
     """Open a file for multi-label predictions that are written in blocks.
 
     The file is created or replaced when the `with` block ends without an error.
 
     Args:
-        path: The file to write.
+        path: The file or stream to write, see `table_writer`.
         labels: Names of the C labels.
         top_k: See `write_multilabel_predictions`.
 
@@ -186,9 +185,9 @@ def multilabel_predictions_writer(
             ranked = [
                 _ranked(logits[part], cells, names, expit) for cells in (decided[part], _top(logits[part], top_k))
             ]
-            writer.write_table(pa.table([pa.array(texts, pa.string()), true, *ranked[0], *ranked[1]], schema=schema))
+            write_table(pa.table([pa.array(texts, pa.string()), true, *ranked[0], *ranked[1]], schema=schema))
 
-    with atomic_path(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+    with table_writer(path, schema) as write_table:
         yield write
 
 
