@@ -159,7 +159,8 @@ def ours(setting: Setting, choose: ChooseBatches) -> Training:
     set_modes(config.callbacks)
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger]
-    trainer = instantiate(config.trainer, callbacks=[*callbacks, ends], logger=loggers, limit_val_batches=1)
+    trainer = instantiate(config.trainer, callbacks=[*callbacks, ends], logger=loggers)
+    trainer.limit_val_batches = 1
     trainer.fit(model, datamodule=data)
     return Training(ends.ends, data.batches, partial(padded_tokens, data), partial(evaluate_test, model, data))
 

@@ -141,6 +141,7 @@ def test_classes_too_small_to_split_are_refused(make):
         {"eval_order": "shortest"},
         {"train_limit": -5},
         {"train_limit": 0},
+        {"validation_limit": 0},
         {"split_seed": -1},
     ],
     ids=str,
@@ -174,6 +175,38 @@ def test_a_train_limit_above_the_number_of_rows_has_no_effect(make):
 def test_a_train_limit_that_leaves_one_class_is_refused(make):
     message = refused(make, train={"alpha": 500, "beta": 5}, options={"train_limit": 20})
     assert "loader.train_limit=20" in message
+
+
+@pytest.mark.parametrize("given", [(), ("validation",), ("test",), ("validation", "test")], ids=str)
+@pytest.mark.parametrize(
+    "limits", [{"train_limit": 30}, {"validation_limit": 3}, {"train_limit": 30, "validation_limit": 3}, {}], ids=str
+)
+def test_only_texts_that_are_used_are_encoded(make, given, limits):
+    files = {"train": COUNTS, **dict.fromkeys(given, COUNTS)}
+    data = make(**files, options=limits)
+    stores = {id(part.dataset.store): part.dataset.store for part in data.splits.values()}
+    assert sum(map(len, stores.values())) == sum(len(part) + part.unseen for part in data.splits.values())
+    for part in data.splits.values():
+        rows = np.arange(len(part))
+        batch = part.dataset[rows]
+        for text, ids, mask in zip(part.texts(rows), batch["input_ids"], batch["attention_mask"], strict=True):
+            assert ids[mask.bool()].tolist() == data.tokenizer(text, truncation=True, max_length=16)["input_ids"]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_validation_limit_takes_a_stratified_sample_of_all_lengths(make, given):
+    counts = {"alpha": 600, "beta": 240, "gamma": 80, "delta": 10}
+    files = {"train": counts, "test": COUNTS} | ({"validation": counts} if given else {})
+    data, whole = (make(**files, options={"validation_limit": limit}) for limit in (40, None))
+    full, part = (each.splits["validation"] for each in (whole, data))
+    expected = np.array(list(per_class(whole, "validation").values())) * 40 / len(full)
+    np.testing.assert_allclose(list(per_class(data, "validation").values()), expected, atol=0.5)
+    assert set(part.rows) < set(full.rows)
+    assert abs(part.dataset.lengths.mean() - full.dataset.lengths.mean()) < 2
+    again = make(**files, options={"validation_limit": 40, "seed": 5})
+    assert again.splits["validation"].rows.tolist() == part.rows.tolist()
+    for name in ("train", "test"):
+        assert data.splits[name].rows.tolist() == whole.splits[name].rows.tolist()
 
 
 MANY = {f"c{number}": 3 for number in range(100)}

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from counterpoise.balance import ClassIndex, PowerSampler, Sampler
 from counterpoise.balance.counts import Targets
 from counterpoise.data.arrow_cache import release_pages
+from counterpoise.data.arrow_columns import take_rows
 from counterpoise.data.batching import (
     Batch,
     BucketBatchSampler,
@@ -60,6 +61,7 @@ class TextDataModule(pl.LightningDataModule):
         eval_order: "length" (fastest) or "stratified" (each batch has the class proportions of the split).
         train_limit: Train on a stratified sample of about this many examples. Classes too small for a share are
             dropped; if that is most of the data, the sample is uniform. None: all examples.
+        validation_limit: Validate on such a sample of about this many examples, seeded by `split_seed`. None: all.
         num_workers: Worker processes of each data loader. Defaults to 0.
         seed: Seed of the order.
         split_seed: Seed of the splits.
@@ -82,6 +84,7 @@ class TextDataModule(pl.LightningDataModule):
         group_by_length: bool = True,
         eval_order: str = "length",
         train_limit: int | None = None,
+        validation_limit: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
         split_seed: int = 0,
@@ -95,6 +98,7 @@ class TextDataModule(pl.LightningDataModule):
             "num_workers": (num_workers, 0),
             "split_seed": (split_seed, 0),
             "train_limit": (1 if train_limit is None else train_limit, 1),
+            "validation_limit": (1 if validation_limit is None else validation_limit, 1),
         }
         for name, (size, least) in sizes.items():
             if size < least:
@@ -106,11 +110,11 @@ class TextDataModule(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
         self.group_by_length, self.eval_order, self.num_workers = group_by_length, eval_order, num_workers
-        self.train_limit, self.seed, self.split_seed = train_limit, seed, split_seed
+        self.train_limit, self.validation_limit = train_limit, validation_limit
+        self.seed, self.split_seed = seed, split_seed
         self.sampler: Callable[[int], Sampler] = lambda epoch: PowerSampler()
         self.splits: dict[str, EncodedSplit] = {}
-        self._loaded: dict[str, Split] | None = None
-        self._stores: dict[str, TokenStore] = {}
+        self._stores: dict[str, tuple[TokenStore, np.ndarray]] = {}
         self._order: BucketBatchSampler | None = None
         self._resume: tuple[int, int] | None = None
 
@@ -146,19 +150,15 @@ class TextDataModule(pl.LightningDataModule):
         return list(dict.fromkeys(notice for split in self.splits.values() for notice in split.split.notices))
 
     def prepare_data(self) -> None:
-        """Download and tokenise, so that `setup` finds both in the cache."""
-        if self.splits:
-            return
-        self.source.prepare()
-        self._loaded = self.source.load()
-        for split in self._loaded.values():
-            self._tokenise(split)
+        """Download what the source needs, so that `setup` finds it in the cache."""
+        if not self.splits:
+            self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Load, split and index the data. Further calls do nothing."""
+        """Load, split, tokenise and index the data. Further calls do nothing."""
         if self.splits:
             return
-        loaded, self._loaded = self._loaded or self.source.load(), None
+        loaded = self.source.load()
         train = loaded["train"]
         everything = Vocabulary.of(train.labels)
         targets, groups = everything.encode(train.labels), train.group_numbers
@@ -188,14 +188,15 @@ class TextDataModule(pl.LightningDataModule):
                 f"{train.file}: all {len(train)} rows have the label '{everything.labels[0]}': "
                 "classification needs at least two classes"
             )
-        encoded = targets if self.vocabulary == everything else None
-        self.splits["train"] = self._encode_split("train", train, kept, encoded)
+        parts = {"train": (train, kept)}
         for name in ("validation", "test"):
-            if name in held:
-                self.splits[name] = self._encode_split(name, train, held[name], encoded)
-            else:
-                self.splits[name] = self._encode_split(name, loaded[name], np.arange(len(loaded[name])))
-        for name, store in self._stores.items():
+            parts[name] = (train, held[name]) if name in held else (loaded[name], np.arange(len(loaded[name])))
+        parts["validation"] = self._limit_validation(*parts["validation"])
+        self._tokenise(parts.values())
+        encoded = targets if self.vocabulary == everything else None
+        for name, (split, rows) in parts.items():
+            self.splits[name] = self._encode_split(name, split, rows, encoded if split is train else None)
+        for name, (store, _) in self._stores.items():
             warn_of_unknown_tokens(store.tokens, len(store), self.tokenizer, f"the {name} texts")
         release_pages()
 
@@ -306,12 +307,26 @@ class TextDataModule(pl.LightningDataModule):
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer else 1
 
-    def _tokenise(self, split: Split) -> TokenStore:
-        # Splits made from the training data share its store, so its texts are hashed once.
-        if split.name not in self._stores:
-            what = f"{split.file} ({split.name})"
-            self._stores[split.name] = tokenise(split.texts, self.tokenizer, self.max_length, what, split.digest)
-        return self._stores[split.name]
+    def _limit_validation(self, split: Split, rows: np.ndarray) -> tuple[Split, np.ndarray]:
+        """Return the split with the rows of the validation sample."""
+        if self.validation_limit is None or self.validation_limit >= len(rows):
+            return split, rows
+        targets = Vocabulary.of(split.labels).encode(split.labels)[rows]
+        return split, rows[_sample(targets, self.validation_limit, self.split_seed)]
+
+    def _tokenise(self, parts: Iterable[tuple[Split, np.ndarray]]) -> None:
+        """Tokenise the rows of each file that are used. Splits made from the training data share its store."""
+        files: dict[str, tuple[Split, list[np.ndarray]]] = {}
+        for split, rows in parts:
+            files.setdefault(split.name, (split, []))[1].append(rows)
+        for name, (split, used) in files.items():
+            rows = np.sort(np.concatenate(used))
+            texts, digest = split.texts, split.digest
+            if len(rows) < len(split):
+                texts = pa.chunked_array([take_rows(split.texts, rows)])
+                digest = digest and f"{digest}-{_digest(rows)}"
+            store = tokenise(texts, self.tokenizer, self.max_length, f"{split.file} ({name})", digest)
+            self._stores[name] = store, rows
 
     def _encode_split(self, name: str, split: Split, rows: np.ndarray, encoded: Targets | None = None) -> EncodedSplit:
         """Return these rows of a split with their targets.
@@ -340,7 +355,8 @@ class TextDataModule(pl.LightningDataModule):
             weights = split.weights[rows]
             weights = weights / weights.mean()
         pad = self.tokenizer.pad_token_id or 0
-        dataset = TokenDataset(self._tokenise(split), rows, targets, pad, weights, self.packed)
+        store, stored = self._stores[split.name]
+        dataset = TokenDataset(store, np.searchsorted(stored, rows), targets, pad, weights, self.packed)
         return EncodedSplit(split, rows, dataset, missing)
 
     def _loader(self, dataset: TokenDataset, order: BucketBatchSampler | Sequence[np.ndarray]) -> DataLoader[Batch]:

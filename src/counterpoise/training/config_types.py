@@ -24,6 +24,7 @@ _ACCEPTED: dict[type, tuple[Any, str]] = {
 _OPTIONAL: dict[str, type] = {
     "micro_batch_size": int,
     "loader.train_limit": int,
+    "loader.validation_limit": int,
     "encoder.unfreeze_at_epoch": int,
     "encoder.hidden_dropout": float,
     "encoder.attention_dropout": float,

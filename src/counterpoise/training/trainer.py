@@ -35,6 +35,11 @@ def build(
             raise UserError(
                 f"trainer.{flag} is not supported: results must cover whole splits. For a quick check use debug=fast."
             )
+    if (limit := flags.get("limit_val_batches")) not in (None, 0) and (limit != 1 or isinstance(limit, int)):
+        raise UserError(
+            f"trainer.limit_val_batches={limit} is not supported: it would validate on the longest texts, and "
+            "thresholds, early stopping and the best checkpoint would follow them. Use loader.validation_limit"
+        )
     if flags.get("reload_dataloaders_every_n_epochs"):
         raise UserError("trainer.reload_dataloaders_every_n_epochs is not supported: the data are read once")
     if not isinstance(flags.get("val_check_interval", 1.0), int | float | None):
