@@ -61,15 +61,14 @@ def bayes(shares: np.ndarray) -> nn.Linear:
     return head_of(MEANS, np.log(shares) - (MEANS**2).sum(1) / 2)
 
 
-def after(strategy: Strategy = PLAIN, targets=TARGETS, **given) -> FirstStage:
+def after(strategy: Strategy = PLAIN, targets=TARGETS, weights: np.ndarray | None = None, **given) -> FirstStage:
     """What a training to the optimum leaves."""
-    index = ClassIndex.from_targets(targets["train"], 3)
+    index = ClassIndex.from_targets(targets["train"], 3, weights)
     correction = strategy.correction(list("abc"), index)
     left = {
         "head": bayes(correction.effective_prior),
         "embeddings": VECTORS.__getitem__,
         "targets": targets,
-        "weights": None,
         "correction": correction,
         "effective_prior": None if correction.multi_label else strategy.loss(correction).effective_prior(correction),
         "score": macro_recall,
@@ -253,9 +252,22 @@ class TestRetrained:
     def test_instance_weights_weight_the_loss_of_the_new_head(self):
         weights = np.where(VECTORS["train"][:, 0] > 0.5, 3.0, 0.2)
         weights /= weights.mean()
-        head = THOROUGH(after(weights=weights)).head
+        free = Strategy(allow_overcorrection=True)
+        head = replace(THOROUGH, allow_overcorrection=True)(after(free, weights=weights)).head
         assert 0 < above_the_least_loss(head, weights / COUNTS[CLASSES]) < 1e-3
         assert above_the_least_loss(THOROUGH(after()).head, weights / COUNTS[CLASSES]) > 5e-3
+
+    def test_instance_weights_are_part_of_the_prior_of_the_new_head(self):
+        weights = np.array([1.0, 1.5, 4.0])[CLASSES]
+        refined = Retrained(PowerSampler(0.0), epochs=40, lr=0.05, batch_size=64)(after(weights=weights))
+        mass = COUNTS * [1.0, 1.5, 4.0]
+        np.testing.assert_allclose(refined.shift, np.log(mass / mass.sum()) - np.log(COUNTS / 550), rtol=1e-10)
+        assert refined.shift_quality == "exact"
+        assert 0 < above_the_least_loss(refined.head, weights) < 1e-3
+        message = refused(Retrained(PowerSampler(1.0)).check, after(weights=weights).correction, None, None)
+        assert "data.weight" in message
+        mixed = Retrained(PowerSampler(0.0), epochs=1)(after(weights=np.random.default_rng(0).uniform(1, 2, 550)))
+        assert mixed.shift_quality == "approximate"
 
     def test_the_sampler_decides_which_texts_the_new_head_is_trained_on(self):
         plain = Retrained(PowerSampler(0.0), epochs=40, lr=0.05, batch_size=64)(after())

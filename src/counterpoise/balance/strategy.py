@@ -108,6 +108,8 @@ class Strategy:
         else:
             raw = self.weights(labels, np.maximum(index.counts, 1)) ** strength
             capped = cap(raw, max_ratio)
+            if not drawn_positives @ capped > 0:
+                raise UserError("strategy.weights: all examples that the sampler draws have weight 0")
             weights, negative_weights = normalise(capped, drawn_positives), np.ones(len(raw))
         correction = Correction(
             labels=labels,

@@ -39,7 +39,6 @@ class FirstStage:
         head_factory: Builds a new head of the configured kind.
         embeddings: Returns the embeddings of a split, float32 [N, H].
         targets: Targets of each split.
-        weights: Instance weights of the training rows, float [N]; None without weights.
         correction: Correction that the best checkpoint was trained with.
         effective_prior: Effective prior of the logits, float [C]; None if it is unknown.
         score: Score of logits [N, C] and targets; higher is better.
@@ -51,7 +50,6 @@ class FirstStage:
     head: nn.Module
     embeddings: Callable[[str], np.ndarray]
     targets: dict[str, Targets]
-    weights: np.ndarray | None
     correction: Correction
     effective_prior: np.ndarray | None
     score: Callable[[np.ndarray, Targets], float]
@@ -230,7 +228,7 @@ class Retrained:
 
     def _train(self, first: FirstStage, correction: Correction, loss: Loss, steps: int) -> nn.Module:
         """Return a new head, trained for `steps` steps."""
-        embeddings, targets, weights = first.embeddings("train"), first.targets["train"], first.weights
+        embeddings, targets, weights = first.embeddings("train"), first.targets["train"], correction.index.weights
         head = build_head(first.head_factory, embeddings.shape[1], len(correction.labels))
         set_output_bias(head, correction.prior_logits, embeddings.shape[1])
         optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr)

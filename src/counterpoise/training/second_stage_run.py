@@ -40,7 +40,6 @@ def run_second_stage(
         head=model.head.cpu(),
         embeddings=embeddings,
         targets={name: split.targets for name, split in data.splits.items()},
-        weights=data.splits["train"].dataset.weights,
         correction=outcome.correction,
         effective_prior=outcome.effective_prior if prior_known else None,
         score=lambda logits, targets: model.scoring.measure(logits, targets)["macro_f1"],

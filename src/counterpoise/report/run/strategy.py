@@ -29,6 +29,7 @@ def strategy_panel(results: RunResults) -> Panel:
         "examples": ",d",
         "draws per epoch": ",.1f",
         "draws per example": ",.2f",
+        "instance weight": ",.3f",
         "class weight": ",.3f",
         "negative weight": ",.3f",
         "share of examples": ".3%",
@@ -48,12 +49,14 @@ def strategy_panel(results: RunResults) -> Panel:
 def _table(results: RunResults) -> pd.DataFrame:
     """Return one row per class, from the most frequent to the rarest."""
     correction = results.correction
+    weighted = (correction.instance_weights != 1).any()
     rows = pd.DataFrame(
         {
             results.noun: np.array(results.labels, object),
             "examples": results.counts,
             "draws per epoch": correction.expected_class_counts,
             "draws per example": correction.draws_per_example,
+            **({"instance weight": correction.instance_weights} if weighted else {}),
             "class weight": correction.class_weights,
             **({"negative weight": correction.negative_weights} if results.multi_label else {}),
             "share of examples": results.counts / max(results.counts.sum(), 1),
@@ -105,14 +108,14 @@ def describe_strategy(results: RunResults) -> str:
 
 
 def _effective_prior(results: RunResults, has_other_parts: bool) -> str:
-    """Return how sampler and class weights changed the effective prior."""
+    """Return how sampler, class weights and instance weights changed the effective prior."""
     known, noun, nouns = results.counts > 0, results.noun, results.nouns
     counts, prior = results.counts[known], results.effective_prior[known]
     scheduled = results.setting("strategy", "schedule") is not None
     when = " in the epoch of the best checkpoint" if scheduled else ""
     ratio_of_counts = counts.max() / counts.min()
     if _equal(prior / counts):
-        what = "Sampler and class weights made no change" if has_other_parts else "No correction"
+        what = "Sampler and weights made no change" if has_other_parts else "No correction"
         if ratio_of_counts == 1:
             return f"{what}{when}: all {nouns} have the same number of examples and the same effective prior."
         return (
