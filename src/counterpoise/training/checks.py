@@ -11,6 +11,7 @@ from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError, nearest
 from counterpoise.metrics.costs import read_costs
 from counterpoise.model.module import Classifier
+from counterpoise.training.ignored_settings import warn_of_ignored_settings
 from counterpoise.training.monitors import check_monitors
 from counterpoise.training.resume import BestCheckpoint
 from counterpoise.training.resume_checks import check_resumable
@@ -41,6 +42,8 @@ def check_before_training(
     _check_length(trainer, steps * trainer.accumulate_grad_batches)
     if config.ckpt:
         check_resumable(config.ckpt, trainer, model, data, steps)
+    if run.rank == 0:
+        warn_of_ignored_settings(run, data, fitted)
 
 
 def _check_second_stage(trainer: pl.Trainer, model: Classifier, fitted: FittedStrategy) -> None:

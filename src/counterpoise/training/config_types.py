@@ -55,10 +55,7 @@ def check_types(config: Mapping[str, Any]) -> None:
     Args:
         config: Resolved configuration of the current Hydra job.
     """
-    job = HydraConfig.get()
-    choices = job.runtime.choices
-    groups = [item for item in job.overrides.task if item.partition("=")[0].lstrip("+~") in choices]
-    defaults = _defaults(str(job.job.config_name), tuple(groups))
+    choices, defaults = HydraConfig.get().runtime.choices, _current_defaults()
     for key, value in flatten(config).items():
         if key.startswith("loader.") and key not in defaults:
             raise UserError(f"the configuration has no key '{key}'.{nearest(key, defaults)}")
@@ -74,6 +71,23 @@ def check_types(config: Mapping[str, Any]) -> None:
             raise UserError(f"{key}={_shown(value)}: use {expected}, {example} (the default)")
     if not 0 <= config["seed"] <= MAX_SEED:
         raise UserError(f"seed={config['seed']}: use a whole number from 0 to {MAX_SEED}")
+
+
+def changed_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings, by dotted key, whose value differs from the default of the chosen options of the groups.
+
+    Args:
+        config: Resolved configuration of the current Hydra job.
+    """
+    defaults, absent = _current_defaults(), object()
+    return {key: value for key, value in flatten(config).items() if defaults.get(key, absent) != value}
+
+
+def _current_defaults() -> dict[str, Any]:
+    """Return the default values of the current Hydra job, without interpolations resolved."""
+    job = HydraConfig.get()
+    groups = [item for item in job.overrides.task if item.partition("=")[0].lstrip("+~") in job.runtime.choices]
+    return _defaults(str(job.job.config_name), tuple(groups))
 
 
 def _not_a_value(key: str, value: Any, below: list[str], defaults: Mapping[str, Any], is_group: bool) -> str:

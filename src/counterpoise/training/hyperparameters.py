@@ -9,7 +9,6 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.metrics import registry
 from counterpoise.model.module import Classifier
-from counterpoise.training.config_types import flatten
 from counterpoise.training.run import RunContext
 
 
@@ -39,4 +38,4 @@ def log_hyperparameters(run: RunContext, trainer: pl.Trainer, model: Classifier,
 def hyperparameters(run: RunContext) -> dict[str, Any]:
     """Return the resolved configuration by dotted key, and the option of each group, such as strategy: weighted."""
     groups = {group: option for group, option in run.choices.items() if option and not group.startswith("hydra/")}
-    return groups | flatten(run.resolved_config)
+    return groups | run.flat_config

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from counterpoise.io import atomic_path
 from counterpoise.terminal import INTERRUPTED, console, exit_with_error, user_error_line
-from counterpoise.training.config_types import check_types
+from counterpoise.training.config_types import check_types, flatten
 from counterpoise.training.summary import show_config
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,11 @@ class RunContext:
     def resolved_config(self) -> dict[str, Any]:
         """The configuration with all interpolations resolved, as plain values."""
         return OmegaConf.to_container(self.config, resolve=True)  # type: ignore[return-value]
+
+    @functools.cached_property
+    def flat_config(self) -> dict[str, Any]:
+        """The resolved configuration by dotted key."""
+        return flatten(self.resolved_config)
 
     def begin(self) -> None:
         """Set up the terminal, check the types of the configuration, print it and write it to `config.yaml`."""
