@@ -61,8 +61,8 @@ def refuse_over_correction(correction: Correction, weights_by_hand: bool = False
     names = [correction.labels[present[c]] for c in pair]
     raise UserError(
         f"over-correction: '{names[1]}' has fewer training examples than '{names[0]}' ({counts[rare]:,} against "
-        f"{counts[frequent]:,}), but {_factor(log_prior, pair)} its effective prior. {', '.join(shown)}: "
-        f"alpha + beta = {sum(exponents.values()):.4g} exceeds 1; lower one of them, or set "
+        f"{counts[frequent]:,}), but {_factor(log_prior, pair)} its effective prior; "
+        f"alpha + beta = {sum(exponents.values()):.4g} exceeds 1: {', '.join(shown)}. Lower one of them, or set "
         "strategy.allow_overcorrection=true"
     )
 
