@@ -292,6 +292,38 @@ def test_a_run_continues_with_other_micro_batches(before, after, train):
         assert_continues(whole, stopped, resumed, exact=False)
 
 
+@pytest.mark.parametrize("settings", [{}, {"val_check_interval": 0.4}, {"max_steps": 13}], ids=str)
+@pytest.mark.parametrize(
+    "first",
+    [("on_before_backward", 8), ("on_validation_batch_end", 2), ("on_validation_end", 1), ("on_train_epoch_end", 1)],
+)
+def test_a_resumed_run_that_stops_again_continues(first, settings, train):
+    whole, once = train(**settings), train(first, **settings)
+    for again in (("on_train_start", 1), ("on_before_backward", 1), ("on_validation_batch_end", 1)):
+        twice = train(again, ckpt=once.last, **settings)
+        first_step = load(once.last)["global_step"]
+        twice.recorder.batches += [batch for batch in once.recorder.batches if batch[0] < first_step]
+        twice.recorder.validations += once.recorder.validations
+        assert_continues(whole, twice, train(ckpt=twice.last, **settings))
+
+
+def test_a_run_continues_within_the_epoch_in_which_max_steps_ended_it(train):
+    whole, first = train(max_steps=13), train(max_steps=7)
+    resumed = train(ckpt=first.last, max_steps=13)
+    assert resumed.recorder.steps_after(0) == whole.recorder.steps_after(7)
+    assert resumed.recorder.rates == {step: rate for step, rate in whole.recorder.rates.items() if step >= 7}
+
+
+def test_a_run_continues_within_the_epoch_in_which_it_stopped_early(train):
+    settings = {"val_check_interval": 0.4}
+    whole, first = train(patience=99, **settings), train(patience=2, **settings)
+    step = first.trainer.global_step
+    assert step % STEPS
+    resumed = train(ckpt=first.last, patience=99, **settings)
+    assert resumed.recorder.steps_after(0) == whole.recorder.steps_after(step)
+    assert same_weights({"state_dict": resumed.model.state_dict()}, {"state_dict": whole.model.state_dict()})
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 @pytest.mark.parametrize("stop", [None, ("on_before_backward", 8), ("on_validation_start", 2)])
 def test_with_more_epochs_the_learning_rate_continues_on_the_longer_schedule(stop, schedule, train):

@@ -115,6 +115,10 @@ class ExactResume(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Store the position after the last optimizer step, and the random state there (of the first device)."""
+        if self._restored is not None:
+            # A resumed run has not started to train.
+            checkpoint[STATE] = self._restored
+            return
         if self._random_state is None:
             self._record(trainer)
         elif trainer.global_step != self._recorded_step:
