@@ -214,3 +214,39 @@ def test_too_much_text_is_not_compared_and_a_warning_says_so(split_data, monkeyp
     assert short(data) == [
         "too much text to search for repeated texts in each run; python -m counterpoise.audit does it"
     ]
+
+
+PHRASES = [
+    "déjà vu à Paris",
+    "Größe und Maß",
+    "mañana señor",
+    "it\u2019s “fine” – 5 €",
+    "привет, как дела",
+    "今天天气很好",
+    "🎉 yes",
+]
+
+
+@pytest.mark.parametrize("phrase", PHRASES)
+@pytest.mark.parametrize("wrong", ["cp1252", "latin-1", "ascii"])
+def test_texts_in_a_wrong_encoding_are_a_data_warning(split_data, phrase, wrong):
+    damaged = phrase.encode().decode(wrong, errors="replace")
+    held = [("word8", "a"), ("word9 word8", "b"), ("word1", "c")]
+    data = split_data(train=[*TRAIN, (f"word9 {damaged}", "a")], validation=held, test=held)
+    [line] = short(data)
+    assert "damaged characters" in line
+    assert "1 of 5 train" in line
+
+
+@pytest.mark.parametrize(
+    "phrase", [*PHRASES, "PÂTÉ À L\u2019ÂNE", "“A MAÇÔ, NÃO É", "Það er Ðí", "ÑANDÚ, ½ £ ©", "«voilà…»"]
+)
+def test_texts_in_the_right_encoding_are_no_warning(split_data, phrase):
+    held = [("word8", "a"), ("word9 word8", "b"), ("word1", "c")]
+    assert short(split_data(train=[*TRAIN, (phrase, "a")], validation=held, test=held)) == []
+
+
+def test_cp1252_read_as_latin_1_is_a_data_warning(split_data):
+    damaged = "it\u2019s “fine” – 5 €".encode("cp1252").decode("latin-1")
+    held = [("word8", "a"), ("word9 word8", "b"), ("word1", "c")]
+    assert "damaged characters" in short(split_data(train=[*TRAIN, (damaged, "a")], validation=held, test=held))[0]

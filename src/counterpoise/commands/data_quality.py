@@ -95,7 +95,7 @@ def measure(data: TextDataModule, bounds: Bounds) -> tuple[dict[str, Any], dict[
     findings = {
         "task": data.task,
         "max_length": data.max_length,
-        "imbalance": quality.imbalance(counts),
+        "imbalance": quality.imbalance(counts[counts > 0]),
         "buckets": {
             name: {"number": int((bucket == name).sum()), "examples": int(counts[bucket == name].sum())}
             for name in ("head", "medium", "tail")
@@ -114,7 +114,7 @@ def measure(data: TextDataModule, bounds: Bounds) -> tuple[dict[str, Any], dict[
 def _recommended(data: TextDataModule, tail: int) -> tuple[str, str]:
     """Return the recommended strategy and the reason, given the number of tail classes."""
     strategy, reason = quality.recommend_strategy(
-        data.counts, len(data.splits["train"]), data.task == "multi_label", tail
+        data.counts[data.counts > 0], len(data.splits["train"]), data.task == "multi_label", tail
     )
     if strategy == "combined" and data.index.weights is not None:
         try:

@@ -17,6 +17,8 @@ from counterpoise.balance.counts import Targets
 from counterpoise.commands.predict import csv_format_of
 from counterpoise.commands.predictor import make_predictor
 from counterpoise.commands.saved_run import allowed_packages, load_run
+from counterpoise.data.label_cleaning import respell
+from counterpoise.data.label_spelling import canonical_spellings, label_counts_of
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.splits import Vocabulary, unseen_labels
 from counterpoise.data.table import Split
@@ -41,6 +43,8 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
     correction = read_correction(arguments.run, model.labels, model.scoring.multi_label)
     model.scoring.counts = correction.counts
     split = read_labelled(arguments, config, correction.multi_label)
+    if config["data"].get("normalise_labels"):
+        split = respell(split, canonical_spellings(label_counts_of(split.labels), model.labels))
     vocabulary = Vocabulary(model.labels)
     targets, kept, unseen = known_rows(split, vocabulary)
     split = split.filter(kept)
@@ -90,6 +94,7 @@ def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_l
         id=arguments.id,
         separator=arguments.separator or data.get("separator"),
         label_names=data.get("label_names"),
+        normalise_labels=data.get("normalise_labels", False),
         task="multi_label" if multi_label else "single_label",
         max_dropped=arguments.max_dropped if arguments.max_dropped is not None else data.get("max_dropped", 0.05),
         **csv_format_of(arguments),
@@ -108,6 +113,9 @@ def known_rows(split: Split, vocabulary: Vocabulary) -> tuple[Targets, np.ndarra
     if count:
         names = ", ".join(f"'{label}' ({rows})" for label, rows in unseen[:5])
         more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+        known = canonical_spellings([label for label, _ in unseen], vocabulary.labels)
+        if any(label != spelling for label, spelling in known.items()):
+            more += " (some differ only in spelling from labels of the run, see data.normalise_labels)"
         log.warning("%s: %d labels that the run was not trained on: %s%s", split.file, count, names, more)
     kept = targets >= 0 if isinstance(targets, np.ndarray) else np.ones(targets.shape[0], bool)
     targets = targets[kept]

@@ -28,6 +28,7 @@ from counterpoise.data.batching import (
     stratified_batches,
 )
 from counterpoise.data.encoded_split import EncodedSplit
+from counterpoise.data.label_spelling import canonical_spellings
 from counterpoise.data.position import Position, training_position
 from counterpoise.data.quality import find_data_warnings
 from counterpoise.data.sources import Source
@@ -176,14 +177,15 @@ class TextDataModule(pl.LightningDataModule):
         if self.train_limit is not None and self.train_limit < len(kept):
             kept = kept[_sample(targets[kept], self.train_limit, 0)]
         present = np.flatnonzero(label_counts(targets[kept], len(everything)))
-        self.vocabulary = Vocabulary.of(pa.array([everything.labels[number] for number in present], pa.string()))
+        names = {everything.labels[number] for number in present} | set(train.label_names or ())
+        self.vocabulary = Vocabulary.of(pa.array(sorted(names), pa.string()))
         least = 2 if train.task == "single_label" else 1
-        if len(self.vocabulary) < least <= len(everything):
+        if len(present) < least <= len(everything):
             raise UserError(
                 f"loader.train_limit={self.train_limit} leaves fewer than {least} of the {len(everything)} "
                 f"{train.noun}: raise it"
             )
-        if len(self.vocabulary) < least:
+        if len(present) < least:
             raise UserError(
                 f"{train.file}: all {len(train)} rows have the label '{everything.labels[0]}': "
                 "classification needs at least two classes"
@@ -339,6 +341,9 @@ class TextDataModule(pl.LightningDataModule):
         if missing:
             names = ", ".join(f"'{label}' ({count})" for label, count in lacking[:5])
             more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+            known = canonical_spellings([label for label, _ in lacking], self.labels)
+            if any(label != spelling for label, spelling in known.items()):
+                more += " (some differ only in spelling: set data.normalise_labels=true)"
             message = (
                 f"{split.file}: {missing} {name} rows have {split.noun} that do not occur in training: {names}{more}"
             )
@@ -349,7 +354,8 @@ class TextDataModule(pl.LightningDataModule):
             rows, targets = rows[targets >= 0], targets[targets >= 0]
         if not (len(rows) if isinstance(targets, np.ndarray) else targets.nnz):
             kind = "class" if split.task == "single_label" else "label"
-            raise UserError(f"{split.file}: no {name} row has a {kind} that occurs in training")
+            found = f"; it has {names}{more}" if missing else ""
+            raise UserError(f"{split.file}: no {name} row has a {kind} that occurs in training{found}")
         weights = None
         if name == "train" and split.weights is not None:
             weights = split.weights[rows]

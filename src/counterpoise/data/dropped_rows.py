@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from counterpoise.data.arrow_columns import flatten_lists, format_rows, is_blank, is_list, is_text
+from counterpoise.data.arrow_columns import format_rows, is_text
+from counterpoise.data.label_spelling import label_counts_of
 from counterpoise.errors import UserError
 
 HEADER = "with the names of the columns"
@@ -70,8 +71,8 @@ class DroppedRows:
             raise UserError(f"{self.shown} has no usable rows: {'; '.join(self.complaints)}")
         data_rows = np.ones(len(self.keep), bool)
         data_rows[self.reasons.get(HEADER, np.empty(0, int)) - 1] = False
-        total = _label_counts(labels.filter(pa.array(data_rows)))
-        lost = _label_counts(labels.filter(pa.array(data_rows & ~self.keep)))
+        total = _labelled_counts(labels.filter(pa.array(data_rows)))
+        lost = _labelled_counts(labels.filter(pa.array(data_rows & ~self.keep)))
         by_loss = sorted(lost, key=lambda label: (-lost[label] / total[label], label))
         shown = ", ".join(f"'{label}' {lost[label]:,} of {total[label]:,}" for label in by_loss[:SHOWN_CLASSES])
         shown += f" and {len(by_loss) - SHOWN_CLASSES} more" if len(by_loss) > SHOWN_CLASSES else ""
@@ -102,6 +103,6 @@ def repeated_headers(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
     return repeated
 
 
-def _label_counts(labels: pa.Array) -> dict[str, int]:
-    values = flatten_lists(labels)[1] if is_list(labels.type) else labels.filter(pa.array(~is_blank(labels)))
-    return {entry["values"]: entry["counts"] for entry in pc.value_counts(values).to_pylist()}
+def _labelled_counts(labels: pa.Array) -> dict[str, int]:
+    """Return the number of rows of each label that is not blank."""
+    return {label: rows for label, rows in label_counts_of(labels).items() if label and label.strip()}

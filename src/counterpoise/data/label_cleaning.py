@@ -1,13 +1,19 @@
 """Changes to the labels of all splits together."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from counterpoise.data.arrow_columns import flatten_lists, is_list
+from counterpoise.data.label_spelling import (
+    by_frequency,
+    canonical_spellings,
+    format_variants,
+    label_counts_of,
+    replace_labels,
+)
 from counterpoise.data.labels import rare_labels, remove_labels
 from counterpoise.data.table import Split
 from counterpoise.data.table_format import TableFormat
@@ -15,29 +21,66 @@ from counterpoise.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
 
+SHOWN = 5
+"""Labels that a message names."""
+
 
 def clean_labels(source: TableFormat, splits: dict[str, Split]) -> dict[str, Split]:
-    """Return the splits without rare labels, after the names of the labels are checked.
+    """Return the splits with labels of one spelling, if the source says so, and without rare labels.
+
+    Labels that differ only in spelling are named in the notices of the split.
 
     Raises:
         UserError: A label is not among `data.label_names`, or no label is left.
     """
-    if source.names:
-        for split in splits.values():
-            _reject_unknown_labels(split, source.names)
-    return drop_rare_labels(splits, source.min_count)
+    counts = {name: label_counts_of(split.labels) for name, split in splits.items()}
+    preferred = [*(source.names or ()), *(label for found in counts.values() for label in by_frequency(found))]
+    spellings = canonical_spellings(preferred, preferred)
+    cleaned = {}
+    for name, split in splits.items():
+        notice = _describe_spellings(counts[name], [] if name == "train" else by_frequency(counts["train"]))
+        notices = []
+        if notice:
+            done = "merged" if source.normalise_labels else "data.normalise_labels=true merges them"
+            notices.append(f"{split.file}: {split.noun} that differ only in spelling: {notice} ({done})")
+            log.warning(notices[0])
+        cleaned[name] = replace(split, notices=(*split.notices, *notices))
+        if source.normalise_labels:
+            cleaned[name] = respell(cleaned[name], spellings)
+        if source.names:
+            _reject_unknown_labels(cleaned[name], source.names)
+    return drop_rare_labels(cleaned, source.min_count)
+
+
+def respell(split: Split, spellings: Mapping[str, str]) -> Split:
+    """Return the split with other spellings of its labels."""
+    names = None if split.label_names is None else [spellings.get(name, name) for name in split.label_names]
+    return replace(
+        split,
+        labels=replace_labels(split.labels, spellings),
+        label_names=None if names is None else tuple(dict.fromkeys(names)),
+    )
+
+
+def _describe_spellings(counts: Mapping[str, int], training: Sequence[str]) -> str:
+    """Return the labels that differ only in spelling from each other or from a training label, or ""."""
+    known = canonical_spellings(counts, training)
+    other = [label for label in by_frequency(counts) if known[label] != label and label not in set(training)]
+    shown = [f"{label!r} ({counts[label]:,}) is {known[label]!r} in training" for label in other[:SHOWN]]
+    more = [f"and {len(other) - SHOWN} more"] if len(other) > SHOWN else []
+    return "; ".join([*filter(None, [format_variants(counts)]), *shown, *more])
 
 
 def _reject_unknown_labels(split: Split, names: Sequence[str]) -> None:
     """Raise UserError for labels that are not among the names."""
-    values = flatten_lists(split.labels)[1] if is_list(split.labels.type) else split.labels
-    unknown = pc.invert(pc.is_in(values, pa.array(names, values.type)))
-    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(values.filter(unknown)).to_pylist()}
+    counts = {label: rows for label, rows in label_counts_of(split.labels).items() if label not in set(names)}
     if counts:
-        label = max(counts, key=lambda name: counts[name])
+        label = by_frequency(counts)[0]
+        known = canonical_spellings([label], names)[label]
+        hint = f" It differs from {known!r} only in spelling: set data.normalise_labels=true" if known != label else ""
         raise UserError(
-            f"{split.file}: {len(counts)} labels are not in data.label_names, such as {label!r} ({counts[label]} rows)."
-            f"{nearest(label, names)}"
+            f"{split.file}: {len(counts)} {split.noun} are not in data.label_names, such as {label!r} "
+            f"({counts[label]:,} rows).{hint or nearest(label, names)}"
         )
 
 
@@ -61,6 +104,10 @@ def drop_rare_labels(splits: dict[str, Split], least: int) -> dict[str, Split]:
             f"data.min_count={least}: no label of {train.file} has as many rows; the most frequent one has {largest}"
         )
     log.info("%s: removed labels with fewer than %d training rows (data.min_count): %d", train.file, least, len(rare))
+    if train.label_names is not None:
+        frequent = set(label_counts_of(train.labels)) - set(rare.to_pylist())
+        names = tuple(name for name in train.label_names if name in frequent)
+        splits = {name: replace(split, label_names=names) for name, split in splits.items()}
     if train.task == "multi_label":
         return {name: replace(split, labels=remove_labels(split.labels, rare)) for name, split in splits.items()}
     return {name: _without_rows(split, rare, least) for name, split in splits.items()}

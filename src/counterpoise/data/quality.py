@@ -20,6 +20,7 @@ from counterpoise.balance.counts import Targets
 from counterpoise.data.arrow_cache import release_pages
 from counterpoise.data.arrow_columns import Column, take_rows, to_array
 from counterpoise.data.encoded_split import EncodedSplit
+from counterpoise.data.label_spelling import label_counts_of
 from counterpoise.data.near_duplicates import SimilarPairs
 from counterpoise.data.splits import label_counts
 
@@ -30,18 +31,26 @@ NORMALISE_BLOCK = 2**13
 MAX_COMPARED_BYTES = 2**27
 """Maximum bytes of text that each run compares: about one second of work."""
 
+CP1252 = bytes(byte for byte in range(0x80, 0xA0) if byte not in b"\x92\x94").decode("cp1252", "ignore")
+CONTINUATION = rf"[\x{{80}}-\x{{BF}}{CP1252}]"
+"""Second byte of a UTF-8 sequence, read as cp1252. Closing quotation marks are left out: they follow capitals."""
+DAMAGED = (
+    r"[\x{FFFD}\x{0}-\x{8}\x{E}-\x{1F}\x{7F}-\x{9F}]"
+    rf"|[ÂÃ]{CONTINUATION}|â€|ðŸ|(?:[ÐÑ]{CONTINUATION}|[à-ï]{CONTINUATION}{{2}}){{2}}"
+)
+"""Replacement and control characters, and UTF-8 that was read as cp1252, such as "cafÃ©"."""
 UNUSUAL_PATTERNS = {
     "one word": r"^[^\s\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]+$",
     "no letter": r"^[^\p{L}]*$",
-    "damaged characters": r"[\x{FFFD}\x{0}-\x{8}\x{E}-\x{1F}\x{7F}-\x{9F}]",
+    "damaged characters": DAMAGED,
 }
-"""Patterns of texts that are probably not texts. Damaged: replacement and control characters."""
+"""Patterns of texts that are probably not texts."""
 LONG_FACTOR = 20
 """A text is extremely long if it exceeds the median length by this factor."""
 
 
 def find_data_warnings(splits: Mapping[str, EncodedSplit], labels: Sequence[str]) -> list[str]:
-    """Return data warnings, one line each: leaks, conflicting labels and classes without test texts.
+    """Return data warnings, one line each: classes without texts, damaged texts, leaks and conflicting labels.
 
     Takes a fraction of a second for 10 MB of text and does not hold all texts in memory. More than `MAX_COMPARED_BYTES`
     of text is not compared; a warning says so.
@@ -52,6 +61,11 @@ def find_data_warnings(splits: Mapping[str, EncodedSplit], labels: Sequence[str]
     """
     train = splits["train"]
     noun, lines = train.split.noun, []
+    trained = {labels[int(c)] for c in np.flatnonzero(label_counts(train.targets, len(labels)))}
+    declared = dict.fromkeys([*(train.split.label_names or ()), *label_counts_of(train.split.labels)])
+    if untrained := [repr(label) for label in declared if label not in trained]:
+        more = f" and {len(untrained) - 8:,} more" if len(untrained) > 8 else ""
+        lines.append(f"{noun} without a training text, which cannot be learned: {', '.join(untrained[:8])}{more}")
     if (
         sum(split.texts.nbytes for split in {id(e.split): e.split for e in splits.values()}.values())
         > MAX_COMPARED_BYTES
@@ -69,6 +83,10 @@ def find_data_warnings(splits: Mapping[str, EncodedSplit], labels: Sequence[str]
         conflicting = len(conflicting_groups(groups, targets))
         if conflicting:
             lines.append(f"equal texts with different {noun}: {conflicting:,}")
+        damaged = {name: _count_damaged(each.split.texts, each.kept) for name, each in splits.items()}
+        shown = [f"{count:,} of {len(splits[name]):,} {name}" for name, count in damaged.items() if count]
+        if shown:
+            lines.append(f"texts with damaged characters, as from a wrong encoding: {', '.join(shown)}")
     absent = int((label_counts(splits["test"].targets, len(labels)) == 0).sum())
     if absent:
         lines.append(f"{noun} without a test text, which cannot be evaluated: {absent:,} of {len(labels):,}")
@@ -217,7 +235,7 @@ def recommend_strategy(counts: np.ndarray, rows: int, multi_label: bool, tail: i
     the best on R52 and on Debian's tags.
 
     Args:
-        counts: Training counts, int [C].
+        counts: Positive training counts, int [C].
         rows: Number of training texts.
         multi_label: Whether the data is multi-label.
         tail: Number of tail classes or labels.
@@ -259,6 +277,16 @@ def _text_hashes(texts: Column, rows: np.ndarray) -> np.ndarray:
         hashes.append(hash_array(folded.to_numpy(zero_copy_only=False), categorize=False))
         release_pages()
     return np.concatenate(hashes)
+
+
+def _count_damaged(texts: Column, rows: np.ndarray) -> int:
+    """Return how many of these rows have damaged characters."""
+    count = 0
+    for start in range(0, len(rows), NORMALISE_BLOCK):
+        found = pc.match_substring_regex(take_rows(texts, rows[start : start + NORMALISE_BLOCK]), DAMAGED)
+        count += pc.sum(found).as_py() or 0
+        release_pages()
+    return count
 
 
 def _number_by_first_occurrence(values: np.ndarray) -> np.ndarray:

@@ -25,6 +25,8 @@ class TableFormat:
         separator: Separator of several labels in one field.
         label_names: Names of all labels: a list, or a file with one name per line or a JSON list. Other labels are
             refused. Vectors of 0 and 1 in one column are read as the names of their positions.
+        normalise_labels: Merge labels that differ only in spelling: letter case, Unicode compatibility forms, invisible
+            characters, white space, and the notation of numbers. The most frequent spelling in training is kept.
         group: Column of groups that stay together when validation and test are split off. Training rows only.
         weight: Column of instance weights (0 or more). Training rows only.
         min_count: Labels with fewer training rows are removed from every split; single-label rows go with their label.
@@ -40,6 +42,7 @@ class TableFormat:
     task: str | None = None
     separator: str | None = None
     label_names: Sequence[str] | str | None = None
+    normalise_labels: bool = False
     group: str | None = None
     weight: str | None = None
     min_count: int = 1

@@ -13,7 +13,9 @@ import pytest
 
 from conftest import refused
 from counterpoise.data import readers
+from counterpoise.data.download import Wheel
 from counterpoise.data.sources.files import FileSource
+from counterpoise.errors import UserError
 
 TEXTS = [f"text {row}, of several words" for row in range(90)]
 LABELS = [("spam", "ham", "ham")[row % 3] for row in range(90)]
@@ -344,3 +346,13 @@ def test_repeated_headers_are_dropped_and_counted(tmp_path, caplog, suffix, copi
 def test_a_text_that_is_the_name_of_its_column_is_kept(tmp_path):
     file = written(tmp_path / "a.csv", as_csv([("text", "x"), ("b", "label"), ("c", "x")]))
     assert len(train(file)) == 3
+
+
+@pytest.mark.parametrize("key", ["train", "validation", "test"])
+def test_a_file_beside_a_download_is_refused_with_the_source_that_reads_it(tmp_path, key):
+    wheel = Wheel("reuters==1.0", "0" * 64, ["data/train.tab", "more/"])
+    files = {"train": "data/train.tab", key: written(tmp_path / "mine.csv", as_csv([("a", "x")]))}
+    source = FileSource(**files, download=wheel)
+    assert "choose data=files" in refused(source)
+    with pytest.raises(UserError, match="choose data=files"):
+        source.prepare()

