@@ -298,6 +298,23 @@ def test_many_groups_can_differ_significantly(tmp_path):
     assert "Significantly worse: " in comparison.summary[0]
 
 
+def test_metrics_of_a_fork_are_compared_without_tests(sweep):
+    for number, folder in enumerate(sorted(sweep.glob("[0-3]"))):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics["test"]["macro_auroc"] = 0.9 + number / 100
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        (folder / "config.yaml").write_text("metrics: [mytask.metrics.macro_auroc]")
+    comparison = compare_runs([sweep])
+    assert comparison.metrics == [*METRICS, "macro_auroc"]
+    combined, plain = comparison.groups
+    np.testing.assert_allclose(plain.scores["macro_auroc"], [0.9, 0.91])
+    np.testing.assert_allclose(combined.scores["macro_auroc"], [0.92, 0.93])
+    assert np.isnan(plain.intervals["macro_auroc"]).all()
+    assert "macro_auroc" not in set(comparison.effects["metric"])
+    (sweep / "3" / "config.yaml").write_text("{}")
+    assert compare_runs([sweep]).metrics == METRICS
+
+
 def test_summary_states_the_difference_that_can_be_found(sweep):
     comparison = compare_runs([sweep])
     found = comparison.detectable

@@ -59,7 +59,8 @@ class Comparison:
     Args:
         task: "single_label" or "multi_label".
         metric: Name of the metric that groups are ranked by.
-        metrics: Names of all compared metrics.
+        metrics: Names of all compared metrics. Those that are not functions of class counts come last: their values are
+            those that the runs measured, and they have no intervals and tests.
         labels: Names of the classes.
         counts: Training texts of each class, int [C].
         test_counts: Test texts of each class, int [C].
@@ -137,17 +138,18 @@ def compare_runs(
     reference = reference or ("plain" if "plain" in groups else ranked[0])
     measured = comparison_tables.measure(ranked, decisions, metrics, _paired([groups[name] for name in ranked]))
     effects = comparison_tables.effects(measured, metric, reference, chosen_by_score)
+    further = [name for name in first.further if name not in metrics and all(name in run.further for run in found)]
     supported_buckets = buckets(first.counts, *first.bounds)[support > 0]
     comparison = Comparison(
         task=task,
         metric=metric,
-        metrics=list(metrics),
+        metrics=[*metrics, *further],
         labels=first.labels,
         counts=first.counts,
         test_counts=support,
         bounds=first.bounds,
         texts=len(first.ids),
-        groups=[_group(name, groups[name], measured) for name in ranked],
+        groups=[_group(name, groups[name], measured, further) for name in ranked],
         reference=reference,
         pairs=comparison_tables.pairs(measured, metric, None if chosen_by_score else reference),
         effects=effects,
@@ -214,14 +216,15 @@ def _rank(groups: Mapping[str, list[Run]], first: Run, metric: CountMetric) -> l
     return [name for _, name in sorted(zip(means, groups, strict=True), key=lambda pair: -pair[0])]
 
 
-def _group(name: str, runs: list[Run], measured: comparison_tables.GroupScores) -> Group:
+def _group(name: str, runs: list[Run], measured: comparison_tables.GroupScores, further: Sequence[str]) -> Group:
     number = measured.names.index(name)
+    scores = pd.DataFrame(measured.scores[number], columns=measured.metrics)
     return Group(
         name=name,
         folders=[run.folder for run in runs],
         seeds=[run.seed for run in runs],
-        scores=pd.DataFrame(measured.scores[number], columns=measured.metrics),
-        intervals=measured.intervals(number),
+        scores=scores.assign(**{metric: [run.further[metric] for run in runs] for metric in further}),
+        intervals=measured.intervals(number) | dict.fromkeys(further, (np.nan, np.nan)),
         seconds=float(np.mean([run.seconds for run in runs])),
         epochs=float(np.mean([run.epochs for run in runs])),
         steps=float(np.mean([run.steps for run in runs])),

@@ -17,6 +17,7 @@ from scipy import sparse
 
 from counterpoise.analysis import leaderboard
 from counterpoise.errors import UserError
+from counterpoise.metrics import registry
 from counterpoise.metrics.buckets import Bounds
 
 
@@ -42,6 +43,8 @@ class Run:
         probe: Whether the run is a linear probe.
         first_stage: The configuration without the seed and the second stage, as JSON. Runs that share it and the seed
             start their second stages from the same checkpoint. Empty if unknown.
+        further: Test scores of metrics that are not functions of class counts: those of a fork (config key `metrics`)
+            and registered ones that are shown in comparisons.
     """
 
     folder: Path
@@ -60,6 +63,7 @@ class Run:
     steps: float
     probe: bool
     first_stage: str
+    further: dict[str, float]
 
 
 def load_runs(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
@@ -225,6 +229,7 @@ def _read(folder: Path, row: dict[str, Any], group: str) -> Run:
         steps=metrics["steps"],
         probe=bool(metrics.get("probe", False)),
         first_stage=_first_stage(settings),
+        further=_further_scores(metrics, settings, "multi_label" if multi_label else "single_label"),
     )
 
 
@@ -236,6 +241,14 @@ def _first_stage(config: Mapping[str, Any]) -> str:
     kept = {key: value for key, value in config.items() if key != "seed"}
     kept["strategy"] = {key: value for key, value in strategy.items() if key != "second_stage"}
     return json.dumps(kept, sort_keys=True, default=str)
+
+
+def _further_scores(metrics: Mapping[str, Any], config: Mapping[str, Any], task: registry.Task) -> dict[str, float]:
+    """Return the test scores of metrics that are not functions of class counts, by name."""
+    registered = [metric.name for metric in registry.select(task, "comparison") if metric.resampling is None]
+    own = [str(path).rpartition(".")[2] for path in config.get("metrics") or ()]
+    scores = metrics.get("test", {})
+    return {name: float(scores[name]) for name in dict.fromkeys([*registered, *own]) if name in scores}
 
 
 def _indicator_matrix(column: pa.ChunkedArray, labels: list[str], where: str) -> sparse.csr_matrix:

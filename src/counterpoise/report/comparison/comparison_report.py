@@ -133,8 +133,8 @@ def _leaderboard(comparison: Comparison) -> Panel:
                 {
                     "value": float(means[number, column]),
                     "deviation": float(group.scores[metric].std()),
-                    "interval": group.intervals[metric],
-                    "best": bool(best[number, column]),
+                    "interval": group.intervals[metric] if np.isfinite(group.intervals[metric]).all() else None,
+                    "best": bool(best[number, column]) and _higher_is_better(metric, comparison.task),
                     "difference": effect.get("difference"),
                     "p": "" if not effect else p_value(effect["p_adjusted"]),
                     "kind": "" if not is_significant else "gain" if effect["difference"] > 0 else "loss",
@@ -159,6 +159,12 @@ def _leaderboard(comparison: Comparison) -> Panel:
             "The best value of each column is marked. Click a heading to sort"
         )
     return Panel("leaderboard", "Leaderboard", f"{note}.", body)
+
+
+def _higher_is_better(metric: str, task: registry.Task) -> bool:
+    """Return whether a higher value is known to be better; a fork's metric that is not registered is unknown."""
+    known = registry.find(metric, task)
+    return known is not None and known.higher_is_better
 
 
 def _best(values: np.ndarray) -> np.ndarray:
