@@ -209,6 +209,15 @@ def test_a_validation_limit_takes_a_stratified_sample_of_all_lengths(make, given
         assert data.splits[name].rows.tolist() == whole.splits[name].rows.tolist()
 
 
+@pytest.mark.parametrize(("limit", "missing"), [(20, 2), (46, 1), (93, 0), (None, 0)])
+def test_classes_that_a_validation_limit_leaves_out_are_counted_in_a_warning(make, caplog, limit, missing):
+    counts = {"alpha": 60, "beta": 24, "gamma": 8, "delta": 1}
+    make(train=counts, validation=counts | {"gamma": 2, "delta": 1}, test=counts, options={"validation_limit": limit})
+    found = [record.getMessage() for record in caplog.records if "loader.validation_limit" in record.getMessage()]
+    assert len(found) == (missing > 0)
+    assert all(f"{missing} of the 4 classes" in message for message in found)
+
+
 MANY = {f"c{number}": 3 for number in range(100)}
 """Classes that are too small for a share in a sample."""
 

@@ -1,6 +1,5 @@
 """LightningDataModule: from a source to batches of token ids."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -29,10 +28,10 @@ from counterpoise.data.batching import (
 )
 from counterpoise.data.encoded_split import EncodedSplit
 from counterpoise.data.label_spelling import canonical_spellings
-from counterpoise.data.position import Position, training_position
+from counterpoise.data.position import Position, array_digest, training_position
 from counterpoise.data.quality import find_data_warnings
 from counterpoise.data.sources import Source
-from counterpoise.data.splits import Vocabulary, label_counts, split_off, unseen_labels
+from counterpoise.data.splits import Vocabulary, label_counts, sample_rows, split_off, unseen_labels
 from counterpoise.data.table import Split
 from counterpoise.data.token_store import TokenStore, tokenise
 from counterpoise.data.tokenizer_checks import warn_of_unknown_tokens
@@ -175,7 +174,7 @@ class TextDataModule(pl.LightningDataModule):
                     )
                 kept, held[name] = kept[part], kept[out]
         if self.train_limit is not None and self.train_limit < len(kept):
-            kept = kept[_sample(targets[kept], self.train_limit, 0)]
+            kept = kept[sample_rows(targets[kept], self.train_limit, 0)]
         present = np.flatnonzero(label_counts(targets[kept], len(everything)))
         names = {everything.labels[number] for number in present} | set(train.label_names or ())
         self.vocabulary = Vocabulary.of(pa.array(sorted(names), pa.string()))
@@ -247,7 +246,7 @@ class TextDataModule(pl.LightningDataModule):
         """
         dataset = self.splits[split].dataset
         if limit is not None and len(dataset) > limit:
-            dataset = dataset.subset(_sample(dataset.targets, limit, self.split_seed))
+            dataset = dataset.subset(sample_rows(dataset.targets, limit, self.split_seed))
         shard = {"rank": self._rank, "world_size": self._world_size}
         if self.eval_order == "stratified":
             batches = stratified_batches(dataset.targets, self.eval_batch_size, **shard)
@@ -264,7 +263,7 @@ class TextDataModule(pl.LightningDataModule):
         epoch, step = position.next
         sampler, drawn = self.sampler(epoch), None
         if step:
-            drawn = _digest(sampler.draw(self.index, np.random.default_rng([self.seed, epoch])))
+            drawn = array_digest(sampler.draw(self.index, np.random.default_rng([self.seed, epoch])))
         return {
             "epoch": epoch,
             "step": step,
@@ -299,7 +298,7 @@ class TextDataModule(pl.LightningDataModule):
         targets = (
             (train.targets,) if isinstance(train.targets, np.ndarray) else (train.targets.indptr, train.targets.indices)
         )
-        return _digest(train.rows, *targets, train.dataset.lengths)
+        return array_digest(train.rows, *targets, train.dataset.lengths)
 
     @property
     def _rank(self) -> int:
@@ -313,8 +312,20 @@ class TextDataModule(pl.LightningDataModule):
         """Return the split with the rows of the validation sample."""
         if self.validation_limit is None or self.validation_limit >= len(rows):
             return split, rows
-        targets = Vocabulary.of(split.labels).encode(split.labels)[rows]
-        return split, rows[_sample(targets, self.validation_limit, self.split_seed)]
+        names = Vocabulary.of(split.labels)
+        targets = names.encode(split.labels)[rows]
+        sample = sample_rows(targets, self.validation_limit, self.split_seed)
+        before, after = (label_counts(each, len(names)) > 0 for each in (targets, targets[sample]))
+        if missing := int((before & ~after).sum()):
+            log.warning(
+                "loader.validation_limit=%d: %d of the %d %s of the validation split have no example in the sample, "
+                "and macro averages leave them out; raise it",
+                self.validation_limit,
+                missing,
+                before.sum(),
+                split.noun,
+            )
+        return split, rows[sample]
 
     def _tokenise(self, parts: Iterable[tuple[Split, np.ndarray]]) -> None:
         """Tokenise the rows of each file that are used. Splits made from the training data share its store."""
@@ -326,7 +337,7 @@ class TextDataModule(pl.LightningDataModule):
             texts, digest = split.texts, split.digest
             if len(rows) < len(split):
                 texts = pa.chunked_array([take_rows(split.texts, rows)])
-                digest = digest and f"{digest}-{_digest(rows)}"
+                digest = digest and f"{digest}-{array_digest(rows)}"
             store = tokenise(texts, self.tokenizer, self.max_length, f"{split.file} ({name})", digest)
             self._stores[name] = store, rows
 
@@ -377,22 +388,3 @@ class TextDataModule(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             generator=torch.Generator(),  # The global generator drives dropout and must resume unchanged.
         )
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for values in arrays:
-        digest.update(np.ascontiguousarray(values, np.int64).data)
-    return digest.hexdigest()
-
-
-def _sample(targets: Targets, limit: int, seed: int) -> np.ndarray:
-    """Return the sorted row numbers of a stratified sample of about `limit` rows.
-
-    If most of the data belongs to classes too small for a share, the sample is uniform.
-    """
-    rows = targets.shape[0]
-    _, sample = split_off(targets, limit / rows, seed)
-    if len(sample) < limit / 2:
-        sample = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
-    return sample

@@ -1,9 +1,11 @@
 """The position of a training within its data, counted in optimizer steps, and the settings it depends on."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytorch_lightning as pl
 
 from counterpoise.errors import UserError
@@ -71,3 +73,11 @@ def check_same_order(saved: Mapping[str, Any], now: Mapping[str, Any], ckpt: str
             f"examples: {now['sampler']} (was {saved['sampler']}). Use the old strategy and, with a schedule, the old "
             "trainer.max_epochs"
         )
+
+
+def array_digest(*arrays: np.ndarray) -> str:
+    """Return a digest of integer arrays."""
+    digest = hashlib.blake2b(digest_size=16)
+    for values in arrays:
+        digest.update(np.ascontiguousarray(values, np.int64).data)
+    return digest.hexdigest()

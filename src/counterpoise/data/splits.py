@@ -59,6 +59,18 @@ def stratified_split(classes: np.ndarray, fraction: float, seed: int) -> tuple[n
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
+def sample_rows(targets: Targets, limit: int, seed: int) -> np.ndarray:
+    """Return the sorted row numbers of a stratified sample of about `limit` rows.
+
+    If most of the data belongs to classes too small for a share, the sample is uniform.
+    """
+    rows = targets.shape[0]
+    _, sample = split_off(targets, limit / rows, seed)
+    if len(sample) < limit / 2:
+        sample = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
+    return sample
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Classes or labels of the training data.
