@@ -167,3 +167,16 @@ def test_a_folder_with_hydra_files_only_is_not_a_finished_run(tmp_path):
     (tmp_path / ".hydra" / "overrides.yaml").write_text(json.dumps(["seed=1"]))
     with pytest.raises(UserError, match="failed, ended without a result"):
         load_runs([tmp_path])
+
+
+@pytest.mark.parametrize("jobs", ["02", "0123", "1"])
+def test_data_warnings_of_the_runs_are_shown_once_and_with_their_groups(tmp_path, jobs):
+    sweep = finished.sweep(tmp_path / "sweep")
+    for job in jobs:
+        path = sweep / job / "metrics.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data_warnings": ["97% of train are long"]}))
+    runs, _ = load_runs([sweep])
+    groups = {name: [run for run in runs if run.group == name] for name in ("plain", "combined")}
+    [line] = data_warnings(groups, runs[0])
+    assert "97% of train are long" in line
+    assert ("plain" in line) == (jobs == "1")

@@ -158,3 +158,19 @@ def test_a_corrective_weight_column_changes_the_recommendation(call, tmp_path):
         assert code == 0
         assert f"strategy={strategy}\n" in out
         assert ("data.weight corrects" in out) == (strategy == "plain")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.97])
+def test_long_texts_are_counted_before_truncation_and_named_with_the_setting(call, tmp_path, share):
+    long = " ".join(["word1"] * 271)  # and two special tokens
+    rows = [(long if row < share * 200 else f"word{row} word2", "ab"[row % 2]) for row in range(200)]
+    with (tmp_path / "mails.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    output = tmp_path / "out"
+    code, out, err = call("data=files", f"data.train={tmp_path / 'mails.csv'}", "--output", output)
+    assert code == 0, err
+    assert ("truncated to encoder.max_length=16" in " ".join(out.split())) == (share > 0.2)
+    findings = json.loads((output / "audit.json").read_text())
+    assert findings["splits"]["train"]["tokens"]["longest"] == 273
+    assert findings["splits"]["train"]["tokens"]["median"] == (273 if share > 0.5 else 4)
+    assert any("encoder.max_length=16" in line for line in findings["data_warnings"]) == (share > 0.2)

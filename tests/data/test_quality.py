@@ -132,14 +132,6 @@ def test_unusual_texts_are_reported_by_reason():
     assert found == {"one word": [1], "no letter": [2], "damaged characters": [3, 5], "extremely long": [4]}
 
 
-def test_token_lengths_ignore_truncation_and_do_not_modify_the_tokenizer(tiny_encoder):
-    backend = load_tokenizer(str(tiny_encoder)).backend_tokenizer
-    backend.enable_truncation(4)
-    long = " ".join(["word1"] * 100)
-    assert quality.token_lengths(texts("word1 word2", long), backend).tolist() == [4, 102]
-    assert len(backend.encode(long)) == 4
-
-
 def test_imbalance_of_counts_worked_by_hand():
     found = quality.imbalance(np.array([1, 8, 3]))
     assert found["ratio"] == 8

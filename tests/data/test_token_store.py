@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase
 
 from counterpoise.data import token_store
@@ -55,9 +56,36 @@ def test_rows_beyond_one_chunk_are_in_order(tokenizer, monkeypatch):
     assert rows(tokenise(tokenizer)) == tokenizer(TEXTS, truncation=True, max_length=8)["input_ids"]
 
 
-@pytest.mark.parametrize(("max_length", "truncated"), [(3, 4), (8, 1), (41, 1), (42, 0), (64, 0)])
-def test_truncated_texts_are_counted(tokenizer, max_length, truncated):
-    assert tokenise(tokenizer, max_length=max_length).truncated == truncated
+def whole_lengths(tokenizer, texts) -> list[int]:
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    return [len(backend.encode(text)) for text in texts]
+
+
+@pytest.mark.parametrize("max_length", [3, 4, 8, 41, 42, 64])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_lengths_are_counted_before_truncation(tokenizer, max_length, side):
+    tokenizer.truncation_side = side
+    store = tokenise(tokenizer, max_length=max_length)
+    assert store.full_lengths.tolist() == whole_lengths(tokenizer, TEXTS)
+    np.testing.assert_array_equal(store.lengths, np.minimum(store.full_lengths, max_length))
+
+
+@pytest.mark.parametrize("specials", [(), ("[CLS]",), ("[CLS]", "[SEP]"), ("[CLS]", "[CLS]", "[SEP]", "[SEP]")])
+@pytest.mark.parametrize("model", ["words", "bytes"])
+def test_lengths_before_truncation_of_any_tokenizer(tokenizer, specials, model):
+    backend = tokenizer.backend_tokenizer
+    if model == "bytes":
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokens = {token: number for number, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters])}
+        backend.model, backend.pre_tokenizer = models.BPE(tokens, []), pre_tokenizers.ByteLevel()
+    place = {name: backend.token_to_id(name) for name in specials}
+    single = [*specials[: len(specials) // 2], "$A", *specials[len(specials) // 2 :]]
+    backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=list(place.items()))
+    texts = [*TEXTS, "", "word1 " * 1000, "x" * 300]
+    store = tokenise(tokenizer, texts, max_length=7)
+    assert store.full_lengths.tolist() == whole_lengths(tokenizer, texts)
+    assert store.lengths.max() == 7
 
 
 def test_small_vocabularies_take_two_bytes_per_token(tokenizer):
@@ -134,7 +162,12 @@ def test_the_files_of_a_store_are_those_that_numpy_writes(tokenizer, tmp_path, m
     np.save(tmp_path / "offsets.npy", np.cumsum([0, *map(len, expected)]))
     assert (folder / "offsets.npy").read_bytes() == (tmp_path / "offsets.npy").read_bytes()
     assert (folder / "tokens.bin").read_bytes() == np.concatenate(expected).astype(np.uint16).tobytes()
-    assert sorted(path.name for path in folder.iterdir()) == ["meta.json", "offsets.npy", "tokens.bin"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "full_lengths.npy",
+        "meta.json",
+        "offsets.npy",
+        "tokens.bin",
+    ]
 
 
 def test_an_interrupted_tokenisation_leaves_nothing_in_the_cache(tokenizer, cache, monkeypatch):
@@ -155,7 +188,7 @@ def test_a_pickled_store_holds_only_its_path(tokenizer):
     assert len(pickled) < 500
     copy = pickle.loads(pickled)
     assert rows(copy) == rows(store)
-    assert copy.truncated == store.truncated
+    assert copy.full_lengths.tolist() == store.full_lengths.tolist()
 
 
 def test_a_length_beyond_the_encoder_is_refused_in_one_line(tokenizer):

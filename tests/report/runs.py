@@ -93,7 +93,6 @@ def _facts(train: Any, splits: Any, measured: Any, rng: np.random.Generator, **c
         "validation_logits": splits["validation"][0],
         "lengths": rng.integers(3, 33, 227),
         "max_length": 32,
-        "truncated_fraction": 0.03,
         "calibration": calibration.measure(
             LABELS,
             correction.counts,

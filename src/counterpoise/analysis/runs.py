@@ -45,6 +45,7 @@ class Run:
             start their second stages from the same checkpoint. Empty if unknown.
         further: Test scores of metrics that are not functions of class counts: those of a fork (config key `metrics`)
             and registered ones that are shown in comparisons.
+        data_warnings: Data warnings that the run printed.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Run:
     probe: bool
     first_stage: str
     further: dict[str, float]
+    data_warnings: tuple[str, ...] = ()
 
 
 def load_runs(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
@@ -103,8 +105,8 @@ def load_runs(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
 
 
 def data_warnings(groups: Mapping[str, Sequence[Run]], first: Run) -> list[str]:
-    """Return warnings about runs that limit a comparison. `first` provides the training counts and bounds."""
-    warnings = []
+    """Return warnings that limit a comparison. `first` provides the training counts and bounds."""
+    warnings = _warnings_of_the_data(groups)
     for name, runs in groups.items():
         repeated = [seed for seed, times in Counter(run.seed for run in runs).items() if times > 1 and seed is not None]
         if repeated:
@@ -121,6 +123,16 @@ def data_warnings(groups: Mapping[str, Sequence[Run]], first: Run) -> list[str]:
     if any(run.bounds != first.bounds for run in everyone):
         warnings.append(f"The runs have different bucket bounds. The bounds are taken from {first.folder}.")
     return warnings
+
+
+def _warnings_of_the_data(groups: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return each data warning of the runs once, with the groups that have it unless all have it."""
+    found: dict[str, list[str]] = {}
+    for name, runs in groups.items():
+        for line in dict.fromkeys(line for run in runs for line in run.data_warnings):
+            found.setdefault(line, []).append(name)
+    of = {line: "" if len(names) == len(groups) else f" of {', '.join(names)}" for line, names in found.items()}
+    return [f"Data{of[line]}: {line.rstrip('.')}." for line in found]
 
 
 def _finished_jobs(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:
@@ -230,6 +242,7 @@ def _read(folder: Path, row: dict[str, Any], group: str) -> Run:
         probe=bool(metrics.get("probe", False)),
         first_stage=_first_stage(settings),
         further=_further_scores(metrics, settings, "multi_label" if multi_label else "single_label"),
+        data_warnings=tuple(map(str, metrics.get("data_warnings", ()))),
     )
 
 

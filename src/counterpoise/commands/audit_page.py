@@ -9,8 +9,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from counterpoise.commands.data_quality import PERCENTILES
 from counterpoise.data import near_duplicates, quality
+from counterpoise.data.text_lengths import PERCENTILES
 from counterpoise.terminal import console
 
 WIDTH = 80

@@ -11,11 +11,10 @@ import pyarrow as pa
 from counterpoise.balance import InverseFrequency, PowerSampler, Strategy
 from counterpoise.data import near_duplicates, quality
 from counterpoise.data.datamodule import TextDataModule
+from counterpoise.data.text_lengths import length_percentiles, truncated_fraction
 from counterpoise.errors import UserError
 from counterpoise.metrics.buckets import Bounds, buckets
 
-PERCENTILES = {"median": 50, "95%": 95, "99%": 99, "longest": 100}
-"""Percentiles of the token lengths, by name."""
 LEAK_PAIRS = (("validation", "train"), ("test", "train"), ("test", "validation"))
 """Pairs (into, source): rows of `into` whose text also occurs in `source` are leaks."""
 EXAMPLES = 3
@@ -154,11 +153,10 @@ def _row_tables(compared: ComparedTexts, unusual: Mapping[str, np.ndarray]) -> d
 
 def _split_findings(compared: ComparedTexts, unusual: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     data, groups = compared.data, compared.groups
-    lengths = quality.token_lengths(compared.rows.texts, data.tokenizer.backend_tokenizer)
     findings = {}
     for number, (name, part) in enumerate(data.splits.items()):
         in_split = compared.rows.part == number
-        positives, tokens = quality.label_counts(part.targets, len(data.labels)), lengths[in_split]
+        positives, tokens = quality.label_counts(part.targets, len(data.labels)), part.dataset.full_lengths
         rare = (positives > 0) & (positives < quality.MIN_TEST_EXAMPLES)
         findings[name] = {
             "rows": len(part),
@@ -171,8 +169,8 @@ def _split_findings(compared: ComparedTexts, unusual: Mapping[str, np.ndarray]) 
             "rare": [data.labels[c] for c in np.flatnonzero(rare)],
             "repeats": int(in_split.sum()) - len(np.unique(groups[in_split])),
             "with_near_duplicate": int(quality.has_near_duplicate(groups[in_split], compared.near).sum()),
-            "tokens": {key: int(np.percentile(tokens, percentile)) for key, percentile in PERCENTILES.items()},
-            "truncated": float((tokens > data.max_length).mean()),
+            "tokens": length_percentiles(tokens),
+            "truncated": truncated_fraction(tokens, data.max_length),
             "unusual": {reason: int(in_split[rows].sum()) for reason, rows in unusual.items()},
         }
     return findings

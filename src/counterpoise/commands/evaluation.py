@@ -76,7 +76,6 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
         validation_logits=logits[:0],
         lengths=np.empty(0, np.int64),
         max_length=config["encoder"]["max_length"],
-        truncated_fraction=0.0,
         decided=predictor.decide(logits) if multi_label else None,
         thresholds=predictor.thresholds,
         data_warnings=split.notices,

@@ -52,6 +52,11 @@ class TokenDataset(Dataset[Batch]):
         """Number of tokens of each row, int64 [N]."""
         return self.store.lengths[self.store_rows]
 
+    @property
+    def full_lengths(self) -> np.ndarray:
+        """Number of tokens of each row before truncation, int64 [N]."""
+        return self.store.full_lengths[self.store_rows]
+
     def __len__(self) -> int:
         return len(self.store_rows)
 

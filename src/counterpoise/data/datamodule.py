@@ -33,6 +33,7 @@ from counterpoise.data.quality import find_data_warnings
 from counterpoise.data.sources import Source
 from counterpoise.data.splits import Vocabulary, label_counts, sample_rows, split_off, unseen_labels
 from counterpoise.data.table import Split
+from counterpoise.data.text_lengths import truncation_warnings
 from counterpoise.data.token_store import TokenStore, tokenise
 from counterpoise.data.tokenizer_checks import warn_of_unknown_tokens
 from counterpoise.errors import UserError
@@ -141,8 +142,10 @@ class TextDataModule(pl.LightningDataModule):
 
     @cached_property
     def data_warnings(self) -> list[str]:
-        """Data warnings, one line each: the notices of the files, and those of `quality.find_data_warnings`."""
-        return [*self.notices, *find_data_warnings(self.splits, self.labels)]
+        """Data warnings, one line each: notices of the files, truncation, and those of `quality.find_data_warnings`."""
+        lengths = {name: part.dataset.full_lengths for name, part in self.splits.items()}
+        truncation = truncation_warnings(lengths, self.max_length, self.tokenizer.model_max_length)
+        return [*self.notices, *truncation, *find_data_warnings(self.splits, self.labels)]
 
     @property
     def notices(self) -> list[str]:

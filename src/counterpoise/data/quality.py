@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pandas.util import hash_array
 from scipy.sparse import vstack
-from tokenizers import Tokenizer
 
 from counterpoise.balance.counts import Targets
 from counterpoise.data.arrow_cache import release_pages
@@ -192,18 +191,6 @@ def unusual_texts(texts: Column) -> dict[str, np.ndarray]:
     return rows | {
         "extremely long": np.flatnonzero(lengths > LONG_FACTOR * np.median(lengths)) if len(lengths) else lengths
     }
-
-
-def token_lengths(texts: Column, backend: Tokenizer) -> np.ndarray:
-    """Return the number of tokens of each text without truncation, int64 [N]. `backend` is not modified."""
-    whole_texts = Tokenizer.from_str(backend.to_str())
-    whole_texts.no_truncation()
-    whole_texts.no_padding()
-    lengths = [np.empty(0, np.int64)]
-    for start in range(0, len(texts), 1024):
-        encodings = whole_texts.encode_batch_fast(texts[start : start + 1024].to_pylist())
-        lengths.append(np.array([len(encoding) for encoding in encodings], np.int64))
-    return np.concatenate(lengths)
 
 
 def imbalance(counts: np.ndarray) -> dict[str, float]:

@@ -28,37 +28,38 @@ BYTES_PER_CHUNK = 2**22
 """Maximum bytes of text that are tokenised at a time, unless one text is larger. A byte needs about 20 in memory."""
 LONGEST_REASON = 200
 """Characters of a library's message that an error quotes."""
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class TokenStore:
     """Token ids of N texts, special tokens included.
 
-    Row i is `tokens[offsets[i]:offsets[i + 1]]`. Both arrays are memory maps. A pickled store holds only its path.
+    Row i is `tokens[offsets[i]:offsets[i + 1]]`. All arrays are memory maps. A pickled store holds only its path.
 
     Args:
         folder: Folder of the files.
         tokens: Token ids of all texts, uint16 or int32.
         offsets: Start of each text in `tokens`, and the end of the last one, int64 [N + 1].
-        truncated: Number of texts that were truncated.
+        full_lengths: Number of tokens of each text before truncation, int64 [N].
     """
 
     folder: Path
     tokens: np.ndarray
     offsets: np.ndarray
-    truncated: int
+    full_lengths: np.ndarray
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore":
         """Open a store that `tokenise` wrote."""
         meta = json.loads((folder / "meta.json").read_text())
         tokens = np.memmap(folder / "tokens.bin", dtype=meta["dtype"], mode="r", shape=(meta["tokens"],))
-        return cls(folder, tokens, np.load(folder / "offsets.npy", mmap_mode="r"), meta["truncated"])
+        arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("offsets", "full_lengths"))
+        return cls(folder, tokens, *arrays)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Number of tokens of each text, int64 [N]."""
+        """Number of stored tokens of each text, int64 [N]."""
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
@@ -126,7 +127,7 @@ def tokenise(
 
 def _write_store(folder: Path, texts: Column, backend: Tokenizer, max_length: int, dtype: str, what: str) -> None:
     """Tokenise the texts and write the files of a store."""
-    lengths, truncated = array("q"), 0
+    lengths, full_lengths, special = array("q"), array("q"), backend.num_special_tokens_to_add(is_pair=False)
     with (folder / "tokens.bin").open("wb") as file, Progress(transient=True) as progress:
         task = progress.add_task(f"tokenising {what}", total=len(texts))
         for chunk in _chunks(texts):
@@ -135,15 +136,18 @@ def _write_store(folder: Path, texts: Column, backend: Tokenizer, max_length: in
                 ids = encoding.ids
                 tokens.fromlist(ids)
                 lengths.append(len(ids))
-                # Reading `overflowing` copies the rest of the text: read it only for texts that may be truncated.
-                truncated += len(ids) == max_length and bool(encoding.overflowing)
+                # Reading `overflowing` copies the rest of the text: read it only for texts that may be truncated. Its
+                # parts repeat the special tokens.
+                rest = encoding.overflowing if len(ids) == max_length else ()
+                full_lengths.append(len(ids) + sum(len(part) - special for part in rest))
             file.write(tokens)
             release_pages()
             progress.advance(task, len(chunk))
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     np.save(folder / "offsets.npy", offsets)
-    meta = {"dtype": dtype, "tokens": int(offsets[-1]), "truncated": truncated}
+    np.save(folder / "full_lengths.npy", np.asarray(full_lengths, np.int64))
+    meta = {"dtype": dtype, "tokens": int(offsets[-1])}
     (folder / "meta.json").write_text(json.dumps(meta))
 
 

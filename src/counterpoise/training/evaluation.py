@@ -13,6 +13,7 @@ from scipy.special import softmax
 from counterpoise.balance import FittedStrategy
 from counterpoise.balance.counts import Targets
 from counterpoise.data.datamodule import TextDataModule
+from counterpoise.data.text_lengths import length_percentiles, truncated_fraction
 from counterpoise.metrics.calibration import Calibration, PriorShift, prior_correction
 from counterpoise.metrics.calibration import measure as calibrate
 from counterpoise.metrics.costs import least_cost, mean_cost, read_costs
@@ -161,9 +162,16 @@ def _metrics(outcome: TrainingOutcome, evaluated: dict[str, SplitLogits]) -> dic
             "epoch_size": correction.epoch_size,
         },
         "data": {
-            name: {"examples": len(split), "dropped": split.split.dropped, "unseen": split.unseen}
+            name: {
+                "examples": len(split),
+                "dropped": split.split.dropped,
+                "unseen": split.unseen,
+                "tokens": length_percentiles(split.dataset.full_lengths),
+                "truncated": truncated_fraction(split.dataset.full_lengths, outcome.data.max_length),
+            }
             for name, split in outcome.data.splits.items()
         },
+        "data_warnings": outcome.data.data_warnings,
         "epochs": outcome.epochs,
         "steps": outcome.steps,
     }
@@ -212,9 +220,8 @@ def _results(
         test_logits=evaluated["test"].logits,
         validation_targets=data.splits["validation"].targets,
         validation_logits=evaluated["validation"].logits,
-        lengths=train.lengths,
+        lengths=train.full_lengths,
         max_length=data.max_length,
-        truncated_fraction=train.store.truncated / len(train.store),
         decided=decided,
         thresholds=None if scoring.thresholds is None else scoring.thresholds.numpy(),
         least_cost=cheapest,

@@ -3,8 +3,11 @@
 import logging
 from collections.abc import Sequence
 
+import numpy as np
+
 from counterpoise.balance import FittedStrategy
 from counterpoise.data.datamodule import TextDataModule
+from counterpoise.data.text_lengths import truncated_fraction
 from counterpoise.terminal import console
 from counterpoise.training.results import RunResults
 from counterpoise.training.run import RunContext
@@ -19,11 +22,11 @@ SHOWN_EPOCHS = 12
 def show_overview(run: RunContext, data: TextDataModule, fitted: FittedStrategy) -> None:
     """Print the sizes of the splits, the data warnings, and the correction of each class or label."""
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
-    train = data.splits["train"].dataset
+    lengths = data.splits["train"].dataset.full_lengths
     noun = "labels" if fitted.final.correction.multi_label else "classes"
     console.print(
-        f"examples: {sizes}; {len(data.labels)} {noun}; tokens per text: mean {train.lengths.mean():.0f}, "
-        f"longest {train.lengths.max()}; {train.store.truncated / len(train.store):.0%} truncated at "
+        f"examples: {sizes}; {len(data.labels)} {noun}; tokens per text: median {np.median(lengths):.0f}, "
+        f"longest {lengths.max():,}; {truncated_fraction(lengths, data.max_length):.0%} truncated at "
         f"encoder.max_length={data.max_length}"
     )
     if run.rank == 0:

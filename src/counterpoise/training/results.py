@@ -44,9 +44,8 @@ class RunResults:
         test_logits: Logits of the test split.
         validation_targets: Targets of the validation split.
         validation_logits: Logits of the validation split.
-        lengths: Tokens of each training text after truncation, int.
+        lengths: Tokens of each training text before truncation, int.
         max_length: Tokens per text at most.
-        truncated_fraction: Fraction of training texts that were longer than `max_length`.
         decided: Predicted labels of the test texts, bool [N, C]; None for single-label data.
         thresholds: Probability threshold of each label, float [C]; None for single-label data.
         least_cost: Class of least expected cost for each test text, int [N]; None without a cost matrix.
@@ -72,7 +71,6 @@ class RunResults:
     validation_logits: np.ndarray
     lengths: np.ndarray
     max_length: int
-    truncated_fraction: float
     decided: np.ndarray | None = None
     thresholds: np.ndarray | None = None
     least_cost: np.ndarray | None = None

@@ -7,17 +7,20 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from counterpoise.data.quality import MIN_TEST_EXAMPLES
+from counterpoise.data.text_lengths import length_percentiles, truncated_fraction
 from counterpoise.report.html_page import Panel, figure, render, table
 from counterpoise.training.results import RunResults, one_hot
 
 
 def data_panel(results: RunResults) -> Panel:
     """Return the panel of the data."""
-    median = np.median(results.lengths) if len(results.lengths) else 0
-    limit = f"encoder.max_length={results.max_length}"
-    note = f"The median training text has {median:.0f} tokens; "
-    if results.truncated_fraction:
-        note += f"{results.truncated_fraction:.1%} are longer than {limit} and were truncated."
+    limit, truncated = (
+        f"encoder.max_length={results.max_length}",
+        truncated_fraction(results.lengths, results.max_length),
+    )
+    note = f"The median training text has {length_percentiles(results.lengths)['median']:,} tokens; "
+    if truncated:
+        note += f"{truncated:.1%} are longer than {limit} and were truncated."
     else:
         note += f"none is longer than {limit}."
     test = results.table.test_count.to_numpy()
@@ -47,27 +50,30 @@ def data_panel(results: RunResults) -> Panel:
 
 def _lengths(results: RunResults) -> go.Figure:
     longest = int(results.lengths.max(initial=1))
-    width = max(1, -(-longest // 60))
-    edges = np.arange(longest + 0.5, -width, -width)[::-1]
+    # A few very long texts would make all other bars narrow: the last bar holds them.
+    end = max(length_percentiles(results.lengths)["99%"], results.max_length, 1)
+    shown = min(longest, end)
+    width = max(1, -(-shown // 60))
+    edges = np.arange(shown + 0.5, -width, -width)[::-1]
+    lasts = np.append(edges[1:-1] - 0.5, longest)
     plot = go.Figure(
         go.Bar(
             x=edges[:-1] + width / 2,
-            y=np.histogram(results.lengths, edges)[0],
+            y=np.histogram(results.lengths.clip(max=shown), edges)[0],
             width=width * 0.92,
             marker={"color": "var(--c1)"},
-            customdata=np.column_stack([np.maximum(edges[:-1] + 0.5, 0), edges[1:] - 0.5]),
+            customdata=np.column_stack([np.maximum(edges[:-1] + 0.5, 0), lasts]),
             hovertemplate="%{customdata[0]} to %{customdata[1]} tokens: %{y:,} texts<extra></extra>",
         )
     )
     plot.add_vline(results.max_length + 0.5, line={"color": "var(--c2)", "width": 2, "dash": "dash"})
-    truncated = f"{results.truncated_fraction:.1%}" if results.truncated_fraction else "none"
+    truncated = f"{fraction:.1%}" if (fraction := truncated_fraction(results.lengths, results.max_length)) else "none"
     plot.add_annotation(
         x=results.max_length, y=1, yref="paper", text=f"max_length {results.max_length}: {truncated} truncated",
         showarrow=False, xanchor="right", xshift=-6, yanchor="bottom", font={"color": "var(--c2)"},
     )  # fmt: skip
     plot.update_layout(height=280, showlegend=False, bargap=0, margin={"l": 8, "r": 12, "t": 30, "b": 8})
-    end = max(longest, results.max_length) * 1.02
-    plot.update_xaxes(title="tokens of a training text", showgrid=False, range=[0, end])
+    plot.update_xaxes(title="tokens of a training text", showgrid=False, range=[0, end * 1.02])
     plot.update_yaxes(title="texts")
     return plot
 
