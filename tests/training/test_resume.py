@@ -267,7 +267,7 @@ def continued(train, stops, settings) -> int:
     return compared
 
 
-@pytest.mark.parametrize("name", ["default", "accumulated", "several validations", "validations across epochs"])
+@pytest.mark.parametrize("name", ["accumulated", "several validations"])
 def test_a_run_continues_from_the_checkpoint_of_every_step(name, train):
     settings = SETTINGS[name]
     whole = train(each_step=True, **settings)
