@@ -188,3 +188,17 @@ def test_padding_does_not_change_a_vector(folder):
     mask = torch.tensor([[1] * 6 + [0] * 4])
     with torch.no_grad():
         torch.testing.assert_close(encoder(padded, mask), encoder(ids, mask[:, :6]), atol=1e-5, rtol=1e-4)
+
+
+def test_both_dropouts_reach_every_family_or_are_named(folder, caplog):
+    encoder = EncoderSource(str(folder), max_length=12, hidden_dropout=0.0, attention_dropout=0.0).load()
+    named = [record.getMessage().partition("=")[0] for record in caplog.records]
+    family = encoder.backbone.config.model_type
+    lacking = {"t5": "attention", "xlnet": "attention", "llama": "hidden"}.get(family)
+    assert named == ([] if lacking is None else [f"encoder.{lacking}_dropout"])
+    ids, mask = torch.randint(4, 60, (3, 12)), torch.ones(3, 12, dtype=torch.int64)
+    assert encoder.training
+    assert torch.equal(encoder(ids, mask), encoder(ids, mask))
+    # A dropout that reaches the layers changes the vectors.
+    encoder = EncoderSource(str(folder), max_length=12, hidden_dropout=0.5).load()
+    assert torch.equal(encoder(ids, mask), encoder(ids, mask)) == (lacking == "hidden")

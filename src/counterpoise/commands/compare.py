@@ -12,6 +12,8 @@ from rich.console import Console
 
 from counterpoise.errors import UserError
 
+PICTURES = (".png", ".pdf", ".svg")
+
 
 def main() -> None:
     """Read the command line, compare or plot the runs, print and write the results."""
@@ -20,7 +22,7 @@ def main() -> None:
     parser.add_argument(
         "--reference", metavar="NAME", help="group to compare the others with (default: plain, else the best)"
     )
-    parser.add_argument("--metric", default="macro_f1", help="metric that ranks the groups (default: macro_f1)")
+    parser.add_argument("--metric", help="metric that ranks the groups (default: macro_f1)")
     parser.add_argument(
         "--picture", metavar="A,B", help="two groups to plot (default: the reference and the best other)"
     )
@@ -29,7 +31,9 @@ def main() -> None:
         "--losses", action="store_true", help="plot losses and gradient norms of NAME=RUN to --output FILE"
     )
     arguments = parser.parse_intermixed_args()
-    if arguments.output and not arguments.losses:
+    if arguments.losses:
+        _check_plot_arguments(arguments)
+    elif arguments.output:
         _refuse_file(arguments.output)
 
     # These imports take seconds, because they import PyTorch: report faults of the arguments first.
@@ -46,11 +50,20 @@ def main() -> None:
     _refuse_file(output)
     console = Console()
     with console.status("comparing the runs"):
-        comparison = compare_runs(arguments.runs, arguments.metric, arguments.reference)
+        comparison = compare_runs(arguments.runs, arguments.metric or "macro_f1", arguments.reference)
     drawn = drawn_groups(comparison, arguments.picture)
     show(comparison, console)
     write(output, comparison, drawn)
     console.print(f"{output / 'comparison.html'}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _check_plot_arguments(arguments: argparse.Namespace) -> None:
+    """Raise UserError for options that `--losses` does not use, and for an output that is not a picture."""
+    for option in ("reference", "metric", "picture"):
+        if getattr(arguments, option) is not None:
+            raise UserError(f"--{option} has no effect with --losses, which plots all given runs")
+    if arguments.output and arguments.output.suffix.lower() not in PICTURES:
+        raise UserError(f"--output {arguments.output}: use a file with the suffix {', '.join(PICTURES)}")
 
 
 def _refuse_file(output: Path) -> None:

@@ -85,6 +85,8 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
 def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_label: bool) -> Split:
     """Return the usable rows of the file. Columns default to those of the run's data."""
     data = config["data"]
+    if arguments.separator and not multi_label:
+        raise UserError(f"--separator {arguments.separator!r} has no effect: {arguments.run} is a single-label run")
     label = arguments.label.split(",") if arguments.label and "," in arguments.label else arguments.label
     source = FileSource(
         train=str(arguments.file),

@@ -19,6 +19,7 @@ from counterpoise.data.arrow_columns import Column, format_rows, is_text
 from counterpoise.data.dropped_rows import repeated_headers
 from counterpoise.data.readers import notices_of, read_columns, suffix_of
 from counterpoise.data.readers.format import FileFormat
+from counterpoise.data.readers.json_lines import SUFFIXES as JSON_SUFFIXES
 from counterpoise.data.table import row_ids
 from counterpoise.data.table_writers import TEXT_FORMATS, Stream
 from counterpoise.errors import UserError
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("auto", "fp32", "bf16")
 CSV_FORMAT = {"delimiter": None, "quote": '"', "skip_rows_after_header": 0, "columns": None}
 """Default format of CSV files. The encoding of a run's training file says nothing about other files."""
+CSV_OPTIONS = {"skip_rows_after_header": "--skip-rows"}
+"""Options whose name differs from their key."""
 
 
 def main() -> None:
@@ -93,6 +96,11 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
     if arguments.thresholds:
         if model.decision is None:
             raise UserError(f"--thresholds: {arguments.run} is a single-label model, which has no thresholds")
+        if model.decision.top_k is not None:
+            raise UserError(
+                f"--thresholds: {arguments.run} predicts the {model.decision.top_k} most probable labels "
+                "(decision.top_k), without thresholds"
+            )
         model.thresholds = read_thresholds(arguments.thresholds, model.labels)
     if arguments.costs and model.decision is not None:
         raise UserError(f"--costs: {arguments.run} is a multi-label model, and costs are for single-label models")
@@ -157,12 +165,16 @@ def add_file_arguments(parser: argparse.ArgumentParser, content: str, text_defau
 def csv_format_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the CSV format: the given options, otherwise that of the run's training file of the same suffix."""
     given = {key: vars(arguments)[key] for key in (*CSV_FORMAT, "encoding") if key in arguments}
+    suffix = suffix_of(arguments.file)
+    for key in given:
+        if suffix == ".parquet" or (suffix in JSON_SUFFIXES and key != "encoding"):
+            raise UserError(f"{CSV_OPTIONS.get(key, '--' + key)} has no effect: {arguments.file} is not a CSV file")
     exported = arguments.run / "export.json"
     if exported.is_file():
         trained = json.loads(exported.read_text(encoding="utf-8")).get("reading", {})
     else:
         trained = training_csv_format(read_config(arguments.run))
-    if trained.get("suffix") != suffix_of(arguments.file):
+    if trained.get("suffix") != suffix:
         return given
     unusual = {key: trained[key] for key, default in CSV_FORMAT.items() if trained.get(key, default) != default}
     inherited = {key: value for key, value in unusual.items() if key not in given}

@@ -1,5 +1,6 @@
 """The encoder: load it, pool its outputs into one vector per text, freeze parts of it."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,8 +16,26 @@ from counterpoise.errors import UserError
 from counterpoise.model.packed_attention import IMPLEMENTATION, check, first_position, last_hidden
 from counterpoise.model.pretrained import load_backbone, load_config
 
+log = logging.getLogger(__name__)
+
 POOLINGS = ("pooler", "cls", "mean")
 FIRST_TOKEN_POOLINGS = ("pooler", "cls")
+DROPOUTS = {
+    "hidden_dropout": (
+        "hidden_dropout_prob",
+        "hidden_dropout",
+        "dropout",
+        "dropout_rate",
+        "mlp_dropout",
+        "embedding_dropout",
+        "resid_pdrop",
+        "resid_dropout",
+        "embd_pdrop",
+        "embed_dropout",
+    ),
+    "attention_dropout": ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop"),
+}
+"""Names of both dropouts in the configurations of the supported families."""
 POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
 """Names of learned position embeddings in the supported families."""
 
@@ -105,13 +124,20 @@ class EncoderSource:
 
     def _set_dropout(self, config: Any) -> None:
         # Each family of encoders has its own names for dropout.
-        for value, names in (
-            (self.hidden_dropout, ("hidden_dropout_prob", "dropout", "mlp_dropout", "embedding_dropout")),
-            (self.attention_dropout, ("attention_probs_dropout_prob", "attention_dropout")),
-        ):
-            for name in names if value is not None else ():
-                if hasattr(config, name):
-                    setattr(config, name, value)
+        for key, names in DROPOUTS.items():
+            value = getattr(self, key)
+            if value is None:
+                continue
+            known = [name for name in names if hasattr(config, name)]
+            for name in known:
+                setattr(config, name, value)
+            if not known:
+                log.warning(
+                    "encoder.%s=%s has no effect: the configuration of %s has no such dropout; set it to null",
+                    key,
+                    value,
+                    config.model_type,
+                )
 
 
 class Encoder(nn.Module):
