@@ -100,6 +100,27 @@ def test_changed_weights_matter_to_a_probe_only(restored, texts, tmp_path, monke
         assert (load(folder)(["alpha1 word2"]) == before).all()
 
 
+@pytest.mark.parametrize("change", [*TOKENIZER, *CONFIG])
+def test_a_run_is_not_resumed_with_another_tokenizer_or_configuration(change, restored, texts, tmp_path):
+    how, encoder, finished = restored
+    if how == "probe":
+        pytest.skip("a probe has no checkpoint to resume from")
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    record = (folder / "encoder.json").read_text()
+    (TOKENIZER | CONFIG)[change](encoder)
+    resume = [
+        *setting(texts, encoder),
+        "strategy=plain",
+        "trainer.max_epochs=2",
+        f"ckpt={folder}/checkpoints/last.ckpt",
+    ]
+    for target in (folder, tmp_path / "other"):
+        done = run(target, *resume, report=False)
+        assert done.code == 2
+        assert "is not the one of the training" in done.error
+    assert (folder / "encoder.json").read_text() == record
+
+
 @pytest.mark.parametrize("changes", [{"transformers_version": "0.0.1"}, {"architectures": ["BertForMaskedLM"]}])
 def test_bookkeeping_in_the_configuration_may_change(changes, restored):
     _, encoder, folder = restored

@@ -30,7 +30,11 @@ _BOOKKEEPING = ("_commit_hash", "_name_or_path", "transformers_version", "dtype"
 
 
 def record_encoder(
-    folder: Path, source: EncoderSource, encoder: Encoder | PrecomputedEmbeddings, tokenizer: PreTrainedTokenizerBase
+    folder: Path,
+    source: EncoderSource,
+    encoder: Encoder | PrecomputedEmbeddings,
+    tokenizer: PreTrainedTokenizerBase,
+    ckpt: str | None = None,
 ) -> None:
     """Write `encoder.json`: where the encoder is from, and SHA-256 digests of its parts.
 
@@ -40,7 +44,14 @@ def record_encoder(
         encoder: The encoder. The digest of its weights is recorded for a linear probe only, because the checkpoint of
             any other run holds the weights.
         tokenizer: Its tokenizer.
+        ckpt: Checkpoint that the run is resumed from.
+
+    Raises:
+        UserError: The run of the checkpoint was trained with another tokenizer or config.json.
     """
+    if ckpt and (resumed := Path(ckpt).absolute().parent.parent / FILE).is_file():
+        check_config(resumed.parent, source)
+        check_tokenizer(resumed.parent, source, tokenizer)
     content = {
         "name": source.name,
         "revision": source.revision,
@@ -102,7 +113,7 @@ def _compare(run: Path, part: str, found: str, source: EncoderSource) -> None:
         f"{run}: the {part} of the encoder at {source.locate()} (SHA-256 {found[:SHOWN_DIGITS]}...) is not the one of "
         f"the training, which was read from {record.get('name')} ({recorded[:SHOWN_DIGITS]}... in {FILE}); "
         + (f"the versions differ, too ({', '.join(other)}); " if other else "")
-        + "restore it, since predictions would change"
+        + "restore it, since the logits would change, or train again"
     )
 
 

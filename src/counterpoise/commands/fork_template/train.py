@@ -55,7 +55,7 @@ def main(run: RunContext) -> float | None:
     # Model
     encoder = embed_splits(source, data, config) if config.probe else source.load()
     if run.rank == 0:
-        record_encoder(run.folder, source, encoder, data.tokenizer)
+        record_encoder(run.folder, source, encoder, data.tokenizer, config.ckpt)
     first = fitted.at_epoch(0)
     model = Classifier(
         encoder,
