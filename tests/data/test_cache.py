@@ -2,11 +2,12 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
-from counterpoise.data.cache import cache_root, cached
+from counterpoise.data.cache import build_seconds, cache_root, cached
 from counterpoise.errors import UserError
 
 
@@ -161,3 +162,44 @@ def test_a_root_that_cannot_be_written_is_reported_in_one_line(tmp_path, monkeyp
         cached("tokens/a", never)
     assert "\n" not in str(error.value)
     assert str(tmp_path / "file" / "cache" / "tokens" / "a") in str(error.value)
+
+
+def slow(folder: Path) -> None:
+    time.sleep(0.2)
+
+
+def spent(*keys: str, build=slow) -> float:
+    """Return by how much `build_seconds` grows."""
+    before = build_seconds()
+    for key in keys:
+        cached(key, build)
+    return build_seconds() - before
+
+
+@pytest.mark.parametrize(("keys", "builds"), [(("a",), 1), (("a", "a", "a"), 1), (("a", "b"), 2)])
+def test_only_the_building_of_an_entry_takes_build_seconds(keys, builds):
+    assert 0.2 * builds <= spent(*keys) < 0.2 * builds + 0.15
+    assert spent(*keys) < 0.01
+
+
+def test_nested_and_failed_builds_count_once():
+    def nested(folder: Path) -> None:
+        cached("inner", slow)
+
+    def failing(folder: Path) -> None:
+        slow(folder)
+        raise UserError("no")
+
+    assert 0.2 <= spent("outer", build=nested) < 0.35
+    before = build_seconds()
+    with pytest.raises(UserError, match="no"):
+        cached("failing", failing)
+    assert 0.2 <= build_seconds() - before < 0.35
+    assert spent("after") >= 0.2
+
+
+def test_waiting_for_the_builder_in_another_process_counts(root):
+    process = start("cached('a', lambda folder: (print('building', flush=True), time.sleep(1)))")
+    assert process.stdout.readline() == "building\n"
+    assert spent("a") > 0.3
+    finish(process)

@@ -82,14 +82,15 @@ def _run_times(comparison: "Comparison") -> str:
         fastest, *_, slowest = sorted(comparison.groups, key=lambda group: group.seconds)
         digits = 0 if fastest.seconds >= 10 else 1
         shortest, longest = (f"{group.seconds:,.{digits}f}" for group in (fastest, slowest))
-        return f"Duration of a run: from {shortest} seconds ({fastest.name}) to {longest} seconds ({slowest.name})."
+        extremes = f"from {shortest} seconds ({fastest.name}) to {longest} seconds ({slowest.name})"
+        return f"Duration of a run without encoding: {extremes}."
     base = next(group for group in comparison.groups if group.name == comparison.reference)
     parts = [f"{base.name} {base.seconds:,.0f} seconds, {base.steps:,.0f} steps"]
     for group in comparison.groups:
         if group is not base:
             ratio = f"{group.seconds / max(base.seconds, 1e-9):.1f}"
             parts.append(f"{group.name} {group.seconds:,.0f} seconds ({ratio} times), {group.steps:,.0f} steps")
-    return f"Duration of a run: {'; '.join(parts)}."
+    return f"Duration of a run without encoding: {'; '.join(parts)}."
 
 
 def _power(comparison: "Comparison") -> list[str]:

@@ -37,7 +37,7 @@ class Run:
         truth: True labels, csr bool [N, C].
         decided: Decisions, csr bool [N, C].
         bounds: Bounds of the buckets.
-        seconds: Duration of the run.
+        seconds: Duration of the run without building the cache.
         epochs: Number of epochs.
         steps: Number of optimizer steps.
         probe: Whether the run is a linear probe.

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
@@ -16,6 +18,35 @@ from counterpoise.errors import UserError
 def cache_root() -> Path:
     """Return the absolute path of the cache: `$COUNTERPOISE_CACHE`, or the platform's cache folder."""
     return Path(os.environ.get("COUNTERPOISE_CACHE") or user_cache_dir("counterpoise")).expanduser().absolute()
+
+
+class _Clock:
+    """Measure the time inside `running`; nested calls count once."""
+
+    def __init__(self) -> None:
+        self.seconds, self._running = 0.0, False
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        if self._running:
+            yield
+            return
+        start, self._running = time.monotonic(), True
+        try:
+            yield
+        finally:
+            self.seconds, self._running = self.seconds + time.monotonic() - start, False
+
+
+_clock = _Clock()
+
+
+def build_seconds() -> float:
+    """Return the seconds that this process has spent on building cache folders, or on waiting for their builders.
+
+    The first run on new data downloads, reads and encodes; later runs find the results in the cache.
+    """
+    return _clock.seconds
 
 
 def cached(key: str, build: Callable[[Path], None]) -> Path:
@@ -36,7 +67,7 @@ def cached(key: str, build: Callable[[Path], None]) -> Path:
         if folder.is_dir():
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with _clock.running(), FileLock(f"{folder}.lock"):
             if not folder.is_dir():
                 # The lock is held: temporary folders of this entry belong to killed builds.
                 for stale in folder.parent.glob(f"{escape(folder.name)}.tmp-*"):

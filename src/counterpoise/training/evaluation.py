@@ -210,7 +210,7 @@ def _results(
         probe=run.config.probe,
         config=run.resolved_config,
         metrics=metrics,
-        seconds=run.seconds,
+        seconds=run.seconds - run.cache_seconds,
         correction=outcome.correction,
         effective_prior=outcome.effective_prior,
         bounds=scoring.bounds,

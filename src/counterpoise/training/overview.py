@@ -45,7 +45,8 @@ def show_test_results(run: RunContext, results: RunResults) -> None:
     """Print test scores, calibration and the run folder; in a sweep of probes, log one line instead."""
     show_results(results.metrics, results.bounds)
     show_calibration(results.metrics)
-    console.print(f"[dim]finished in {run.seconds:.0f} s; results are in[/dim] {run.folder}")
+    cache = f" ({run.cache_seconds:.0f} s for reading and encoding, now cached)" if run.cache_seconds >= 1 else ""
+    console.print(f"[dim]finished in {run.seconds:.0f} s{cache}; results are in[/dim] {run.folder}")
     if console.quiet:
         log.info("%s: test macro F1 %.4f", " ".join(run.overrides), results.metrics["test"]["macro_f1"])
 

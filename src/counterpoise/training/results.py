@@ -34,7 +34,7 @@ class RunResults:
         probe: Whether the encoder was frozen (linear probe).
         config: Resolved configuration.
         metrics: Content of `metrics.json`.
-        seconds: Duration of the run so far, or None.
+        seconds: Duration of the run so far without building the cache, or None.
         correction: Correction that the tested checkpoint was trained with.
         effective_prior: Effective prior including the loss's own offsets, float [C].
         bounds: Training counts that separate head, medium and tail.

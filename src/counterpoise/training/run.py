@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from counterpoise.data.cache import build_seconds
 from counterpoise.io import atomic_path
 from counterpoise.terminal import INTERRUPTED, console, exit_with_error, user_error_line
 from counterpoise.training.config_types import check_types, flatten
@@ -42,6 +43,7 @@ class RunContext:
         sweep: Whether the run is a job of a sweep (`-m`).
         job_number: Number of the job in its sweep, None in a single run.
         started: `time.monotonic()` at the start.
+        cache_started: `cache.build_seconds()` at the start.
     """
 
     config: DictConfig
@@ -51,6 +53,7 @@ class RunContext:
     sweep: bool
     job_number: int | None
     started: float
+    cache_started: float
 
     @classmethod
     def from_hydra(cls, config: DictConfig) -> "RunContext":
@@ -64,6 +67,7 @@ class RunContext:
             sweep=hydra.mode == RunMode.MULTIRUN,
             job_number=OmegaConf.select(hydra, "job.num"),  # type: ignore[arg-type]
             started=time.monotonic(),
+            cache_started=build_seconds(),
         )
 
     @property
@@ -75,6 +79,11 @@ class RunContext:
     def seconds(self) -> float:
         """Seconds since the start of the run."""
         return time.monotonic() - self.started
+
+    @property
+    def cache_seconds(self) -> float:
+        """Seconds of the run that built the cache: downloads, reading and encoding, which later runs do not repeat."""
+        return build_seconds() - self.cache_started
 
     @property
     def strategy_name(self) -> str:
@@ -123,6 +132,7 @@ class RunContext:
             "reason": reason,
             "overrides": list(self.overrides),
             "seconds": round(self.seconds, 1),
+            "cache_seconds": round(self.cache_seconds, 1),
         }
         with atomic_path(self.folder / "status.json") as path:
             path.write_text(json.dumps(status, indent=2), encoding="utf-8")
