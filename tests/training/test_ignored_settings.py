@@ -133,6 +133,16 @@ IGNORED: dict[str, tuple[list[str], dict, list[str]]] = {
         {},
         ["trainer.gradient_clip_algorithm"],
     ),
+    "patience beyond the end": (
+        ["callbacks.early_stopping.patience=5", "trainer.max_epochs=6"],
+        {},
+        ["callbacks.early_stopping.patience"],
+    ),
+    "patience beyond the end with rare validations": (
+        ["callbacks.early_stopping.patience=2", "trainer.max_epochs=6", "+trainer.check_val_every_n_epoch=2"],
+        {},
+        ["callbacks.early_stopping.patience"],
+    ),
     "repeat factors of frequent classes": (["strategy=repeat_factor"], {}, ["strategy.sampler"]),
     "a sampler of balanced classes": (["strategy=oversampled"], {"index": BALANCED}, ["strategy.sampler"]),
     "weights of balanced classes": (["strategy=weighted"], {"index": BALANCED}, ["strategy.weights"]),
@@ -175,6 +185,8 @@ def test_a_setting_without_an_effect_is_named(case):
         (["strategy=deferred_resampling", "trainer.max_epochs=3"], {}),
         (["train=probe", "optim.head_lr=0.1", "dropout=0.1"], {}),
         (["+trainer.gradient_clip_algorithm=value"], {}),
+        (["callbacks.early_stopping.patience=5", "trainer.max_epochs=7"], {}),
+        (["callbacks.early_stopping.patience=5", "trainer.max_epochs=2", "trainer.val_check_interval=0.25"], {}),
     ],
     ids=str,
 )

@@ -168,6 +168,14 @@ def _no_csv_file(settings: Settings, facts: Facts) -> bool:
     )
 
 
+def _never_stops_early(settings: Settings, facts: Facts) -> bool:
+    """Return whether the last validation comes before early stopping can have an effect."""
+    epochs, patience = settings.get("trainer.max_epochs"), settings.get("callbacks.early_stopping.patience")
+    every = settings.get("trainer.check_val_every_n_epoch") or 1
+    once = settings.get("trainer.val_check_interval") == 1.0  # a validation at the end of each epoch
+    return once and isinstance(epochs, int) and isinstance(patience, int) and 0 < epochs // every <= patience + 1
+
+
 def _own(*names: str) -> Callable[[Settings, Facts], bool]:
     return lambda settings, facts: facts.own_splits.issuperset(names)
 
@@ -255,6 +263,11 @@ RULES = (
         ["strategy.loss.kappa", "strategy.loss.scale"],
         lambda settings, facts: settings.get("strategy.loss.negative_tolerant") is False,
         "it belongs to the negative-tolerant term, and strategy.loss.negative_tolerant=false",
+    ),
+    Rule(
+        ["callbacks.early_stopping.patience"],
+        _never_stops_early,
+        "it is not reached before the last validation (trainer.max_epochs)",
     ),
     Rule(
         ["trainer.gradient_clip_algorithm"],
