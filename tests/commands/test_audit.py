@@ -47,7 +47,8 @@ def test_page_fits_80_columns_and_nothing_is_written_without_output(call, files,
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
     assert "imbalance 32 : 1" in out
-    assert "strategy=combined" in out
+    assert "strategy=square_root_sampled" in out
+    assert "data.min_count=5 would remove 2 classes with fewer than 5 texts and their 3 of 35" in " ".join(out.split())
     assert "validation in train" in out
     assert "[c] 1" in out
     assert "- 1, 31, 1.00: WORD4 WORD5" in out
@@ -114,7 +115,7 @@ def test_multi_label_audit_uses_the_splits_of_a_run(call, tagged, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "'nonsense'"),
+        (["nonsense"], "nonsense"),
         (["data=reuters"], "data=reuters"),
         (["data.nonsense=1"], "data.nonsense"),
         (["data=files", "data.train=absent.csv"], "absent.csv"),
@@ -147,7 +148,7 @@ def test_configuration_of_the_working_directory_comes_first(tmp_path, monkeypatc
 
 def test_a_corrective_weight_column_changes_the_recommendation(call, tmp_path):
     path = tmp_path / "train.csv"
-    counts = {"a": 60, "b": 4}
+    counts = {"a": 80, "b": 8}
     table = pd.DataFrame(
         [(f"word{i} word{i % 7} {label}", label, 1 / n) for label, n in counts.items() for i in range(n)],
         columns=["text", "label", "balancing"],
@@ -174,3 +175,27 @@ def test_long_texts_are_counted_before_truncation_and_named_with_the_setting(cal
     assert findings["splits"]["train"]["tokens"]["longest"] == 273
     assert findings["splits"]["train"]["tokens"]["median"] == (273 if share > 0.5 else 4)
     assert any("encoder.max_length=16" in line for line in findings["data_warnings"]) == (share > 0.2)
+
+
+@pytest.mark.parametrize("tiny", [0, 1, 6, 12])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_audit_says_what_min_count_removes_and_a_run_removes_it(call, tmp_path, tiny, multi_label):
+    counts = {f"large{n}": 40 for n in range(4)} | {f"tiny{n}": 1 + n % 4 for n in range(tiny)}
+    rows = [(f"word{n} {label}", label) for label, count in counts.items() for n in range(count)]
+    with (tmp_path / "train.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    arguments = ["data=files", f"data.train={tmp_path / 'train.csv'}", *["data.separator='|'"] * multi_label]
+    outputs = []
+    for least in (1, 5):
+        code, out, err = call(*arguments, f"data.min_count={least}", "--output", tmp_path / str(least))
+        assert code == 0, err
+        outputs.append((json.loads((tmp_path / str(least) / "audit.json").read_text()), out))
+    (before, out), (after, out_after) = outputs
+    removed = before["recommended"]["min_count"]
+    assert ("data.min_count=5 would remove" in out) == (tiny > 0)
+    assert after["recommended"]["min_count"] is None
+    assert "data.min_count" not in out_after
+    if removed:
+        rows = [sum(split["rows"] for split in each["splits"].values()) for each in (before, after)]
+        assert removed["classes"] == tiny == len(before["counts"]) - len(after["counts"])
+        assert multi_label or removed["texts"] == rows[0] - rows[1]

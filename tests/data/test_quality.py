@@ -149,6 +149,11 @@ def test_imbalance_of_counts_worked_by_hand():
     [
         ([50, 40, 5], 95, False, "plain"),
         ([500, 40, 5], 545, False, "combined"),
+        ([500, 40, 5, 4], 549, False, "combined"),
+        ([500, 40, 4, 4], 548, False, "square_root_sampled"),
+        ([40, 4], 44, False, "plain"),
+        ([500, *[50] * 291, *[2] * 558], 16166, False, "square_root_sampled"),
+        ([500, *[50] * 600, *[2] * 249], 30998, False, "combined"),
         ([50, 40, 5], 60, True, "plain"),
         ([50, 40, 5], 1000, True, "distribution_balanced"),
         ([500, 40, 5], 600, True, "distribution_balanced"),

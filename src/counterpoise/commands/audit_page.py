@@ -41,7 +41,12 @@ def show(findings: dict[str, Any]) -> None:
     if findings["data_warnings"]:
         page.append(_bullets("data warnings", findings["data_warnings"]))
     recommended = findings["recommended"]
-    page.append(_bullets(f"recommended: strategy={recommended['strategy']}", [recommended["reason"]]))
+    advice = [recommended["reason"]]
+    if removed := recommended["min_count"]:
+        what = f"{removed['classes']:,} {noun} with fewer than {removed['least']} texts"
+        texts = "; no text" if not removed["texts"] else f" and their {removed['texts']:,} of {removed['of']:,} texts"
+        advice.append(f"data.min_count={removed['least']} would remove {what}{texts}")
+    page.append(_bullets(f"recommended: strategy={recommended['strategy']}", advice))
     for block in page:
         console.print(block, width=min(console.width, WIDTH))
 

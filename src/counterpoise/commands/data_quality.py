@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from counterpoise.balance import InverseFrequency, PowerSampler, Strategy
 from counterpoise.data import near_duplicates, quality
 from counterpoise.data.datamodule import TextDataModule
+from counterpoise.data.labels import rare_labels
 from counterpoise.data.text_lengths import length_percentiles, truncated_fraction
 from counterpoise.errors import UserError
 from counterpoise.metrics.buckets import Bounds, buckets
@@ -105,9 +107,22 @@ def measure(data: TextDataModule, bounds: Bounds) -> tuple[dict[str, Any], dict[
         "leaks": [_leak(tables["leaks"], into, source, len(data.splits[into])) for into, source in LEAK_PAIRS],
         "conflicts": _conflicts(tables["equal_texts"]),
         "data_warnings": data.data_warnings,
-        "recommended": {"strategy": strategy, "reason": reason},
+        "recommended": {"strategy": strategy, "reason": reason, "min_count": _min_count(data)},
     }
     return findings, tables
+
+
+def _min_count(data: TextDataModule) -> dict[str, int] | None:
+    """Return how many classes, and texts of the training file, `data.min_count` would remove; None if no class is tiny.
+
+    Multi-label texts lose labels but are not removed.
+    """
+    labels = data.splits["train"].split.labels
+    rare, largest = rare_labels(labels, quality.TINY)
+    if not len(rare) or largest < quality.TINY:
+        return None
+    texts = 0 if data.task == "multi_label" else int(pc.sum(pc.is_in(labels, rare)).as_py())
+    return {"least": quality.TINY, "classes": len(rare), "texts": texts, "of": len(labels)}
 
 
 def _recommended(data: TextDataModule, tail: int) -> tuple[str, str]:

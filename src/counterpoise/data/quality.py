@@ -25,6 +25,10 @@ from counterpoise.data.splits import label_counts
 
 MIN_TEST_EXAMPLES = 5
 """Recall of a class with fewer test examples is unreliable."""
+TINY = 5
+"""A class with fewer training examples is tiny: too small to learn from."""
+MAX_TINY = 1 / 3
+"""Largest fraction of tiny classes for which a full correction is recommended."""
 NORMALISE_BLOCK = 2**13
 """Number of texts that are normalised at a time."""
 MAX_COMPARED_BYTES = 2**27
@@ -218,8 +222,9 @@ def recommend_strategy(counts: np.ndarray, rows: int, multi_label: bool, tail: i
     """Recommend a strategy to start with.
 
     `plain` if the ratio of counts is at most 10 and, for multi-label data, the median label has at most 9 negatives per
-    positive. Otherwise `combined` for single-label and `distribution_balanced` for multi-label data: both were among
-    the best on R52 and on Debian's tags.
+    positive. Otherwise `distribution_balanced` for multi-label and `combined` for single-label data: both were among
+    the best on R52 and on Debian's tags. With many tiny classes `square_root_sampled` instead of `combined`: a full
+    correction gives each class the same weight, however few texts it has.
 
     Args:
         counts: Positive training counts, int [C].
@@ -239,6 +244,13 @@ def recommend_strategy(counts: np.ndarray, rows: int, multi_label: bool, tail: i
         return (
             "distribution_balanced",
             f"{reason}unbounded weights would be dominated by a few positives; this loss bounds them",
+        )
+    tiny = int((counts < TINY).sum())
+    if tiny > MAX_TINY * len(counts):
+        return "square_root_sampled", (
+            f"single-label, imbalance {ratio:,.0f} : 1, but {tiny:,} of {len(counts):,} classes have fewer than {TINY} "
+            f"texts: a full correction such as combined would give them {tiny / len(counts):.0%} of the training "
+            "weight; half a correction gives them less"
         )
     reason = (
         f"single-label, imbalance {ratio:,.0f} : 1: a full correction, half by the sampler and half by class weights"

@@ -14,10 +14,8 @@ from counterpoise.training.results import RunResults, one_hot
 
 def data_panel(results: RunResults) -> Panel:
     """Return the panel of the data."""
-    limit, truncated = (
-        f"encoder.max_length={results.max_length}",
-        truncated_fraction(results.lengths, results.max_length),
-    )
+    limit = f"encoder.max_length={results.max_length}"
+    truncated = truncated_fraction(results.lengths, results.max_length)
     note = f"The median training text has {length_percentiles(results.lengths)['median']:,} tokens; "
     if truncated:
         note += f"{truncated:.1%} are longer than {limit} and were truncated."
