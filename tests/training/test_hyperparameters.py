@@ -57,6 +57,8 @@ def test_a_logger_of_ones_own_gets_every_setting_once(folder):
     lines = [json.loads(line) for line in (folder / "own.jsonl").read_text().splitlines()]
     (params,) = [line["params"] for line in lines if "params" in line]
     assert params.items() >= EXPECTED.items()
+    assert params["strategy.weights"] == "square_root"
+    assert not any("/" in key for key in params)
     assert not any(isinstance(value, dict) and value for value in params.values())
     logged = {name for line in lines for name in line.get("metrics", ())}
     assert {"test/macro_f1", "test/accuracy"} <= logged

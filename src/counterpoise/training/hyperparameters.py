@@ -37,5 +37,6 @@ def log_hyperparameters(run: RunContext, trainer: pl.Trainer, model: Classifier,
 
 def hyperparameters(run: RunContext) -> dict[str, Any]:
     """Return the resolved configuration by dotted key, and the option of each group, such as strategy: weighted."""
-    groups = {group: option for group, option in run.choices.items() if option and not group.startswith("hydra/")}
-    return groups | run.flat_config
+    chosen = {group: option for group, option in run.choices.items() if option and not group.startswith("hydra/")}
+    # MLflow stores a key with a slash in a folder, which cannot have the name of another key.
+    return {group.replace("/", "."): option for group, option in chosen.items()} | run.flat_config
