@@ -77,3 +77,19 @@ def test_a_run_folder_is_not_overwritten(finished, texts, monkeypatch, capsys):
     assert call(evaluate.main, monkeypatch, finished, texts["test"], "--output", finished) == 2
     assert "--output" in capsys.readouterr().err
     assert sorted(finished.rglob("*")) == before
+
+
+def test_a_run_that_merges_spellings_merges_those_of_other_files(texts, tiny_encoder, tmp_path, monkeypatch):
+    outcome = run(tmp_path / "run", *setting(texts, tiny_encoder), "data.normalise_labels=true", report=False)
+    assert outcome.code == 0, outcome.err
+    file = tmp_path / "other.csv"
+    file.write_text(texts["test"].read_text().replace(",alpha", ",ALPHA").replace(",beta", ",Be\u200bta"))
+    assert call(evaluate.main, monkeypatch, outcome.folder, file, "--output", tmp_path / "out") == 0
+    assert_same_scores(metrics_of(tmp_path / "out")["test"], outcome.metrics["test"])
+
+
+def test_labels_that_only_their_spelling_hides_are_named(finished, tmp_path, monkeypatch, caplog):
+    file = tmp_path / "new.csv"
+    file.write_text("text,label\nalpha1 word2,Alpha\nbeta1,beta\n")
+    assert call(evaluate.main, monkeypatch, finished, file, "--output", tmp_path / "out") == 0
+    assert "data.normalise_labels" in caplog.text

@@ -39,7 +39,7 @@ USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
     "delimiter": (["data.delimiter=1"], ["data.delimiter is 1", "one ASCII character"]),
     "column beside one not in UTF-8": (
         ["data.train={files}/latin_1.csv"],
-        ["latin_1.csv has no column 'text'", "UTF-8"],
+        ["latin_1.csv has no column 'text'", "it has 'café', 'label'"],
     ),
     "misspelt text column": (["data.text=txet"], ["no column 'txet'", "'text', 'label'", "Did you mean 'text'?"]),
     "misspelt label column": (["data.label=labels"], ["no column 'labels'", "Did you mean 'label'?"]),

@@ -56,6 +56,7 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
     if multi_label:
         metrics["test_at_half"] = scoring.measure(logits, targets, threshold=0.5)
     metrics["data"] = {"test": {"examples": len(split), "dropped": split.dropped, "unseen": unseen}}
+    metrics["data_warnings"] = list(split.notices)
     metrics["run"], metrics["file"] = str(arguments.run), str(arguments.file)
     nothing = targets[:0]
     return RunResults(
@@ -78,7 +79,6 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
         max_length=config["encoder"]["max_length"],
         decided=predictor.decide(logits) if multi_label else None,
         thresholds=predictor.thresholds,
-        data_warnings=split.notices,
     )
 
 

@@ -112,6 +112,22 @@ def test_quotes_inside_fields_are_text(tmp_path):
     assert train(file).texts.to_pylist()[:2] == ['a 5" pipe', 'the "best" one']
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_text_behind_a_closing_quote_is_a_notice(tmp_path, block, caplog, end):
+    rows = ["text,label", *["a,x"] * 50, '"Great" film,y', '"said ""no""",x', '"b\nc",y', '"The" end,x']
+    split = train(written(tmp_path / "a.csv", end.join(rows)))
+    assert len(split) == 54
+    [notice] = split.notices
+    assert "lines 52, 56" in notice
+    assert "data.quote=null" in notice
+
+
+def test_an_empty_line_is_an_empty_text_where_there_is_one_column(tmp_path):
+    written(tmp_path / "a.csv", "text\na\n\nb\n")
+    table = readers.read_columns(tmp_path / "a.csv", "text", [])
+    assert table["text"].to_pylist() == [b"a", b"", b"b"]
+
+
 # Encodings
 
 

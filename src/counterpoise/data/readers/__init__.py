@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from counterpoise.data.arrow_columns import find_text_faults, is_text
 from counterpoise.data.readers.csv import read_csv
 from counterpoise.data.readers.csv_structure import DELIMITERS
 from counterpoise.data.readers.encoding import TextFile
-from counterpoise.data.readers.files import require_file, reraise_as_user_error
+from counterpoise.data.readers.files import NoticeSink, require_file, reraise_as_user_error
 from counterpoise.data.readers.format import FileFormat
 from counterpoise.data.readers.json_lines import SUFFIXES, read_json
 from counterpoise.data.readers.parquet import read_parquet
@@ -56,13 +56,13 @@ def read_columns(path: Path, text: str, others: Sequence[str], form: FileFormat 
         raise UserError(f"{path.name} has the suffix {suffix!r}; known are {known} (each also with .gz) and .parquet")
     columns = list(dict.fromkeys([text, *others]))
 
-    def read(keep: Callable[[pa.RecordBatchReader, Sequence[str]], pa.Table]) -> pa.Table:
+    def read(keep: NoticeSink) -> pa.Table:
         if suffix == ".parquet":
             return read_parquet(path, columns, lambda reader: keep(reader, ()))
         with reraise_as_user_error(path):
             file = TextFile.of(path, form.encoding)
         if suffix in DELIMITERS:
-            return read_csv(file, columns, form, suffix, lambda reader: keep(reader, file.notices))
+            return read_csv(file, columns, form, suffix, keep)
         return read_json(file, text, columns, lambda reader: keep(reader, file.notices))
 
     with reraise_as_user_error(path):

@@ -5,16 +5,15 @@ import re
 import pyarrow as pa
 import pyarrow.csv
 
-from counterpoise.data.arrow_cache import TableSink
 from counterpoise.data.readers import files
-from counterpoise.data.readers.csv_structure import CsvStructure, reject_unclosed_quotes
+from counterpoise.data.readers.csv_structure import CsvStructure, check_quotes
 from counterpoise.data.readers.encoding import TextFile
-from counterpoise.data.readers.files import one_line, require_columns, reraise_as_user_error
+from counterpoise.data.readers.files import NoticeSink, one_line, require_columns, reraise_as_user_error
 from counterpoise.data.readers.format import FileFormat
 from counterpoise.errors import UserError
 
 
-def read_csv(file: TextFile, columns: list[str], form: FileFormat, suffix: str, keep: TableSink) -> pa.Table:
+def read_csv(file: TextFile, columns: list[str], form: FileFormat, suffix: str, keep: NoticeSink) -> pa.Table:
     """Read columns of a CSV as large_binary.
 
     Args:
@@ -22,7 +21,7 @@ def read_csv(file: TextFile, columns: list[str], form: FileFormat, suffix: str, 
         columns: Columns to read.
         form: How the file is read.
         suffix: Suffix that selects the delimiter.
-        keep: Receives the batches.
+        keep: Receives the batches and the notices.
 
     Raises:
         UserError: A column is missing or occurs twice, a quotation mark is not closed, or a row cannot be parsed; the
@@ -31,8 +30,7 @@ def read_csv(file: TextFile, columns: list[str], form: FileFormat, suffix: str, 
     with reraise_as_user_error(file.path):
         structure = CsvStructure.of(file, form, suffix)
         require_columns(columns, structure.names, file.name, structure.missing_column_hint(columns, form))
-        if form.quote is not None:
-            reject_unclosed_quotes(file, structure, form.quote)
+        notices = [*file.notices, *(check_quotes(file, structure, form.quote) if form.quote is not None else [])]
 
     def read(threads: bool) -> pa.RecordBatchReader:
         with reraise_as_user_error(file.path, (OSError,)):
@@ -49,6 +47,8 @@ def read_csv(file: TextFile, columns: list[str], form: FileFormat, suffix: str, 
                     delimiter=structure.delimiter,
                     quote_char=form.quote or False,
                     newlines_in_values=form.quote is not None,
+                    # An empty line is an empty text if there is no other column.
+                    ignore_empty_lines=len(structure.names) > 1,
                 ),
                 pa.csv.ConvertOptions(
                     check_utf8=False,
@@ -58,7 +58,7 @@ def read_csv(file: TextFile, columns: list[str], form: FileFormat, suffix: str, 
             )
 
     try:
-        return keep(read(True))
+        return keep(read(True), notices)
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
             raise UserError(f"{file.name} has no rows") from error
@@ -67,7 +67,7 @@ def read_csv(file: TextFile, columns: list[str], form: FileFormat, suffix: str, 
                 f"{file.name} has a row of more than {files.BLOCK >> 20} MiB: is a quote not closed?"
             ) from error
     try:  # Arrow reports the row number only when it reads with one thread.
-        return keep(read(False))
+        return keep(read(False), notices)
     except pa.ArrowInvalid as error:
         fault = re.match(r"CSV parse error: Row #(\d+): (.*)", one_line(error))
         if fault is None:

@@ -8,8 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import pyarrow as pa
 
+from counterpoise.data.arrow_columns import format_rows
 from counterpoise.data.readers import files
 from counterpoise.data.readers.encoding import TextFile
 from counterpoise.data.readers.format import FileFormat
@@ -66,7 +68,7 @@ class CsvStructure:
         return ""
 
 
-def reject_unclosed_quotes(file: TextFile, structure: CsvStructure, quote: str) -> None:
+def check_quotes(file: TextFile, structure: CsvStructure, quote: str) -> list[str]:
     """Raise UserError if a quotation mark that is not closed merges rows.
 
     Arrow takes a quotation mark at the start of a field as the start of a quoted field, which ends at the next
@@ -78,18 +80,25 @@ def reject_unclosed_quotes(file: TextFile, structure: CsvStructure, quote: str) 
         file: The file.
         structure: Its structure.
         quote: Quote character.
+
+    Returns:
+        A notice of fields of one line whose closing quotation mark is followed by text, if there are any. Arrow removes
+        these quotation marks.
     """
     mark, between = re.escape(quote.encode()), re.escape(structure.delimiter.encode())
     field = re.compile(rb"(?<![^%b\r\n])%b([^%b]*+(?:%b%b[^%b]*+)*+)(%b?)" % (between, *[mark] * 6))
     closed = re.compile(rb"[ \t]*(?:%b|[\r\n]|$)" % between)
     stream, buffer, place, lines, final = file.open(), b"", 0, 1, False
     looks_like_rows: Callable[[Sequence[bytes]], bool] | None = None
+    followed: list[int] = []
+
+    def line_of(place: int) -> int:
+        return lines + buffer.count(b"\n", 0, place)
 
     def refuse(place: int, what: str) -> UserError:
-        line = lines + buffer.count(b"\n", 0, place)
         return UserError(
-            f"{file.name}: line {line}: the quotation mark {quote} opens a field that {what}. Close it, or set "
-            f"data.quote=null (--quote '' of a command) if quotation marks are part of the text"
+            f"{file.name}: line {line_of(place)}: the quotation mark {quote} opens a field that {what}. Close it, or "
+            f"set data.quote=null (--quote '' of a command) if quotation marks are part of the text"
         )
 
     while not final:
@@ -105,23 +114,29 @@ def reject_unclosed_quotes(file: TextFile, structure: CsvStructure, quote: str) 
             place = found.end()
             if not found[2]:
                 raise refuse(found.start(), "is never closed")
+            ends_field = closed.match(buffer, place)
             if not LINE_BREAK.search(found[1]):
+                followed += [] if ends_field else [line_of(found.start())]
                 continue
-            if not closed.match(buffer, place):
+            if not ends_field:
                 raise refuse(found.start(), "ends lines below, in front of other text")
             span = buffer[buffer.rfind(b"\n", 0, found.start()) + 1 : end.start() if end else len(buffer)]
             looks_like_rows = looks_like_rows or _row_test(file, structure, quote)
             inside = [line for line in LINE_BREAK.split(span) if line]
             if looks_like_rows(inside):
                 raise refuse(found.start(), f"contains {len(inside)} lines that look like rows")
-        if final:
-            return
         if len(buffer) - keep > 2 * files.BLOCK:
             if unfinished:
                 raise refuse(keep, f"is not closed within {2 * files.BLOCK >> 20} MiB")
-            return  # Arrow reports rows that are too long.
+            break  # Arrow reports rows that are too long.
         lines += buffer.count(b"\n", 0, keep)
         buffer, place = buffer[keep:], max(place - keep, 0)
+    if not followed:
+        return []
+    return [
+        f"{file.name}: text follows a closing quotation mark {quote}, which is removed, in "
+        f"{format_rows(np.array(followed), 'line')}; set data.quote=null if quotation marks are part of the text"
+    ]
 
 
 def _row_test(file: TextFile, structure: CsvStructure, quote: str) -> Callable[[Sequence[bytes]], bool]:

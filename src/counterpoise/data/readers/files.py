@@ -1,6 +1,6 @@
 """Functions that all readers share: checks of files and columns, and reporting of errors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,6 +8,8 @@ import pyarrow as pa
 
 from counterpoise.errors import UserError, nearest
 
+NoticeSink = Callable[[pa.RecordBatchReader, Sequence[str]], pa.Table]
+"""A `TableSink` that also receives what the user should know of the file, one line each."""
 BLOCK = 4 * 2**20
 """Bytes that are read at a time. Arrow reads several blocks ahead. A row must fit into two blocks."""
 
