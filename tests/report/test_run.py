@@ -21,6 +21,7 @@ from counterpoise.metrics import multi_label as multilabel
 from counterpoise.metrics import single_label as metrics
 from counterpoise.model import second_stage
 from counterpoise.report.run import mistakes, thresholds
+from counterpoise.report.run.calibration import calibration_panel
 from counterpoise.report.run.confusion import confusion_counts
 from counterpoise.report.run.data import data_panel
 from counterpoise.report.run.learning import describe_learning
@@ -525,3 +526,17 @@ def test_another_metric_can_be_shown_and_a_class_found(multi: Opened) -> None:
 
 def test_controls_raise_no_error(single: Opened, multi: Opened) -> None:
     assert single.complaints == multi.complaints == []
+
+
+@pytest.mark.parametrize("change", [-0.034, 0.0, 0.034])
+@pytest.mark.parametrize("run", [single_label, multi_label])
+def test_the_page_says_if_the_chosen_calibration_raises_the_calibration_error(run, change):
+    measured = run().calibration
+    summary = json.loads(json.dumps(measured.summary))
+    summary["test"]["raw"]["ece"] = summary["test"]["temperature"]["ece"] - change
+    calibrated = replace(measured, variant="temperature", summary=summary)
+    note = calibration_panel(run(calibration=calibrated)).note
+    assert f"{summary['test']['temperature']['nll']:.3f}" in note
+    assert f"{summary['test']['raw']['nll']:.3f}" in note
+    risen = note.partition("On the test split the")[2]
+    assert ("ECE" in risen) == (change > 0)

@@ -11,7 +11,7 @@ def metrics(variant: str, folds: int = 5) -> dict:
         "calibration": {
             "variant": variant,
             "temperatures": {"temperature": 1.5, "prior_corrected_temperature": 1.25},
-            "test": {name: {"ece": 0.01 * (i + 1)} for i, name in enumerate(names)},
+            "test": {name: {"ece": 0.01 * (i + 1), "nll": 0.6 - 0.1 * i} for i, name in enumerate(names)},
             "cross_validation": {"folds": folds, "nll": {name: 0.5 - 0.1 * i for i, name in enumerate(names)}},
         }
     }
@@ -20,10 +20,13 @@ def metrics(variant: str, folds: int = 5) -> dict:
 @pytest.mark.parametrize(
     ("variant", "shown"),
     [
-        ("raw", ["0.0100 as trained", "No adjustment", "NLL of 0.5000", "5-fold"]),
-        ("temperature", ["0.0100 as trained", "temperature 1.50: 0.0200", "from 0.5000 to 0.4000", "5-fold"]),
-        ("prior_corrected", ["prior correction: 0.0300", "from 0.5000 to 0.3000"]),
-        ("prior_corrected_temperature", ["prior correction and temperature 1.25: 0.0400", "to 0.2000"]),
+        ("raw", ["ECE 0.0100 as trained", "NLL 0.6000", "No adjustment", "NLL of 0.5000", "5-fold"]),
+        (
+            "temperature",
+            ["ECE 0.0100 as trained", "temperature 1.50: NLL 0.5000, ECE 0.0200", "from 0.5000 to 0.4000", "5-fold"],
+        ),
+        ("prior_corrected", ["prior correction: NLL 0.4000, ECE 0.0300", "from 0.5000 to 0.3000"]),
+        ("prior_corrected_temperature", ["prior correction and temperature 1.25: NLL 0.3000, ECE 0.0400", "to 0.2000"]),
     ],
 )
 def test_the_criterion_and_both_calibration_errors_are_printed(variant, shown, capsys):
@@ -31,6 +34,21 @@ def test_the_criterion_and_both_calibration_errors_are_printed(variant, shown, c
     out = " ".join(capsys.readouterr().out.split())
     for part in shown:
         assert part in out
+
+
+@pytest.mark.parametrize("ece", [(0.048, 0.082), (0.082, 0.048), (0.05, 0.05)])
+@pytest.mark.parametrize("nll", [(0.4, 0.5), (0.5, 0.4)])
+@pytest.mark.parametrize("variant", ["temperature", "prior_corrected"])
+def test_scores_that_the_chosen_calibration_raises_are_named(variant, ece, nll, capsys):
+    measured = metrics(variant)
+    scores = measured["calibration"]["test"]
+    scores["raw"], scores[variant] = ({"ece": ece[i], "nll": nll[i]} for i in (0, 1))
+    show_calibration(measured)
+    out = " ".join(capsys.readouterr().out.split())
+    named = out.partition("on the test split the")[2]
+    assert ("ECE" in named) == (ece[1] > ece[0])
+    assert ("NLL" in named) == (nll[1] > nll[0])
+    assert all(f"{value:.4f}" in out for value in (*ece, *nll))
 
 
 def test_without_folds_no_cross_validation_is_claimed(capsys):

@@ -119,19 +119,22 @@ def show_results(metrics: Mapping[str, Any], bounds: Bounds) -> None:
 def show_calibration(metrics: Mapping[str, Any]) -> None:
     """Print the calibration error and, with a cost matrix, the mean costs of the decisions."""
     if calibration := metrics.get("calibration"):
-        variant, errors = calibration["variant"], calibration["test"]
-        line = f"calibration error (ECE) of the test probabilities: {errors['raw']['ece']:.4f} as trained"
+        variant, scores = calibration["variant"], calibration["test"]
+        raw, chosen = scores["raw"], scores[variant]
+        line = f"calibration of the test probabilities: NLL {raw['nll']:.4f}, ECE {raw['ece']:.4f} as trained"
         if variant != "raw":
             temperature = calibration["temperatures"].get(variant)
             parts = ["prior correction"] if variant.startswith("prior_corrected") else []
             parts += [] if temperature is None else [f"temperature {temperature:.2f}"]
-            line += f"; with {' and '.join(parts)}: {errors[variant]['ece']:.4f}"
+            line += f"; with {' and '.join(parts)}: NLL {chosen['nll']:.4f}, ECE {chosen['ece']:.4f}"
         tested = calibration["cross_validation"]
         how = f"in {tested['folds']}-fold cross-validation on the validation split"
         if variant == "raw" and tested["folds"]:
             line += f". No adjustment lowers the NLL of {tested['nll']['raw']:.4f} {how}"
         elif tested["folds"]:
             line += f". It lowers the NLL from {tested['nll']['raw']:.4f} to {tested['nll'][variant]:.4f} {how}"
+        if risen := risen_scores(raw, chosen):
+            line += f". Only the validation NLL decides: {risen}"
         console.print(line, highlight=False)
     if costs := metrics.get("costs"):
         console.print(
@@ -139,6 +142,17 @@ def show_calibration(metrics: Mapping[str, Any]) -> None:
             f"{costs['least_cost']:.4g}",
             highlight=False,
         )
+
+
+def risen_scores(raw: Mapping[str, float], chosen: Mapping[str, float]) -> str:
+    """Return which of NLL and ECE a calibration raises on the test split, as a clause; empty if none.
+
+    Args:
+        raw: Scores of the probabilities as trained.
+        chosen: Scores of the calibrated probabilities.
+    """
+    risen = [name.upper() for name in ("nll", "ece") if chosen[name] > raw[name]]
+    return f"on the test split the {' and the '.join(risen)} {'rise' if len(risen) > 1 else 'rises'}" if risen else ""
 
 
 def _percentages(shares: np.ndarray, correction: Correction) -> list[str]:

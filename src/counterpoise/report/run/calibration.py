@@ -12,6 +12,7 @@ from counterpoise.metrics import probabilities
 from counterpoise.metrics.probabilities import Reliability, RiskCurve
 from counterpoise.report.html_page import Panel, figure, table
 from counterpoise.training.results import RunResults
+from counterpoise.training.summary import risen_scores
 
 NAMES = {
     "raw": "as trained",
@@ -83,8 +84,14 @@ def _describe(results: RunResults, bins: Mapping[str, Reliability], chosen: str)
         sentences.append(f"As trained, the probabilities are too {'high' if bias > 0 else 'low'} ({error}).")
     else:
         sentences.append(f"As trained, the model is {'over' if bias > 0 else 'under'}confident ({error}).")
-    if chosen != "raw":
-        sentences.append(f"With {METHODS[chosen]} the error is {bins[chosen].error:.3f}.")
+    if chosen != "raw" and results.calibration is not None:
+        raw_scores, scores = (results.calibration.summary["test"][name] for name in ("raw", chosen))
+        sentences.append(
+            f"With {METHODS[chosen]} the error is {bins[chosen].error:.3f} and the NLL {scores['nll']:.3f} instead of "
+            f"{raw_scores['nll']:.3f}. The NLL on the validation split chose it."
+        )
+        if risen := risen_scores(raw_scores, scores):
+            sentences.append(f"{risen[0].upper()}{risen[1:]}.")
     return " ".join(sentences)
 
 
