@@ -120,6 +120,21 @@ def call(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *arguments: 
     return 0
 
 
+def printed(main: Callable[[], None], encoding: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
+    """Run a command in this process, with an interactive terminal of the encoding, and return what it prints.
+
+    A character that the terminal cannot encode raises, unless the command prevents it.
+    """
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+        code = call(main, monkeypatch, *arguments)
+    stream.flush()
+    shown = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert code == 0, shown
+    return shown
+
+
 def start(*overrides: str) -> "subprocess.Popen[str]":
     """Start `train.py` in its own process, for tests of signals and process groups."""
     return subprocess.Popen(

@@ -1,7 +1,66 @@
+"""Output in any encoding, tables of 80 columns, and the error boundary of the command line."""
+
+import io
+import sys
+
 import pytest
 import torch
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
 
-from counterpoise.terminal import command_line
+from commandline import printed
+from counterpoise import terminal
+from counterpoise.terminal import command_line, name_cells, progress, status
+
+ENCODINGS = ["ascii", "latin-1", "cp1252", "gbk", "cp932", "koi8-r", "utf-8"]
+NAMES = ["产品", "価格", "élève €", "ж🙂", "a\tb", "zero\u200bwidth", "\x1b[31mred", "[bold]"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_names_bars_and_spinners_are_printed_in_any_encoding(encoding, monkeypatch):
+    def main() -> None:
+        table = Table()
+        table.add_column("class")
+        for cell in name_cells(NAMES):
+            table.add_row(cell)
+        terminal.console.print(table)
+        terminal.console.print("0.5 ± 0.1 • … ─")
+        with status("working"):
+            pass
+        with progress() as display:
+            display.advance(display.add_task("working", total=1))
+        print(*NAMES)
+
+    shown = printed(main, encoding, monkeypatch)
+    assert "?" not in shown
+    table = [line for line in shown.splitlines() if line.startswith(("|", "│"))]
+    assert len({cell_len(line) for line in table}) == 1
+    assert len({line.strip("|│ ") for line in table}) >= len(NAMES)
+    assert ("产品" in shown) == (encoding in ("gbk", "utf-8"))
+    assert ("± " in shown) == (encoding not in ("ascii", "koi8-r"))
+
+
+@pytest.mark.parametrize("pattern", ["devel::lang:{}", "{}::implemented-in:python", "很长的共同前缀{}"])
+def test_a_narrow_column_keeps_the_part_that_distinguishes_its_names(pattern):
+    names = [pattern.format(letter) for letter in "abc"]
+    console, table = Console(width=14, record=True, file=io.StringIO()), Table()
+    table.add_column("class")
+    for cell in name_cells(names):
+        table.add_row(cell)
+    console.print(table)
+    lines = [line for line in console.export_text().splitlines() if "…" in line]
+    assert len(set(lines)) == 3
+    assert all(cell_len(line) <= 14 for line in lines)
+
+
+def test_arguments_that_the_locale_cannot_decode_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "data.train=\udcc3\udca9.csv"])
+    with pytest.raises(SystemExit) as stop:
+        command_line(lambda: None)
+    assert stop.value.code == 2
+    assert "data.train=é.csv" in (line := capsys.readouterr().err)
+    assert "PYTHONUTF8=1" in line
 
 
 def test_ctrl_c_prints_one_line_and_exits_with_130(capsys):

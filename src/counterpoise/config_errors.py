@@ -73,10 +73,8 @@ def _parse_error_line(override: str) -> str:
     shown = override if override.isprintable() else ascii(override)[1:-1]
     quoted = quoted_override(override)
     if quoted is None:
-        return (
-            f"cannot parse {shown}: write KEY=VALUE, or set the value in a YAML file such as conf/experiment/NAME.yaml"
-        )
-    return f"cannot parse {shown}: the value needs two pairs of quotes: {quoted}"
+        return f"cannot parse '{shown}': write KEY=VALUE, or set it in a YAML file such as conf/experiment/NAME.yaml"
+    return f"cannot parse '{shown}': the value needs two pairs of quotes: {quoted}"
 
 
 def _ambiguous_line(override: str) -> str:

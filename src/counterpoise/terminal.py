@@ -1,16 +1,23 @@
 """Console output and the error boundary of the command line: user errors become one line and exit code 2."""
 
+import codecs
 import errno
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
+from rich.progress import Progress, ProgressColumn
+from rich.status import Status
+from rich.text import Text
 
 from counterpoise.config_errors import config_error_line
 from counterpoise.errors import UserError, out_of_memory
+from counterpoise.names import ELLIPSIS, shorten_all
 
 console = Console()
 """The console that all commands print to."""
@@ -19,6 +26,13 @@ USER_ERROR = 2
 """Exit code after a user error."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it."""
+NO_UTF8 = (
+    f"the locale's encoding ({sys.getfilesystemencoding()}) lacks these characters; set PYTHONUTF8=1 or LC_ALL=C.UTF-8"
+)
+SIMILAR = {"•": "*", "…": "~", "±": "+/-", "–": "-", "−": "-", "·": "*"}
+"""Substitutes for printed characters that an encoding lacks."""
+MIN_NAME = 12
+"""Columns that a name needs at least."""
 
 
 def command_line(main: Callable[[], Any]) -> None:
@@ -33,8 +47,9 @@ def command_line(main: Callable[[], Any]) -> None:
         SystemExit: With code 2 after a user error and 130 after Ctrl-C.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them and exiting.
-    replace_unencodable_characters()
+    make_output_safe()
     try:
+        _reject_undecodable(sys.argv)
         main()
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
@@ -52,11 +67,81 @@ def exit_with_error(line: str) -> NoReturn:
     sys.exit(USER_ERROR)
 
 
-def replace_unencodable_characters() -> None:
-    """Print "?" for characters that the terminal's encoding lacks, instead of raising UnicodeEncodeError."""
+def _substitute(error: UnicodeError) -> tuple[str, int]:
+    """Codec error handler: similar ASCII characters, or backslash escapes, for what an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    plain = (SIMILAR.get(character) or character.encode("ascii", "backslashreplace").decode() for character in lacking)
+    return "".join(plain), error.end
+
+
+codecs.register_error("counterpoise.similar", _substitute)
+
+
+def make_output_safe() -> None:
+    """Print substitutes for characters that the terminal's encoding lacks, instead of raising UnicodeEncodeError."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="counterpoise.similar")
+
+
+def encodable(text: str) -> str:
+    """Return the text with substitutes for control characters and for what the terminal's encoding lacks."""
+    visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return visible.encode(console.encoding, "counterpoise.similar").decode(console.encoding)
+
+
+def name_cells(names: Sequence[str]) -> list["NameCell"]:
+    """Return the cells of a table's column of names; see `NameCell`."""
+    shared = tuple(map(encodable, names))
+    return [NameCell(shared, number) for number in range(len(names))]
+
+
+class NameCell:
+    """A name in a table, shortened to the width of its column so that it differs from the column's other names.
+
+    Args:
+        names: All names of the column.
+        number: Index of this one.
+    """
+
+    def __init__(self, names: tuple[str, ...], number: int) -> None:
+        self.names, self.number = names, number
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """Return the range of widths."""
+        width = cell_len(self.names[self.number])
+        return Measurement(min(width, MIN_NAME), width).clamp(max_width=options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        """Yield the name; one that cannot be shortened fills several lines."""
+        name = shorten_all(self.names, options.max_width)[self.number]
+        yield Text(name.replace(ELLIPSIS, encodable(ELLIPSIS)), overflow="fold")
+
+
+def progress(*columns: ProgressColumn | str) -> Progress:
+    """Return a progress display on standard error, which disappears at its end.
+
+    It has its own console, because another display may still be open.
+
+    Args:
+        columns: Columns beside the default ones.
+    """
+    return Progress(*Progress.get_default_columns(), *columns, transient=True, console=Console(stderr=True))
+
+
+def status(text: str) -> Status:
+    """Return a spinner with a text, on the console."""
+    return console.status(text, spinner="dots" if console.encoding.startswith("utf") else "line")
+
+
+def _reject_undecodable(arguments: Sequence[str]) -> None:
+    """Raise UserError for arguments that the locale's encoding cannot represent, such as UTF-8 with LC_ALL=C."""
+    for argument in arguments:
+        shown = argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise UserError(f"{shown}: {NO_UTF8}")
 
 
 def user_error_line(error: BaseException) -> str | None:
@@ -72,6 +157,8 @@ def user_error_line(error: BaseException) -> str | None:
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, PermissionError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EROFS):
         return f"{getattr(error, 'filename', None) or 'disk'}: {getattr(error, 'strerror', error)}"
+    if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
+        return f"{error.object}: {NO_UTF8}"
     if "hydra" in sys.modules and (line := config_error_line(error)):
         return line
     if isinstance(error, RuntimeError) and out_of_memory(error):

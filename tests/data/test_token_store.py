@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pytest
+from rich.progress import Progress
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase
 
@@ -175,7 +176,7 @@ def test_an_interrupted_tokenisation_leaves_nothing_in_the_cache(tokenizer, cach
         raise KeyboardInterrupt
 
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(token_store.Progress, "advance", interrupt)
+        interrupted.setattr(Progress, "advance", interrupt)
         with pytest.raises(KeyboardInterrupt):
             tokenise(tokenizer)
     assert not [path for path in (cache / "tokens").iterdir() if path.is_dir()]

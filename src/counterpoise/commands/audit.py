@@ -21,7 +21,7 @@ from rich.text import Text
 
 from counterpoise.errors import UserError
 from counterpoise.io import atomic_path
-from counterpoise.terminal import console
+from counterpoise.terminal import console, status
 from counterpoise.training.config_types import check_types
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     )
     data.prepare_data()
     data.setup()
-    with console.status("comparing the texts"):
+    with status("comparing the texts"):
         findings, tables = measure(data, instantiate(config.buckets))
     console.print(Text(f"\naudit of data={HydraConfig.get().runtime.choices['data']}\n", "bold"))
     show(findings)

@@ -8,9 +8,8 @@ recall_vs_count.png. `--losses` instead plots training loss and gradient norm by
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from counterpoise.errors import UserError
+from counterpoise.terminal import console, status
 
 PICTURES = (".png", ".pdf", ".svg")
 
@@ -48,8 +47,7 @@ def main() -> None:
         return
     output = arguments.output or output_folder(arguments.runs)
     _refuse_file(output)
-    console = Console()
-    with console.status("comparing the runs"):
+    with status("comparing the runs"):
         comparison = compare_runs(arguments.runs, arguments.metric or "macro_f1", arguments.reference)
     drawn = drawn_groups(comparison, arguments.picture)
     show(comparison, console)

@@ -19,6 +19,7 @@ from counterpoise.io import atomic_path
 from counterpoise.metrics import registry
 from counterpoise.report.comparison.comparison_report import write_comparison_report
 from counterpoise.report.comparison.formatting import p_value, shown_name, unit
+from counterpoise.terminal import encodable
 
 
 def histories(arguments: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -89,7 +90,9 @@ def show(comparison: Comparison, console: Console) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
         shown.append(cells)
     for number, name in enumerate(names):
-        table.add_row(Text(name), *[Text(cells[number]) for cells in shown], style="bold" if number == 0 else None)
+        table.add_row(
+            Text(encodable(name)), *[Text(cells[number]) for cells in shown], style="bold" if number == 0 else None
+        )
     if "difference" in list(columns)[: len(shown)]:
         table.caption = Text(
             f"difference: to {comparison.reference}; p-values are adjusted for the number of comparisons"

@@ -8,11 +8,10 @@ import logging
 import shutil
 from pathlib import Path
 
-from rich.console import Console
-
 from counterpoise.commands.predict import add_file_arguments, add_model_arguments
 from counterpoise.commands.run_config import read_config
 from counterpoise.errors import UserError
+from counterpoise.terminal import console
 
 
 def main() -> None:
@@ -31,7 +30,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder to write (default: evaluation-FILE in the run's folder)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    console = Console()
     output = arguments.output or arguments.run / f"evaluation-{arguments.file.name.partition('.')[0]}"
     if output.exists() and not is_replaceable(output):
         raise UserError(f"--output {output} exists and is not an earlier evaluation: name another folder")
@@ -50,7 +48,7 @@ def main() -> None:
     output.mkdir(parents=True)
     write_results(output, results)
     write_run_report(output / "report.html", results)
-    show(console, results, arguments.run)
+    show(results, arguments.run)
     console.print(str(output / "report.html"), soft_wrap=True, highlight=False, markup=False)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 from scipy.sparse import csr_matrix
 
@@ -24,6 +23,7 @@ from counterpoise.data.splits import Vocabulary, unseen_labels
 from counterpoise.data.table import Split
 from counterpoise.errors import UserError
 from counterpoise.metrics import registry
+from counterpoise.terminal import console
 from counterpoise.training.results import RunResults
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def run_metrics(run: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def show(console: Console, results: RunResults, run: Path) -> None:
+def show(results: RunResults, run: Path) -> None:
     """Print the metrics on the file beside those of the run's own test split."""
     own, scores = run_metrics(run)["test"], results.metrics["test"]
     table = Table(title=f"{len(results.ids):,} texts", title_justify="left")

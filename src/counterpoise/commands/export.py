@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from counterpoise.commands.run_config import read_config
+from counterpoise.terminal import console, status
 
 
 def main() -> None:
@@ -50,14 +50,13 @@ def main() -> None:
     from counterpoise.commands.onnx_export import export
     from counterpoise.commands.saved_run import allowed_packages
 
-    console = Console()
-    with console.status("exporting"):
+    with status("exporting"):
         content = export(arguments.run, output, arguments.int8, allowed_packages(arguments.allow))
-    _show(console, content, (output / "model.onnx").stat().st_size)
+    _show(content, (output / "model.onnx").stat().st_size)
     console.print(output, soft_wrap=True, highlight=False, markup=False)
 
 
-def _show(console: Console, content: dict[str, Any], size: int) -> None:
+def _show(content: dict[str, Any], size: int) -> None:
     differences = ", ".join(f"{name} {value:.2g}" for name, value in content["largest_difference"].items())
     console.print(f"largest logit difference to the run: {differences}")
     console.print(f"{size / 1e6:,.1f} MB in {content['precision']}, {len(content['labels'])} labels")

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from rich.progress import MofNCompleteColumn, Progress
+from rich.progress import MofNCompleteColumn
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -29,6 +29,7 @@ from counterpoise.errors import UserError
 from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.metrics.thresholds import Decision, read_thresholds
 from counterpoise.model.module import Classifier
+from counterpoise.terminal import progress
 from counterpoise.training.encoder_record import check_tokenizer
 
 log = logging.getLogger(__name__)
@@ -76,17 +77,16 @@ class Predictor:
             texts: N values that can be cast to large_string.
         """
         size = max(1, min(MAX_TEXTS, MAX_LOGITS // max(1, len(self.labels))))
-        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
 
         def tokens_of(start: int) -> list[np.ndarray]:
             return self.tokenise(as_strings(texts[start : start + size]).to_pylist())
 
-        with Progress(*columns, transient=True) as progress, ThreadPoolExecutor(1) as pool:
-            task = progress.add_task("predicting", total=len(texts))
+        with progress(MofNCompleteColumn()) as display, ThreadPoolExecutor(1) as pool:
+            task = display.add_task("predicting", total=len(texts))
             ahead = pool.submit(tokens_of, 0)
             for start in range(0, len(texts), size):
                 tokens, ahead = ahead.result(), pool.submit(tokens_of, start + size)
-                yield self.predict(tokens, lambda texts: progress.advance(task, texts))
+                yield self.predict(tokens, lambda texts: display.advance(task, texts))
 
     def tokenise(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, special tokens included."""

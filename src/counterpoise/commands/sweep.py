@@ -10,12 +10,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from rich.console import Console
 
 from counterpoise.analysis import leaderboard, leaderboard_table
 from counterpoise.analysis.comparison import compare_runs
 from counterpoise.commands.comparison_output import drawn_groups, show, write
 from counterpoise.errors import UserError
+from counterpoise.terminal import console, status
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ class LeaderboardCallback(Callback):
         """
         sweep_dir = _sweep_dir(config)
         table = _write(sweep_dir, final=True)
-        console, failed = Console(), table.state == "failed"
+        failed = table.state == "failed"
+        console.quiet = False  # the jobs of a sweep of linear probes are quiet
         shown = table if len(table) <= SHOWN else table[failed]
         if len(shown):
             leaderboard_table.show(shown, console)
@@ -56,7 +57,7 @@ class LeaderboardCallback(Callback):
             console.print(f"finished jobs were {leaderboard.INCOMPARABLE}")
         console.print(str(sweep_dir / "leaderboard.csv"), soft_wrap=True, highlight=False, markup=False)
         if (table.state == "finished").sum() > 1:
-            _compare(sweep_dir, console)
+            _compare(sweep_dir)
         # Hydra turns an Exception from a callback into a warning; a SystemExit passes.
         if failed.any():
             raise SystemExit(1)
@@ -67,9 +68,9 @@ def _sweep_dir(config: DictConfig) -> Path:
     return Path(config.hydra.runtime.cwd, config.hydra.sweep.dir)
 
 
-def _compare(sweep_dir: Path, console: Console) -> None:
+def _compare(sweep_dir: Path) -> None:
     try:
-        with console.status("comparing the runs"):
+        with status("comparing the runs"):
             comparison = compare_runs([str(sweep_dir)])
         show(comparison, console)
         write(sweep_dir, comparison, drawn_groups(comparison, None))

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.progress import Progress
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -21,6 +20,7 @@ from counterpoise.data.arrow_columns import Column, to_array
 from counterpoise.data.cache import cached
 from counterpoise.data.tokenizer_checks import check_tokenizer
 from counterpoise.errors import UserError
+from counterpoise.terminal import progress
 
 TEXTS_PER_CHUNK = 4096
 """Maximum number of texts that are tokenised at a time, on all cores."""
@@ -128,8 +128,8 @@ def tokenise(
 def _write_store(folder: Path, texts: Column, backend: Tokenizer, max_length: int, dtype: str, what: str) -> None:
     """Tokenise the texts and write the files of a store."""
     lengths, full_lengths, special = array("q"), array("q"), backend.num_special_tokens_to_add(is_pair=False)
-    with (folder / "tokens.bin").open("wb") as file, Progress(transient=True) as progress:
-        task = progress.add_task(f"tokenising {what}", total=len(texts))
+    with (folder / "tokens.bin").open("wb") as file, progress() as display:
+        task = display.add_task(f"tokenising {what}", total=len(texts))
         for chunk in _chunks(texts):
             tokens = array(np.dtype(dtype).char)
             for encoding in backend.encode_batch_fast(chunk.to_pylist()):
@@ -142,7 +142,7 @@ def _write_store(folder: Path, texts: Column, backend: Tokenizer, max_length: in
                 full_lengths.append(len(ids) + sum(len(part) - special for part in rest))
             file.write(tokens)
             release_pages()
-            progress.advance(task, len(chunk))
+            display.advance(task, len(chunk))
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     np.save(folder / "offsets.npy", offsets)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from counterpoise.data.batching import TokenDataset, evaluation_batches
 from counterpoise.data.cache import cached
 from counterpoise.data.token_store import TokenStore
 from counterpoise.model.encoder import Encoder
+from counterpoise.terminal import progress
 
 
 class PrecomputedEmbeddings(nn.Module):
@@ -66,13 +66,12 @@ def encode(encoder: Encoder, dataset: TokenDataset, batch_size: int, device: tor
     vectors = np.empty((len(dataset), encoder.size), np.float32)
     encoder = encoder.to(device)
     training, _ = encoder.training, encoder.eval()
-    # A progress display of its own, because another one may still be open.
-    with Progress(transient=True) as progress:
-        task = progress.add_task("encoding", total=len(dataset))
+    with progress() as display:
+        task = display.add_task("encoding", total=len(dataset))
         for rows in evaluation_batches(dataset.lengths, batch_size):
             inputs = {name: values.to(device) for name, values in dataset.inputs(rows).items()}
             vectors[rows] = encoder(**inputs).float().cpu().numpy()
-            progress.advance(task, len(rows))
+            display.advance(task, len(rows))
     encoder.train(training)
     return vectors
 

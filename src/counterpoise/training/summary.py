@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +14,7 @@ from rich.tree import Tree
 from counterpoise.balance import Correction
 from counterpoise.metrics import registry
 from counterpoise.metrics.buckets import Bounds
-from counterpoise.terminal import console
+from counterpoise.terminal import console, name_cells
 
 MAX_CLASSES = 20
 """Classes of the correction table: the largest and the smallest ones."""
@@ -45,29 +46,30 @@ def show_correction(correction: Correction, strategy: str) -> None:
         shown = [*shown[:half], None, *shown[-half:]]
     weights = correction.class_weights / correction.negative_weights
     columns = {
-        "count n": [f"{count:,}" for count in correction.counts],
-        "sampling q": _percentages(correction.sampling_probs, correction),
-        "draws/example": [f"{draws:.3g}" for draws in correction.draws_per_example],
-        "instance weight": [f"{weight:.4g}" for weight in correction.instance_weights],
-        "weight w": [
+        "count\nn": [f"{count:,}" for count in correction.counts],
+        "sampling\nq": _percentages(correction.sampling_probs, correction),
+        "draws/\nexample": [f"{draws:.3g}" for draws in correction.draws_per_example],
+        "instance\nweight": [f"{weight:.4g}" for weight in correction.instance_weights],
+        "weight\nw": [
             f"{weight:.4g}" + " (cap)" * bool(capped) for weight, capped in zip(weights, correction.capped, strict=True)
         ],
-        "positive rate": _percentages(correction.effective_positive_rate, correction),
-        "prior e": _percentages(correction.effective_prior, correction),
+        "positive\nrate": _percentages(correction.effective_positive_rate, correction),
+        "prior\ne": _percentages(correction.effective_prior, correction),
     }
     if not correction.multi_label:
-        del columns["positive rate"]
+        del columns["positive\nrate"]
     if correction.index.weights is None:
-        del columns["instance weight"]
-    table = Table(title=f"strategy: {strategy}", title_justify="left", caption_justify="left")
+        del columns["instance\nweight"]
+    table = Table(title=f"strategy: {strategy}", title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     table.add_column("label" if correction.multi_label else "class")
     for heading in columns:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
+    cells = name_cells([str(correction.labels[c]) for c in shown if c is not None])
     for c in shown:
         if c is None:
             table.add_row(f"... {len(order) - MAX_CLASSES} more", *["..."] * len(columns), style="dim")
         else:
-            table.add_row(Text(str(correction.labels[c])), *[column[c] for column in columns.values()])
+            table.add_row(cells.pop(0), *[column[c] for column in columns.values()])
     table.caption = _multi_label_caption(correction) if correction.multi_label else _single_label_caption(correction)
     console.print(table)
 
