@@ -1,6 +1,7 @@
 """What is done with finished runs: predictions for new texts."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -141,6 +142,33 @@ class TestCalibrated:
         assert ours.prediction.tolist() == raw.prediction.tolist()
         assert [row[f"p:{row.prediction}"] for _, row in ours.iterrows()] == ours.probability.tolist()
         assert np.abs(ours[columns].to_numpy() - raw[columns].to_numpy()).max() > 0.05
+
+    @pytest.mark.parametrize("scale", [0, 0.3, 1, 10])
+    @pytest.mark.parametrize("suffix", ["parquet", "csv"])
+    def test_predictions_that_are_not_the_most_probable_class_are_counted(
+        self, finished, texts, tmp_path, monkeypatch, caplog, scale, suffix
+    ):
+        folder, output = with_calibration(finished, tmp_path / "run"), tmp_path / f"out.{suffix}"
+        content = json.loads((folder / "calibration.json").read_text())
+        content["shift"] = {name: scale * shift for name, shift in content["shift"].items()}
+        (folder / "calibration.json").write_text(json.dumps(content))
+        assert call(predict.main, monkeypatch, folder, texts["test"], "--calibrated", "--output", output) == 0
+        table = pd.read_parquet(output) if suffix == "parquet" else pd.read_csv(output)
+        columns = [f"p:{name}" for name in CLASSES]
+        largest = table[columns].idxmax(axis=1).str.removeprefix("p:")
+        assert table.most_probable.tolist() == largest.tolist()
+        differing = int((table.prediction != largest).sum())
+        assert (differing > 0) == (scale == 10) or 0 < scale < 10
+        found = re.search(r"([\d,]+) of ([\d,]+) predictions .* are not the most probable", caplog.text)
+        assert (found is not None) == (differing > 0)
+        if found:
+            assert found.groups() == (str(differing), str(len(table)))
+
+    def test_without_calibration_there_is_no_second_class(self, finished, texts, tmp_path, monkeypatch, caplog):
+        output = tmp_path / "out.parquet"
+        assert call(predict.main, monkeypatch, finished, texts["test"], "--output", output) == 0
+        assert "most_probable" not in pd.read_parquet(output)
+        assert "most probable" not in caplog.text
 
     def test_thresholds_apply_to_raw_probabilities(self, tagging, tagged, tmp_path, monkeypatch):
         folder = with_calibration(tagging, tmp_path / "run")

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from counterpoise.training.predictions import write_multilabel_predictions, write_predictions
+from counterpoise.training.predictions import most_probable_class, write_multilabel_predictions, write_predictions
 
 RNG = np.random.default_rng(0)
 
@@ -206,3 +206,14 @@ def test_mismatched_calibrated_logits_and_costs_are_refused(tmp_path):
         write_predictions(*given, calibrated=np.zeros((2, 4)))
     with pytest.raises(ValueError, match=r"expected least_cost \[2\]"):
         write_predictions(*given, least_cost=np.zeros(3, int))
+
+
+@pytest.mark.parametrize("classes", [2, 30])
+def test_the_most_probable_class_is_the_decided_one_among_equals(classes):
+    scores = RNG.integers(0, 3, (500, classes)) / 4
+    decided = RNG.integers(0, classes, 500)
+    found = most_probable_class(scores, decided)
+    rows = np.arange(500)
+    np.testing.assert_array_equal(scores[rows, found], scores.max(axis=1))
+    tied = scores[rows, decided] == scores.max(axis=1)
+    np.testing.assert_array_equal(found[tied], decided[tied])

@@ -23,7 +23,7 @@ from counterpoise.data.readers.json_lines import SUFFIXES as JSON_SUFFIXES
 from counterpoise.data.table import row_ids
 from counterpoise.data.table_writers import TEXT_FORMATS, Stream
 from counterpoise.errors import UserError
-from counterpoise.training.predictions import multilabel_predictions_writer, predictions_writer
+from counterpoise.training.predictions import most_probable_class, multilabel_predictions_writer, predictions_writer
 
 if TYPE_CHECKING:
     from counterpoise.metrics.calibration import Adjustment
@@ -45,7 +45,9 @@ def main() -> None:
     add_model_arguments(parser, "folder of a finished run, or of an exported model")
     add_file_arguments(parser, "texts")
     parser.add_argument("--thresholds", type=Path, help="JSON of label to threshold, instead of the run's thresholds")
-    parser.add_argument("--calibrated", action="store_true", help="write calibrated probabilities")
+    parser.add_argument(
+        "--calibrated", action="store_true", help="write calibrated probabilities, and the most probable class by them"
+    )
     parser.add_argument("--costs", type=Path, help="CSV of misclassification costs: adds the least-cost decision")
     parser.add_argument(
         "--output",
@@ -108,11 +110,11 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
     adjustment = _adjustment(arguments.run, model.labels, arguments.calibrated, costs is not None)
 
     writer = (
-        predictions_writer(target, model.labels, least_cost=costs is not None)
+        predictions_writer(target, model.labels, least_cost=costs is not None, most_probable=arguments.calibrated)
         if model.decision is None
         else multilabel_predictions_writer(target, model.labels)
     )
-    written = 0
+    written = differing = 0
     with writer as write:
         for logits in model.predict_blocks(table[arguments.text]):
             rows = range(written, written + len(logits))
@@ -125,7 +127,17 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
             else:
                 cheapest = None if costs is None else least_cost(softmax(adjusted.astype(np.float64), axis=1), costs)
                 write(names, None, logits, shown, cheapest)
+                decided = logits.argmax(axis=1)
+                differing += int((most_probable_class(shown, decided) != decided).sum())
             written = rows.stop
+    if differing:
+        log.warning(
+            "%s of %s predictions (%.0f%%) are not the most probable class by the calibrated probabilities. "
+            "Predictions are those of the uncalibrated model; the column most_probable holds the other class",
+            f"{differing:,}",
+            f"{written:,}",
+            100 * differing / written,
+        )
     print(f"{written:,} predictions in {'standard output' if arguments.output == STANDARD else arguments.output}")
 
 

@@ -57,7 +57,13 @@ def write_predictions(
 
 @contextmanager
 def predictions_writer(
-    path: str | Path | Stream, labels: Sequence[str], top_k: int = 5, full_up_to: int = 20, *, least_cost: bool = False
+    path: str | Path | Stream,
+    labels: Sequence[str],
+    top_k: int = 5,
+    full_up_to: int = 20,
+    *,
+    least_cost: bool = False,
+    most_probable: bool = False,
 ) -> Iterator[Callable[..., None]]:
     """Open a file for single-label predictions that are written in blocks.
 
@@ -69,12 +75,15 @@ def predictions_writer(
         top_k: See `write_predictions`.
         full_up_to: See `write_predictions`.
         least_cost: Whether the file has the column `least_cost`.
+        most_probable: Whether the file has the column `most_probable`, the class with the largest calibrated
+            probability. Calibration may change which one that is; the prediction is of the uncalibrated logits.
 
     Yields:
         write(ids, truth, logits, calibrated=None, least_cost=None) with the arguments of `write_predictions`.
     """
     full, names = len(labels) <= full_up_to, pa.array(labels, pa.string())
-    schema = _schema(labels, full, least_cost)
+    decisions = ["most_probable"] * most_probable + ["least_cost"] * least_cost
+    schema = _schema(labels, full, decisions)
 
     def write(
         ids: Sequence[str],
@@ -103,6 +112,8 @@ def predictions_writer(
                 names.take(pa.array(decided)),
                 _float32(probabilities[np.arange(len(decided)), decided]),
             ]
+            if most_probable:
+                columns.append(names.take(pa.array(most_probable_class(probabilities, decided))))
             if cheapest is not None:
                 columns.append(names.take(pa.array(cheapest[part])))
             if full:
@@ -113,6 +124,16 @@ def predictions_writer(
 
     with table_writer(path, schema) as write_table:
         yield write
+
+
+def most_probable_class(scores: np.ndarray, decided: np.ndarray) -> np.ndarray:
+    """Return the class with the largest score, int [N]; of equal scores the decided class.
+
+    Args:
+        scores: Float [N, C].
+        decided: Decided classes, int [N].
+    """
+    return np.where(scores[np.arange(len(decided)), decided] == scores.max(axis=1), decided, scores.argmax(axis=1))
 
 
 def write_multilabel_predictions(
@@ -228,13 +249,13 @@ def _ranked(
     )
 
 
-def _schema(labels: Sequence[str], full: bool, least_cost: bool) -> pa.Schema:
+def _schema(labels: Sequence[str], full: bool, decisions: Sequence[str]) -> pa.Schema:
     fields = [
         ("id", pa.string()),
         ("label", pa.string()),
         ("prediction", pa.string()),
         ("probability", pa.float32()),
-        *([("least_cost", pa.string())] if least_cost else []),
+        *((name, pa.string()) for name in decisions),
     ]
     if full:
         return pa.schema([*fields, *((f"p:{label}", pa.float32()) for label in labels)])
