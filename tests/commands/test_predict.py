@@ -269,7 +269,7 @@ class TestParts:
     def test_blocks_are_smaller_with_more_labels(self, recorded, monkeypatch):
         monkeypatch.setattr(predictor, "MAX_LOGITS", 5)
         texts = pa.chunked_array([["word0"] * 3, ["word1", None]])
-        assert [len(part) for part in recorded[0].predict_blocks(texts)] == [2, 2, 1]
+        assert [len(part.logits) for part in recorded[0].predict_blocks(texts)] == [2, 2, 1]
 
     def test_an_error_during_prediction_keeps_the_old_file(self, finished, texts, tmp_path, monkeypatch):
         output = tmp_path / "out.parquet"

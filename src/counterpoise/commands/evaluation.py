@@ -49,7 +49,11 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
     targets, kept, unseen = known_rows(split, vocabulary)
     split = split.filter(kept)
     predictor = make_predictor(arguments.run, model, config, arguments.device, arguments.precision, packages)
-    logits = np.concatenate(list(predictor.predict_blocks(split.texts)))
+    blocks = list(predictor.predict_blocks(split.texts))
+    logits = np.concatenate([block.logits for block in blocks])
+    if unknown := sum(len(block.reasons) - block.reasons.null_count for block in blocks):
+        # As in training: only blank texts are dropped, when the file is read.
+        log.warning("%s: %d texts have no known token; they are scored like the others", split.file, unknown)
     scoring = model.scoring
     multi_label = scoring.multi_label
     metrics: dict[str, Any] = {"test": scoring.measure(logits, targets)}

@@ -7,6 +7,7 @@ standard output.
 import argparse
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,26 +111,33 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
     adjustment = _adjustment(arguments.run, model.labels, arguments.calibrated, costs is not None)
 
     writer = (
-        predictions_writer(target, model.labels, least_cost=costs is not None, most_probable=arguments.calibrated)
+        predictions_writer(
+            target, model.labels, least_cost=costs is not None, most_probable=arguments.calibrated, reasons=True
+        )
         if model.decision is None
-        else multilabel_predictions_writer(target, model.labels)
+        else multilabel_predictions_writer(target, model.labels, reasons=True)
     )
-    written = differing = 0
+    written, differing, missing = 0, 0, Counter[str]()
     with writer as write:
-        for logits in model.predict_blocks(table[arguments.text]):
+        for logits, reasons in model.predict_blocks(table[arguments.text]):
             rows = range(written, written + len(logits))
             names = [str(row + 1) for row in rows] if ids is None else ids[rows.start : rows.stop].to_pylist()
             # Decisions use the raw logits, which the strategy trained and the thresholds were tuned on.
             adjusted = logits if adjustment is None else adjustment(logits)
             shown = adjusted if arguments.calibrated else logits
             if model.decision is not None:
-                write(names, None, shown, model.decide(logits))
+                write(names, None, shown, model.decide(logits), reasons)
             else:
                 cheapest = None if costs is None else least_cost(softmax(adjusted.astype(np.float64), axis=1), costs)
-                write(names, None, logits, shown, cheapest)
+                write(names, None, logits, shown, cheapest, reasons)
                 decided = logits.argmax(axis=1)
-                differing += int((most_probable_class(shown, decided) != decided).sum())
+                predicted = reasons.is_null().to_numpy(zero_copy_only=False)
+                differing += int((predicted & (most_probable_class(shown, decided) != decided)).sum())
             written = rows.stop
+            missing.update(reasons.drop_null().to_pylist())
+    for reason, count in sorted(missing.items()):
+        log.warning("%s: %d of %d rows are not predicted: %s", arguments.file, count, written, reason)
+    written -= missing.total()
     if differing:
         log.warning(
             "%s of %s predictions (%.0f%%) are not the most probable class by the calibrated probabilities. "

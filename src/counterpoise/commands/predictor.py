@@ -10,9 +10,10 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from counterpoise.commands.saved_run import PACKAGE, build, load_run
+from counterpoise.data.arrow_columns import is_blank_text
 from counterpoise.data.batching import pad_sequences
 from counterpoise.data.token_store import TEXTS_PER_CHUNK, load_tokenizer
 from counterpoise.errors import UserError
@@ -40,6 +42,18 @@ MAX_LOGITS = 2**24
 """Approximate number of logits in memory at a time."""
 MAX_TOKENS = {"cpu": 1024, "cuda": 65_536}
 """Tokens per batch, padding included. On a CPU, larger batches do not fit into its caches."""
+
+
+class Block(NamedTuple):
+    """Predictions of consecutive texts.
+
+    Args:
+        logits: float32 [N, C].
+        reasons: string [N]: why a text has no prediction, null if it has one.
+    """
+
+    logits: np.ndarray
+    reasons: pa.Array
 
 
 @dataclass
@@ -68,25 +82,28 @@ class Predictor:
         """Return logits, float32 [N, C], in the order of the texts."""
         return self.predict(self.tokenise(texts))
 
-    def predict_blocks(self, texts: pa.ChunkedArray) -> Iterator[np.ndarray]:
-        """Yield the logits of blocks of texts, in order, and show progress.
+    def predict_blocks(self, texts: pa.ChunkedArray) -> Iterator[Block]:
+        """Yield the predictions of blocks of texts, in order, and show progress.
 
-        The next block is tokenised while one is predicted.
+        Texts that are blank, or of which the tokenizer knows no token, have a reason instead of a prediction. The next
+        block is tokenised while one is predicted.
 
         Args:
             texts: N values that can be cast to large_string.
         """
         size = max(1, min(MAX_TEXTS, MAX_LOGITS // max(1, len(self.labels))))
 
-        def tokens_of(start: int) -> list[np.ndarray]:
-            return self.tokenise(as_strings(texts[start : start + size]).to_pylist())
+        def tokens_of(start: int) -> tuple[list[np.ndarray], pa.Array]:
+            block = as_strings(texts[start : start + size])
+            tokens = self.tokenise(block.to_pylist())
+            return tokens, self._reasons(block, tokens)
 
         with progress(MofNCompleteColumn()) as display, ThreadPoolExecutor(1) as pool:
             task = display.add_task("predicting", total=len(texts))
             ahead = pool.submit(tokens_of, 0)
             for start in range(0, len(texts), size):
-                tokens, ahead = ahead.result(), pool.submit(tokens_of, start + size)
-                yield self.predict(tokens, lambda texts: display.advance(task, texts))
+                (tokens, reasons), ahead = ahead.result(), pool.submit(tokens_of, start + size)
+                yield Block(self.predict(tokens, lambda texts: display.advance(task, texts)), reasons)
 
     def tokenise(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, special tokens included."""
@@ -94,11 +111,30 @@ class Predictor:
         encodings = (encoding for batch in batches for encoding in self.tokenizer.encode_batch_fast(batch))
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
+    @cached_property
+    def _uninformative(self) -> np.ndarray:
+        """Token ids that say nothing about a text: special tokens and the unknown token."""
+        special = {number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
+        unknown = self.tokenizer.token_to_id(getattr(self.tokenizer.model, "unk_token", None) or "")
+        return np.array([*special, *([] if unknown is None else [unknown])], np.int64)
+
+    def _reasons(self, texts: pa.ChunkedArray, tokens: Sequence[np.ndarray]) -> pa.Array:
+        """Return why each text has no prediction, string [N], null if it has one."""
+        ends = np.cumsum([0, *map(len, tokens)])
+        known = ~np.isin(np.concatenate([np.empty(0, np.int32), *tokens]), self._uninformative)
+        reasons = np.full(len(tokens), None, object)
+        reasons[np.diff(np.concatenate([[0], np.cumsum(known)])[ends]) == 0] = "no known token"
+        reasons[is_blank_text(texts)] = "blank text"
+        return pa.array(reasons, pa.string())
+
     def predict(self, tokens: Sequence[np.ndarray], done: Callable[[int], object] = lambda texts: None) -> np.ndarray:
-        """Return logits, float32 [N, C], of token ids. `done` is called with the number of texts of each batch."""
+        """Return logits, float32 [N, C], of token ids; zeros for texts without tokens.
+
+        `done` is called with the number of texts of each batch.
+        """
         outputs = [torch.empty(0, len(self.labels))]
         lengths = np.array([len(ids) for ids in tokens], np.int64)
-        order = np.argsort(-lengths, kind="stable")
+        order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
         first = 0
         while first < len(order):
             rows = order[first : first + max(1, self.max_tokens // max(1, lengths[order[first]]))]
@@ -106,7 +142,7 @@ class Predictor:
             outputs.append(self.model(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))))
             first += len(rows)
             done(len(rows))
-        logits = np.empty((len(order), len(self.labels)), np.float32)
+        logits = np.zeros((len(lengths), len(self.labels)), np.float32)
         # Copied once, because waiting for each batch would leave a GPU idle.
         logits[order] = torch.cat([outputs[0].to(outputs[-1].device), *outputs[1:]]).cpu().numpy()
         return logits

@@ -13,6 +13,8 @@ Column: TypeAlias = pa.Array | pa.ChunkedArray
 
 NOT_UTF8, BLANK = 1, 2
 """Fault codes of `find_text_faults`."""
+INVISIBLE = r"^[\s\p{Z}\p{Cc}\p{Cf}\x{034F}\x{115F}\x{1160}\x{17B4}\x{17B5}\x{2800}\x{3164}\x{FE00}-\x{FE0F}\x{FFA0}]*$"
+"""Texts without a visible character: spaces, controls, zero-width characters, fillers and variation selectors."""
 
 
 def cast_to_text(column: Column, where: str) -> Column:
@@ -88,7 +90,7 @@ def find_text_faults(texts: Column) -> np.ndarray:
     faults = [np.empty(0, np.uint8)]
     for chunk in chunks(texts):
         text, bad = decode_utf8(chunk)
-        faults.append(np.where(bad, NOT_UTF8, np.where(is_blank(text), BLANK, 0)).astype(np.uint8))
+        faults.append(np.where(bad, NOT_UTF8, np.where(is_blank_text(text), BLANK, 0)).astype(np.uint8))
     return np.concatenate(faults)
 
 
@@ -125,6 +127,12 @@ def is_blank(column: Column) -> np.ndarray:
     """Return bool [N]: true for null, empty and whitespace-only values."""
     empty = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
     return pc.fill_null(empty, True).to_numpy(zero_copy_only=False)
+
+
+def is_blank_text(texts: Column) -> np.ndarray:
+    """Return bool [N]: true for blank values, and for texts of whitespace, control and invisible characters alone."""
+    invisible = pc.match_substring_regex(texts, INVISIBLE)
+    return is_blank(texts) | pc.fill_null(invisible, True).to_numpy(zero_copy_only=False)
 
 
 def is_text(kind: pa.DataType) -> bool:

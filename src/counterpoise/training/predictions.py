@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy import sparse
 from scipy.special import expit
 
@@ -15,6 +16,9 @@ MAX_ROWS = 16_384
 """Maximum number of rows per row group."""
 MAX_CELLS = 2**22
 """Maximum number of probabilities (rows times classes) per row group. One group is in memory at a time, as float64."""
+
+REASON = pa.field("not_predicted", pa.string())
+"""Why a text has no prediction, such as "blank text"; null if it has one."""
 
 _NAMES, _NUMBERS = pa.list_(pa.string()), pa.list_(pa.float32())
 
@@ -64,6 +68,7 @@ def predictions_writer(
     *,
     least_cost: bool = False,
     most_probable: bool = False,
+    reasons: bool = False,
 ) -> Iterator[Callable[..., None]]:
     """Open a file for single-label predictions that are written in blocks.
 
@@ -77,9 +82,11 @@ def predictions_writer(
         least_cost: Whether the file has the column `least_cost`.
         most_probable: Whether the file has the column `most_probable`, the class with the largest calibrated
             probability. Calibration may change which one that is; the prediction is of the uncalibrated logits.
+        reasons: Whether the file has the column `not_predicted`.
 
     Yields:
-        write(ids, truth, logits, calibrated=None, least_cost=None) with the arguments of `write_predictions`.
+        write(ids, truth, logits, calibrated=None, least_cost=None, reasons=None) with the arguments of
+        `write_predictions`. `reasons` is string [N]: rows with a reason have no prediction and no probabilities.
     """
     full, names = len(labels) <= full_up_to, pa.array(labels, pa.string())
     decisions = ["most_probable"] * most_probable + ["least_cost"] * least_cost
@@ -91,6 +98,7 @@ def predictions_writer(
         logits: np.ndarray,
         calibrated: np.ndarray | None = None,
         cheapest: np.ndarray | None = None,
+        why: pa.Array | None = None,
     ) -> None:
         logits, rows = np.asarray(logits), len(ids)
         truth = np.full(rows, -1) if truth is None else np.asarray(truth)
@@ -120,9 +128,9 @@ def predictions_writer(
                 columns += [_float32(column) for column in probabilities.T]
             else:
                 columns += _ranked(probabilities, _top(probabilities, top_k), names)
-            write_table(pa.table(columns, schema=schema))
+            write_table(_without_predictions(pa.table(columns, schema=schema), why, part))
 
-    with table_writer(path, schema) as write_table:
+    with table_writer(path, schema.append(REASON) if reasons else schema) as write_table:
         yield write
 
 
@@ -169,7 +177,7 @@ def write_multilabel_predictions(
 
 @contextmanager
 def multilabel_predictions_writer(
-    path: str | Path | Stream, labels: Sequence[str], top_k: int = 5
+    path: str | Path | Stream, labels: Sequence[str], top_k: int = 5, *, reasons: bool = False
 ) -> Iterator[Callable[..., None]]:
     """Open a file for multi-label predictions that are written in blocks.
 
@@ -179,16 +187,23 @@ def multilabel_predictions_writer(
         path: The file or stream to write, see `table_writer`.
         labels: Names of the C labels.
         top_k: See `write_multilabel_predictions`.
+        reasons: See `predictions_writer`.
 
     Yields:
-        write(ids, targets, logits, decided) with the arguments of `write_multilabel_predictions`.
+        write(ids, targets, logits, decided, reasons=None) with the arguments of `write_multilabel_predictions`.
     """
     names = pa.array(labels, pa.string())
     columns = ("labels", "predictions", "probabilities", "top_labels", "top_probabilities")
     types = (_NAMES, _NAMES, _NUMBERS, _NAMES, _NUMBERS)
     schema = pa.schema([("id", pa.string()), *zip(columns, types, strict=True)])
 
-    def write(ids: Sequence[str], targets: sparse.csr_matrix | None, logits: np.ndarray, decided: np.ndarray) -> None:
+    def write(
+        ids: Sequence[str],
+        targets: sparse.csr_matrix | None,
+        logits: np.ndarray,
+        decided: np.ndarray,
+        why: pa.Array | None = None,
+    ) -> None:
         logits, decided = np.asarray(logits), np.asarray(decided, bool)
         shape = (len(ids), len(labels))
         shapes = [each.shape for each in (logits, decided, targets) if each is not None]
@@ -206,10 +221,24 @@ def multilabel_predictions_writer(
             ranked = [
                 _ranked(logits[part], cells, names, expit) for cells in (decided[part], _top(logits[part], top_k))
             ]
-            write_table(pa.table([pa.array(texts, pa.string()), true, *ranked[0], *ranked[1]], schema=schema))
+            table = pa.table([pa.array(texts, pa.string()), true, *ranked[0], *ranked[1]], schema=schema)
+            write_table(_without_predictions(table, why, part))
 
-    with table_writer(path, schema) as write_table:
+    with table_writer(path, schema.append(REASON) if reasons else schema) as write_table:
         yield write
+
+
+def _without_predictions(table: pa.Table, reasons: pa.Array | None, part: slice) -> pa.Table:
+    """Return the table with the column of reasons, and null instead of predictions where there is a reason."""
+    if reasons is None:
+        return table
+    reasons = reasons[part.start : part.stop]
+    for place, field in enumerate(table.schema):
+        if field.name not in ("id", "label", "labels"):
+            values = table.column(place).combine_chunks()
+            kept = pc.if_else(pc.is_valid(reasons), pa.scalar(None, field.type), values)
+            table = table.set_column(place, field, kept)
+    return table.append_column(REASON, reasons)
 
 
 def _row_groups(rows: int, labels: int) -> list[slice]:
