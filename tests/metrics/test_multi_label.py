@@ -67,6 +67,9 @@ def test_a_four_label_example_worked_by_hand():
             "tail_ap": 1 / 4,
             "supported_labels": 3,
             "labels": 4,
+            # one label for each text: a, which two of four have
+            "constant_micro_f1": 2 * 2 / (4 + 4),
+            "constant_macro_f1": 2 * 2 / (2 + 4) / 3,
             "labels_per_text": 4 / 4,
             "predicted_per_text": 4 / 4,
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 from scipy.special import expit, logit, softmax
@@ -28,7 +29,7 @@ from counterpoise.report.run.learning import describe_learning
 from counterpoise.report.run.mistakes import mistakes_panel
 from counterpoise.report.run.precision_recall import precision_recall_panel
 from counterpoise.report.run.run_report import write_run_report
-from counterpoise.report.run.scores import estimates
+from counterpoise.report.run.scores import estimates, scores_panel
 from counterpoise.report.run.strategy import LOSSES, SECOND_STAGES, describe_strategy, strategy_panel
 from counterpoise.training.results import RunResults, one_hot
 from report.runs import HOSTILE, LABELS, TEXTS, multi_label, single_label
@@ -540,3 +541,25 @@ def test_the_page_says_if_the_chosen_calibration_raises_the_calibration_error(ru
     assert f"{summary['test']['raw']['nll']:.3f}" in note
     risen = note.partition("On the test split the")[2]
     assert ("ECE" in risen) == (change > 0)
+
+
+@pytest.mark.parametrize("monitor", ["val/macro_f1", "val/accuracy", "val/loss"])
+@pytest.mark.parametrize("scores", [[0.3, 0.2, 0.1], [0.1, 0.3, 0.2], [0.1, 0.2, 0.3]])
+def test_a_falling_validation_loss_suggests_no_longer_training_after_the_peak_of_the_metric(monitor, scores):
+    history = pd.DataFrame({"step": [9, 19, 29], "val/loss": [0.9, 0.8, 0.7], "val/macro_f1": 0.5, "val/accuracy": 0.5})
+    if monitor != "val/loss":
+        history[monitor] = scores
+    text = describe_learning(single_label(history=history, config={"monitor": monitor}))
+    peaked = monitor != "val/loss" and scores[-1] < max(scores)
+    assert ("longer training is unlikely to help" in text) == peaked
+    assert (f"step {10 * (1 + int(np.argmax(scores)))}" in text) == peaked
+    assert "lowest at the end" in text
+
+
+@pytest.mark.parametrize("run", [single_label, multi_label])
+def test_the_page_says_if_the_model_is_worse_than_constant_predictions(run):
+    results, prefix = run(), "constant" if run is multi_label else "majority"
+    main = "micro_f1" if run is multi_label else "accuracy"
+    assert "worse than" not in scores_panel(results).note
+    worse = results.metrics["test"] | {f"{prefix}_{main}": 0.999, f"{prefix}_macro_f1": 0.999}
+    assert "worse than" in scores_panel(run(metrics=results.metrics | {"test": worse})).note

@@ -175,6 +175,18 @@ def labels(split: EvaluatedSplit) -> float:
     return len(split.train_counts)
 
 
+@metric("constant micro F1", task="multi_label", needs="logits", shown={})
+def constant_micro_f1(split: EvaluatedSplit) -> float:
+    """Micro F1 of a baseline that predicts the most frequent training labels, as many as a text has on average."""
+    return _constant(split)[0]
+
+
+@metric("constant macro F1", task="multi_label", needs="logits", shown={})
+def constant_macro_f1(split: EvaluatedSplit) -> float:
+    """Macro F1 of the baseline of `constant_micro_f1`."""
+    return _constant(split)[1]
+
+
 @metric(task="multi_label", needs="logits", shown={})
 def labels_per_text(split: EvaluatedSplit) -> float:
     """True labels per text, mean over all texts."""
@@ -202,6 +214,15 @@ for _name, _title, _results in (("recall", "recall", 130), ("precision", "precis
             min_classes=_k,
             shown={"results": _results} if _results and _k == 5 else {},
         )(partial(_ranking_score, name=f"{_name}_at_{_k}"))
+
+
+def _constant(split: EvaluatedSplit) -> tuple[float, float]:
+    """Return micro and macro F1 of predicting the same labels for each text."""
+    support, texts = split.counts.support, split.num_examples
+    number = max(1, round(support.sum() / texts))
+    chosen = support[np.argsort(-split.train_counts, kind="stable")[:number]]
+    micro = 2 * chosen.sum() / (support.sum() + number * texts)
+    return micro, (2 * chosen / (chosen + texts)).sum() / split.supported.sum() if support.any() else np.nan
 
 
 def _micro(split: EvaluatedSplit) -> tuple[float, float, float]:

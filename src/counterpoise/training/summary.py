@@ -15,6 +15,7 @@ from counterpoise.balance import Correction
 from counterpoise.metrics import registry
 from counterpoise.metrics.buckets import Bounds
 from counterpoise.terminal import console, name_cells
+from counterpoise.training.verdict import baseline_verdict
 
 MAX_CLASSES = 20
 """Classes of the correction table: the largest and the smallest ones."""
@@ -116,6 +117,8 @@ def show_results(metrics: Mapping[str, Any], bounds: Bounds) -> None:
         "Gap: train (a sample) minus validation; a large gap indicates overfitting."
     )
     console.print(table)
+    if verdict := baseline_verdict(test):
+        console.print(verdict, highlight=False)
 
 
 def show_calibration(metrics: Mapping[str, Any]) -> None:

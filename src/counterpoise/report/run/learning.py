@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 from counterpoise.metrics.registry import select, title
 from counterpoise.report.html_page import Panel, figure, table
 from counterpoise.training.results import RunResults
+from counterpoise.training.verdict import peaked_early
 
 SPLITS = {"train_sample": "train", "validation": "validation", "test": "test"}
 CURVES = {False: ("macro_f1", "accuracy", "balanced_accuracy"), True: ("macro_f1", "micro_f1", "map")}
@@ -58,7 +59,8 @@ def describe_learning(results: RunResults) -> str:
                 f"No sign of overfitting: macro F1 is {scores['train']:.2f} on training texts and "
                 f"{scores['test']:.2f} on test texts."
             )
-    sentences.append(_validation_loss(results.history))
+    monitor = str(results.setting("monitor") or "val/macro_f1")
+    sentences.append(_validation_loss(results.history, monitor))
     return " ".join(filter(None, sentences)) or "Scores of the best checkpoint."
 
 
@@ -70,14 +72,25 @@ def _largest_recall_gap(results: RunResults) -> tuple[str, float]:
     return max(gaps.items(), key=lambda item: item[1], default=("", 0.0))
 
 
-def _validation_loss(history: pd.DataFrame | None) -> str:
-    """Return where the validation loss was lowest and whether macro F1 rose afterwards; empty for a single value."""
+def _validation_loss(history: pd.DataFrame | None, monitor: str) -> str:
+    """Return where the validation loss was lowest and how macro F1 and the monitored metric went on.
+
+    Empty for a single value of the loss.
+    """
     losses, scores = _series(history, "val/loss"), _series(history, "val/macro_f1")
     if len(losses) < 2:
         return ""
     best, last = losses.iloc[int(losses.y.to_numpy().argmin())], losses.y.iloc[-1]
     if last <= best.y:
-        return "The validation loss was lowest at the end of training."
+        lowest = "The validation loss was lowest at the end of training"
+        if peak := peaked_early(history, monitor):
+            step, highest, end = peak
+            name = title(monitor.removeprefix("val/"))
+            return (
+                f"{lowest}, but the monitored {name} was best at step {step:,} ({highest:.3f}) and is {end:.3f} at the "
+                "end: a lower loss does not mean a better model here, and longer training is unlikely to help."
+            )
+        return f"{lowest}."
     after = scores.x > best.x
     before_score, after_score = scores.y[~after].max(), scores.y[after].max()  # NaN if there are none
     rise = (

@@ -10,6 +10,7 @@ from counterpoise.analysis.group_decisions import GroupDecisions, comparison_met
 from counterpoise.metrics.registry import select
 from counterpoise.report.html_page import Panel, format_factor, render
 from counterpoise.training.results import RunResults, one_hot
+from counterpoise.training.verdict import baseline_verdict
 
 
 class Estimate(NamedTuple):
@@ -36,7 +37,8 @@ def scores_panel(results: RunResults) -> Panel:
     # Metrics that are not functions of class counts have no interval.
     tiles = [(each.title, known.get(each.name, Estimate(scores[each.name]))) for each in shown if each.name in scores]
     supported = int((results.table.test_count > 0).sum())
-    note = (
+    verdict = baseline_verdict(scores)
+    note = f"{verdict} " * bool(verdict) + (
         f"Scores on {len(results.ids):,} test texts. The band is the 95 % confidence interval over test texts "
         "(jackknife); it does not include the variation between seeds. The thin tick is the baseline: "
         f"{description}. Macro averages cover the {supported:,} of {classes:,} {results.nouns} with test texts."
