@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from counterpoise.analysis.plot_fonts import choose_fonts
 from counterpoise.io import atomic_path
 
 PAPER, INK, MUTED, FAINT, GRID = "#fcfcfa", "#1f2a36", "#6b7785", "#a3adb8", "#e4e8ec"
@@ -63,5 +64,6 @@ def plain(text: str) -> str:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write the figure to `path`, atomically."""
+    choose_fonts(figure)
     with atomic_path(path) as unfinished:
         figure.savefig(unfinished, dpi=144, facecolor=PAPER, bbox_inches="tight", pad_inches=0.2)
