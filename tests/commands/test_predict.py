@@ -126,7 +126,7 @@ class TestReading:
     def test_an_invalid_delimiter_is_refused_in_one_line(self, trained, tmp_path, monkeypatch, capsys):
         assert call(predict.main, monkeypatch, trained, tmp_path / "new.csv", "--delimiter", "||") == 2
         error = capsys.readouterr().err
-        assert "'||' is not a delimiter or quote" in error
+        assert "'||' is not a delimiter, quote or escape" in error
         assert error.count("\n") == 1
 
 

@@ -118,6 +118,15 @@ def test_a_null_among_vectors_is_a_row_without_labels(tmp_path):
     assert train(file, label_names=["x", "y"]).labels.to_pylist() == [["x"], [], ["y"]]
 
 
+@pytest.mark.parametrize("values", [["1", "0"], ["0", "1"], ["1.0", "0.0"], ["true", "false"]])
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_one_hot_vectors_of_text_are_not_labels(tmp_path, values, suffix):
+    file = as_file(tmp_path / f"a.{suffix}", [values, values[::-1]] * 5)
+    assert f"such as {values}: set data.label_names" in refused(FileSource(file))
+    positive = train(file, label_names=["x", "y"]).labels.to_pylist()[0]
+    assert positive == [["x", "y"][values.index(max(values))]]
+
+
 @pytest.mark.parametrize("values", [[[0], [1], [0, 1], []], [[0, 1], [2]], [[10, 1], [0]], [["0"], ["1"], ["0"]]])
 def test_lists_of_codes_are_labels(tmp_path, values):
     expected = [[str(value) for value in row] for row in values]
@@ -163,6 +172,8 @@ def test_lists_of_codes_written_as_text_are_parsed(tmp_path):
         (["['a']", "[1]"], "another type"),
         (["[['a']]", "[['b']]"], "which is not a list"),
         (["['a'", "['b']"], "row 2 holds ['b'], a list"),
+        (["array([1, 0])", "array([0, 1])"], "row 1 holds array([1, 0]), which is not a list"),
+        (["tensor([1, 0])", "tensor([0, 1], dtype=torch.int8)"], "row 1 holds tensor([1, 0]), which is not a list"),
     ],
 )
 def test_lists_that_cannot_be_parsed_are_refused_or_are_names_if_the_task_says_so(tmp_path, fields, expected):

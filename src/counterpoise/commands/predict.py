@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "bf16")
-CSV_FORMAT = {"delimiter": None, "quote": '"', "skip_rows_after_header": 0, "columns": None}
+CSV_FORMAT = {"delimiter": None, "quote": '"', "escape": None, "skip_rows_after_header": 0, "columns": None}
 """Default format of CSV files. The encoding of a run's training file says nothing about other files."""
 CSV_OPTIONS = {"skip_rows_after_header": "--skip-rows"}
 """Options whose name differs from their key."""
@@ -175,6 +175,7 @@ def add_file_arguments(parser: argparse.ArgumentParser, content: str, text_defau
     for key, option, kind, description in (
         ("delimiter", "--delimiter", _character, "delimiter of a CSV"),
         ("quote", "--quote", _character, "quote character of a CSV, '' for none"),
+        ("escape", "--escape", _character, "character of a CSV before a quotation mark inside a text"),
         ("skip_rows_after_header", "--skip-rows", int, "rows to skip after the header of a CSV"),
         ("columns", "--columns", lambda names: names.split(","), "names of the columns of a CSV without a header: A,B"),
     ):
@@ -228,7 +229,7 @@ def _adjustment(run: Path, labels: list[str], calibrated: bool, costs: bool) -> 
 def _character(option: str) -> str | None:
     character = option.replace("\\t", "\t")
     if len(character) > 1 or not character.isascii():
-        raise UserError(f"{option!r} is not a delimiter or quote: use one ASCII character")
+        raise UserError(f"{option!r} is not a delimiter, quote or escape: use one ASCII character")
     return character or None
 
 

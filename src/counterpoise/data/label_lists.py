@@ -21,6 +21,8 @@ STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 QUOTED_FIELD = re.compile(rf"[({{]\s*{STRING}(?:\s*,\s*{STRING})*\s*,?\s*[)}}]")
 VECTOR_FIELD = re.compile(r"[01](?:\.0*)?(?:[\s,;|]+[01](?:\.0*)?)+")
 BRACKETS = ("[]", "()", "{}")
+ARRAY_PREFIXES = ("array([", "tensor([")
+"""Start of arrays of NumPy and PyTorch that were written as text."""
 CONSTANTS = {"true": True, "false": False, "null": None}
 AS_NAME = "or data.task=single_label if each field is the name of one class"
 VECTOR_VALUES = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1, "-1": -1, "-1.0": -1}
@@ -50,7 +52,11 @@ def parse_list_fields(text: Column, separator: str | None, where: str) -> pa.Lis
 
     if separator is None and some and all(map(VECTOR_FIELD.fullmatch, some)):
         raise refuse(some[0], f"a vector: set data.separator and data.label_names, {AS_NAME}")
-    bracketed = [field for field in some if field[0] + field[-1] in BRACKETS and len(field) > 1]
+    bracketed = [
+        field
+        for field in some
+        if (field[0] + field[-1] in BRACKETS and len(field) > 1) or field.startswith(ARRAY_PREFIXES)
+    ]
     parsed = {field: _parse(field) for field in bracketed}
     lists = [field for field, items in parsed.items() if items is not None]
     if not bracketed or (not lists and len(bracketed) < len(some)):
@@ -74,7 +80,8 @@ def parse_list_fields(text: Column, separator: str | None, where: str) -> pa.Lis
 def decode_vectors(column: Column, label_names: Sequence[str] | None, where: str) -> pa.ListArray | None:
     """Return the labels of a column of vectors of 0 and 1, or None if the column holds other lists.
 
-    Lists are vectors if they hold only 0 and 1, -1 and 1, or bools, and repeat a value in a row or have one length.
+    Lists are vectors if they hold only 0 and 1, -1 and 1, or bools, and repeat a value in a row or have one
+    length (of at least two, if they hold text).
 
     Args:
         column: Lists, [N].
@@ -100,10 +107,10 @@ def decode_vectors(column: Column, label_names: Sequence[str] | None, where: str
     one_length, longest = len(set(lengths[lengths > 0])) == 1, int(lengths.max())
     sums = np.bincount(rows, weights=numbers, minlength=len(column))
     repeated = longest > 2 or bool(np.isin(sums[lengths == 2], [0, 2, -2]).any())
-    if not (repeated or pa.types.is_boolean(values.type) or (one_length and not text)):
+    if not (repeated or pa.types.is_boolean(values.type) or (one_length and (longest > 1 or not text))):
         return None
     if label_names is None:
-        example = column[int(lengths.argmax())].as_py()
+        example = [_text_of(value) if text else value for value in column[int(lengths.argmax())].as_py()]
         raise UserError(
             f"{where} holds vectors such as {_shorten(str(example))}: set data.label_names to the names of their "
             f"{longest} positions"
@@ -146,7 +153,11 @@ def _items(items: Sequence[Any] | None) -> list[Any]:
 
 
 def _plain(value: Any) -> str:
-    return (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip().lower()
+    return _text_of(value).strip().lower()
+
+
+def _text_of(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _shorten(text: str, limit: int = 40) -> str:

@@ -245,7 +245,7 @@ RULES = (
         "groups keep texts together when a split is made, and the data has all splits",
     ),
     Rule(
-        ["data.delimiter", "data.quote", "data.skip_rows_after_header", "data.columns"],
+        ["data.delimiter", "data.quote", "data.escape", "data.skip_rows_after_header", "data.columns"],
         _no_csv_file,
         "it is for CSV files, and none is read",
     ),

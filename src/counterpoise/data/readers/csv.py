@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from counterpoise.data.readers import files
-from counterpoise.data.readers.csv_structure import CsvStructure, check_quotes
+from counterpoise.data.readers.csv_structure import CsvStructure, check_quotes, escape_hint
 from counterpoise.data.readers.encoding import TextFile
 from counterpoise.data.readers.files import NoticeSink, one_line, require_columns, reraise_as_user_error
 from counterpoise.data.readers.format import FileFormat
@@ -30,7 +30,7 @@ def read_csv(file: TextFile, columns: list[str], form: FileFormat, suffix: str, 
     with reraise_as_user_error(file.path):
         structure = CsvStructure.of(file, form, suffix)
         require_columns(columns, structure.names, file.name, structure.missing_column_hint(columns, form))
-        notices = [*file.notices, *(check_quotes(file, structure, form.quote) if form.quote is not None else [])]
+        notices = [*file.notices, *check_quotes(file, structure, form)]
 
     def read(threads: bool) -> pa.RecordBatchReader:
         with reraise_as_user_error(file.path, (OSError,)):
@@ -46,6 +46,7 @@ def read_csv(file: TextFile, columns: list[str], form: FileFormat, suffix: str, 
                 pa.csv.ParseOptions(
                     delimiter=structure.delimiter,
                     quote_char=form.quote or False,
+                    escape_char=form.escape or False,
                     newlines_in_values=form.quote is not None,
                     # An empty line is an empty text if there is no other column.
                     ignore_empty_lines=len(structure.names) > 1,
@@ -74,4 +75,5 @@ def read_csv(file: TextFile, columns: list[str], form: FileFormat, suffix: str, 
             raise
         # Arrow counts the header and the rows skipped.
         before = structure.first_lines + (form.columns is None) + form.skip_rows_after_header
-        raise UserError(f"cannot read {file.name}: row {int(fault[1]) - before}: {fault[2]}") from error
+        hint = escape_hint(fault[2].encode(), form)
+        raise UserError(f"cannot read {file.name}: row {int(fault[1]) - before}: {fault[2]}{hint}") from error

@@ -52,7 +52,7 @@ class CsvStructure:
             start = start[declared.end() :]
         names = form.columns
         if names is None:
-            names = next((row for row in _parse(start, delimiter, form.quote) if row), None)
+            names = next((row for row in _parse(start, delimiter, form) if row), None)
         if names is None:
             raise UserError(f"{file.name} has no rows")
         return cls(delimiter, [str(name) for name in names], 1 if declared else 0)
@@ -68,7 +68,14 @@ class CsvStructure:
         return ""
 
 
-def check_quotes(file: TextFile, structure: CsvStructure, quote: str) -> list[str]:
+def escape_hint(data: bytes, form: FileFormat) -> str:
+    """Return the setting that reads quotation marks behind a backslash as text, if the data has some, else ""."""
+    if form.quote is None or form.escape or b"\\" + form.quote.encode() not in data:
+        return ""
+    return f". If \\{form.quote} is a quotation mark inside a text, set 'data.escape=\\\\' (--escape '\\' of a command)"
+
+
+def check_quotes(file: TextFile, structure: CsvStructure, form: FileFormat) -> list[str]:
     """Raise UserError if a quotation mark that is not closed merges rows.
 
     Arrow takes a quotation mark at the start of a field as the start of a quoted field, which ends at the next
@@ -79,14 +86,18 @@ def check_quotes(file: TextFile, structure: CsvStructure, quote: str) -> list[st
     Args:
         file: The file.
         structure: Its structure.
-        quote: Quote character.
+        form: How the file is read.
 
     Returns:
         A notice of fields of one line whose closing quotation mark is followed by text, if there are any. Arrow removes
         these quotation marks.
     """
-    mark, between = re.escape(quote.encode()), re.escape(structure.delimiter.encode())
-    field = re.compile(rb"(?<![^%b\r\n])%b([^%b]*+(?:%b%b[^%b]*+)*+)(%b?)" % (between, *[mark] * 6))
+    if (quote := form.quote) is None:
+        return []
+    mark, escape, between = (re.escape((each or "").encode()) for each in (quote, form.escape, structure.delimiter))
+    plain = rb"[^%b%b]*+" % (mark, escape)
+    inside_mark = rb"(?:%b%b%b)" % (mark, mark, rb"|%b(?s:.)" % escape if escape else b"")
+    field = re.compile(rb"(?<![^%b\r\n])%b(%b(?:%b%b)*+)(%b?)" % (between, mark, plain, inside_mark, plain, mark))
     closed = re.compile(rb"[ \t]*(?:%b|[\r\n]|$)" % between)
     stream, buffer, place, lines, final = file.open(), b"", 0, 1, False
     looks_like_rows: Callable[[Sequence[bytes]], bool] | None = None
@@ -96,9 +107,11 @@ def check_quotes(file: TextFile, structure: CsvStructure, quote: str) -> list[st
         return lines + buffer.count(b"\n", 0, place)
 
     def refuse(place: int, what: str) -> UserError:
+        line = buffer[place:].partition(b"\n")[0]
         return UserError(
             f"{file.name}: line {line_of(place)}: the quotation mark {quote} opens a field that {what}. Close it, or "
             f"set data.quote=null (--quote '' of a command) if quotation marks are part of the text"
+            f"{escape_hint(line, form)}"
         )
 
     while not final:
@@ -115,16 +128,21 @@ def check_quotes(file: TextFile, structure: CsvStructure, quote: str) -> list[st
             if not found[2]:
                 raise refuse(found.start(), "is never closed")
             ends_field = closed.match(buffer, place)
+            if not ends_field and found[1].endswith(b"\\") and not form.escape:
+                raise refuse(found.start(), "ends after a backslash, in front of other text")
             if not LINE_BREAK.search(found[1]):
                 followed += [] if ends_field else [line_of(found.start())]
                 continue
             if not ends_field:
                 raise refuse(found.start(), "ends lines below, in front of other text")
             span = buffer[buffer.rfind(b"\n", 0, found.start()) + 1 : end.start() if end else len(buffer)]
-            looks_like_rows = looks_like_rows or _row_test(file, structure, quote)
+            looks_like_rows = looks_like_rows or _row_test(file, structure, form)
             inside = [line for line in LINE_BREAK.split(span) if line]
             if looks_like_rows(inside):
-                raise refuse(found.start(), f"contains {len(inside)} lines that look like rows")
+                raise refuse(
+                    found.start(),
+                    f"contains {len(inside)} lines that look like rows (if they are one text: convert to JSON lines)",
+                )
         if len(buffer) - keep > 2 * files.BLOCK:
             if unfinished:
                 raise refuse(keep, f"is not closed within {2 * files.BLOCK >> 20} MiB")
@@ -139,7 +157,7 @@ def check_quotes(file: TextFile, structure: CsvStructure, quote: str) -> list[st
     ]
 
 
-def _row_test(file: TextFile, structure: CsvStructure, quote: str) -> Callable[[Sequence[bytes]], bool]:
+def _row_test(file: TextFile, structure: CsvStructure, form: FileFormat) -> Callable[[Sequence[bytes]], bool]:
     """Return a function that tells whether the lines of a field are rows of the file.
 
     They are if all have the width of a row, and at least three quarters have the usual values of the columns that hold
@@ -152,13 +170,13 @@ def _row_test(file: TextFile, structure: CsvStructure, quote: str) -> Callable[[
 
     def fields(line: bytes) -> list[str]:
         text = line.decode(errors="replace")
-        if text.count(quote) % 2:
+        if text.count(form.quote or "") % 2:
             return text.split(structure.delimiter)
-        return next(csv.reader([text], delimiter=structure.delimiter, quotechar=quote), [])
+        return next(iter(_parse(line, structure.delimiter, form)), [])
 
     parsed = []
     with suppress(csv.Error):  # The start may end in the middle of a long row.
-        for row in islice(_parse(_read(file.open(), SAMPLE), structure.delimiter, quote), 1, None):
+        for row in islice(_parse(_read(file.open(), SAMPLE), structure.delimiter, form), 1, None):
             if len(row) == width:
                 parsed.append(row)
     for place, values in enumerate(columns_of(parsed)):
@@ -187,10 +205,10 @@ def _row_test(file: TextFile, structure: CsvStructure, quote: str) -> Callable[[
 def _usual_value(values: Sequence[str]) -> Callable[[str], bool] | None:
     """Return a test of the usual values of a column that holds numbers or few different values, else None."""
     values = [value for value in values if value]
-    if len(values) > 1 and sum(map(_is_number, values)) >= 0.95 * len(values):
-        return _is_number
     distinct = set(values)
-    return distinct.__contains__ if distinct and len(distinct) <= len(values) / 2 else None
+    if distinct and len(distinct) <= len(values) / 2:
+        return distinct.__contains__
+    return _is_number if len(values) > 1 and sum(map(_is_number, values)) >= 0.95 * len(values) else None
 
 
 def _is_number(value: str) -> bool:
@@ -201,12 +219,12 @@ def _is_number(value: str) -> bool:
     return True
 
 
-def _parse(data: bytes, delimiter: str, quote: str | None) -> Iterable[list[str]]:
+def _parse(data: bytes, delimiter: str, form: FileFormat) -> Iterable[list[str]]:
     """Yield the rows at the start of the data. Invalid UTF-8 is replaced."""
     text = io.StringIO(data.decode("utf-8-sig", errors="replace"), newline="")
-    if quote is None:
-        return csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    return csv.reader(text, delimiter=delimiter, quotechar=quote)
+    if form.quote is None:
+        return csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE, escapechar=form.escape)
+    return csv.reader(text, delimiter=delimiter, quotechar=form.quote, escapechar=form.escape)
 
 
 def _read(stream: pa.NativeFile, size: int) -> bytes:

@@ -15,6 +15,8 @@ class FileFormat:
     Args:
         delimiter: Delimiter. None: that of a first line such as `sep=;`, else that of the suffix.
         quote: Quote character. None: fields are not quoted.
+        escape: Character before a quotation mark that is part of a text, such as a backslash. None: there is none; such
+            quotation marks are doubled.
         skip_rows_after_header: Rows to skip after the header. Empty lines do not count as rows.
         columns: Names of the columns of a file without a header. None: the first row holds the names.
         encoding: Name of an encoding, or "auto". See `detect_encoding`.
@@ -22,13 +24,14 @@ class FileFormat:
 
     delimiter: str | None = None
     quote: str | None = '"'
+    escape: str | None = None
     skip_rows_after_header: int = 0
     columns: Sequence[str] | None = None
     encoding: str = AUTO
 
     def check(self) -> None:
         """Raise UserError for invalid settings."""
-        for key, character in (("delimiter", self.delimiter), ("quote", self.quote)):
+        for key, character in (("delimiter", self.delimiter), ("quote", self.quote), ("escape", self.escape)):
             valid = isinstance(character, str) and len(character) == 1 and character.isascii()
             if character is not None and not valid:
                 raise UserError(f"data.{key} is {character!r}; it must be one ASCII character")

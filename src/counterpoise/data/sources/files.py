@@ -25,6 +25,7 @@ class FileSource(TableFormat):
         test: Test file. None: split off the training file.
         delimiter: Delimiter of a CSV. None: that of a first line such as `sep=;`, else that of the suffix.
         quote: Quote character of a CSV. None: fields are not quoted.
+        escape: Character of a CSV before a quotation mark that is part of a text. None: such marks are doubled.
         skip_rows_after_header: Rows of a CSV to skip after the header.
         columns: Names of the columns of a CSV without a header. None: the first row holds the names.
         encoding: Encoding of text files. "auto": detect it.
@@ -36,6 +37,7 @@ class FileSource(TableFormat):
     test: str | None = None
     delimiter: str | None = None
     quote: str | None = '"'
+    escape: str | None = None
     skip_rows_after_header: int = 0
     columns: Sequence[str] | None = None
     encoding: str = AUTO
@@ -62,6 +64,7 @@ class FileSource(TableFormat):
         form = FileFormat(
             delimiter=self.delimiter,
             quote=self.quote,
+            escape=self.escape,
             skip_rows_after_header=self.skip_rows_after_header,
             columns=self.columns if isinstance(self.columns, str | None) else [str(name) for name in self.columns],
             encoding=self.encoding,
