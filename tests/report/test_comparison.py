@@ -19,7 +19,7 @@ from counterpoise.metrics.buckets import Bounds, buckets
 from counterpoise.report.comparison.comparison_report import class_figures as comparison_classes
 from counterpoise.report.comparison.comparison_report import group_figures as comparison_groups
 from counterpoise.report.comparison.comparison_report import panels, subtitle, write_comparison_report
-from counterpoise.report.comparison.formatting import GAIN, LOSS, UNDECIDED, behind_best, folded, short
+from counterpoise.report.comparison.formatting import GAIN, LOSS, UNDECIDED, behind_best, folded
 
 METRICS = ["macro_f1", "accuracy", "head_f1"]
 HOSTILE = "<script>window.hacked=1</script>"
@@ -318,7 +318,6 @@ def test_names_are_folded_to_two_lines_that_keep_both_ends(name: str) -> None:
     assert all(len(line) <= 22 for line in lines)
     assert name.startswith(lines[0])
     assert name.endswith(lines[-1].removeprefix("…"))
-    assert len(short(name, 10)) <= 10
 
 
 def test_the_page_opens_without_errors_and_asks_for_nothing(opened: Opened) -> None:

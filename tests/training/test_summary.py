@@ -1,8 +1,16 @@
-"""The lines that a run prints about calibration."""
+"""What a run prints: the table of the correction, and lines about calibration."""
 
+import io
+
+import numpy as np
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
+from scipy.sparse import csr_matrix
 
-from counterpoise.training.summary import show_calibration
+from counterpoise.balance import ClassIndex, InverseFrequency, PowerSampler, Strategy
+from counterpoise.training import summary
+from counterpoise.training.summary import show_calibration, show_correction
 
 
 def metrics(variant: str, folds: int = 5) -> dict:
@@ -54,3 +62,31 @@ def test_scores_that_the_chosen_calibration_raises_are_named(variant, ece, nll, 
 def test_without_folds_no_cross_validation_is_claimed(capsys):
     show_calibration(metrics("raw", folds=0))
     assert "fold" not in capsys.readouterr().out
+
+
+NAMES = {
+    "same start": [f"devel::implementation-language:{name}" for name in ("c", "c++", "python", "perl")],
+    "same end": [f"{name}::a-rather-long-description-of-labels" for name in ("c", "c++", "python", "perl")],
+    "both": [f"role::program-{name}-in-a-terminal-emulator" for name in ("c", "c++", "python", "perl")],
+    "East Asian": [f"非常に長いラベルの名前の最後の{name}" for name in ("一", "二", "三", "四")],
+}
+
+
+@pytest.mark.parametrize("task", ["single-label", "multi-label"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("names", NAMES)
+def test_the_table_of_the_correction_fits_80_columns_and_tells_labels_apart(names, task, weighted, monkeypatch):
+    console = Console(width=80, record=True, file=io.StringIO())
+    monkeypatch.setattr(summary, "console", console)
+    classes = np.repeat(np.arange(4), [123_456, 12_345, 678, 3])
+    targets = classes if task == "single-label" else csr_matrix(np.eye(4, dtype=bool)[classes])
+    index = ClassIndex.from_targets(targets, 4, np.full(len(classes), 1.5) if weighted else None)
+    fitted = Strategy(PowerSampler(0.5), InverseFrequency(0.5), max_ratio=2.0).fit(NAMES[names], index, 1)
+    show_correction(fitted.final.correction, "combined")
+    lines = console.export_text().splitlines()
+    assert all(cell_len(line) <= 80 for line in lines)
+    shown = [line.rpartition("…") for line in lines if "…" in line]
+    assert len({start.strip() + end.split()[0] for start, _, end in shown}) == 4
+    # Numbers and headings are complete.
+    assert all(len(end.split()) >= 6 for _, _, end in shown)
+    assert "123,456" in "".join(lines)

@@ -61,7 +61,9 @@ def show_correction(correction: Correction, strategy: str) -> None:
         del columns["positive\nrate"]
     if correction.index.weights is None:
         del columns["instance\nweight"]
-    table = Table(title=f"strategy: {strategy}", title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    # Little padding leaves room for long names at 80 columns.
+    narrow: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False}
+    table = Table(title=f"strategy: {strategy}", title_justify="left", caption_justify="left", **narrow)
     table.add_column("label" if correction.multi_label else "class")
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)

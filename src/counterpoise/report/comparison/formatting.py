@@ -7,6 +7,7 @@ import pandas as pd
 
 from counterpoise.analysis.comparison import Comparison
 from counterpoise.analysis.significance import significant
+from counterpoise.names import shorten
 
 GAIN, LOSS, UNDECIDED = "var(--c1)", "var(--c2)", "var(--faint)"
 
@@ -81,12 +82,6 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else "1" if p > 0.9995 else f"{p:.3f}"
 
 
-def short(name: str, limit: int) -> str:
-    """Return the name, shortened in the middle to `limit` characters."""
-    half = (limit - 1) // 2
-    return name if len(name) <= limit else f"{name[: limit - 1 - half]}…{name[-half:]}"
-
-
 def folded(name: str, width: int = 22) -> str:
     """Return the name on at most two lines, shortened in the middle because names often differ at their end."""
     name = " ".join(name.split())
@@ -96,4 +91,4 @@ def folded(name: str, width: int = 22) -> str:
     breaks = [place for place in range(width // 2, width + 1) if name[place - 1] in " ._=/:"]
     cut = max(spaces or breaks, default=width)
     rest = name[cut:]
-    return f"{name[:cut].rstrip()}\n{rest if len(rest) <= width else '…' + rest[1 - width :]}"
+    return f"{name[:cut].rstrip()}\n{shorten(rest, width, head=0.0)}"

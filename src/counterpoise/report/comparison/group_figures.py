@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from counterpoise.analysis.comparison import Comparison
 from counterpoise.metrics import registry
+from counterpoise.names import shorten
 from counterpoise.report.comparison.formatting import (
     GAIN,
     behind_best,
@@ -14,7 +15,6 @@ from counterpoise.report.comparison.formatting import (
     folded,
     p_value,
     reference_number,
-    short,
     shown_name,
 )
 from counterpoise.report.html_page import DEFAULT_HEIGHT
@@ -183,7 +183,7 @@ def cost(comparison: Comparison, by: Literal["seconds", "steps"]) -> go.Figure:
                 x=x[chosen].tolist(),
                 y=y[chosen].tolist(),
                 mode="markers+text",
-                text=[short(names[number], 24) if number in labelled else "" for number in chosen],
+                text=[shorten(names[number], 24) if number in labelled else "" for number in chosen],
                 textposition=place,
                 textfont={"color": "var(--ink)" if chosen is front else "var(--muted)"},
                 marker={"color": colour, "size": 11, "line": {"color": "var(--card)", "width": 1.5}},
