@@ -35,6 +35,7 @@ class Group:
         epochs: Mean number of epochs of a run.
         steps: Mean number of optimizer steps of a run.
         probe: Whether the runs are linear probes, trained on a frozen encoder.
+        baseline: Whether this is the linear baseline, a deterministic model without an encoder.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Group:
     epochs: float
     steps: float
     probe: bool
+    baseline: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,11 @@ class Comparison:
     buckets: pd.DataFrame
     detectable: dict[int, float]
     summary: list[str]
+
+    @property
+    def probes(self) -> list[bool]:
+        """Whether each group is one of linear probes, without the linear baseline, which has no encoder."""
+        return [group.probe for group in self.groups if not group.baseline]
 
 
 def compare_runs(
@@ -229,4 +236,5 @@ def _group(name: str, runs: list[Run], measured: comparison_tables.GroupScores, 
         epochs=float(np.mean([run.epochs for run in runs])),
         steps=float(np.mean([run.steps for run in runs])),
         probe=runs[0].probe,
+        baseline=runs[0].baseline,
     )

@@ -1,6 +1,6 @@
 """The results of a comparison in sentences."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from counterpoise.analysis.significance import significant
 from counterpoise.metrics import registry
 
 if TYPE_CHECKING:
-    from counterpoise.analysis.comparison import Comparison
+    from counterpoise.analysis.comparison import Comparison, Group
 
 MAX_GROUPS = 5
 """Number of groups whose differences are described; the tables show all."""
@@ -19,8 +19,9 @@ MAX_GROUPS = 5
 def summarise(comparison: "Comparison") -> list[str]:
     """Return sentences: the best group, significant differences to the reference, run times and limitations."""
     sentences = [_ranking(comparison), *_differences(comparison), *_power(comparison)]
-    if len(comparison.groups) > 1 and all(np.isfinite(group.seconds) for group in comparison.groups):
-        sentences.append(_run_times(comparison))
+    trained = [group for group in comparison.groups if not group.baseline]
+    if len(trained) > 1 and all(np.isfinite(group.seconds) for group in trained):
+        sentences.append(_run_times(trained, comparison.reference))
     return sentences + _limitations(comparison)
 
 
@@ -28,6 +29,7 @@ def _ranking(comparison: "Comparison") -> str:
     best, *others = comparison.groups
     metric, (low, high) = registry.title(comparison.metric), best.intervals[comparison.metric]
     mean, seeds = best.scores[comparison.metric].mean(), f"{len(best.seeds)} seed{'s' * (len(best.seeds) > 1)}"
+    seeds = "deterministic" if best.baseline else seeds
     score = f"{mean:.3f}, 95 % interval {low:.3f} to {high:.3f}, {seeds}"
     if not others:
         return f"{metric} of {best.name}: {score}."
@@ -77,16 +79,16 @@ def _amount(effect: Mapping[str, Any]) -> str:
     return f"{registry.title(effect['metric'])} by {abs(effect['difference']):.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _run_times(comparison: "Comparison") -> str:
-    if len(comparison.groups) > MAX_GROUPS + 1:
-        fastest, *_, slowest = sorted(comparison.groups, key=lambda group: group.seconds)
+def _run_times(groups: Sequence["Group"], reference: str) -> str:
+    if len(groups) > MAX_GROUPS + 1:
+        fastest, *_, slowest = sorted(groups, key=lambda group: group.seconds)
         digits = 0 if fastest.seconds >= 10 else 1
         shortest, longest = (f"{group.seconds:,.{digits}f}" for group in (fastest, slowest))
         extremes = f"from {shortest} seconds ({fastest.name}) to {longest} seconds ({slowest.name})"
         return f"Duration of a run without encoding: {extremes}."
-    base = next(group for group in comparison.groups if group.name == comparison.reference)
+    base = next((group for group in groups if group.name == reference), groups[0])
     parts = [f"{base.name} {base.seconds:,.0f} seconds, {base.steps:,.0f} steps"]
-    for group in comparison.groups:
+    for group in groups:
         if group is not base:
             ratio = f"{group.seconds / max(base.seconds, 1e-9):.1f}"
             parts.append(f"{group.name} {group.seconds:,.0f} seconds ({ratio} times), {group.steps:,.0f} steps")
@@ -109,8 +111,15 @@ def _power(comparison: "Comparison") -> list[str]:
 def _limitations(comparison: "Comparison") -> list[str]:
     """Return what the tests cannot show: single seeds, linear probes."""
     sentences = []
-    single = [group.name for group in comparison.groups if len(group.seeds) == 1]
-    if len(single) == len(comparison.groups) > 1:
+    trained = [group for group in comparison.groups if not group.baseline]
+    for group in comparison.groups:
+        if group.baseline:
+            sentences.append(
+                f"{group.name} is one deterministic linear model: differences to it are claims about trained models, "
+                "over new test texts but not over new seeds."
+            )
+    single = [group.name for group in trained if len(group.seeds) == 1]
+    if len(single) == len(trained) > 1:
         sentences.append(
             "Each group has one seed: the tests compare these trained models and make no claim about the methods. For "
             "claims about methods, train each setting with at least three seeds (seed=0,1,2)."
@@ -122,7 +131,7 @@ def _limitations(comparison: "Comparison") -> list[str]:
             "about methods."
         )
     probes = [group.name for group in comparison.groups if group.probe]
-    if len(probes) == len(comparison.groups):
+    if len(probes) == len(trained):
         sentences.append("All runs are linear probes on a frozen encoder; fine-tuning may rank the groups differently.")
     elif probes:
         sentences.append(f"Linear probes on a frozen encoder: {_join(probes)}. The other groups were fine-tuned.")

@@ -19,6 +19,10 @@ from filelock import FileLock
 from counterpoise.io import atomic_path
 from counterpoise.metrics import registry
 
+BASELINE = "tf-idf baseline"
+"""Name of the linear baseline beside the settings of a sweep and the groups of a comparison."""
+BASELINE_PREDICTIONS = "baseline_predictions.parquet"
+"""File in a run folder that holds the decisions of the baseline on the test texts."""
 INCOMPARABLE = "tested on different texts: scores are not comparable"
 
 
@@ -33,14 +37,14 @@ def columns() -> list[str]:
 
 
 def write(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
-    """Write `leaderboard.csv` into the sweep's folder and return the table of `collect`.
+    """Write `leaderboard.csv` into the sweep's folder and return its table: the jobs and the linear baseline.
 
     The file is replaced atomically under a lock, so concurrent jobs leave the latest state.
     """
     sweep_dir = Path(sweep_dir)
     sweep_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(sweep_dir / ".leaderboard.lock"):
-        table = collect(sweep_dir, final)
+        table = with_baselines(collect(sweep_dir, final), sweep_dir)
         with atomic_path(sweep_dir / "leaderboard.csv") as unfinished:
             table.to_csv(unfinished, index=False)
     return table
@@ -69,6 +73,27 @@ def collect(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
     letters = {digest: _letter(number) for number, digest in enumerate(dict.fromkeys(filter(None, test_sets)))}
     table["test_set"] = [letters[digest] if digest else float("nan") for digest in test_sets]
     return table.astype({"seed": "Int64", **dict.fromkeys(measured_columns(), "float64"), "probe": bool})
+
+
+def with_baselines(table: pd.DataFrame, sweep_dir: Path) -> pd.DataFrame:
+    """Return the table with a row "baseline" for each different baseline of the finished jobs; usually one.
+
+    Jobs share their baseline unless they differ in data, in its settings, or in the decision rule.
+    """
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for job, test_set in table.loc[table.state == "finished", ["job", "test_set"]].itertuples(index=False):
+        section = json.loads((sweep_dir / job / "metrics.json").read_text(encoding="utf-8")).get("baseline")
+        if isinstance(section, dict) and isinstance(scores := section.get("test"), dict):
+            row = {"job": "baseline", "setting": BASELINE, "probe": False, "state": "finished", "test_set": test_set}
+            measured = {name: _float(scores.get(name)) for name in measured_columns() if name in table}
+            seconds = {"seconds": _float(section.get("seconds"))}
+            found.setdefault((test_set, *scores.items()), row | measured | seconds)
+    if not found:
+        return table
+    rows = pd.DataFrame(list(found.values()), columns=table.columns).astype(table.dtypes)
+    # Metrics that duplicate another one of the jobs are left out of their rows.
+    rows[[name for name in measured_columns() if table[name].isna().all()]] = float("nan")
+    return pd.concat([table, rows], ignore_index=True)
 
 
 def is_job(folder: Path) -> bool:
@@ -106,12 +131,13 @@ def job(folder: Path, final: bool = False) -> dict[str, Any]:
 
 def split_shared_overrides(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return the table without the overrides that all jobs share, and these overrides."""
-    settings = [setting.split(" ") for setting in table.setting]
-    if table.setting.nunique() < 2:
+    jobs = table.setting[table.setting != BASELINE]
+    settings = [setting.split(" ") for setting in jobs]
+    if jobs.nunique() < 2:
         return table, []
     shared = [part for part in settings[0] if all(part in setting for setting in settings)]
     rest = [" ".join(part for part in setting if part not in shared) or "default" for setting in settings]
-    return table.assign(setting=rest), shared
+    return table.assign(setting=pd.Series(rest, jobs.index, dtype=object).reindex(table.index).fillna(BASELINE)), shared
 
 
 def have_different_test_sets(table: pd.DataFrame) -> bool:

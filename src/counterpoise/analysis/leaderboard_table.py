@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from counterpoise.analysis.leaderboard import (
+    BASELINE,
     INCOMPARABLE,
     have_different_test_sets,
     measured_columns,
@@ -45,7 +46,7 @@ def show(table: pd.DataFrame, console: Console) -> None:
 def _title(table: pd.DataFrame) -> str:
     if not table.probe.any():
         return "Leaderboard"
-    all_probes = table.probe[table.state == "finished"].all()
+    all_probes = table.probe[(table.state == "finished") & (table.setting != BASELINE)].all()
     return f"Leaderboard of linear probes{'' if all_probes else ' and fine-tuned runs'}"
 
 

@@ -16,6 +16,7 @@ import yaml
 from scipy import sparse
 
 from counterpoise.analysis import leaderboard
+from counterpoise.analysis.leaderboard import BASELINE, BASELINE_PREDICTIONS
 from counterpoise.errors import UserError
 from counterpoise.metrics import registry
 from counterpoise.metrics.buckets import Bounds
@@ -46,6 +47,7 @@ class Run:
         further: Test scores of metrics that are not functions of class counts: those of a fork (config key `metrics`)
             and registered ones that are shown in comparisons.
         data_warnings: Data warnings that the run printed.
+        baseline: Whether this is the linear baseline of runs.
     """
 
     folder: Path
@@ -66,6 +68,7 @@ class Run:
     first_stage: str
     further: dict[str, float]
     data_warnings: tuple[str, ...] = ()
+    baseline: bool = False
 
 
 def load_runs(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
@@ -76,7 +79,7 @@ def load_runs(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
             a name are grouped by their overrides except the seed, in any order. A repeated folder counts once.
 
     Returns:
-        The runs, and a warning for each sweep with unfinished jobs.
+        The runs, followed by their linear baselines, and a warning for each sweep with unfinished jobs.
 
     Raises:
         UserError: A folder is not a finished run; the runs differ in test texts, true labels or classes; or a given
@@ -98,10 +101,13 @@ def load_runs(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
         warnings += missing
     names = _group_names([row for path, row in jobs.items() if not named[path]])
     _check_group_names(names, named, jobs)
+    if BASELINE in named.values():
+        raise UserError(f"{BASELINE} is the name of the linear baseline of the runs. Choose another name.")
     runs = [_read(path, row, named[path] or names[_override_parts(row)]) for path, row in jobs.items()]
     for other in runs[1:]:
         _check_comparable(runs[0], other)
-    return [replace(run, truth=runs[0].truth, ids=runs[0].ids) for run in runs], warnings
+    runs = [replace(run, truth=runs[0].truth, ids=runs[0].ids) for run in runs]
+    return [*runs, *_baselines(runs)], warnings
 
 
 def data_warnings(groups: Mapping[str, Sequence[Run]], first: Run) -> list[str]:
@@ -244,6 +250,47 @@ def _read(folder: Path, row: dict[str, Any], group: str) -> Run:
         further=_further_scores(metrics, settings, "multi_label" if multi_label else "single_label"),
         data_warnings=tuple(map(str, metrics.get("data_warnings", ()))),
     )
+
+
+def _baselines(runs: Sequence[Run]) -> list[Run]:
+    """Return the different baselines of the runs, each as a group of one run.
+
+    A baseline is deterministic: runs share it unless they differ in its settings or in the decision rule.
+    """
+    found: list[tuple[Run, Run]] = []
+    for run in runs:
+        path = run.folder / BASELINE_PREDICTIONS
+        if not path.is_file():
+            continue
+        try:
+            section = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))["baseline"]
+            column = "predictions" if run.multi_label else "prediction"
+            table = pq.read_table(path, columns=["id", column])
+            seconds, scores = float(section["seconds"]), section["test"]
+        except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
+            raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        if not table["id"].equals(run.ids):
+            raise UserError(f"{path} and predictions.parquet have different ids")
+        decided = _indicator_matrix(table[column], run.labels, f"{path}: {column}")
+        if all((decided != other.decided).nnz for _, other in found):
+            baseline = replace(
+                run,
+                group=BASELINE,
+                settings=(),
+                seed=None,
+                decided=decided,
+                seconds=seconds,
+                epochs=np.nan,
+                steps=np.nan,
+                probe=False,
+                first_stage="",
+                further={name: float(scores[name]) for name in run.further if name in scores},
+                baseline=True,
+            )
+            found.append((run, baseline))
+    if len(found) == 1:
+        return [found[0][1]]
+    return [replace(baseline, group=f"{BASELINE} of {run.group}, seed {run.seed}") for run, baseline in found]
 
 
 def _first_stage(config: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ def drawn_groups(comparison: Comparison, chosen: str | None) -> list[str]:
 
 def title(comparison: Comparison) -> str:
     """Return the title: the metric, and whether the runs are linear probes."""
-    probes = {group.probe for group in comparison.groups}
+    probes = set(comparison.probes)
     what = {True: "Probe comparison", False: "Comparison"}[probes == {True}]
     mixed = " of probes and fine-tuned runs" if len(probes) > 1 else ""
     return f"{what}{mixed} by {registry.title(comparison.metric)}"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from counterpoise.balance.counts import Targets
 from counterpoise.data.arrow_columns import take_rows
@@ -44,6 +45,11 @@ class EncodedSplit:
         if self.split.ids is None:
             return [str(row) for row in self.rows]
         return self.split.ids.take(pa.array(self.kept)).to_pylist()
+
+    @property
+    def text_sizes(self) -> np.ndarray:
+        """Bytes of each text in UTF-8, int64 [N]."""
+        return pc.binary_length(self.split.texts).to_numpy()[self.kept].astype(np.int64)
 
     def texts(self, rows: np.ndarray) -> list[str]:
         """Return the texts of these rows (numbers from 0 to N - 1)."""

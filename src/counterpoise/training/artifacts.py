@@ -1,11 +1,13 @@
 """Files that a run writes into its folder: correction and splits before training, results after it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from counterpoise.analysis.leaderboard import BASELINE_PREDICTIONS
 from counterpoise.balance import Correction
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.io import atomic_path
@@ -46,7 +48,8 @@ def write_results(folder: Path, results: RunResults) -> None:
     """Write the files of a tested run.
 
     These are `metrics.json`, `per_class.csv`, `predictions.parquet`, `logits.npz` (up to `MAX_LOGITS`),
-    `calibration.json` (if calibrated) and `thresholds.json` (multi-label).
+    `calibration.json` (if calibrated), `thresholds.json` (multi-label) and `baseline_predictions.parquet` (with a
+    baseline).
     """
     with atomic_path(folder / "metrics.json") as path:
         path.write_text(json.dumps(results.metrics, indent=2), encoding="utf-8")
@@ -64,12 +67,15 @@ def write_results(folder: Path, results: RunResults) -> None:
         with atomic_path(folder / "thresholds.json") as path:
             path.write_text(json.dumps(by_label, indent=2, ensure_ascii=False), encoding="utf-8")
     table.to_csv(folder / "per_class.csv", index=False)
-    _write_predictions(folder / "predictions.parquet", results)
+    _write_predictions(folder / "predictions.parquet", results, results.test_logits, results.decided)
+    if results.baseline is not None:
+        plain = replace(results, least_cost=None)
+        _write_predictions(folder / BASELINE_PREDICTIONS, plain, results.baseline.logits, results.baseline.decided)
 
 
-def _write_predictions(path: Path, results: RunResults) -> None:
-    ids, labels, logits = results.ids, results.labels, results.test_logits
-    if results.decided is None:
+def _write_predictions(path: Path, results: RunResults, logits: np.ndarray, decided: np.ndarray | None) -> None:
+    ids, labels = results.ids, results.labels
+    if decided is None:
         write_predictions(path, ids, labels, results.test_targets, logits, least_cost=results.least_cost)
     else:
-        write_multilabel_predictions(path, ids, labels, results.truth, logits, results.decided)
+        write_multilabel_predictions(path, ids, labels, results.truth, logits, decided)

@@ -30,6 +30,8 @@ _OPTIONAL: dict[str, type] = {
     "encoder.attention_dropout": float,
     "encoder.download": dict,
     "data.download": dict,
+    "baseline.word_ngrams": list,
+    "baseline.char_ngrams": list,
     "strategy.loss.label_weights": dict,
     "strategy.schedule": dict,
     "strategy.second_stage": dict,

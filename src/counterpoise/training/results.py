@@ -22,6 +22,19 @@ BLOCK_SIZE = 2**21
 
 
 @dataclass(frozen=True)
+class BaselineResults:
+    """Test results of the baseline.
+
+    Args:
+        logits: Logits, float [N, C].
+        decided: Predicted labels, bool [N, C]; None for single-label data.
+    """
+
+    logits: np.ndarray
+    decided: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class RunResults:
     """A tested run.
 
@@ -52,6 +65,7 @@ class RunResults:
         calibration: Calibration of the probabilities; None if the logits were not finite.
         history: Content of `csv/metrics.csv`, or None.
         data_warnings: Warnings about the data, one line each.
+        baseline: The linear baseline on the test split; None without one.
     """
 
     name: str
@@ -77,6 +91,7 @@ class RunResults:
     calibration: Calibration | None = None
     history: pd.DataFrame | None = None
     data_warnings: Sequence[str] = ()
+    baseline: BaselineResults | None = None
 
     def setting(self, *keys: str) -> Any:
         """Return the value below these nested keys of the configuration, or None if there is none."""
@@ -123,9 +138,13 @@ class RunResults:
     @cached_property
     def predicted(self) -> csr_matrix:
         """Predicted classes or labels of the test texts, bool [N, C]."""
-        if self.decided is not None:
-            return csr_matrix(self.decided)
-        return one_hot(self.test_logits.argmax(axis=1), len(self.labels))
+        return _predicted(self.test_logits, self.decided)
+
+    @cached_property
+    def baseline_predicted(self) -> csr_matrix:
+        """Classes or labels of the test texts that the baseline predicts, bool [N, C]."""
+        assert self.baseline is not None
+        return _predicted(self.baseline.logits, self.baseline.decided)
 
     @cached_property
     def normalisers(self) -> np.ndarray:
@@ -142,6 +161,10 @@ class RunResults:
         predicted = self.test_logits.argmax(axis=1)
         class_counts = ClassCounts.of(self.test_targets, predicted, len(self.labels))
         return single_label.per_class(class_counts, self.counts)
+
+
+def _predicted(logits: np.ndarray, decided: np.ndarray | None) -> csr_matrix:
+    return one_hot(logits.argmax(axis=1), logits.shape[1]) if decided is None else csr_matrix(decided)
 
 
 def one_hot(targets: Targets, classes: int) -> csr_matrix:

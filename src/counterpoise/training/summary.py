@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from counterpoise.analysis.baseline import describe
 from counterpoise.balance import Correction
 from counterpoise.metrics import registry
 from counterpoise.metrics.buckets import Bounds
@@ -78,9 +79,10 @@ def show_correction(correction: Correction, strategy: str) -> None:
 
 
 def show_results(metrics: Mapping[str, Any], bounds: Bounds) -> None:
-    """Print the test metrics beside a baseline, and the gap between training and validation.
+    """Print the test metrics beside baselines, and the gap between training and validation.
 
-    The baseline always predicts the majority class; for multi-label data it is a threshold of 0.5 for every label.
+    One is the linear model, if there is one. The other always predicts the majority class; for multi-label data it is a
+    threshold of 0.5 for every label.
 
     Args:
         metrics: Content of metrics.json.
@@ -95,8 +97,9 @@ def show_results(metrics: Mapping[str, Any], bounds: Bounds) -> None:
         baseline = {"accuracy": test["majority_accuracy"], "macro_f1": test["majority_macro_f1"]}
         baseline["balanced_accuracy"] = 1 / test["supported_classes"]
         explanation = "majority: always the largest class"
+    linear = metrics.get("baseline", {}).get("test")
     table = Table(title="results with the best checkpoint", title_justify="left", caption_justify="left")
-    for column in ("", "test", heading, "validation", "train", "gap"):
+    for column in ("", "test", *(["TF-IDF"] if linear else []), heading, "validation", "train", "gap"):
         table.add_column(column, justify="right" if column else "left")
     for metric in registry.select(task, "results"):  # type: ignore[arg-type]
         key = metric.name
@@ -105,6 +108,7 @@ def show_results(metrics: Mapping[str, Any], bounds: Bounds) -> None:
             table.add_row(
                 metric.title,
                 f"[bold]{test[key]:.4f}[/bold]",
+                *([_number(linear.get(key))] if linear else []),
                 _number(baseline.get(key)),
                 _number(validation.get(key)),
                 _number(train.get(key)),
@@ -115,12 +119,15 @@ def show_results(metrics: Mapping[str, Any], bounds: Bounds) -> None:
     table.caption = (
         f"Macro averages cover the {supported:.0f} {noun} with test examples"
         + (f" ({absent} have none)" if absent else "")
-        + f". Head: at least {bounds.head_min} training examples, tail: fewer than {bounds.tail_max}. {explanation}. "
-        "Gap: train (a sample) minus validation; a large gap indicates overfitting."
+        + f". Head: at least {bounds.head_min} training examples, tail: fewer than {bounds.tail_max}. "
+        + ("TF-IDF: test of the linear baseline, " if linear else "")
+        + f"{explanation}. Gap: train (a sample) minus validation; a large gap indicates overfitting."
     )
     console.print(table)
     if verdict := baseline_verdict(test):
         console.print(verdict, highlight=False)
+    if linear:
+        console.print(describe(metrics["baseline"]["difference"]), highlight=False)
 
 
 def show_calibration(metrics: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from counterpoise.model.module import Classifier
 from counterpoise.report.run.run_report import write_run_report
 from counterpoise.terminal import command_line
 from counterpoise.training.artifacts import write_inputs, write_results
+from counterpoise.training.baseline import add_baseline, fit_baseline
 from counterpoise.training.checks import check_before_training
 from counterpoise.training.encoder_record import record_encoder
 from counterpoise.training.evaluation import evaluate_best_checkpoint
@@ -52,6 +53,9 @@ def main(run: RunContext) -> float | None:
     if run.rank == 0:
         write_inputs(run.folder, fitted.final.correction, data)
 
+    # Baseline: a linear model on the same splits, in seconds
+    baseline = fit_baseline(run, data)
+
     # Model
     encoder = embed_splits(source, data, config) if config.probe else source.load()
     if run.rank == 0:
@@ -89,6 +93,7 @@ def main(run: RunContext) -> float | None:
     results = evaluate_best_checkpoint(run, trainer, model, data, fitted)
     if results is None:
         return None
+    results = add_baseline(results, baseline, model.scoring)
     write_results(run.folder, results)
     if not run.part_of_probe_sweep:
         write_run_report(run.folder / "report.html", results)

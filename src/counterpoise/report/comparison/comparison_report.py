@@ -39,7 +39,7 @@ def write_comparison_report(path: Path, comparison: Comparison) -> None:
     """Write the report as one self-contained HTML file. A single group has no comparison panels."""
     count = len(comparison.groups)
     title = f"Comparison of {count} groups of runs" if count > 1 else f"Report on {shown_name(comparison, 0)}"
-    if all(group.probe for group in comparison.groups):
+    if all(comparison.probes):
         title += " (linear probe)"
     write(path, title, subtitle(comparison), panels(comparison), template_text("comparison/comparison.js"))
 
@@ -55,9 +55,8 @@ def subtitle(comparison: Comparison) -> str:
     ]
     if len(comparison.groups) > 1:
         parts.append(f"reference: {comparison.reference}")
-    probes = [group.probe for group in comparison.groups]
-    if any(probes):
-        parts.append(f"{'linear probes' if all(probes) else 'some are linear probes'} (frozen encoder)")
+    if any(comparison.probes):
+        parts.append(f"{'linear probes' if all(comparison.probes) else 'some are linear probes'} (frozen encoder)")
     return " · ".join(parts)
 
 

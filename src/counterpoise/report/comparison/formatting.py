@@ -43,7 +43,7 @@ def unit(comparison: Comparison, count: int = 1) -> str:
 def shown_name(comparison: Comparison, number: int) -> str:
     """Return a group's name, marked as a probe if other groups are not probes."""
     group = comparison.groups[number]
-    mixed = len({each.probe for each in comparison.groups}) > 1
+    mixed = len(set(comparison.probes)) > 1
     return f"{group.name} (probe)" if mixed and group.probe else group.name
 
 

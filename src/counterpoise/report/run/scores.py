@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from counterpoise.analysis.baseline import describe
 from counterpoise.analysis.comparison_tables import measure
 from counterpoise.analysis.group_decisions import GroupDecisions, comparison_metrics
 from counterpoise.metrics.registry import select
@@ -25,7 +26,12 @@ class Estimate(NamedTuple):
 def scores_panel(results: RunResults) -> Panel:
     """Return the panel of the scores."""
     classes = len(results.labels)
-    if results.multi_label:
+    if results.baseline is not None:
+        baseline, description = (
+            results.baseline_predicted,
+            "a linear model on TF-IDF features of the same training texts",
+        )
+    elif results.multi_label:
         baseline, description = csr_matrix(results.test_logits > 0), "a threshold of 0.5 for every label"
     else:
         largest = int(results.counts.argmax())
@@ -37,8 +43,10 @@ def scores_panel(results: RunResults) -> Panel:
     # Metrics that are not functions of class counts have no interval.
     tiles = [(each.title, known.get(each.name, Estimate(scores[each.name]))) for each in shown if each.name in scores]
     supported = int((results.table.test_count > 0).sum())
-    verdict = baseline_verdict(scores)
-    note = f"{verdict} " * bool(verdict) + (
+    verdicts = [baseline_verdict(scores)]
+    if results.baseline is not None:
+        verdicts.append(describe(results.metrics["baseline"]["difference"]))
+    note = "".join(f"{verdict} " for verdict in verdicts if verdict) + (
         f"Scores on {len(results.ids):,} test texts. The band is the 95 % confidence interval over test texts "
         "(jackknife); it does not include the variation between seeds. The thin tick is the baseline: "
         f"{description}. Macro averages cover the {supported:,} of {classes:,} {results.nouns} with test texts."
