@@ -28,10 +28,11 @@ from counterpoise.data.batching import (
 )
 from counterpoise.data.encoded_split import EncodedSplit
 from counterpoise.data.label_spelling import canonical_spellings
+from counterpoise.data.partition import partition
 from counterpoise.data.position import Position, array_digest, training_position
 from counterpoise.data.quality import find_data_warnings
 from counterpoise.data.sources import Source
-from counterpoise.data.splits import Vocabulary, label_counts, sample_rows, split_off, unseen_labels
+from counterpoise.data.splits import sample_rows, unseen_labels
 from counterpoise.data.table import Split
 from counterpoise.data.text_lengths import truncation_warnings
 from counterpoise.data.token_store import TokenStore, tokenise
@@ -161,45 +162,13 @@ class TextDataModule(pl.LightningDataModule):
         """Load, split, tokenise and index the data. Further calls do nothing."""
         if self.splits:
             return
-        loaded = self.source.load()
-        train = loaded["train"]
-        everything = Vocabulary.of(train.labels)
-        targets, groups = everything.encode(train.labels), train.group_numbers
-        kept, held = np.arange(len(train)), {}
-        for name, fraction in (("test", self.test_fraction), ("validation", self.validation_fraction)):
-            if name not in loaded:
-                whole = None if groups is None else groups[kept]
-                part, out = split_off(targets[kept], fraction, self.split_seed, whole)
-                if not len(out):
-                    raise UserError(
-                        f"{train.file}: no class is large enough to split off {fraction:.0%} for {name}: "
-                        f"give data.{name}, or raise loader.{name}_fraction"
-                    )
-                kept, held[name] = kept[part], kept[out]
-        if self.train_limit is not None and self.train_limit < len(kept):
-            kept = kept[sample_rows(targets[kept], self.train_limit, 0)]
-        present = np.flatnonzero(label_counts(targets[kept], len(everything)))
-        names = {everything.labels[number] for number in present} | set(train.label_names or ())
-        self.vocabulary = Vocabulary.of(pa.array(sorted(names), pa.string()))
-        least = 2 if train.task == "single_label" else 1
-        if len(present) < least <= len(everything):
-            raise UserError(
-                f"loader.train_limit={self.train_limit} leaves fewer than {least} of the {len(everything)} "
-                f"{train.noun}: raise it"
-            )
-        if len(present) < least:
-            raise UserError(
-                f"{train.file}: all {len(train)} rows have the label '{everything.labels[0]}': "
-                "classification needs at least two classes"
-            )
-        parts = {"train": (train, kept)}
-        for name in ("validation", "test"):
-            parts[name] = (train, held[name]) if name in held else (loaded[name], np.arange(len(loaded[name])))
-        parts["validation"] = self._limit_validation(*parts["validation"])
-        self._tokenise(parts.values())
-        encoded = targets if self.vocabulary == everything else None
-        for name, (split, rows) in parts.items():
-            self.splits[name] = self._encode_split(name, split, rows, encoded if split is train else None)
+        fractions = {"test": self.test_fraction, "validation": self.validation_fraction}
+        found = partition(self.source.load(), fractions, self.split_seed, self.train_limit, self.validation_limit)
+        self.vocabulary = found.vocabulary
+        self._tokenise(found.parts.values())
+        train = found.parts["train"][0]
+        for name, (split, rows) in found.parts.items():
+            self.splits[name] = self._encode_split(name, split, rows, found.targets if split is train else None)
         for name, (store, _) in self._stores.items():
             warn_of_unknown_tokens(store.tokens, len(store), self.tokenizer, f"the {name} texts")
         release_pages()
@@ -310,25 +279,6 @@ class TextDataModule(pl.LightningDataModule):
     @property
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer else 1
-
-    def _limit_validation(self, split: Split, rows: np.ndarray) -> tuple[Split, np.ndarray]:
-        """Return the split with the rows of the validation sample."""
-        if self.validation_limit is None or self.validation_limit >= len(rows):
-            return split, rows
-        names = Vocabulary.of(split.labels)
-        targets = names.encode(split.labels)[rows]
-        sample = sample_rows(targets, self.validation_limit, self.split_seed)
-        before, after = (label_counts(each, len(names)) > 0 for each in (targets, targets[sample]))
-        if missing := int((before & ~after).sum()):
-            log.warning(
-                "loader.validation_limit=%d: %d of the %d %s of the validation split have no example in the sample, "
-                "and macro averages leave them out; raise it",
-                self.validation_limit,
-                missing,
-                before.sum(),
-                split.noun,
-            )
-        return split, rows[sample]
 
     def _tokenise(self, parts: Iterable[tuple[Split, np.ndarray]]) -> None:
         """Tokenise the rows of each file that are used. Splits made from the training data share its store."""
