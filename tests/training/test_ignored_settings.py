@@ -24,8 +24,8 @@ OWN = frozenset({"validation", "test"})
 FILES = ["data=files", "data.train=a.csv"]
 
 
-def found(*overrides: str, index: ClassIndex = SINGLE, own: frozenset = frozenset(), local: bool = False) -> list[str]:
-    """Return the keys and strategies that a run with these overrides names."""
+def settings_of(*overrides: str) -> tuple[dict, dict, Strategy]:
+    """Return all settings of a run with these overrides, those that are not defaults, and its strategy."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         folders = ["hydra.runtime.output_dir=out", "hydra.job.num=0"]
         config = compose("train", [*overrides, *folders], return_hydra_config=True)
@@ -35,10 +35,14 @@ def found(*overrides: str, index: ClassIndex = SINGLE, own: frozenset = frozense
         OmegaConf.resolve(config)
         plain = OmegaConf.to_container(config)
         changed = changed_settings(plain)
-    strategy: Strategy = instantiate(config.strategy)
-    correction = replace(strategy, allow_overcorrection=True).correction(list("abcd"), index)
-    facts = Facts(index.multi_label, own, local, correction)
-    lines = ignored_settings(changed, flatten(plain), facts)
+    return flatten(plain), changed, replace(instantiate(config.strategy), allow_overcorrection=True)
+
+
+def found(*overrides: str, index: ClassIndex = SINGLE, own: frozenset = frozenset(), local: bool = False) -> list[str]:
+    """Return the keys and strategies that a run with these overrides names."""
+    settings, changed, strategy = settings_of(*overrides)
+    facts = Facts(index.multi_label, own, local, strategy.correction(list("abcd"), index))
+    lines = ignored_settings(changed, settings, facts)
     assert all("\n" not in line and " has no effect: " in line for line in lines)
     return sorted(line.partition(" has no effect")[0].partition("=")[0] for line in lines)
 
@@ -192,6 +196,16 @@ def test_a_setting_without_an_effect_is_named(case):
 )
 def test_a_setting_with_an_effect_is_not_named(overrides, facts):
     assert found(*overrides, **facts) == []
+
+
+@pytest.mark.parametrize("index", [SINGLE, MULTI], ids=["single label", "multi-label"])
+@pytest.mark.parametrize("lost", [[2], [0, 3], [0, 1, 2]])
+def test_classes_whose_examples_all_have_weight_0_are_named(index, lost):
+    weights = np.where(np.isin(np.repeat(np.arange(4), COUNTS), lost), 0.0, 1.0)
+    settings, changed, strategy = settings_of()
+    correction = strategy.correction(list("abcd"), replace(index, weights=weights))
+    lines = ignored_settings(changed, settings, Facts(index.multi_label, OWN, False, correction))
+    assert [f"'{name}' ({COUNTS[c]})" in lines[-1] for c, name in enumerate("abcd")] == [c in lost for c in range(4)]
 
 
 @pytest.mark.e2e

@@ -18,6 +18,8 @@ from counterpoise.training.run import RunContext
 
 log = logging.getLogger(__name__)
 
+SHOWN_CLASSES = 5
+"""Classes that a warning names."""
 Settings = Mapping[str, Any]
 """Resolved configuration by dotted key."""
 
@@ -89,7 +91,7 @@ def ignored_settings(changed: Settings, settings: Settings, facts: Facts) -> lis
         for key, value in changed.items()
         if any(fnmatchcase(key, pattern) for pattern in rule.keys)
     ]
-    return [*lines, *_ineffective_strategy(settings, facts)]
+    return [*lines, *_ineffective_strategy(settings, facts), *_classes_without_weight(facts.correction)]
 
 
 def _shown(value: Any) -> str:
@@ -107,6 +109,19 @@ def _ineffective_strategy(settings: Settings, facts: Facts) -> list[str]:
     if scheduled and _natural_sampling(facts) and _equal_weights(facts):
         lines.append("strategy.schedule has no effect: neither the sampler nor the class weights correct anything")
     return lines
+
+
+def _classes_without_weight(correction: Correction) -> list[str]:
+    """Return a line for the classes whose training examples all have weight 0 or are never drawn."""
+    without = np.flatnonzero((correction.counts > 0) & (correction.effective_prior == 0))
+    if not len(without):
+        return []
+    names = ", ".join(f"'{correction.labels[c]}' ({correction.counts[c]:,})" for c in without[:SHOWN_CLASSES])
+    more = f" and {len(without) - SHOWN_CLASSES} more" if len(without) > SHOWN_CLASSES else ""
+    return [
+        f"training on {names}{more} has no effect: these examples have weight 0 or are never drawn (data.weight, "
+        "strategy.weights, strategy.sampler)"
+    ]
 
 
 def _has_sampler(settings: Settings) -> bool:

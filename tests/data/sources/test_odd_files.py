@@ -250,6 +250,16 @@ def test_a_file_without_a_header_is_named_and_read_with_names(tmp_path):
     assert "data.columns" in refused(FileSource(file, columns="text"))
 
 
+@pytest.mark.parametrize("names", [["text", "label"], ["label", "id", "text"]])
+@pytest.mark.parametrize("form", [{}, {"quoting": csv.QUOTE_ALL}, {"delimiter": ";"}])
+def test_column_names_in_another_order_than_the_header_are_refused(tmp_path, names, form):
+    values = {"text": "good", "label": "x", "id": "7"}
+    data = as_csv([[values[name] for name in names]] * 10, names, **form)
+    file, options = written(tmp_path / "a.csv", data), {"delimiter": form.get("delimiter")}
+    assert "another order: remove data.columns" in refused(FileSource(file, columns=names[::-1], **options))
+    assert len(train(file, columns=names, **options)) == 10
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
 def test_a_column_name_that_occurs_twice_is_refused(tmp_path, kind):
     path = tmp_path / f"a.{kind}"

@@ -43,19 +43,23 @@ class CsvStructure:
         """Return the structure of a file.
 
         Raises:
-            UserError: The file is empty.
+            UserError: The file is empty, or `form.columns` are the names of its header in another order.
         """
         start = _read(file.open(), files.BLOCK)
         declared = SEP_LINE.match(start)
         delimiter = form.delimiter or (declared[1].decode(errors="replace") if declared else DELIMITERS[suffix])
         if declared:
             start = start[declared.end() :]
-        names = form.columns
-        if names is None:
-            names = next((row for row in _parse(start, delimiter, form) if row), None)
-        if names is None:
+        first = next((row for row in _parse(start, delimiter, form) if row), None)
+        if first is None:
             raise UserError(f"{file.name} has no rows")
-        return cls(delimiter, [str(name) for name in names], 1 if declared else 0)
+        names = first if form.columns is None else [str(name) for name in form.columns]
+        if names != first and sorted(names) == sorted(first):
+            raise UserError(
+                f"{file.name}: the first row holds the names of data.columns in another order: remove data.columns "
+                "(--columns of a command)"
+            )
+        return cls(delimiter, names, 1 if declared else 0)
 
     def missing_column_hint(self, columns: Sequence[str], form: FileFormat) -> str:
         """Return what to do if the file lacks some of `columns`: another delimiter, or names for its columns."""
