@@ -1,8 +1,10 @@
 """Scores of groups from class counts, and their jackknife deviations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from scipy import sparse
+from scipy import sparse, stats
 
 from counterpoise.analysis.class_recalls import MIN_TEST_TEXTS, recall_intervals
 from counterpoise.analysis.comparison_tables import measure
@@ -130,7 +132,8 @@ def test_jackknife_variance_of_accuracy_is_that_of_a_mean():
 @pytest.mark.parametrize("seeds", [(1, 1), (1, 3), (2, 2), (3, 2, 4)])
 def test_recall_intervals_equal_the_estimates_of_each_class(seeds):
     decisions = single_label(60, seeds, seed=3)
-    low, high = recall_intervals(decisions, 1)
+    paired = frozenset({(0, 1)}) if seeds == (2, 2) else frozenset()
+    low, high = recall_intervals(decisions, 1, paired)
     support = decisions.counts[2]
     assert np.isnan(low[1]).all()
     for group in {0, len(seeds) - 1} - {1}:
@@ -142,11 +145,18 @@ def test_recall_intervals_equal_the_estimates_of_each_class(seeds):
             texts = decisions.truth[:, [c]].nonzero()[0]
             runs = [[run[texts] for run in group] for group in decisions.decided]
             within = GroupDecisions(decisions.truth[texts], runs)
-            estimate = measure(list("abc")[: len(seeds)], within, {"recall": CountMetric("recall")}).difference(
-                group, 1, "recall"
-            )
-            assert np.mean([low[group, c], high[group, c]]) == pytest.approx(estimate.value)
-            if estimate.standard_error:
-                # Degrees of freedom differ: those of the texts are their number less one.
-                narrow, wide = sorted([estimate.interval()[1] - estimate.value, (high[group, c] - low[group, c]) / 2])
-                assert wide / narrow < 1.6
+            names = list("abc")[: len(seeds)]
+            estimate = measure(names, within, {"recall": CountMetric("recall")}, paired).difference(group, 1, "recall")
+            estimate = replace(estimate, text_df=len(texts) - 1)
+            np.testing.assert_allclose([low[group, c], high[group, c]], estimate.interval(), atol=1e-12)
+
+
+def test_the_recall_interval_of_two_single_runs_is_the_paired_t_interval():
+    decisions = single_label(60, (1, 1), seed=3)
+    low, high = recall_intervals(decisions, 1)
+    for c in np.flatnonzero(decisions.counts[2] >= MIN_TEST_TEXTS):
+        texts = decisions.truth[:, [c]].nonzero()[0]
+        one, other = (run[texts][:, [c]].toarray().ravel().astype(float) for (run,) in decisions.decided)
+        expected = stats.ttest_rel(one, other).confidence_interval()
+        if np.ptp(one - other) > 0:
+            np.testing.assert_allclose([low[0, c], high[0, c]], expected, atol=1e-12)

@@ -151,7 +151,7 @@ def classes(
     """Return recall and F1 of each group and class, with the difference of recall to the reference."""
     base = measured.names.index(reference)
     true_positives, predicted, support = decisions.counts
-    low, high = recall_intervals(decisions, base)
+    low, high = recall_intervals(decisions, base, measured.paired)
     scores = [precision_recall_f1(true_positives[runs], support, predicted[runs])[1:] for runs in decisions.runs]
     recalls, f1s = (np.array([score[kind].mean(axis=0) for score in scores]) for kind in (0, 1))
     shared = {"class": labels, "train_count": train_counts, "test_count": support.astype(np.int64)}

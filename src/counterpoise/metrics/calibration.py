@@ -68,8 +68,8 @@ def prior_correction(loss: Loss, correction: Correction) -> PriorShift:
         return PriorShift(None, np.zeros(len(correction.labels)))
     index = correction.index
     if correction.multi_label:
-        emphasis = correction.draws_per_row if index.weights is None else correction.draws_per_row * index.weights
-        exact = _constant(emphasis) or (len(correction.labels) == 1 and index.weights is None)
+        influence = correction.draws_per_row if index.weights is None else correction.draws_per_row * index.weights
+        exact = _constant(influence) or (len(correction.labels) == 1 and index.weights is None)
         shift = natural_prior_shift(correction)
     else:
         weights, classes = index.weights, range(len(index.counts))
