@@ -70,3 +70,33 @@ def test_a_run_exits_with_2_and_prints_the_quoted_form(tmp_path, override, shown
     outcome = run(tmp_path / "run", "data=files", override)
     assert outcome.code == 2
     assert shown in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("strategy.alpha", ["'strategy.sampler.alpha'"]),
+        ("alpha", ["'strategy.sampler.alpha'"]),
+        ("strategy.beta", ["'strategy.weights.beta'"]),
+        ("lr", ["'optim.encoder_lr'", "'optim.head_lr'"]),
+        ("max_length", ["'encoder.max_length'"]),
+        ("max_lenght", ["'encoder.max_length'"]),
+        ("encoder.max_lenght", ["'encoder.max_length'"]),
+        ("batch_size", ["'loader.batch_size'"]),
+        ("max_epochs", ["'trainer.max_epochs'"]),
+        ("epochs", ["'trainer.max_epochs'"]),
+        ("data.lable", ["'data.label'"]),
+        ("strategie", ["'strategy'"]),
+        ("strategy.loss.gamma", ["strategy/loss=focal"]),
+    ],
+)
+def test_an_unknown_key_leads_to_the_whole_key_that_exists(key, expected, monkeypatch):
+    monkeypatch.setattr("sys.argv", [str(ROOT / "train.py")])
+    with (
+        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+        pytest.raises(Exception, match="Could not override") as caught,
+    ):
+        compose("train", ["data=files", "strategy=plain", f"{key}=1"])
+    line = config_error_line(caught.value)
+    assert line is not None
+    assert all(name in line for name in expected), line

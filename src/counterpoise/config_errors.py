@@ -3,10 +3,17 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from counterpoise.errors import nearest
+
+MAX_SUGGESTIONS = 3
+"""Keys that the message about an unknown key suggests."""
 
 
 def config_error_line(error: BaseException) -> str | None:
@@ -117,10 +124,52 @@ def _unknown_key(key: str) -> str:
     conf = Path(sys.argv[0]).resolve().parent / "conf"
     if (conf / key.replace(".", "/")).is_dir():
         return f"{key}: to choose an option write {key.replace('.', '/')}=NAME, with a slash"
-    texts = [file.read_text(encoding="utf-8") for file in conf.rglob("*.yaml")]
-    keys = {name for text in texts for name in re.findall(r"^\s*(\w+):", text, re.MULTILINE)}
-    name = key.rpartition(".")[2]
-    line = f"the configuration has no key '{key}'.{nearest(name, keys - {name})}"
-    # Lightning's own arguments are not all listed in conf/.
+    owners = _configured_keys(conf)
     passed_on = key.startswith(("trainer.", "callbacks.", "logger."))
+    if key in owners and not passed_on:
+        group = key.rpartition(".")[0].replace(".", "/")
+        return f"the chosen {group} has no '{key}'; {' or '.join(f'{group}={name}' for name in owners[key])} has it"
+    line = f"the configuration has no key '{key}'.{_suggested_keys(key, owners)}"
+    # Lightning's own arguments are not all listed in conf/.
     return f"{line} To add it anyway: +{key}=..." if passed_on else line
+
+
+def _configured_keys(conf: Path) -> dict[str, list[str]]:
+    """Return all dotted keys that the files of `conf` and of the installed package define, with the options that do."""
+    owners: dict[str, list[str]] = {}
+    for folder in (conf, Path(__file__).with_name("conf")):
+        for file in sorted(folder.rglob("*.yaml")):
+            text = file.read_text(encoding="utf-8")
+            if file.parent.name in ("hydra", "job_logging"):
+                continue
+            package = [] if "@package _global_" in text else list(file.parent.relative_to(folder).parts)
+            for key in _dotted_keys(yaml.safe_load(text) or {}, package):
+                owners.setdefault(key, []).append(file.stem)
+    return owners
+
+
+def _suggested_keys(key: str, known: Iterable[str]) -> str:
+    """Return `" Did you mean 'a.b'?"` for keys with the same last part, a part of it, or a similar spelling."""
+    known = [other for other in known if other != key]
+    name = key.rpartition(".")[2]
+    related = [other for other in known if name in (last := other.rpartition(".")[2], *last.split("_"))]
+    if related:
+        # Keys of the same group first, then the shortest paths: the settings of optional parts are deeper.
+        group = key.partition(".")[0]
+        related.sort(key=lambda other: (other.partition(".")[0] != group, other.count(".")))
+        return f" Did you mean {' or '.join(repr(other) for other in related[:MAX_SUGGESTIONS])}?"
+    if "." in key:
+        return nearest(key, known)
+    groups = {other.partition(".")[0] for other in known}
+    if suggestion := nearest(name, groups):
+        return suggestion
+    similar = get_close_matches(name, {other.rpartition(".")[2] for other in known}, n=1)
+    return _suggested_keys(similar[0], known) if similar else ""
+
+
+def _dotted_keys(node: Mapping[str, Any], path: list[str]) -> Iterator[str]:
+    """Yield the dotted keys of all values and mappings below `node`, which is found at `path`."""
+    for key, value in node.items():
+        yield ".".join([*path, str(key)])
+        if isinstance(value, Mapping):
+            yield from _dotted_keys(value, [*path, str(key)])

@@ -1,6 +1,7 @@
 """Single-label training from the command line to the run folder; in this process unless a test needs its own."""
 
 import math
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -378,6 +379,10 @@ def test_a_stopped_run_records_the_signal_and_leaves_a_checkpoint(sent, code, by
     assert done.status["reason"] == f"stopped by {by}"
     assert done.last["global_step"] > 0
     assert "Traceback" not in done.err
+    command = done.err.partition("to resume: ")[2].splitlines()[0]
+    overrides = shlex.split(command)[2:]
+    assert overrides[-1] == f"ckpt={folder / 'checkpoints' / 'last.ckpt'}"
+    assert overrides[:-1] == done.status["overrides"]
 
 
 def test_two_processes_give_the_same_weights_as_one_and_test_each_example_once(tiny, tmp_path):

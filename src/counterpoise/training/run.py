@@ -4,6 +4,8 @@ import functools
 import gc
 import json
 import logging
+import re
+import shlex
 import sys
 import time
 import traceback
@@ -19,6 +21,7 @@ from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from counterpoise.config_errors import quoted_override
 from counterpoise.data.cache import build_seconds
 from counterpoise.io import atomic_path
 from counterpoise.terminal import INTERRUPTED, console, exit_with_error, user_error_line
@@ -159,6 +162,8 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
             code = INTERRUPTED if interrupted else getattr(end, "code", None) or TERMINATED
             cause = {INTERRUPTED: "Ctrl-C", TERMINATED: "SIGTERM"}.get(code, f"exit with code {code}")
             run.write_status("failed", f"stopped by {cause}")
+            if run.rank == 0:
+                print(f"\nstopped by {cause}{_resume_hint(run)}", file=sys.stderr)
             sys.exit(code)
         run.write_status("finished")
         if not config.probe:
@@ -167,6 +172,23 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
         return value
 
     return run_and_record
+
+
+def _resume_hint(run: RunContext) -> str:
+    """Return the command that resumes a stopped run, or an empty string if it has no checkpoint or is part of a sweep.
+
+    The command repeats the overrides of the run, so that the settings stay the same.
+    """
+    checkpoint = run.folder / "checkpoints" / "last.ckpt"
+    if run.sweep or not checkpoint.exists():
+        return ""
+    if checkpoint.is_relative_to(Path.cwd()):
+        checkpoint = checkpoint.relative_to(Path.cwd())
+    resume = f"ckpt={checkpoint}"
+    if not re.fullmatch(r"[\w./-]+", str(checkpoint), re.ASCII):
+        resume = quoted_override(resume) or resume
+    settings = shlex.join(text for text in run.overrides if not text.startswith("ckpt="))
+    return "; to resume: " + " ".join(["python", Path(sys.argv[0]).name, *filter(None, [settings]), resume])
 
 
 def _record_failure(run: RunContext, error: Exception) -> None:
