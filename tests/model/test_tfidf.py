@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from sklearn.svm import LinearSVC
 
 from conftest import COUNTS, WORDS
 from counterpoise.errors import UserError
+from counterpoise.model import tfidf
 from counterpoise.model.tfidf import CONSTANT, TfidfLinear
 
 FEATURES = [
@@ -51,9 +53,11 @@ def test_the_labels_of_multi_label_data_are_learned_one_by_one():
     assert ((logits > 0) == both.toarray()).mean() > 0.99
 
 
-def test_the_two_forms_of_targets_give_the_same_logits():
+def test_the_two_forms_of_targets_give_the_same_logits_without_class_weights():
     texts, classes = generated([20, 10, 4])
-    single, multi = (TfidfLinear().fit(texts, targets, 3).logits(texts) for targets in (classes, tags(classes, 3)))
+    single, multi = (
+        TfidfLinear(beta=0).fit(texts, targets, 3).logits(texts) for targets in (classes, tags(classes, 3))
+    )
     np.testing.assert_array_equal(single, multi)
 
 
@@ -161,3 +165,23 @@ def test_a_setting_out_of_range_is_refused_by_name(name, value):
 def test_a_baseline_without_features_is_refused():
     with pytest.raises(UserError, match="word_ngrams"):
         TfidfLinear(word_ngrams=None, char_ngrams=None)
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    texts, classes = generated([60, 30, 10])
+    settings = TfidfLinear(beta=1)
+    features = [settings.fit(texts, classes, 3).vectorizers[0].transform(texts)]
+    svm = LinearSVC(tol=0.1, random_state=0, class_weight="balanced").fit(features[0], classes)
+    own = TfidfLinear(beta=1, char_ngrams=None).fit(texts, classes, 3).logits(texts)
+    np.testing.assert_allclose(own, svm.decision_function(features[0]), atol=0.05)
+    labels = tags(classes, 3)
+    each = LinearSVC(tol=0.1, random_state=0, class_weight="balanced").fit(features[0], classes == 2)
+    own = TfidfLinear(beta=1, char_ngrams=None).fit(texts, labels, 3).logits(texts)
+    np.testing.assert_allclose(own[:, 2], each.decision_function(features[0]), atol=0.05)
+
+
+@pytest.mark.parametrize("classes", [3, 1000])
+def test_many_classes_lower_the_number_of_features(classes, monkeypatch):
+    monkeypatch.setattr(tfidf, "MAX_COEFFICIENTS", 20 * 2 * 3)
+    texts, targets = generated([60, 30, 10])
+    assert len(TfidfLinear().fit(texts, targets, classes).coefficients) <= (40 if classes == 3 else 2)

@@ -17,6 +17,8 @@ from counterpoise.errors import UserError
 TOLERANCE = 0.1
 """Stopping criterion of the solver, the default of LIBLINEAR. That of scikit-learn, 1e-4, gives the same validation
 scores on Reuters and Debian's tags and takes longer."""
+MAX_COEFFICIENTS = 2**27
+"""Largest number of coefficients, half a gigabyte: with many classes the number of features is lowered."""
 CONSTANT = 10.0
 """Logit of a label that all training texts have, and minus that of a class without any. Others are mostly within 3."""
 
@@ -52,8 +54,8 @@ class TfidfLinear:
             and takes two to three times as long.
         sublinear: Count a feature that occurs t times in a text as 1 + log(t).
         min_df: Leave out features of fewer training texts.
-        max_features: Largest number of features of each kind, the most frequent ones. Coefficients need
-            4 F C bytes of memory.
+        max_features: Largest number of features of each kind, the most frequent ones; fewer for many classes, see
+            `MAX_COEFFICIENTS`.
         regularisation: Inverse strength C of the L2 penalty.
         beta: Exponent of the class weights w_c = n_c^(-beta), as in `balance.weights`. 0: no weights; 1: "balanced".
         max_work: Train on a sample of the texts such that its characters times the number of classes do not exceed
@@ -130,6 +132,7 @@ class TfidfLinear:
             UserError: No text has a feature.
         """
         vectorizers, parts = [], []
+        most = max(1, min(self.max_features, MAX_COEFFICIENTS // (2 * classes)))
         for analyzer, span in (("word", self.word_ngrams), ("char_wb", self.char_ngrams)):
             if span is not None:
                 vectorizer = TfidfVectorizer(
@@ -139,7 +142,7 @@ class TfidfLinear:
                     ngram_range=tuple(span),
                     sublinear_tf=self.sublinear,
                     min_df=min(self.min_df, len(texts)),
-                    max_features=self.max_features,
+                    max_features=most,
                 )
                 try:
                     parts.append(vectorizer.fit_transform(texts))
@@ -161,20 +164,21 @@ class TfidfLinear:
                 continue
             truth = np.zeros(len(texts))
             truth[members] = 1
-            ratio = ((len(texts) - len(members)) / len(members)) ** self.beta
-            svm = LinearSVC(C=self.regularisation, tol=TOLERANCE, random_state=0, class_weight=_weights(truth, ratio))
+            class_weights = self._class_weights(len(members), len(texts), classes, isinstance(targets, np.ndarray))
+            svm = LinearSVC(C=self.regularisation, tol=TOLERANCE, random_state=0, class_weight=class_weights)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 svm.fit(features, truth, weights)
             coefficients[:, label], intercepts[label] = svm.coef_[0], svm.intercept_[0]
         return FittedTfidf(vectorizers, coefficients, intercepts)
 
-
-def _weights(truth: np.ndarray, ratio: float) -> dict[float, float]:
-    """Return the weights of negatives and positives, with this ratio and mean 1."""
-    positives = truth.mean()
-    negative = 1 / (positives * ratio + 1 - positives)
-    return {0.0: negative, 1.0: ratio * negative}
+    def _class_weights(self, positives: int, texts: int, classes: int, single_label: bool) -> dict[float, float]:
+        """Return the weights of negatives (0) and positives (1) of a class; with beta = 1 those of "balanced"."""
+        if single_label:
+            return {0.0: 1.0, 1.0: (texts / (classes * positives)) ** self.beta}
+        ratio, share = ((texts - positives) / positives) ** self.beta, positives / texts
+        negative = 1 / (share * ratio + 1 - share)
+        return {0.0: negative, 1.0: ratio * negative}
 
 
 def _rows_by_class(targets: Targets, classes: int, order: np.ndarray) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from hydra.utils import instantiate
@@ -24,10 +24,12 @@ from counterpoise.terminal import console
 from counterpoise.training.results import BaselineResults, RunResults
 from counterpoise.training.run import RunContext
 
-FORMAT = 1
+FORMAT = 2
 """Part of the cache key. Raise it when the same settings give other logits."""
 BLOCK_TEXTS = 4096
 """Texts that are in memory at a time."""
+
+AnyScoring: TypeAlias = SingleLabelScoring | MultiLabelScoring
 
 
 class FittedBaseline(Protocol):
@@ -67,9 +69,7 @@ class BaselineLogits:
 
 
 def fit_baseline(run: RunContext, data: TextDataModule) -> BaselineLogits | None:
-    """Fit the baseline on the training split, or load it from the cache.
-
-    The cache is shared by runs on the same splits, so the jobs of a sweep fit the baseline once.
+    """Return the logits of the run's baseline; fit it if no run on the same splits has done so.
 
     Args:
         run: The run's context.
@@ -80,7 +80,22 @@ def fit_baseline(run: RunContext, data: TextDataModule) -> BaselineLogits | None
     """
     if run.rank != 0 or not run.config.get("baseline") or run.config.trainer.fast_dev_run:
         return None
-    model: BaselineModel = instantiate(run.config.baseline)
+    baseline = cached_logits(instantiate(run.config.baseline), data)
+    rows, used = len(data.splits["train"]), baseline.train_examples
+    part = f"all {rows:,}" if used == rows else f"{used:,} (limited by baseline.max_work) of {rows:,}"
+    console.print(f"baseline: linear model on {part} training texts in {baseline.seconds:.1f} s", highlight=False)
+    return baseline
+
+
+def cached_logits(model: BaselineModel, data: TextDataModule) -> BaselineLogits:
+    """Return the logits of a baseline on validation and test, from the cache if possible.
+
+    The jobs of a sweep share the cache: one fits the baseline, the others wait for it.
+
+    Args:
+        model: The baseline, not yet fitted.
+        data: The data of all splits.
+    """
 
     def build(folder: Path) -> None:
         with console.status("fitting the baseline"):
@@ -88,19 +103,11 @@ def fit_baseline(run: RunContext, data: TextDataModule) -> BaselineLogits | None
 
     folder = cached(f"baselines/{_key(model, data)}", build)
     facts = json.loads((folder / "baseline.json").read_text(encoding="utf-8"))
-    rows = len(data.splits["train"])
-    used = f"all {rows:,}" if facts["train_examples"] == rows else f"{facts['train_examples']:,} of {rows:,}"
-    limited = "" if facts["train_examples"] == rows else " (limited by baseline.max_work)"
-    console.print(
-        f"baseline: linear model on {used} training texts{limited}, fitted in {facts['seconds']:.1f} s", highlight=False
-    )
     with np.load(folder / "logits.npz") as logits:
         return BaselineLogits(**facts, logits=dict(logits))
 
 
-def add_baseline(
-    results: RunResults, baseline: BaselineLogits | None, scoring: SingleLabelScoring | MultiLabelScoring
-) -> RunResults:
+def add_baseline(results: RunResults, baseline: BaselineLogits | None, scoring: AnyScoring) -> RunResults:
     """Return the results with the baseline's decisions, its scores, and the differences of the run to it.
 
     Args:
@@ -110,14 +117,7 @@ def add_baseline(
     """
     if baseline is None:
         return results
-    own: SingleLabelScoring | MultiLabelScoring = SingleLabelScoring(scoring.counts, scoring.bounds)
-    if isinstance(scoring, MultiLabelScoring):
-        decision = scoring.decision
-        if decision.top_k is None and not decision.tunes:
-            # Distances to a plane are no log-odds: a fixed probability, and thresholds of another model, do not fit.
-            decision = replace(decision, thresholds="label", file=None)
-        own = MultiLabelScoring(results.labels, scoring.counts, scoring.bounds, decision)
-        own.tune(baseline.logits["validation"], results.validation_targets)
+    own = baseline_scoring(baseline, scoring, results.labels, results.validation_targets)
     test = baseline.logits["test"]
     results = replace(results, baseline=BaselineResults(test, own.decide(test) if own.multi_label else None))
     support = results.table.test_count.to_numpy()
@@ -126,11 +126,31 @@ def add_baseline(
         "settings": baseline.settings,
         "train_examples": baseline.train_examples,
         "seconds": baseline.seconds,
-        "test": own.measure(test, results.test_targets),
-        "validation": own.measure(baseline.logits["validation"], results.validation_targets),
+        "test": scores(own, test, results.test_targets),
+        "validation": scores(own, baseline.logits["validation"], results.validation_targets),
         "difference": differences(results.truth, results.predicted, results.baseline_predicted, compared),
     }
     return replace(results, metrics={**results.metrics, "baseline": section})
+
+
+def baseline_scoring(
+    baseline: BaselineLogits, scoring: AnyScoring, labels: Sequence[str], validation_targets: Targets
+) -> AnyScoring:
+    """Return a scoring with the decision rule of another one, and thresholds tuned for the baseline."""
+    if not isinstance(scoring, MultiLabelScoring):
+        return SingleLabelScoring(scoring.counts, scoring.bounds)
+    decision = scoring.decision
+    if decision.top_k is None and not decision.tunes:
+        # Distances to a plane are no log-odds: a fixed probability, and thresholds of another model, do not fit.
+        decision = replace(decision, thresholds="label", file=None)
+    own = MultiLabelScoring(labels, scoring.counts, scoring.bounds, decision)
+    own.tune(baseline.logits["validation"], validation_targets)
+    return own
+
+
+def scores(scoring: AnyScoring, logits: np.ndarray, targets: Targets) -> dict[str, float]:
+    """Return the metrics of the baseline, without the loss: distances to a plane are no log-odds."""
+    return {name: value for name, value in scoring.measure(logits, targets).items() if name != "loss"}
 
 
 def _fit(model: BaselineModel, data: TextDataModule, folder: Path) -> None:
