@@ -24,7 +24,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 def main() -> None:
     """Read the command line, fit the baseline and print its scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="overrides of train.py, such as experiment=r52 baseline.beta=1")
+    parser.add_argument("overrides", nargs="*", help="overrides of train.py, such as experiment=r52 baseline.beta=0")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", parser.parse_args().overrides)
     if not config.get("baseline"):

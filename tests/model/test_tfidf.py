@@ -17,7 +17,7 @@ FEATURES = [
     {},
     {"char_ngrams": None},
     {"word_ngrams": None},
-    {"word_ngrams": (1, 1), "char_ngrams": (2, 4), "sublinear": False},
+    {"word_ngrams": (1, 1), "char_ngrams": (2, 4), "sublinear": True},
 ]
 
 

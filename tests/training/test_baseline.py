@@ -93,7 +93,7 @@ def test_runs_on_the_same_splits_share_one_fit_and_other_settings_or_data_have_t
         [
             [],
             ["seed=1", "strategy=weighted"],
-            ["baseline.beta=1"],
+            ["baseline.beta=0"],
             ["loader.split_seed=1"],
             ["train=probe", "trainer.max_epochs=5"],
         ]
