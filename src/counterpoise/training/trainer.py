@@ -1,6 +1,6 @@
 """The Lightning Trainer with this project's defaults, and the change from training to evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,6 +9,7 @@ import torch.distributed as dist
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from counterpoise.balance.validation import is_number
 from counterpoise.errors import UserError
 from counterpoise.terminal import console
 from counterpoise.training.checkpoints import AtomicCheckpointIO
@@ -28,25 +29,7 @@ def build(
     Raises:
         UserError: For flags that would bypass the sampler or make results incomplete, and for invalid values.
     """
-    if flags.get("overfit_batches"):
-        raise UserError("trainer.overfit_batches replaces the sampler: use debug=overfit or loader.train_limit")
-    for flag in ("limit_test_batches", "limit_predict_batches"):
-        if flags.get(flag) is not None:
-            raise UserError(
-                f"trainer.{flag} is not supported: results must cover whole splits. For a quick check use debug=fast."
-            )
-    if (limit := flags.get("limit_val_batches")) not in (None, 0) and (limit != 1 or isinstance(limit, int)):
-        raise UserError(
-            f"trainer.limit_val_batches={limit} is not supported: it would validate on the longest texts, and "
-            "thresholds, early stopping and the best checkpoint would follow them. Use loader.validation_limit"
-        )
-    if flags.get("reload_dataloaders_every_n_epochs"):
-        raise UserError("trainer.reload_dataloaders_every_n_epochs is not supported: the data are read once")
-    if not isinstance(flags.get("val_check_interval", 1.0), int | float | None):
-        raise UserError(
-            f"trainer.val_check_interval={flags['val_check_interval']}: use a fraction of an epoch, or a number of "
-            "batches"
-        )
+    _check_flags(flags)
     if str(precision) in ("16-true", "bf16-true"):
         raise UserError(
             f"trainer.precision={precision} rounds weights, metrics and thresholds: use {precision[:-4]}mixed, whose "
@@ -64,6 +47,35 @@ def build(
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _check_flags(flags: Mapping[str, Any]) -> None:
+    """Raise UserError for arguments of Lightning's Trainer that are not supported, or that it does not check itself."""
+    if flags.get("overfit_batches"):
+        raise UserError("trainer.overfit_batches replaces the sampler: use debug=overfit or loader.train_limit")
+    for flag in ("limit_test_batches", "limit_predict_batches"):
+        if flags.get(flag) is not None:
+            raise UserError(
+                f"trainer.{flag} is not supported: results must cover whole splits. For a quick check use debug=fast."
+            )
+    if (limit := flags.get("limit_val_batches")) not in (None, 0) and (limit != 1 or isinstance(limit, int)):
+        raise UserError(
+            f"trainer.limit_val_batches={limit} is not supported: it would validate on the longest texts, and "
+            "thresholds, early stopping and the best checkpoint would follow them. Use loader.validation_limit"
+        )
+    if flags.get("reload_dataloaders_every_n_epochs"):
+        raise UserError("trainer.reload_dataloaders_every_n_epochs is not supported: the data are read once")
+    for flag in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        value = flags.get(flag)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise UserError(f"trainer.{flag}={value}: use a whole number of 1 or more")
+    for flag in ("val_check_interval", "limit_train_batches"):
+        value = flags.get(flag)
+        if value is not None and not (is_number(value) and value > 0):
+            raise UserError(f"trainer.{flag}={value}: use a fraction of an epoch above 0, or a number of batches")
+    clip = flags.get("gradient_clip_val")
+    if clip is not None and not (is_number(clip) and clip >= 0):
+        raise UserError(f"trainer.gradient_clip_val={clip}: use a number of 0 or more; 0 or null: no limit")
 
 
 def leave_process_group() -> None:
