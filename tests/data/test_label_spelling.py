@@ -93,6 +93,23 @@ def test_spellings_in_training_are_named_with_counts_and_merged_on_request(make,
     assert "merged" in one_warning(merged, "train.csv: classes that differ only")
 
 
+@pytest.mark.parametrize("written", ["nan", "NaN", "None", "NULL", "null", "N/A", "<NA>", "#N/A", "NA"])
+def test_labels_that_may_be_missing_values_are_named(make, caplog, written):
+    labels = ["usual"] * 9 + ["other"] * 6 + [written] * 4
+    line = one_warning(make(train=labels, validation=["usual"], test=["other"]), "may be missing values")
+    assert f"{written!r} (4)" in line
+    assert line in caplog.messages
+    declared = {"label_names": ["usual", "other", written]}
+    data = make(declared, train=labels, validation=["usual"], test=["other"])
+    assert not any("missing values" in line for line in data.data_warnings)
+
+
+@pytest.mark.parametrize("label", ["none of the above", "nana", "nothing", "0", "-", "name"])
+def test_labels_that_only_resemble_missing_values_are_not_named(make, label):
+    data = make(train=["usual"] * 9 + [label] * 6, validation=["usual"], test=["usual"])
+    assert not any("missing values" in line for line in data.data_warnings)
+
+
 @pytest.mark.parametrize("kind", PAIRS)
 def test_test_labels_that_only_their_spelling_hides_are_named(make, kind):
     usual, odd = PAIRS[kind]

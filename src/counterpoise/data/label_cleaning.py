@@ -23,12 +23,14 @@ log = logging.getLogger(__name__)
 
 SHOWN = 5
 """Labels that a message names."""
+MISSING = {"nan", "-nan", "<na>", "nat", "none", "null", "n/a", "na", "#n/a", "#na", "undefined"}
+"""How pandas, R, SQL, Excel and JavaScript write a missing value as text, in lower case."""
 
 
 def clean_labels(source: TableFormat, splits: dict[str, Split]) -> dict[str, Split]:
     """Return the splits with labels of one spelling, if the source says so, and without rare labels.
 
-    Labels that differ only in spelling are named in the notices of the split.
+    The notices of the split name labels that differ only in spelling, and labels that may be missing values.
 
     Raises:
         UserError: A label is not among `data.label_names`, or no label is left.
@@ -43,7 +45,14 @@ def clean_labels(source: TableFormat, splits: dict[str, Split]) -> dict[str, Spl
         if notice:
             done = "merged" if source.normalise_labels else "data.normalise_labels=true merges them"
             notices.append(f"{split.file}: {split.noun} that differ only in spelling: {notice} ({done})")
-            log.warning(notices[0])
+        declared = source.names or ()
+        if missing := [each for each in by_frequency(counts[name]) if each.lower() in MISSING and each not in declared]:
+            shown = ", ".join(f"{label!r} ({counts[name][label]:,})" for label in missing)
+            notices.append(
+                f"{split.file}: {split.noun} that may be missing values: {shown} (if so, leave these fields empty)"
+            )
+        for notice in notices:
+            log.warning(notice)
         cleaned[name] = replace(split, notices=(*split.notices, *notices))
         if source.normalise_labels:
             cleaned[name] = respell(cleaned[name], spellings)
