@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from itertools import pairwise
 
@@ -323,6 +324,13 @@ def test_summary_states_the_difference_that_can_be_found(sweep):
     sentence = next(sentence for sentence in comparison.summary if "80 % power" in sentence)
     assert f"at least {found[2]:.3f}; with 5 seeds, {found[5]:.3f}; with 10 seeds, {found[10]:.3f}." in sentence
     assert compare_runs([sweep / "0", sweep / "2"]).detectable == {}
+
+
+@pytest.mark.parametrize(("detectable", "little"), [((0.366, 0.365, 0.365), True), ((0.1, 0.06, 0.04), False)])
+def test_summary_says_when_more_seeds_help_little(detectable, little, sweep):
+    comparison = compare_runs([sweep])
+    known = dataclasses.replace(comparison, detectable=dict(zip((3, 5, 10), detectable, strict=True)))
+    assert ("more test texts" in " ".join(summarise(known))) == little
 
 
 def test_comparison_is_deterministic(sweep):

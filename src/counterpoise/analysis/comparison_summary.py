@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MAX_GROUPS = 5
 """Number of groups whose differences are described; the tables show all."""
+LITTLE_GAIN = 0.9
+"""More seeds help little if the smallest detectable difference stays above this fraction of the present one."""
 
 
 def summarise(comparison: "Comparison") -> list[str]:
@@ -105,7 +107,10 @@ def _power(comparison: "Comparison") -> list[str]:
         f"With {seeds} seeds and {comparison.texts:,} test texts, a difference to {comparison.reference} in "
         f"{registry.title(comparison.metric)} is found with 80 % power if it is at least {value:.3f}"
     )
-    return [sentence + "".join(f"; with {n} seeds, {each:.3f}" for n, each in more) + "."]
+    sentence += "".join(f"; with {n} seeds, {each:.3f}" for n, each in more) + "."
+    if more and more[-1][1] > LITTLE_GAIN * value:
+        sentence += " More seeds help little; more test texts would."
+    return [sentence]
 
 
 def _limitations(comparison: "Comparison") -> list[str]:

@@ -43,7 +43,8 @@ def show(findings: dict[str, Any]) -> None:
     recommended = findings["recommended"]
     advice = [recommended["reason"]]
     if removed := recommended["min_count"]:
-        what = f"{removed['classes']:,} {noun} with fewer than {removed['least']} texts"
+        counted = {"classes": "class", "labels": "label"}[noun] if removed["classes"] == 1 else noun
+        what = f"{removed['classes']:,} {counted} with fewer than {removed['least']} texts"
         texts = "; no text" if not removed["texts"] else f" and their {removed['texts']:,} of {removed['of']:,} texts"
         advice.append(f"data.min_count={removed['least']} would remove {what}{texts}")
     page.append(_bullets(f"recommended: strategy={recommended['strategy']}", advice))

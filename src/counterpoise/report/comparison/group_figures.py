@@ -155,7 +155,10 @@ def matrix(comparison: Comparison) -> go.Figure:
 def matrix_width(comparison: Comparison) -> int:
     """Return the minimum width of `matrix` in pixels; narrower pages scroll."""
     size = len(comparison.groups)
-    return 170 + (40 if size > 8 else 84) * size
+    names = [shown_name(comparison, number) for number in range(size)]
+    # About 7 px per character of the row names, and of the column names, which are numbers from 9 groups on.
+    rows, columns = (max(len(line) for name in names for line in folded(name, width).split("\n")) for width in (22, 13))
+    return 40 + 7 * rows + (40 if size > 8 else max(44, 7 * columns)) * size
 
 
 def cost(comparison: Comparison, by: Literal["seconds", "steps"]) -> go.Figure:

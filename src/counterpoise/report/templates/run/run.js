@@ -11,7 +11,9 @@
   const fixed = (value, digits = 3) => value === null || Number.isNaN(value) ? "–" : value.toFixed(digits);
   const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
   const whole = (share) => share < 0.005 ? "<1" : (100 * share).toFixed(0);
-  const clip = (name, limit = 24) => name.length > limit ? `${name.slice(0, limit - 1)}…` : name;
+  // Shortened in the middle, because names often differ at their end.
+  const clip = (name, limit = 24) => name.length <= limit ? name
+    : `${name.slice(0, Math.ceil(limit / 2) - 1)}…${name.slice(-Math.floor(limit / 2))}`;
   const sum = (values) => values.reduce((total, value) => total + value, 0);
   const panel = (id, task) => { if (element(id)) report.add(task); };
 
@@ -129,7 +131,7 @@
         tickangle: -55, range: [-0.5, columns.length - 0.5] };
       plot.layout.yaxis = { ...axis, tickvals: places.slice(0, count), range: [count - 0.5, -0.5],
         ticktext: classes.map((c) => `${clip(all.labels[c])} (${all.support[c]})`) };
-      plot.canvas.style.minWidth = `${190 + columns.length * (count > 25 ? 14 : 24)}px`;
+      plot.canvas.style.minWidth = `${220 + columns.length * (count > 25 ? 14 : count > 12 ? 24 : 32)}px`;
       plot.layout.margin = { l: 8, r: 40, t: 8, b: 8 };
       plot.layout.height = 170 + count * (count > 40 ? 14 : count > 25 ? 18 : count > 12 ? 24 : 34);
       return report.draw("confusion-plot");
