@@ -8,6 +8,7 @@ import pytest
 
 import finished
 from counterpoise.analysis.comparison import compare_runs
+from counterpoise.analysis.comparison_summary import summarise
 from counterpoise.analysis.comparison_tables import measure
 from counterpoise.analysis.group_decisions import GroupDecisions, comparison_metrics
 from counterpoise.analysis.runs import load_runs
