@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from counterpoise.data.arrow_columns import (
+    Column,
     build_lists,
     cast_to_text,
     chunks,
@@ -84,20 +85,8 @@ def read_labels(
     vectors = decode_vectors(column, label_names, where)
     if vectors is not None:
         return vectors, {NOT_UTF8: bad}
-    labels, twice = [], []
-    starts = np.cumsum([0, *map(len, chunks(column))])
-    for start, chunk in zip(starts, chunks(column), strict=False):
-        rows, values = flatten_lists(chunk)
-        values, wrong = decode_utf8(cast_to_text(values, where))
-        bad[start + rows[wrong]] = True
-        values = pc.utf8_trim_whitespace(values)
-        some = ~is_blank(values)
-        sets, again = _without_duplicates(rows[some], values.filter(pa.array(some)), len(chunk))
-        labels.append(sets)
-        twice.append(start + again + 1)
-    if len(rows := np.concatenate(twice)):
-        log.warning("%s: %d rows repeat a label, which counts once (%s)", shown, len(rows), format_rows(rows))
-    return pa.concat_arrays(labels), {NOT_UTF8: bad}
+    labels, unreadable_lists = _without_blanks_and_duplicates(column, where, shown)
+    return labels, {NOT_UTF8: bad | unreadable_lists}
 
 
 def task_of(labels: pa.Array) -> str:
@@ -117,6 +106,30 @@ def remove_labels(labels: pa.Array, unwanted: pa.Array) -> pa.Array:
     rows, values = flatten_lists(labels)
     keep = pc.invert(pc.is_in(values, unwanted))
     return build_lists(rows[keep.to_numpy(zero_copy_only=False)], values.filter(keep), len(labels))
+
+
+def _without_blanks_and_duplicates(column: Column, where: str, shown: str) -> tuple[pa.Array, np.ndarray]:
+    """Return the distinct labels of each row that are not blank, and the rows with a label that is not UTF-8.
+
+    Args:
+        column: Lists of labels, [N].
+        where: Start of error messages: file and column.
+        shown: Name of the file in warnings.
+    """
+    bad, labels, twice = np.zeros(len(column), bool), [], []
+    starts = np.cumsum([0, *map(len, chunks(column))])
+    for start, chunk in zip(starts, chunks(column), strict=False):
+        rows, values = flatten_lists(chunk)
+        values, wrong = decode_utf8(cast_to_text(values, where))
+        bad[start + rows[wrong]] = True
+        values = pc.utf8_trim_whitespace(values)
+        some = ~is_blank(values)
+        sets, again = _without_duplicates(rows[some], values.filter(pa.array(some)), len(chunk))
+        labels.append(sets)
+        twice.append(start + again + 1)
+    if len(rows := np.concatenate(twice)):
+        log.warning("%s: %d rows repeat a label, which counts once (%s)", shown, len(rows), format_rows(rows))
+    return pa.concat_arrays(labels), bad
 
 
 def _multi_label_reason(table: pa.Table, label: str | Sequence[str], separator: str | None) -> str:

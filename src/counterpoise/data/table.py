@@ -135,13 +135,8 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
         ids, bad = row_ids(table[source.id], f"{shown}: column {source.id!r} (data.id)")
         bad_rows.drop(bad, "with an id that is not UTF-8")
     if source.group and name == "train":
-        groups, bad = decode_utf8(cast_to_text(table[source.group], f"{shown}: column {source.group!r} (data.group)"))
+        groups, bad, alone = _groups(table[source.group], f"{shown}: column {source.group!r} (data.group)")
         bad_rows.drop(bad, "with a group that is not UTF-8")
-        alone = is_blank(groups)
-        if alone.any():
-            prefix, between = (pa.scalar(part, pa.large_string()) for part in ("row ", ""))
-            own = pc.binary_join_element_wise(prefix, _row_numbers(len(table)), between)
-            groups = pc.if_else(pa.array(alone), own, groups)
 
     if bad_rows.complaints and source.on_bad_row == "error":
         raise UserError(f"{shown}: {'; '.join(bad_rows.complaints)}; correct them, or set data.on_bad_row=drop")
@@ -193,6 +188,17 @@ def row_ids(column: Column, where: str) -> tuple[Column, np.ndarray]:
     ids, bad = decode_utf8(cast_to_text(column, where))
     nameless = is_blank(ids)
     return (pc.if_else(pa.array(nameless), _row_numbers(len(ids)), ids) if nameless.any() else ids), bad
+
+
+def _groups(column: Column, where: str) -> tuple[Column, np.ndarray, np.ndarray]:
+    """Return the group of each row, the rows whose group is not UTF-8, and those with a blank group, a group each."""
+    groups, bad = decode_utf8(cast_to_text(column, where))
+    alone = is_blank(groups)
+    if alone.any():
+        prefix, between = (pa.scalar(part, pa.large_string()) for part in ("row ", ""))
+        own = pc.binary_join_element_wise(prefix, _row_numbers(len(column)), between)
+        groups = pc.if_else(pa.array(alone), own, groups)
+    return groups, bad, alone
 
 
 def _weights(column: pa.ChunkedArray, keep: np.ndarray, what: str, shown: str) -> np.ndarray:
