@@ -112,7 +112,8 @@ def test_probes_of_a_sweep_run_in_parallel_write_no_report_and_survive_a_failed_
     assert done.code == 1, done.err
     assert "Traceback" not in done.err
     table = pd.read_csv(sweep / "leaderboard.csv").sort_values("job")
-    assert table.state.tolist() == ["finished", "failed", "finished"]
+    assert table.job.tolist() == ["0", "1", "2", "baseline"]
+    assert table.state.tolist() == ["finished", "failed", "finished", "finished"]
     assert "by_label" in table.reason[1]
     assert (sweep / "leaderboard.csv").is_file()
     for job in (0, 2):

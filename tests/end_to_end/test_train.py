@@ -207,8 +207,9 @@ def test_a_sweep_continues_after_a_failed_job_and_writes_its_leaderboard(tiny, t
     done = run(sweep, "-m", *tiny, f"hydra.sweep.dir={sweep}", "strategy=plain,manual,weighted", report=False)
     assert done.code == 1, done.err
     table = pd.read_csv(sweep / "leaderboard.csv")
-    assert table.state.tolist() == ["finished", "failed", "finished"]
-    assert table.macro_f1.notna().tolist() == [True, False, True]
+    assert table.job.tolist() == ["0", "1", "2", "baseline"]
+    assert table.state.tolist() == ["finished", "failed", "finished", "finished"]
+    assert table.macro_f1.notna().tolist() == [True, False, True, True]
     assert "by_label" in table.reason[1]
     assert "by_label" in (sweep / "leaderboard.csv").read_text()
     assert "Traceback" not in done.err
