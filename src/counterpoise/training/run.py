@@ -153,12 +153,13 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
         run.write_status("running")
         try:
             value = task(run)
-        except Exception as error:
-            _record_failure(run, error)
-            return None
-        except (KeyboardInterrupt, SystemExit) as end:
-            # Lightning turns SIGTERM into exit code 0 and Ctrl-C into exit code 1.
-            interrupted = KeyboardInterrupt in (type(end), type(end.__context__))
+        except (Exception, KeyboardInterrupt, SystemExit) as end:
+            # Lightning turns SIGTERM into exit code 0 and Ctrl-C into exit code 1. Ctrl-C while a checkpoint is written
+            # becomes an error of PyTorch.
+            interrupted = _caused_by_interrupt(end)
+            if isinstance(end, Exception) and not interrupted:
+                _record_failure(run, end)
+                return None
             code = INTERRUPTED if interrupted else getattr(end, "code", None) or TERMINATED
             cause = {INTERRUPTED: "Ctrl-C", TERMINATED: "SIGTERM"}.get(code, f"exit with code {code}")
             run.write_status("failed", f"stopped by {cause}")
@@ -172,6 +173,13 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
         return value
 
     return run_and_record
+
+
+def _caused_by_interrupt(error: BaseException | None) -> bool:
+    """Return whether Ctrl-C is the error or in the chain of errors that led to it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _resume_hint(run: RunContext) -> str:
