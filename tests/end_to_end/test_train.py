@@ -386,6 +386,12 @@ def test_a_stopped_run_records_the_signal_and_leaves_a_checkpoint(sent, code, by
     assert overrides[:-1] == done.status["overrides"]
 
 
+def test_the_report_of_a_file_has_its_name_as_title(tiny, tmp_path):
+    done = run(tmp_path / "run", *tiny, "trainer.max_epochs=1")
+    (train,) = (text.rpartition("/")[2] for text in tiny if text.startswith("data.train="))
+    assert f"<h1>{train}</h1>" in (done.folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_ctrl_c_while_a_checkpoint_is_written_stops_the_run_as_at_any_other_time(tiny, tmp_path, monkeypatch):
     def interrupted_save(*_: object) -> None:
         # PyTorch closes the unfinished archive, which fails.

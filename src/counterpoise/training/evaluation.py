@@ -194,6 +194,12 @@ def _least_cost(
     }
 
 
+def _data_name(run: RunContext) -> str:
+    """Return the title of the data: the training file of `data=files`, otherwise the option of the group `data`."""
+    train, option = run.config.data.get("train"), str(run.choices.get("data"))
+    return Path(train).name if option == "files" and isinstance(train, str) else option
+
+
 def _results(
     outcome: TrainingOutcome,
     evaluated: dict[str, SplitLogits],
@@ -205,7 +211,7 @@ def _results(
     run, data, scoring = outcome.run, outcome.data, outcome.model.scoring
     test, train, history = (data.splits["test"], data.splits["train"].dataset, run.folder / "csv" / "metrics.csv")
     return RunResults(
-        name=str(run.choices.get("data")),
+        name=_data_name(run),
         strategy=run.strategy_name,
         probe=run.config.probe,
         config=run.resolved_config,
