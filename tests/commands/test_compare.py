@@ -11,6 +11,7 @@ import finished
 from counterpoise.analysis import plots as pictures
 from counterpoise.analysis.comparison import compare_runs
 from counterpoise.commands import compare
+from counterpoise.terminal import console
 
 FILES = {"comparison.html", "comparison.md", "comparison.csv", "pairs.csv", "classes.csv", "recall_vs_count.png"}
 
@@ -25,7 +26,7 @@ def call(monkeypatch, tmp_path, capsys):
     """Run the command in an empty folder; return exit code, standard output and standard error."""
 
     def run_compare(*arguments: object, width: int = 120) -> tuple[int, str, str]:
-        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setattr(console, "_width", width)
         return commandline.call(compare.main, monkeypatch, *arguments), *capsys.readouterr()
 
     (tmp_path / "here").mkdir()

@@ -197,7 +197,6 @@ def first_stage(name: str, **given) -> FirstStage:
         head=build_head(HEADS[name], H, C),
         embeddings=lambda which: vectors(split[which]).numpy(),
         targets=dict.fromkeys(split, CLASSES),
-        weights=None,
         correction=correction,
         effective_prior=correction.effective_prior,
         score=lambda values, targets: float((values.argmax(1) == targets).mean()),

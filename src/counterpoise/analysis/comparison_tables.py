@@ -137,6 +137,7 @@ def _table(
         members = [number for number, each in enumerate(families) if each == family]
         metrics = len({keys[number]["metric"] for number in members})
         rows = adjusted([estimates[number] for number in members], comparisons_per_metric * metrics)
+        rows[["low", "high"]] = rows[["low", "high"]].clip(-1, 1)  # metrics lie between 0 and 1
         parts.append(rows.set_index(pd.Index(members, dtype=int)))
     return pd.DataFrame(keys, columns=columns).join(pd.concat(parts).sort_index())
 
