@@ -95,6 +95,7 @@ def test_a_reference_that_was_chosen_by_its_score_costs_all_pairs(tmp_path):
     # The largest difference is the first step of Holm's procedure: of six pairs, or of three with the reference.
     assert first["p_adjusted"] == pytest.approx(2 * second["p_adjusted"])
     assert (first["high"] - first["low"]) > (second["high"] - second["low"])
+    assert chosen.detectable[3] > given.detectable[3]
 
 
 def test_runs_that_share_their_first_stage_are_compared_as_pairs(tmp_path):

@@ -13,12 +13,16 @@ from counterpoise.analysis.inference import Estimate, MetricEstimates, kurtosis_
 TEXTS = 40
 
 
-def estimates(*groups: list[float], deviations: np.ndarray | None = None) -> MetricEstimates:
+def estimates(
+    *groups: list[float],
+    deviations: np.ndarray | None = None,
+    paired: frozenset[tuple[int, int]] = frozenset(),
+) -> MetricEstimates:
     """Return estimates of groups with these scores; without deviations, the texts have no variance."""
     ends = np.cumsum([0, *map(len, groups)])
     runs = [np.arange(start, end) for start, end in pairwise(ends)]
     values = np.concatenate(groups)
-    return MetricEstimates(values, np.zeros((len(values), TEXTS)) if deviations is None else deviations, runs)
+    return MetricEstimates(values, np.zeros((len(values), TEXTS)) if deviations is None else deviations, runs, paired)
 
 
 def test_without_variance_of_texts_it_is_the_pooled_t_test():
@@ -32,7 +36,7 @@ def test_without_variance_of_texts_it_is_the_pooled_t_test():
 
 def test_paired_runs_without_variance_of_texts_are_the_paired_t_test():
     a, b = [0.1, 0.3, 0.25], [0.15, 0.36, 0.27]
-    found = estimates(a, b).difference(0, 1, paired=True)
+    found = estimates(a, b, paired=frozenset({(0, 1)})).difference(0, 1)
     assert found.p == pytest.approx(stats.ttest_rel(a, b).pvalue)
     assert found.p < estimates(a, b).difference(0, 1).p
 

@@ -42,10 +42,9 @@ def recall_intervals(
         recalls, size = of_class.mean(axis=1), of_class.shape[1]
         # Jackknife deviations of a mean.
         spread = (of_class - recalls[:, None]) / np.sqrt(size * (size - 1))
-        estimates = MetricEstimates(recalls, spread, decisions.runs)
+        estimates = MetricEstimates(recalls, spread, decisions.runs, paired)
         for group in range(len(decisions.decided)):
             if group != reference:
-                pair = (group, reference) in paired or (reference, group) in paired
-                estimate = estimates.difference(group, reference, pair)
+                estimate = estimates.difference(group, reference)
                 bounds[:, group, c] = replace(estimate, text_df=size - 1).interval(level)
     return bounds[0], bounds[1]

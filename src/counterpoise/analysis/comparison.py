@@ -162,7 +162,9 @@ def compare_runs(
         effects=effects,
         classes=comparison_tables.classes(measured, decisions, first.labels, first.counts, reference),
         buckets=comparison_tables.bucket_recalls(measured, effects, supported_buckets),
-        detectable=comparison_tables.detectable(measured, metric, reference, _seed_numbers(ranked, groups)),
+        detectable=comparison_tables.detectable(
+            measured, metric, reference, _seed_numbers(ranked, groups), chosen_by_score
+        ),
         summary=[],
     )
     warnings = [*repeated, *data_warnings(groups, first), *warnings]

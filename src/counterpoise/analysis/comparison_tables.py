@@ -27,19 +27,16 @@ class GroupScores:
         metrics: Names of the metrics.
         scores: For each group, the scores of its seeds, [S, M].
         estimates: For each metric, its estimates.
-        paired: Pairs (a, b) of groups whose runs belong together one by one.
     """
 
     names: list[str]
     metrics: list[str]
     scores: list[np.ndarray]
     estimates: dict[str, MetricEstimates]
-    paired: frozenset[tuple[int, int]]
 
     def difference(self, a: int, b: int, metric: str) -> Estimate:
         """Return the difference of groups a and b."""
-        paired = (a, b) in self.paired or (b, a) in self.paired
-        return self.estimates[metric].difference(a, b, paired)
+        return self.estimates[metric].difference(a, b)
 
     def intervals(self, group: int) -> dict[str, tuple[float, float]]:
         """Return the confidence intervals of a group's means, by metric. They end at 0 and 1."""
@@ -64,10 +61,10 @@ def measure(
     scores = observed_scores(decisions, list(metrics.values()))
     values = np.concatenate(scores)
     estimates = {
-        name: MetricEstimates(values[:, number], deviations(decisions, metric), decisions.runs)
+        name: MetricEstimates(values[:, number], deviations(decisions, metric), decisions.runs, paired)
         for number, (name, metric) in enumerate(metrics.items())
     }
-    return GroupScores(names, list(metrics), scores, estimates, paired)
+    return GroupScores(names, list(metrics), scores, estimates)
 
 
 def pairs(measured: GroupScores, metric: str, reference: str | None) -> pd.DataFrame:
@@ -103,11 +100,23 @@ def effects(measured: GroupScores, metric: str, reference: str, chosen_by_score:
     return _table(keys, estimates, [each == metric for _, each in numbers], ["group", "metric"], size)
 
 
-def detectable(measured: GroupScores, metric: str, reference: str, seeds: Iterable[int]) -> dict[int, float]:
+def detectable(
+    measured: GroupScores, metric: str, reference: str, seeds: Iterable[int], chosen_by_score: bool = False
+) -> dict[int, float]:
     """Return the smallest difference to the reference that is found with 80 % power, by number of seeds per group.
 
-    The median over the groups with several seeds; NaN if there is none.
+    Args:
+        measured: Scores of the groups.
+        metric: The compared metric.
+        reference: Name of the reference group.
+        seeds: Numbers of seeds per group.
+        chosen_by_score: Whether the reference is the best group; see `effects`.
+
+    Returns:
+        The median over the groups with several seeds; NaN if no group has several seeds.
     """
+    groups = len(measured.names)
+    comparisons = comb(groups, 2) if chosen_by_score else groups - 1
     base, known = measured.names.index(reference), measured.estimates[metric]
     several = [number for number in range(len(measured.names)) if known.sizes[number] > 1]
     others = [number for number in several if number != base and base in several]
@@ -119,7 +128,7 @@ def detectable(measured: GroupScores, metric: str, reference: str, seeds: Iterab
             )
             for number in others
         ]
-        limits = [each.detectable(ALPHA / len(others)) for each in found]
+        limits = [each.detectable(ALPHA / comparisons) for each in found]
         result[size] = float(np.median(limits)) if limits else np.nan
     return result
 
@@ -152,7 +161,7 @@ def classes(
     """Return recall and F1 of each group and class, with the difference of recall to the reference."""
     base = measured.names.index(reference)
     true_positives, predicted, support = decisions.counts
-    low, high = recall_intervals(decisions, base, measured.paired)
+    low, high = recall_intervals(decisions, base, next(iter(measured.estimates.values())).paired)
     scores = [precision_recall_f1(true_positives[runs], support, predicted[runs])[1:] for runs in decisions.runs]
     recalls, f1s = (np.array([score[kind].mean(axis=0) for score in scores]) for kind in (0, 1))
     shared = {"class": labels, "train_count": train_counts, "test_count": support.astype(np.int64)}

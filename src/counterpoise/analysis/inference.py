@@ -17,7 +17,6 @@ over texts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from scipy import stats
@@ -84,13 +83,23 @@ class MetricEstimates:
         values: The metric of each run on all N texts, [K].
         deviations: Jackknife deviations of the runs, [K, N].
         runs: Indices of each group's runs.
+        paired: Pairs (a, b) of groups whose runs belong together one by one, for example because both start from the
+            same checkpoints. The variance between runs of their difference is that of the paired differences.
     """
 
-    def __init__(self, values: np.ndarray, deviations: np.ndarray, runs: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self,
+        values: np.ndarray,
+        deviations: np.ndarray,
+        runs: Sequence[np.ndarray],
+        paired: frozenset[tuple[int, int]] = frozenset(),
+    ) -> None:
+        self.paired = paired
         self.values, self.deviations, self.runs = np.asarray(values, float), deviations, runs
         self.sizes = np.array([len(members) for members in runs])
         self.means = np.array([self.values[members].mean() for members in runs])
         self._group_deviations = np.stack([deviations[members].mean(axis=0) for members in runs])
+        self._text_variances = (self._group_deviations**2).sum(axis=1)
         own = (deviations**2).sum(axis=1)
         # Covariance over texts of two different runs of a group; the variance of its only run for a group of one.
         self._shared = np.array(
@@ -103,10 +112,6 @@ class MetricEstimates:
             ],
             self.sizes - 1,
         )
-
-    @cached_property
-    def _text_variances(self) -> np.ndarray:
-        return (self._group_deviations**2).sum(axis=1)
 
     def seed_variance(self, group: int, seeds: int) -> float:
         """Return the variance over trainings of the mean of this number of runs of a group."""
@@ -121,21 +126,14 @@ class MetricEstimates:
         seeds = self.seed_variance(group, self.sizes[group])
         return Estimate(self.means[group], seeds, self.seed_df, shared, kurtosis_df(spread), True)
 
-    def difference(self, a: int, b: int, paired: bool = False) -> Estimate:
-        """Return the difference of the means of groups a and b.
-
-        Args:
-            a: A group.
-            b: Another group.
-            paired: Whether run i of a and run i of b belong together, for example because both start from the same
-                checkpoint. The variance between runs is then that of the paired differences.
-        """
+    def difference(self, a: int, b: int) -> Estimate:
+        """Return the difference of the means of groups a and b."""
         value = self.means[a] - self.means[b]
         spread = self._group_deviations[a] - self._group_deviations[b]
         total, text_df = float(spread @ spread), kurtosis_df(spread)
         if min(self.sizes[a], self.sizes[b]) == 1:
             return Estimate(value, 0.0, 1.0, total, text_df, False)
-        if paired:
+        if (a, b) in self.paired or (b, a) in self.paired:
             differences = self.values[self.runs[a]] - self.values[self.runs[b]]
             pairs = self.deviations[self.runs[a]] - self.deviations[self.runs[b]]
             own, size = (pairs**2).sum(axis=1), len(differences)

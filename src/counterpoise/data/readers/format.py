@@ -15,8 +15,8 @@ class FileFormat:
     Args:
         delimiter: Delimiter. None: that of a first line such as `sep=;`, else that of the suffix.
         quote: Quote character. None: fields are not quoted.
-        escape: Character before a quotation mark that is part of a text, such as a backslash. None: there is none; such
-            quotation marks are doubled.
+        escape: Character before a quotation mark that is part of a text, such as a backslash. None: such quotation
+            marks are doubled.
         skip_rows_after_header: Rows to skip after the header. Empty lines do not count as rows.
         columns: Names of the columns of a file without a header. None: the first row holds the names.
         encoding: Name of an encoding, or "auto". See `detect_encoding`.
