@@ -117,6 +117,7 @@ USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
     "limit_test_batches": (["+trainer.limit_test_batches=2"], ["trainer.limit_test_batches", "whole splits"]),
     "precision": (["trainer.precision=12"], ["trainer", "12"]),
     "devices": (["trainer.devices=-3"], ["trainer", "`devices`"]),
+    "more processes than cores": (["trainer.devices=99"], ["trainer.devices=99", "cores. Use at most"]),
     "schedule": (["optim.schedule=linaer"], ["optim.schedule=linaer", "linear, cosine, constant"]),
     "warm-up": (["optim.warmup=-1"], ["optim.warmup=-1"]),
     "pooling": (["encoder.pooling=max"], ["encoder.pooling=max", "pooler, cls, mean"]),

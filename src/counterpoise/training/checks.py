@@ -13,6 +13,7 @@ from counterpoise.metrics.costs import read_costs
 from counterpoise.model.module import Classifier
 from counterpoise.training.ignored_settings import warn_of_ignored_settings
 from counterpoise.training.monitors import check_monitors
+from counterpoise.training.processes import check_memory
 from counterpoise.training.resume import BestCheckpoint
 from counterpoise.training.resume_checks import check_resumable
 from counterpoise.training.run import RunContext
@@ -38,6 +39,7 @@ def check_before_training(
     if not trainer.loggers and any(isinstance(each, LearningRateMonitor) for each in trainer.callbacks):  # type: ignore[attr-defined]
         raise UserError("callbacks.learning_rate needs a logger: add one, or set callbacks.learning_rate=null")
     _check_devices(run, trainer, config)
+    check_memory(trainer, model)
     steps = steps_per_epoch(trainer, data)
     _check_length(trainer, steps * trainer.accumulate_grad_batches)
     if config.ckpt:

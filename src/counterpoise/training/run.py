@@ -26,6 +26,7 @@ from counterpoise.data.cache import build_seconds
 from counterpoise.io import atomic_path
 from counterpoise.terminal import INTERRUPTED, console, exit_with_error, user_error_line
 from counterpoise.training.config_types import check_types, flatten
+from counterpoise.training.processes import check_cores, end_with_launcher
 from counterpoise.training.summary import show_config
 
 log = logging.getLogger(__name__)
@@ -110,12 +111,14 @@ class RunContext:
 
     def begin(self) -> None:
         """Set up the terminal, check the types of the configuration, print it and write it to `config.yaml`."""
+        end_with_launcher()
         console.quiet = self.rank != 0 or self.part_of_probe_sweep
         silence_library_warnings()
         if console.quiet and self.job_number:
             # All jobs of a sweep read the same data: the first one reports its defects.
             logging.getLogger("counterpoise.data").setLevel(logging.ERROR)
         check_types(self.resolved_config)
+        check_cores(self.resolved_config["trainer"])
         show_config(self.resolved_config)
         if self.rank == 0:
             text = yaml.safe_dump(self.resolved_config, sort_keys=False, allow_unicode=True)

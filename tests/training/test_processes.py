@@ -1,0 +1,122 @@
+"""Processes of a run: their number is limited by the machine, and they end with their parent."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from counterpoise.errors import UserError
+from counterpoise.training.processes import (
+    GIB,
+    LAUNCHER,
+    available_memory,
+    check_cores,
+    check_memory,
+    end_with_launcher,
+)
+from counterpoise.training.trainer import build
+
+CORES = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("devices", [CORES + 2, str(CORES + 2), 99, 10**6])
+def test_more_processes_than_cores_are_refused_in_one_line(devices):
+    with pytest.raises(UserError) as error:
+        check_cores({"accelerator": "cpu", "devices": devices})
+    assert f"trainer.devices={devices}" in str(error.value)
+    assert f"at most {max(CORES, 2)}" in str(error.value)
+
+
+@pytest.mark.parametrize("devices", [1, 2, "2", "auto", [0], None, -1])
+def test_other_values_are_left_to_lightning(devices):
+    check_cores({"accelerator": "cpu", "devices": devices})
+
+
+def machine(folder, available: int, groups: dict[str, dict[str, str]]):
+    """Write the files of a Linux system: available GiB, and limits by folder of the control group."""
+    (folder / "proc/self").mkdir(parents=True)
+    (folder / "proc/meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {available * GIB // 1024} kB\n")
+    (folder / "proc/self/cgroup").write_text("".join(f"{line}\n" for line in groups))
+    for limits in groups.values():
+        for path, limit in limits.items():
+            (folder / "sys/fs/cgroup" / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "sys/fs/cgroup" / path).write_text(f"{limit}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("groups", "limited"),
+    [
+        ({}, False),
+        ({"0::/": {"memory.max": "max"}}, False),
+        ({"0::/": {"memory.max": str(8 * GIB)}}, True),
+        ({"0::/job/step": {"job/step/memory.max": "max", "job/memory.max": str(8 * GIB)}}, True),
+        ({"3:cpuset:/a": {"cpuset/a/memory.limit_in_bytes": "1"}}, False),
+        ({"4:memory:/a": {"memory/a/memory.limit_in_bytes": str(8 * GIB)}}, True),
+        ({"4:memory:/host": {"memory/memory.limit_in_bytes": str(8 * GIB)}}, True),
+    ],
+)
+def test_the_memory_of_the_machine_and_of_its_control_groups_limits_the_processes(groups, limited, tmp_path):
+    available = available_memory(machine(tmp_path, 20, groups))
+    assert available == 20 * GIB if not limited else 4 * GIB < available < 8 * GIB
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+def test_more_processes_than_memory_allows_are_refused_before_they_start(strategy, tmp_path):
+    trainer = build(accelerator="cpu", devices=8, strategy=strategy, logger=False)
+    model = nn.Linear(1024, 1024)
+    check_memory(trainer, model, machine(tmp_path / "large", 200, {}))
+    with pytest.raises(UserError) as error:
+        check_memory(trainer, model, machine(tmp_path / "small", 1, {}))
+    assert "trainer.devices=8" in str(error.value)
+    assert "1.0 GiB are available" in str(error.value)
+    check_memory(build(accelerator="cpu", devices=1, logger=False), model, tmp_path / "small")
+    check_memory(trainer, model, tmp_path / "no Linux")
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM, None])
+def test_a_process_ends_when_its_launcher_has_ended(signal_number, monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    receiving, sending = os.pipe()
+    launcher = os.fork()
+    if not launcher:
+        end_with_launcher()
+        os.environ["LOCAL_RANK"] = "1"
+        if not os.fork():
+            end_with_launcher()
+            os.write(sending, b"started")
+            time.sleep(60)
+        elif signal_number is not None:
+            time.sleep(60)
+        else:
+            time.sleep(0.2)
+        os._exit(0)
+    os.close(sending)
+    assert os.read(receiving, 7) == b"started"
+    if signal_number is not None:
+        os.kill(launcher, signal_number)
+    os.waitpid(launcher, 0)
+    start = time.monotonic()
+    # The pipe is at its end when no process holds it.
+    assert os.read(receiving, 1) == b""
+    assert time.monotonic() - start < 10
+
+
+def test_a_process_that_nobody_launched_outlives_its_parent(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv(LAUNCHER, "1")
+    receiving, sending = os.pipe()
+    parent = os.fork()
+    if not parent:
+        if not os.fork():
+            end_with_launcher()
+            time.sleep(1.5)
+            os.write(sending, b"alive")
+        os._exit(0)
+    os.close(sending)
+    os.waitpid(parent, 0)
+    assert os.read(receiving, 5) == b"alive"
