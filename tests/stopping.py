@@ -1,12 +1,13 @@
-"""A callback that stops a training at a chosen moment."""
+"""Callbacks that stop a training at a chosen moment."""
 
+import os
 from typing import Any
 
 from pytorch_lightning.callbacks import Callback
 
 
 class StopAt(Callback):
-    """Stop the run like a signal, at the n-th call of a hook."""
+    """Raise an exception that ends the run, at the n-th call of a hook."""
 
     def __init__(self, hook: str, n: int) -> None:
         self.left = n
@@ -15,4 +16,18 @@ class StopAt(Callback):
     def count(self, *hooked: Any, **named: Any) -> None:
         self.left -= 1
         if self.left == 0:
-            raise SystemExit(3)
+            self.stop()
+
+    def stop(self) -> None:
+        raise SystemExit(3)
+
+
+class SignalAt(StopAt):
+    """Send this process a signal, at the n-th call of a hook."""
+
+    def __init__(self, hook: str, n: int, number: int) -> None:
+        super().__init__(hook, n)
+        self.number = number
+
+    def stop(self) -> None:
+        os.kill(os.getpid(), self.number)

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import shlex
+import signal
 import sys
 import time
 import traceback
@@ -24,15 +25,13 @@ from omegaconf import DictConfig, OmegaConf
 from counterpoise.config_errors import quoted_override
 from counterpoise.data.cache import build_seconds
 from counterpoise.io import atomic_path
-from counterpoise.terminal import INTERRUPTED, console, exit_with_error, user_error_line
+from counterpoise.terminal import console, exit_with_error, user_error_line
+from counterpoise.training import signals
 from counterpoise.training.config_types import check_types, flatten
 from counterpoise.training.processes import check_cores, end_with_launcher
 from counterpoise.training.summary import show_config
 
 log = logging.getLogger(__name__)
-
-TERMINATED = 143
-"""Exit code after SIGTERM, as shells use it."""
 
 
 @dataclass(frozen=True)
@@ -153,36 +152,36 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
     @functools.wraps(task)
     def run_and_record(config: DictConfig) -> float | None:
         run = RunContext.from_hydra(config)
-        run.write_status("running")
-        try:
-            value = task(run)
-        except (Exception, KeyboardInterrupt, SystemExit) as end:
-            # Lightning turns SIGTERM into exit code 0 and Ctrl-C into exit code 1. Ctrl-C while a checkpoint is written
-            # becomes an error of PyTorch.
-            interrupted = _caused_by_interrupt(end)
-            if isinstance(end, Exception) and not interrupted:
-                _record_failure(run, end)
-                return None
-            code = INTERRUPTED if interrupted else getattr(end, "code", None) or TERMINATED
-            cause = {INTERRUPTED: "Ctrl-C", TERMINATED: "SIGTERM"}.get(code, f"exit with code {code}")
-            run.write_status("failed", f"stopped by {cause}")
-            if run.rank == 0:
-                print(f"\nstopped by {cause}{_resume_hint(run)}", file=sys.stderr)
-            sys.exit(code)
-        run.write_status("finished")
-        if not config.probe:
-            # Model and trainer reference each other. Without a collection a sweep holds several of them in memory.
-            gc.collect()
+        with signals.handled():
+            try:
+                run.write_status("running")
+                value = task(run)
+                signals.defer()
+                run.write_status("finished")
+            except (Exception, KeyboardInterrupt, SystemExit) as end:
+                signals.defer()
+                # What a signal raises may become another error, such as that of an archive which is not closed.
+                stop = signals.received() or (signal.SIGINT if isinstance(end, KeyboardInterrupt) else None)
+                if stop is None and isinstance(end, Exception):
+                    _record_failure(run, end)
+                    return None
+                code = 128 + stop if stop else getattr(end, "code", None) or 1
+                _record_stop(run, signals.cause(stop) if stop else f"exit with code {code}")
+                sys.exit(code)
+            if not config.probe:
+                # Model and trainer reference each other. Without a collection a sweep holds several of them in memory.
+                gc.collect()
+            signals.check()
         return value
 
     return run_and_record
 
 
-def _caused_by_interrupt(error: BaseException | None) -> bool:
-    """Return whether Ctrl-C is the error or in the chain of errors that led to it."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
+def _record_stop(run: RunContext, cause: str) -> None:
+    """Record that the run was stopped and print how it is resumed."""
+    run.write_status("failed", f"stopped by {cause}")
+    if run.rank == 0:
+        print(f"\nstopped by {cause}{_resume_hint(run)}", file=sys.stderr)
 
 
 def _resume_hint(run: RunContext) -> str:

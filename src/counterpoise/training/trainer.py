@@ -13,12 +13,13 @@ from counterpoise.balance.validation import is_number
 from counterpoise.errors import UserError
 from counterpoise.terminal import console
 from counterpoise.training.checkpoints import AtomicCheckpointIO
+from counterpoise.training.signals import StopOnSignal
 
 
 def build(
     accelerator: str = "auto", devices: int | str | Sequence[int] = "auto", precision: str = "auto", **flags: Any
 ) -> pl.Trainer:
-    """Return a Trainer with atomic checkpoints.
+    """Return a Trainer with atomic checkpoints that stops at signals as `signals` describes.
 
     Args:
         accelerator: As of `pytorch_lightning.Trainer`.
@@ -35,8 +36,9 @@ def build(
             f"trainer.precision={precision} rounds weights, metrics and thresholds: use {precision[:-4]}mixed, whose "
             "matrix products are as fast"
         )
+    flags["callbacks"] = [*(flags.get("callbacks") or []), StopOnSignal()]
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=accelerator,
             devices=devices,  # type: ignore[arg-type]
             precision=_auto_precision(accelerator) if precision == "auto" else precision,  # type: ignore[arg-type]
@@ -45,8 +47,15 @@ def build(
             plugins=[AtomicCheckpointIO()],
             **flags,
         )
+        # Lightning's handler of SIGTERM waits for other processes within the handler.
+        trainer._signal_connector.register_signal_handlers = _keep_handlers  # type: ignore[method-assign]
+        return trainer
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _keep_handlers() -> None:
+    """Register no signal handlers; a function of a module, because `ddp_spawn` pickles the Trainer."""
 
 
 def _check_flags(flags: Mapping[str, Any]) -> None:

@@ -1,0 +1,144 @@
+"""Signals that stop a run: SIGTERM, SIGHUP, SIGUSR1 (the warning of Slurm) and Ctrl-C.
+
+A signal raises `Stopped` at once, except during training. There it is recorded, and `StopOnSignal` raises at the end of
+the batch, so that no checkpoint holds half an optimizer step.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+"""Signals that stop a run. Windows lacks SIGHUP and SIGUSR1."""
+IMPATIENCE = 1.0
+"""Seconds after which a second Ctrl-C ends the process at once. Some launchers deliver one Ctrl-C twice."""
+
+
+class Stopped(SystemExit):
+    """A signal stopped the run. The exit code is 128 plus the number of the signal, as shells use it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+
+
+class _State:
+    """What this process knows about signals.
+
+    Args:
+        pid: The process that handles signals; a forked child inherits the handlers.
+    """
+
+    def __init__(self, pid: int | None = None) -> None:
+        self.pid = pid
+        self.received: signal.Signals | None = None
+        self.since = 0.0
+        self.deferred = False
+
+
+_state = _State()
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """Handle the signals of `SIGNALS` within the block. Has no effect outside the main thread and if nested.
+
+    A signal that is ignored remains so: `nohup` ignores SIGHUP, and shells ignore Ctrl-C for background jobs.
+    """
+    global _state
+    if _state.pid == os.getpid() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _state = _State(os.getpid())
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: handler for number, handler in previous.items() if handler not in (signal.SIG_IGN, None)}
+    try:
+        for number in previous:
+            signal.signal(number, _handle)
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        _state = _State()
+
+
+def received() -> signal.Signals | None:
+    """Return the first signal that this process has received within `handled`."""
+    return _state.received
+
+
+def cause(number: int) -> str:
+    """Return the name of a signal for messages."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+def defer(deferred: bool = True) -> None:
+    """Only record signals from now on, or raise `Stopped` again."""
+    _state.deferred = deferred
+
+
+def check() -> None:
+    """Raise `Stopped` if a signal was received. Some callers swallow exceptions that a handler raises."""
+    if _state.received:
+        raise Stopped(_state.received)
+
+
+class StopOnSignal(Callback):
+    """Defer signals during training and stop at the end of the batch, on all devices if any process received one.
+
+    The checkpoint of `callbacks.last` is then saved as after any other exception.
+    """
+
+    def __init__(self) -> None:
+        self._handlers = ExitStack()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Defer signals. A process that a spawning strategy started handles none until now."""
+        self._handlers.enter_context(handled())
+        defer()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self._stop(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:  # noqa: D102
+        self._stop(trainer)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:  # noqa: D102
+        self._stop(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raise `Stopped` for a signal since the last batch, which follows the last checkpoint."""
+        defer(False)
+        self._stop(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Restore the handlers that `on_train_start` replaced."""
+        self._handlers.close()
+
+    @staticmethod
+    def _stop(trainer: pl.Trainer) -> None:
+        """Stop all processes of the training if one of them received a signal."""
+        number = received()
+        if trainer.strategy.reduce_boolean_decision(number is not None, all=False):
+            raise Stopped(number or signal.SIGTERM)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    if os.getpid() != _state.pid:
+        # A forked child, such as a worker of a data loader: the parent ends it. Ctrl-C and SIGHUP reach both.
+        if number == signal.SIGTERM:
+            os._exit(128 + number)
+        return
+    if number == signal.SIGINT and _state.received and time.monotonic() - _state.since > IMPATIENCE:
+        os._exit(128 + number)
+    if _state.received is None:
+        _state.received, _state.since = signal.Signals(number), time.monotonic()
+    if not _state.deferred:
+        raise Stopped(_state.received)

@@ -1,0 +1,97 @@
+"""A signal stops a run in every phase: a checkpoint if training has begun, the reason, the command that resumes it."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from commandline import run, setting
+
+pytestmark = pytest.mark.e2e
+
+OTHER_PHASES = {
+    "tokenising": ("counterpoise.data.datamodule.tokenise", signal.SIGTERM, False),
+    "baseline": ("counterpoise.training.baseline.fit_baseline", signal.SIGHUP, False),
+    "second stage": ("counterpoise.training.evaluation.run_second_stage", signal.SIGINT, True),
+    "writing results": ("counterpoise.training.artifacts.write_results", signal.SIGUSR1, True),
+}
+"""Function of the phase, a signal, and whether there is a checkpoint then."""
+HOOKS = {
+    "step": ("on_before_backward", 4, signal.SIGUSR1, 4),
+    "validation": ("on_validation_batch_end", 2, signal.SIGHUP, 6),
+    "last validation": ("on_validation_end", 1, signal.SIGTERM, 6),
+    "test": ("on_test_batch_end", 1, signal.SIGINT, 6),
+}
+"""Hook, its call, a signal, and the steps of the checkpoint."""
+NAMES = {signal.SIGINT: "Ctrl-C"}
+
+
+def send(hook: str, n: int, number: signal.Signals) -> str:
+    return f"+callbacks.stop={{_target_: stopping.SignalAt, hook: {hook}, n: {n}, number: {number.value}}}"
+
+
+@pytest.fixture
+def tiny(texts: dict[str, Path], tiny_encoder: Path) -> list[str]:
+    return [*setting(texts, tiny_encoder), "baseline=none", "loader.eval_batch_size=4"]
+
+
+def assert_stopped_by(number: signal.Signals, done) -> None:
+    assert done.code == 128 + number, done.err
+    assert "Traceback" not in done.err
+    assert done.status["state"] == "failed"
+    assert done.status["reason"] == f"stopped by {NAMES.get(number, number.name)}"
+    assert f"stopped by {NAMES.get(number, number.name)}" in done.err
+
+
+@pytest.mark.parametrize("phase", OTHER_PHASES)
+def test_a_signal_stops_a_run_before_and_after_its_training(phase, tiny, tmp_path, monkeypatch):
+    name, number, trained = OTHER_PHASES[phase]
+    monkeypatch.setattr(name, lambda *_, **__: os.kill(os.getpid(), number))
+    done = run(tmp_path / "run", *tiny, "strategy=post_hoc", report=False)
+    assert_stopped_by(number, done)
+    assert trained == (done.folder / "checkpoints/last.ckpt").exists() == ("to resume" in done.err)
+
+
+@pytest.mark.parametrize("phase", HOOKS)
+def test_a_signal_during_training_leaves_a_checkpoint(phase, tiny, tmp_path):
+    hook, n, number, steps = HOOKS[phase]
+    stopped = run(tmp_path / "stopped", *tiny, send(hook, n, number), report=False)
+    assert_stopped_by(number, stopped)
+    assert "to resume" in stopped.err
+    assert stopped.last["global_step"] == steps
+
+
+def test_a_run_stopped_after_its_training_is_resumed_with_its_test(tiny, tmp_path):
+    whole = run(tmp_path / "whole", *tiny, report=False)
+    stopped = run(tmp_path / "stopped", *tiny, send("on_validation_end", 1, signal.SIGTERM), report=False)
+    assert_stopped_by(signal.SIGTERM, stopped)
+    resumed = run(tmp_path / "resumed", *tiny, f"ckpt={stopped.folder}/checkpoints/last.ckpt", report=False)
+    assert resumed.code == 0, resumed.err
+    assert resumed.metrics["test"] == whole.metrics["test"]
+
+
+def test_handlers_are_restored_after_a_run_and_ignored_signals_stay_ignored(tiny, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        others = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        hang_up = send("on_train_start", 1, signal.SIGHUP)
+        done = run(tmp_path / "run", *tiny, "debug=fast", hang_up, report=False)
+        assert done.code == 0, done.err
+        assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == others
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_while_a_checkpoint_is_written_stops_the_run_after_it(tiny, tmp_path, monkeypatch):
+    save = torch.save
+
+    def interrupted_save(*arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        save(*arguments)
+
+    monkeypatch.setattr("counterpoise.training.checkpoints.torch.save", interrupted_save)
+    done = run(tmp_path / "run", *tiny, report=False)
+    assert_stopped_by(signal.SIGINT, done)
+    assert done.last["global_step"] == 6
