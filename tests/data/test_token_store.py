@@ -164,6 +164,7 @@ def test_the_files_of_a_store_are_those_that_numpy_writes(tokenizer, tmp_path, m
     assert (folder / "offsets.npy").read_bytes() == (tmp_path / "offsets.npy").read_bytes()
     assert (folder / "tokens.bin").read_bytes() == np.concatenate(expected).astype(np.uint16).tobytes()
     assert sorted(path.name for path in folder.iterdir()) == [
+        "checksums.json",
         "full_lengths.npy",
         "meta.json",
         "offsets.npy",

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from counterpoise.data.cache import cache_root, cached
+from counterpoise.data.checksums import file_state
 from counterpoise.io import atomic_path
 
 MIN_FILE_AGE = 5.0
@@ -99,7 +100,7 @@ def content_digest(path: Path) -> str:
     path = path.resolve()
     name = hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest()[:32]
     kept = cache_root() / "digests" / f"{name}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         known = json.loads(kept.read_text())
         if known["state"] == file_state(path):
             return known["sha256"]
@@ -111,12 +112,6 @@ def content_digest(path: Path) -> str:
         with suppress(OSError), atomic_path(kept) as unfinished:
             unfinished.write_text(json.dumps({"path": str(path), "state": state, "sha256": digest}))
     return digest
-
-
-def file_state(path: Path) -> list[int]:
-    """Return device, inode, size and timestamps of a file: they change with its content."""
-    stat = path.stat()
-    return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _write_table(reader: pa.RecordBatchReader, path: Path) -> pa.Table:

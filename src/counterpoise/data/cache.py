@@ -1,5 +1,6 @@
-"""Cache folders that one process builds. A folder is complete or absent."""
+"""Cache folders that one process builds. A folder is complete or absent; a damaged one is built again."""
 
+import logging
 import os
 import shutil
 import time
@@ -12,7 +13,10 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_dir
 
+from counterpoise.data.checksums import find_damage, write_checksums
 from counterpoise.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def cache_root() -> Path:
@@ -50,10 +54,11 @@ def build_seconds() -> float:
 
 
 def cached(key: str, build: Callable[[Path], None]) -> Path:
-    """Return the folder `cache_root()/key`. If it is absent, build it first.
+    """Return the folder `cache_root()/key`. If it is absent or damaged, build it first.
 
     If several processes ask at once, one builds and the others wait. The folder appears by a single rename after its
-    files are on disk: a build that fails or is killed leaves no partial entry.
+    files are on disk: a build that fails or is killed leaves no partial entry. Its files are compared with their
+    checksums; a warning names a damaged one.
 
     Args:
         key: Path below the cache root. It may contain "/".
@@ -64,15 +69,20 @@ def cached(key: str, build: Callable[[Path], None]) -> Path:
     """
     folder = cache_root() / key
     try:
-        if folder.is_dir():
+        if folder.exists() and find_damage(folder) is None:
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _clock.running(), FileLock(f"{folder}.lock"):
-            if not folder.is_dir():
-                # The lock is held: temporary folders of this entry belong to killed builds.
-                for stale in folder.parent.glob(f"{escape(folder.name)}.tmp-*"):
-                    shutil.rmtree(stale)
-                _build_and_rename(folder, build)
+            damage = find_damage(folder) if folder.exists() else "absent"
+            if damage is None:
+                return folder
+            # The lock is held: temporary folders of this entry belong to killed builds.
+            for stale in folder.parent.glob(f"{escape(folder.name)}.tmp-*"):
+                shutil.rmtree(stale)
+            if folder.exists():
+                log.warning("the cache entry %s is damaged (%s) and is built again", folder, damage)
+                shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+            _build_and_rename(folder, build)
     except OSError as error:
         reason = " ".join((error.strerror or str(error)).split())
         raise UserError(
@@ -88,6 +98,7 @@ def _build_and_rename(folder: Path, build: Callable[[Path], None]) -> None:
     tmp.mkdir()
     try:
         build(tmp)
+        write_checksums(tmp)
         for path in tmp.rglob("*"):
             _fsync(path)
         _fsync(tmp)

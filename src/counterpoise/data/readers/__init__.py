@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from counterpoise.data.arrow_cache import TableSink, cached_table, content_digest, file_state
+from counterpoise.data.arrow_cache import TableSink, cached_table, content_digest
 from counterpoise.data.arrow_columns import find_text_faults, is_text
+from counterpoise.data.checksums import file_state
 from counterpoise.data.readers.csv import read_csv
 from counterpoise.data.readers.csv_structure import DELIMITERS
 from counterpoise.data.readers.encoding import TextFile
