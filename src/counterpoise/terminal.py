@@ -5,13 +5,14 @@ import errno
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
 from rich.measure import Measurement
-from rich.progress import Progress, ProgressColumn
+from rich.progress import Progress, ProgressColumn, TaskID
 from rich.status import Status
 from rich.text import Text
 
@@ -31,6 +32,8 @@ NO_UTF8 = (
 )
 SIMILAR = {"•": "*", "…": "~", "±": "+/-", "–": "-", "−": "-", "·": "*"}
 """Substitutes for printed characters that an encoding lacks."""
+LINE_SECONDS = 20.0
+"""Seconds between two lines of progress outside a terminal."""
 MIN_NAME = 12
 """Columns that a name needs at least."""
 
@@ -120,15 +123,42 @@ class NameCell:
         yield Text(name.replace(ELLIPSIS, encodable(ELLIPSIS)), overflow="fold")
 
 
+class LineProgress(Progress):
+    """Progress for pipes and files, in which a bar cannot move: a line every `LINE_SECONDS` seconds."""
+
+    _printed = 0.0
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Advance a task, and print a line when it is time."""
+        super().advance(task_id, advance)
+        task, now = self._tasks[task_id], time.monotonic()
+        self._printed = self._printed or now
+        if now - self._printed >= LINE_SECONDS and not task.finished:
+            self._printed = now
+            total = f" of {task.total:,.0f}" if task.total else ""
+            left = "" if task.time_remaining is None else f", about {duration(task.time_remaining)} left"
+            print(f"{task.description}: {task.completed:,.0f}{total}{left}", file=sys.stderr, flush=True)
+
+
 def progress(*columns: ProgressColumn | str) -> Progress:
-    """Return a progress display on standard error, which disappears at its end.
+    """Return a progress display on standard error: a bar that disappears at its end, or lines outside a terminal.
 
     It has its own console, because another display may still be open.
 
     Args:
         columns: Columns beside the default ones.
     """
-    return Progress(*Progress.get_default_columns(), *columns, transient=True, console=Console(stderr=True))
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return LineProgress(console=console, disable=True)
+    return Progress(*Progress.get_default_columns(), *columns, transient=True, console=console)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration with its unit, such as "40 s", "4 min" or "1.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def status(text: str) -> Status:

@@ -33,7 +33,7 @@ from counterpoise.metrics.thresholds import Decision
 from counterpoise.model.encoder import EncoderSource
 from counterpoise.model.module import Classifier, check_labels
 from counterpoise.model.optim import Optim
-from counterpoise.training.callbacks import Progress
+from counterpoise.training.progress import Progress
 from counterpoise.training.trainer import build
 
 SPLITS = ("train", "validation", "test")
@@ -314,6 +314,7 @@ def test_gradients_are_clipped_by_value_in_mixed_precision_too(parts, tmp_path):
 
 
 def test_only_logged_steps_wait_for_the_device(parts, tmp_path, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # a terminal has a bar
     data, model = parts(Strategy(PowerSampler(1.0, epoch_size=416)))
     fit = trainer(tmp_path, callbacks=[Progress()], enable_progress_bar=True, log_every_n_steps=5)
     item, looks = Tensor.item, []

@@ -1,37 +1,17 @@
-"""Lightning callbacks: the progress bar, and a stop at a non-finite loss."""
+"""Lightning callback that stops a run at a non-finite loss."""
 
 import math
 from typing import Any, NamedTuple, NoReturn
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
 from counterpoise.errors import UserError
 
 SHOWN_ROWS = 8
 """Training examples that the message about a non-finite loss lists."""
-
-
-class Progress(RichProgressBar):
-    """Lightning's progress bar with the last logged training loss and without the logger's version.
-
-    It reads the loss only when a step is logged. Logging with `prog_bar=True` would synchronise with the device in
-    every step.
-    """
-
-    _loss: float | None = None
-    _last_logged = 0
-
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Return the values beside the bar."""
-        metrics = super().get_metrics(trainer, pl_module)
-        logged = trainer.global_step // max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
-        if logged != self._last_logged and "train/loss_step" in trainer.callback_metrics:
-            self._last_logged, self._loss = (logged, trainer.callback_metrics["train/loss_step"].item())
-        shown = {name: value for name, value in metrics.items() if name != "v_num"}
-        return shown if self._loss is None else shown | {"train/loss": self._loss}
 
 
 class _StepLoss(NamedTuple):

@@ -9,8 +9,10 @@ from counterpoise.balance import FittedStrategy
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.text_lengths import truncated_fraction
 from counterpoise.terminal import console
+from counterpoise.training.next_steps import show_next_steps
 from counterpoise.training.results import RunResults
 from counterpoise.training.run import RunContext
+from counterpoise.training.shown_settings import shown_path
 from counterpoise.training.summary import show_calibration, show_correction, show_results
 
 log = logging.getLogger(__name__)
@@ -42,11 +44,15 @@ def show_overview(run: RunContext, data: TextDataModule, fitted: FittedStrategy)
 
 
 def show_test_results(run: RunContext, results: RunResults) -> None:
-    """Print test scores, calibration and the run folder; in a sweep of probes, log one line instead."""
+    """Print scores, calibration, the run folder and what comes next; in a sweep of probes, log one line instead."""
     show_results(results.metrics, results.bounds)
     show_calibration(results.metrics)
     cache = f" ({run.cache_seconds:.0f} s for reading and encoding, now cached)" if run.cache_seconds >= 1 else ""
-    console.print(f"[dim]finished in {run.seconds:.0f} s{cache}; results are in[/dim] {run.folder}")
+    console.print(
+        f"[dim]finished in {run.seconds:.0f} s{cache}; results are in[/dim] {shown_path(run.folder)}", soft_wrap=True
+    )
+    if not run.sweep:
+        show_next_steps(run.folder, run.overrides, results)
     if console.quiet:
         log.info("%s: test macro F1 %.4f", " ".join(run.overrides), results.metrics["test"]["macro_f1"])
 

@@ -4,8 +4,6 @@ import functools
 import gc
 import json
 import logging
-import re
-import shlex
 import signal
 import sys
 import time
@@ -22,14 +20,14 @@ from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from counterpoise.config_errors import quoted_override
 from counterpoise.data.cache import build_seconds
 from counterpoise.io import atomic_path
 from counterpoise.terminal import console, exit_with_error, user_error_line
 from counterpoise.training import signals
 from counterpoise.training.config_types import check_types, flatten
+from counterpoise.training.next_steps import resume_command
 from counterpoise.training.processes import check_cores, end_with_launcher
-from counterpoise.training.summary import show_config
+from counterpoise.training.shown_settings import show_settings, shown_path
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +107,7 @@ class RunContext:
         return flatten(self.resolved_config)
 
     def begin(self) -> None:
-        """Set up the terminal, check the types of the configuration, print it and write it to `config.yaml`."""
+        """Set up the terminal, check the configuration's types, print what matters of it, and write `config.yaml`."""
         end_with_launcher()
         console.quiet = self.rank != 0 or self.part_of_probe_sweep
         silence_library_warnings()
@@ -118,7 +116,8 @@ class RunContext:
             logging.getLogger("counterpoise.data").setLevel(logging.ERROR)
         check_types(self.resolved_config)
         check_cores(self.resolved_config["trainer"])
-        show_config(self.resolved_config)
+        file = shown_path(self.folder / "config.yaml")
+        show_settings(self.resolved_config, self.flat_config, self.choices, self.overrides, file)
         if self.rank == 0:
             text = yaml.safe_dump(self.resolved_config, sort_keys=False, allow_unicode=True)
             (self.folder / "config.yaml").write_text(text, encoding="utf-8")
@@ -192,13 +191,7 @@ def _resume_hint(run: RunContext) -> str:
     checkpoint = run.folder / "checkpoints" / "last.ckpt"
     if run.sweep or not checkpoint.exists():
         return ""
-    if checkpoint.is_relative_to(Path.cwd()):
-        checkpoint = checkpoint.relative_to(Path.cwd())
-    resume = f"ckpt={checkpoint}"
-    if not re.fullmatch(r"[\w./-]+", str(checkpoint), re.ASCII):
-        resume = quoted_override(resume) or resume
-    settings = shlex.join(text for text in run.overrides if not text.startswith("ckpt="))
-    return "; to resume: " + " ".join(["python", Path(sys.argv[0]).name, *filter(None, [settings]), resume])
+    return f"; to resume: {resume_command(checkpoint, run.overrides)}"
 
 
 def _record_failure(run: RunContext, error: Exception) -> None:

@@ -1,15 +1,11 @@
-"""Tables that a run prints: configuration, correction before training, results after it."""
+"""Tables that a run prints: correction before training, results after it."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import yaml
 from rich.box import SIMPLE_HEAD
-from rich.syntax import Syntax
 from rich.table import Table
-from rich.text import Text
-from rich.tree import Tree
 
 from counterpoise.analysis.baseline import describe
 from counterpoise.balance import Correction
@@ -20,18 +16,8 @@ from counterpoise.training.verdict import baseline_verdict
 
 MAX_CLASSES = 20
 """Classes of the correction table: the largest and the smallest ones."""
-
-
-def show_config(config: Mapping[str, Any]) -> None:
-    """Print the resolved configuration as a tree with one branch per group."""
-    tree = Tree("config", guide_style="dim")
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            text = yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True).rstrip()
-            tree.add(f"[bold]{key}").add(Syntax(text, "yaml", background_color="default"))
-        else:
-            tree.add(Text.assemble((key, "bold"), f": {value}"))
-    console.print(tree)
+NARROW: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False}
+"""Style of the tables: little padding leaves room for long names at 80 columns."""
 
 
 def show_correction(correction: Correction, strategy: str) -> None:
@@ -62,9 +48,7 @@ def show_correction(correction: Correction, strategy: str) -> None:
         del columns["positive\nrate"]
     if correction.index.weights is None:
         del columns["instance\nweight"]
-    # Little padding leaves room for long names at 80 columns.
-    narrow: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False}
-    table = Table(title=f"strategy: {strategy}", title_justify="left", caption_justify="left", **narrow)
+    table = Table(title=f"strategy: {strategy}", title_justify="left", **NARROW)
     table.add_column("label" if correction.multi_label else "class")
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -74,8 +58,9 @@ def show_correction(correction: Correction, strategy: str) -> None:
             table.add_row(f"... {len(order) - MAX_CLASSES} more", *["..."] * len(columns), style="dim")
         else:
             table.add_row(cells.pop(0), *[column[c] for column in columns.values()])
-    table.caption = _multi_label_caption(correction) if correction.multi_label else _single_label_caption(correction)
     console.print(table)
+    caption = _multi_label_caption(correction) if correction.multi_label else _single_label_caption(correction)
+    console.print(caption, style="dim", highlight=False)
 
 
 def show_results(metrics: Mapping[str, Any], bounds: Bounds) -> None:
@@ -98,7 +83,7 @@ def show_results(metrics: Mapping[str, Any], bounds: Bounds) -> None:
         baseline["balanced_accuracy"] = 1 / test["supported_classes"]
         explanation = "majority: always the largest class"
     linear = metrics.get("baseline", {}).get("test")
-    table = Table(title="results with the best checkpoint", title_justify="left", caption_justify="left")
+    table = Table(title="results with the best checkpoint", title_justify="left", **NARROW)
     for column in ("", "test", *(["TF-IDF"] if linear else []), heading, "validation", "train", "gap"):
         table.add_column(column, justify="right" if column else "left")
     for metric in registry.select(task, "results"):  # type: ignore[arg-type]
@@ -116,7 +101,7 @@ def show_results(metrics: Mapping[str, Any], bounds: Bounds) -> None:
             )
     supported = test[f"supported_{noun}"]
     absent = int(test[noun] - supported)
-    table.caption = (
+    caption = (
         f"Macro averages cover the {supported:.0f} {noun} with test examples"
         + (f" ({absent} have none)" if absent else "")
         + f". Head: at least {bounds.head_min} training examples, tail: fewer than {bounds.tail_max}. "
@@ -124,6 +109,7 @@ def show_results(metrics: Mapping[str, Any], bounds: Bounds) -> None:
         + f"{explanation}. Gap: train (a sample) minus validation; a large gap indicates overfitting."
     )
     console.print(table)
+    console.print(caption, style="dim", highlight=False)
     if verdict := baseline_verdict(test):
         console.print(verdict, highlight=False)
     if linear:
