@@ -35,7 +35,7 @@ def start(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_all_commands_are_known():
-    assert {"audit", "compare", "evaluate", "export", "fork", "predict"} <= set(COMMANDS)
+    assert {"audit", "compare", "ensemble", "evaluate", "export", "fork", "predict"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -303,7 +303,9 @@ def recorded(tiny_encoder) -> tuple[predictor.Predictor, list[tuple[int, int]]]:
         return torch.stack([(ids * mask).sum(1), mask.sum(1)], dim=1).float()
 
     tokenizer = Tokenizer.from_file(str(tiny_encoder / "tokenizer.json"))
-    return predictor.Predictor(["sum", "number"], tokenizer, 1, model, max_tokens=40), batches
+    return predictor.Predictor(
+        labels=["sum", "number"], tokenizer=tokenizer, pad=1, model=model, max_tokens=40
+    ), batches
 
 
 class TestBatches:

@@ -114,7 +114,11 @@ def test_the_reader_of_training_files_takes_the_same_texts_for_blank(text):
 def test_a_tokenizer_without_special_tokens_gives_reasons_too():
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "known": 1}, unk_token="<unk>"))
     own = predictor.Predictor(
-        ["a", "b"], tokenizer, 0, lambda ids, mask: mask[:, :1].float().expand(-1, 2), max_tokens=40
+        labels=["a", "b"],
+        tokenizer=tokenizer,
+        pad=0,
+        model=lambda ids, mask: mask[:, :1].float().expand(-1, 2),
+        max_tokens=40,
     )
     (block,) = own.predict_blocks(pa.chunked_array([["", "other", "known"]]))
     assert block.reasons.to_pylist() == ["blank text", "no known token", None]

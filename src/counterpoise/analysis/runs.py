@@ -93,7 +93,7 @@ def load_runs(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
         if not folder.exists() and "=" in argument:
             name, _, rest = argument.partition("=")
             folder = Path(rest)
-        rows, missing = _finished_jobs(folder)
+        rows, missing = finished_jobs(folder)
         if name and len({_override_parts(row) for row in rows.values()}) > 1:
             raise UserError(f"{folder} is a sweep of several settings and cannot have one name. Name its runs instead.")
         jobs |= rows
@@ -141,7 +141,7 @@ def _warnings_of_the_data(groups: Mapping[str, Sequence[Run]]) -> list[str]:
     return [f"Data{of[line]}: {line.rstrip('.')}." for line in found]
 
 
-def _finished_jobs(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:
+def finished_jobs(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:
     """Return the finished jobs of a run or a sweep by folder, and a warning about the other jobs of the sweep."""
     if leaderboard.is_job(folder):
         row = leaderboard.job(folder)

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from rich.table import Table
 from scipy.sparse import csr_matrix
 
 from counterpoise.balance import ClassIndex, Correction, PowerSampler
 from counterpoise.balance.counts import Targets
 from counterpoise.commands.predict import csv_format_of
-from counterpoise.commands.predictor import make_predictor
+from counterpoise.commands.predictor import BlockPredictor, load, make_predictor
+from counterpoise.commands.run_config import ENSEMBLE_FILE
 from counterpoise.commands.saved_run import allowed_packages, load_run
 from counterpoise.data.label_cleaning import respell
 from counterpoise.data.label_spelling import canonical_spellings, label_counts_of
@@ -23,6 +25,7 @@ from counterpoise.data.splits import Vocabulary, unseen_labels
 from counterpoise.data.table import Split
 from counterpoise.errors import UserError
 from counterpoise.metrics import registry
+from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.terminal import console
 from counterpoise.training.results import RunResults
 
@@ -39,7 +42,8 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
         UserError: The run or the file cannot be read, or no row has a label of the run.
     """
     packages = allowed_packages(arguments.allow)
-    model, config = load_run(arguments.run, packages)
+    ensemble = (arguments.run / ENSEMBLE_FILE).is_file()
+    model, config = load_run(arguments.run / "members" / "0" if ensemble else arguments.run, packages)
     correction = read_correction(arguments.run, model.labels, model.scoring.multi_label)
     model.scoring.counts = correction.counts
     split = read_labelled(arguments, config, correction.multi_label)
@@ -48,7 +52,14 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
     vocabulary = Vocabulary(model.labels)
     targets, kept, unseen = known_rows(split, vocabulary)
     split = split.filter(kept)
-    predictor = make_predictor(arguments.run, model, config, arguments.device, arguments.precision, packages)
+    options = (arguments.device, arguments.precision, packages)
+    predictor: BlockPredictor
+    if ensemble:
+        predictor = load(arguments.run, *options)
+        if isinstance(model.scoring, MultiLabelScoring):
+            model.scoring.thresholds.copy_(torch.from_numpy(predictor.thresholds))
+    else:
+        predictor = make_predictor(arguments.run, model, config, *options)
     blocks = list(predictor.predict_blocks(split.texts))
     logits = np.concatenate([block.logits for block in blocks])
     if unknown := sum(len(block.reasons) - block.reasons.null_count for block in blocks):

@@ -52,7 +52,7 @@ def main() -> None:
 
     with status("exporting"):
         content = export(arguments.run, output, arguments.int8, allowed_packages(arguments.allow))
-    _show(content, (output / "model.onnx").stat().st_size)
+    _show(content, sum(file.stat().st_size for file in output.rglob("model.onnx*")))
     console.print(output, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -21,12 +21,14 @@ from transformers import PreTrainedModel
 
 from counterpoise.balance.counts import Targets
 from counterpoise.commands.predict import training_csv_format
-from counterpoise.commands.predictor import Predictor, load, make_predictor, require_package
+from counterpoise.commands.predictor import BlockPredictor, Predictor, load, make_predictor, require_package
+from counterpoise.commands.run_config import ENSEMBLE_FILE, read_ensemble
 from counterpoise.commands.saved_run import PACKAGE, build, load_run
 from counterpoise.data.splits import Vocabulary
 from counterpoise.errors import UserError
 from counterpoise.metrics import registry
 from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds
+from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.model.module import Classifier
 
 log = logging.getLogger(__name__)
@@ -72,8 +74,9 @@ def export(run: Path, output: Path, int8: bool = False, packages: Sequence[str] 
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require_package(name)
-    if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or (output / "export.json").is_file())):
-        raise UserError(f"--output {output} exists and is not an earlier export: name another folder")
+    if (run / ENSEMBLE_FILE).is_file():
+        return _export_ensemble(run, output, int8, packages)
+    _check_output(output)
     model, config = load_run(run, packages)
     ours = make_predictor(run, model, config, packages=packages)
     try:
@@ -94,6 +97,7 @@ def export(run: Path, output: Path, int8: bool = False, packages: Sequence[str] 
             content["precision"] = precision
             _write_info(folder, content)
             exported = load(folder)
+            assert isinstance(exported, Predictor)
             content["largest_difference"][precision] = _largest_difference(ours, exported, tokens)
             if tested is not None:
                 content["test"][precision] = tested.scores(model, exported.predict(tokens))
@@ -109,6 +113,48 @@ def export(run: Path, output: Path, int8: bool = False, packages: Sequence[str] 
         if int8:
             _quantise(folder / "model.onnx")
             record_checks("int8")
+        _write_info(folder, content)
+        if output.exists():
+            shutil.rmtree(output)
+        folder.replace(output)
+    return content
+
+
+def _check_output(output: Path) -> None:
+    """Raise UserError if the folder exists and is neither empty nor an earlier export."""
+    if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or (output / "export.json").is_file())):
+        raise UserError(f"--output {output} exists and is not an earlier export: name another folder")
+
+
+def _export_ensemble(run: Path, output: Path, int8: bool, packages: Sequence[str]) -> dict[str, Any]:
+    """Export each model of an ensemble, and copy the rest. See `export`."""
+    _check_output(output)
+    members = read_ensemble(run)["members"]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as unfinished:
+        folder = Path(unfinished) / "model"
+        exported = [export(run / name, folder / name, int8, packages) for name in members]
+        for name in (ENSEMBLE_FILE, "thresholds.json", "calibration.json"):
+            if (run / name).is_file():
+                shutil.copy(run / name, folder / name)
+        if (run / "baseline").is_dir():
+            shutil.copytree(run / "baseline", folder / "baseline")
+        content = exported[0] | {"run": str(run.resolve()), "test": {}}
+        for precision in content["largest_difference"]:
+            differences = [each["largest_difference"][precision] for each in exported]
+            content["largest_difference"][precision] = max(differences)
+        if exported[0]["test"]:
+            model, config = load_run(run / members[0], packages)
+            ours = load(folder)
+            tested = _test_split(run / members[0], config, ours, packages)
+            if isinstance(model.scoring, MultiLabelScoring):
+                model.scoring.thresholds.copy_(torch.from_numpy(ours.thresholds))
+            # Those of the run stand for fp32 beside int8: the exported model in fp32 no longer exists then.
+            content["test"] = {
+                "fp32": tested.scores(model, (load(run, packages=packages) if int8 else ours)(tested.texts))
+            }
+            if int8:
+                content["test"]["int8"] = tested.scores(model, ours(tested.texts))
         _write_info(folder, content)
         if output.exists():
             shutil.rmtree(output)
@@ -210,7 +256,7 @@ class _TestSplit(NamedTuple):
         return {"texts": len(self.texts)} | {name: measured[name] for name in wanted if name in measured}
 
 
-def _test_split(run: Path, config: dict, ours: Predictor, packages: Sequence[str]) -> _TestSplit:
+def _test_split(run: Path, config: dict, ours: BlockPredictor, packages: Sequence[str]) -> _TestSplit:
     """Read the test split from the source of the run again.
 
     Raises:

@@ -23,6 +23,7 @@ from rich.progress import MofNCompleteColumn
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from counterpoise.commands.run_config import ENSEMBLE_FILE, read_ensemble
 from counterpoise.commands.saved_run import PACKAGE, build, load_run
 from counterpoise.data.arrow_columns import is_blank_text
 from counterpoise.data.batching import pad_sequences
@@ -30,8 +31,10 @@ from counterpoise.data.token_store import TEXTS_PER_CHUNK, load_tokenizer
 from counterpoise.errors import UserError
 from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.metrics.thresholds import Decision, read_thresholds
+from counterpoise.model.ensemble import combine
 from counterpoise.model.module import Classifier
 from counterpoise.terminal import progress
+from counterpoise.training.baseline import FittedBaseline
 from counterpoise.training.encoder_record import check_tokenizer
 
 log = logging.getLogger(__name__)
@@ -56,31 +59,35 @@ class Block(NamedTuple):
     reasons: pa.Array
 
 
-@dataclass
-class Predictor:
-    """A trained model that predicts texts.
+@dataclass(kw_only=True)
+class BlockPredictor:
+    """A model that predicts a column of texts in blocks, in two steps that overlap.
 
     Args:
         labels: Names of the C classes or labels.
-        tokenizer: Truncates texts to the length of the model, without padding.
-        pad: Token id of padding.
-        model: Returns logits, float32 [B, C], of input_ids and attention_mask, int64 [B, T].
-        max_tokens: Largest number of tokens per batch, padding included.
         decision: Decision rule of a multi-label model; None for a single-label one.
         thresholds: Probability thresholds of a multi-label model, float64 [C].
     """
 
     labels: list[str]
-    tokenizer: Tokenizer
-    pad: int
-    model: Callable[[Tensor, Tensor], Tensor]
-    max_tokens: int
     decision: Decision | None = None
     thresholds: np.ndarray | None = None
 
+    def prepare(self, texts: Sequence[str]) -> Any:
+        """Return what `finish` needs of the texts, such as their tokens."""
+        raise NotImplementedError
+
+    def finish(self, prepared: Any, done: Callable[[int], object]) -> np.ndarray:
+        """Return logits, float32 [N, C], of prepared texts; `done` is called with the number of texts of each batch."""
+        raise NotImplementedError
+
+    def reasons(self, texts: pa.ChunkedArray, prepared: Any) -> pa.Array:
+        """Return why each text has no prediction, string [N], null if it has one."""
+        raise NotImplementedError
+
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return logits, float32 [N, C], in the order of the texts."""
-        return self.predict(self.tokenise(texts))
+        return self.finish(self.prepare(texts), lambda texts: None)
 
     def predict_blocks(self, texts: pa.ChunkedArray) -> Iterator[Block]:
         """Yield the predictions of blocks of texts, in order, and show progress.
@@ -93,17 +100,50 @@ class Predictor:
         """
         size = max(1, min(MAX_TEXTS, MAX_LOGITS // max(1, len(self.labels))))
 
-        def tokens_of(start: int) -> tuple[list[np.ndarray], pa.Array]:
+        def prepare(start: int) -> tuple[Any, pa.Array]:
             block = as_strings(texts[start : start + size])
-            tokens = self.tokenise(block.to_pylist())
-            return tokens, self._reasons(block, tokens)
+            prepared = self.prepare(block.to_pylist())
+            return prepared, self.reasons(block, prepared)
 
         with progress(MofNCompleteColumn()) as display, ThreadPoolExecutor(1) as pool:
             task = display.add_task("predicting", total=len(texts))
-            ahead = pool.submit(tokens_of, 0)
+            ahead = pool.submit(prepare, 0)
             for start in range(0, len(texts), size):
-                (tokens, reasons), ahead = ahead.result(), pool.submit(tokens_of, start + size)
-                yield Block(self.predict(tokens, lambda texts: display.advance(task, texts)), reasons)
+                (prepared, reasons), ahead = ahead.result(), pool.submit(prepare, start + size)
+                yield Block(self.finish(prepared, lambda texts: display.advance(task, texts)), reasons)
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """Return the predicted labels of each text, bool [N, C]. Multi-label only."""
+        if self.decision is None or self.thresholds is None:
+            raise ValueError(
+                "a single-label model has no decision rule: its prediction is the class with the largest logit"
+            )
+        return self.decision.decide(logits, self.thresholds)
+
+
+@dataclass(kw_only=True)
+class Predictor(BlockPredictor):
+    """A trained encoder and head that predict texts.
+
+    Args:
+        tokenizer: Truncates texts to the length of the model, without padding.
+        pad: Token id of padding.
+        model: Returns logits, float32 [B, C], of input_ids and attention_mask, int64 [B, T].
+        max_tokens: Largest number of tokens per batch, padding included.
+    """
+
+    tokenizer: Tokenizer
+    pad: int
+    model: Callable[[Tensor, Tensor], Tensor]
+    max_tokens: int
+
+    def prepare(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the token ids of each text, special tokens included."""
+        return self.tokenise(texts)
+
+    def finish(self, prepared: list[np.ndarray], done: Callable[[int], object]) -> np.ndarray:
+        """Return logits, float32 [N, C], of token ids. See `predict`."""
+        return self.predict(prepared, done)
 
     def tokenise(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, special tokens included."""
@@ -118,11 +158,11 @@ class Predictor:
         unknown = self.tokenizer.token_to_id(getattr(self.tokenizer.model, "unk_token", None) or "")
         return np.array([*special, *([] if unknown is None else [unknown])], np.int64)
 
-    def _reasons(self, texts: pa.ChunkedArray, tokens: Sequence[np.ndarray]) -> pa.Array:
+    def reasons(self, texts: pa.ChunkedArray, prepared: Sequence[np.ndarray]) -> pa.Array:
         """Return why each text has no prediction, string [N], null if it has one."""
-        ends = np.cumsum([0, *map(len, tokens)])
-        known = ~np.isin(np.concatenate([np.empty(0, np.int32), *tokens]), self._uninformative)
-        reasons = np.full(len(tokens), None, object)
+        ends = np.cumsum([0, *map(len, prepared)])
+        known = ~np.isin(np.concatenate([np.empty(0, np.int32), *prepared]), self._uninformative)
+        reasons = np.full(len(prepared), None, object)
         reasons[np.diff(np.concatenate([[0], np.cumsum(known)])[ends]) == 0] = "no known token"
         reasons[is_blank_text(texts)] = "blank text"
         return pa.array(reasons, pa.string())
@@ -147,20 +187,47 @@ class Predictor:
         logits[order] = torch.cat([outputs[0].to(outputs[-1].device), *outputs[1:]]).cpu().numpy()
         return logits
 
-    def decide(self, logits: np.ndarray) -> np.ndarray:
-        """Return the predicted labels of each text, bool [N, C]. Multi-label only."""
-        if self.decision is None or self.thresholds is None:
-            raise ValueError(
-                "a single-label model has no decision rule: its prediction is the class with the largest logit"
-            )
-        return self.decision.decide(logits, self.thresholds)
 
-
-def load(folder: Path, device: str = "cpu", precision: str = "auto", packages: Sequence[str] = (PACKAGE,)) -> Predictor:
-    """Return the predictor of a run folder or of an exported model.
+@dataclass(kw_only=True)
+class EnsemblePredictor(BlockPredictor):
+    """Several models, whose weighted logits are added.
 
     Args:
-        folder: Run folder, or a folder that `counterpoise.export` wrote.
+        members: The models.
+        baseline: A linear model besides; None: none.
+        factors: Factor of the logits of each model, and of the baseline if there is one. See `ensemble.factors`.
+    """
+
+    members: list[BlockPredictor]
+    baseline: FittedBaseline | None
+    factors: np.ndarray
+
+    def prepare(self, texts: Sequence[str]) -> tuple[Sequence[str], list[Any]]:
+        """Return the texts, and what each model needs of them."""
+        return texts, [member.prepare(texts) for member in self.members]
+
+    def finish(self, prepared: tuple[Sequence[str], list[Any]], done: Callable[[int], object]) -> np.ndarray:
+        """Return the weighted sum of the logits, float32 [N, C]."""
+        texts, own = prepared
+        *first, last = zip(self.members, own, strict=True)
+        logits = [member.finish(tokens, lambda texts: None) for member, tokens in first]
+        logits.append(last[0].finish(last[1], done))
+        if self.baseline is not None:
+            logits.append(self.baseline.logits(texts) if texts else np.empty((0, len(self.labels)), np.float32))
+        return combine(logits, self.factors)
+
+    def reasons(self, texts: pa.ChunkedArray, prepared: tuple[Sequence[str], list[Any]]) -> pa.Array:
+        """Return why a text has no prediction, by the first model."""
+        return self.members[0].reasons(texts, prepared[1][0])
+
+
+def load(
+    folder: Path, device: str = "cpu", precision: str = "auto", packages: Sequence[str] = (PACKAGE,)
+) -> BlockPredictor:
+    """Return the predictor of a run, of an ensemble, or of an exported model.
+
+    Args:
+        folder: Run folder, or a folder that `counterpoise.ensemble` or `counterpoise.export` wrote.
         device: "cpu", "cuda", or "auto": a GPU if there is one; for an exported model a device that its ONNX Runtime
             supports.
         precision: Precision of a run's model: "fp32", "bf16" (autocast, as in training), or "auto": bf16 on a GPU with
@@ -170,6 +237,8 @@ def load(folder: Path, device: str = "cpu", precision: str = "auto", packages: S
     Raises:
         UserError: The folder is neither, or its parts do not fit each other.
     """
+    if (folder / ENSEMBLE_FILE).is_file():
+        return _load_ensemble(folder, device, precision, packages)
     if (folder / "export.json").is_file():
         if precision == "bf16":
             raise UserError(f"--precision bf16: {folder} is an exported model, whose precision is fixed")
@@ -206,7 +275,13 @@ def make_predictor(
     backend, scoring = tokenizer.backend_tokenizer, model.scoring
     backend.enable_truncation(source.max_length)
     backend.no_padding()
-    found = Predictor(model.labels, backend, tokenizer.pad_token_id or 0, logits, _max_tokens(kind))
+    found = Predictor(
+        labels=model.labels,
+        tokenizer=backend,
+        pad=tokenizer.pad_token_id or 0,
+        model=logits,
+        max_tokens=_max_tokens(kind),
+    )
     if isinstance(scoring, MultiLabelScoring):
         found.decision, found.thresholds = scoring.decision, scoring.thresholds.cpu().numpy()
     return found
@@ -225,6 +300,25 @@ def require_package(module: str) -> Any:
 def as_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a text column as large_string with empty strings for nulls."""
     return pc.fill_null(column.cast(pa.large_string()), "")
+
+
+def _load_ensemble(folder: Path, device: str, precision: str, packages: Sequence[str]) -> EnsemblePredictor:
+    """Return the predictor of an ensemble, whose members are runs or exported models."""
+    content = read_ensemble(folder)
+    members = [load(folder / name, device, precision, packages) for name in content["members"]]
+    labels, found = content["labels"], None
+    if any(member.labels != labels for member in members):
+        raise UserError(f"{folder}: the labels of {ENSEMBLE_FILE} and of the models differ")
+    if content["baseline"] is not None:
+        found = build(content["baseline"], packages).load(folder / "baseline")
+    factors = np.array(content["factors"], np.float64)
+    if len(factors) != len(members) + (found is not None):
+        raise UserError(f"{folder}: {ENSEMBLE_FILE} has {len(factors)} factors for other models")
+    ensemble = EnsemblePredictor(labels=labels, members=members, baseline=found, factors=factors)
+    if members[0].decision is not None:
+        ensemble.decision = members[0].decision
+        ensemble.thresholds = read_thresholds(folder / "thresholds.json", labels)
+    return ensemble
 
 
 def _load_exported(folder: Path, device: str) -> Predictor:
@@ -248,7 +342,13 @@ def _load_exported(folder: Path, device: str) -> Predictor:
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_padding()
     kind = "cpu" if providers[0].startswith("CPU") else "cuda"
-    found = Predictor(content["labels"], tokenizer, content["pad_token_id"], logits, _max_tokens(kind))
+    found = Predictor(
+        labels=content["labels"],
+        tokenizer=tokenizer,
+        pad=content["pad_token_id"],
+        model=logits,
+        max_tokens=_max_tokens(kind),
+    )
     if content["decision"] is not None:
         found.decision = Decision(**content["decision"])
         found.thresholds = read_thresholds(folder / "thresholds.json", found.labels)

@@ -1,10 +1,14 @@
 """A linear baseline: one support vector machine per class on TF-IDF features of words and characters."""
 
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -41,6 +45,48 @@ class FittedTfidf:
         """Return the distances to the separating planes, float32 [N, C]. They rank classes and are no log-odds."""
         features = sparse.hstack([each.transform(texts) for each in self.vectorizers], "csr")
         return features.astype(np.float32) @ self.coefficients + self.intercepts
+
+    def save(self, folder: Path) -> None:
+        """Write the model to a folder: `tfidf.json` (the features) and `tfidf.safetensors` (the weights, in fp16).
+
+        `load` returns a model whose logits differ from those of this one by the rounding to fp16.
+        """
+        vectorizers = [
+            {
+                **{name: getattr(each, name) for name in ("analyzer", "token_pattern", "ngram_range", "sublinear_tf")},
+                "terms": each.get_feature_names_out().tolist(),
+            }
+            for each in self.vectorizers
+        ]
+        (folder / "tfidf.json").write_text(json.dumps(vectorizers, ensure_ascii=False), encoding="utf-8")
+        weights = {
+            "coefficients": self.coefficients.astype(np.float16),
+            "intercepts": self.intercepts,
+            **{f"idf_{number}": each.idf_ for number, each in enumerate(self.vectorizers)},
+        }
+        save_file(weights, folder / "tfidf.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path) -> "FittedTfidf":
+        """Return a model that `save` wrote.
+
+        Raises:
+            UserError: A file is missing or damaged.
+        """
+        try:
+            settings = json.loads((folder / "tfidf.json").read_text(encoding="utf-8"))
+            weights = load_file(folder / "tfidf.safetensors")
+            vectorizers = []
+            for number, each in enumerate(settings):
+                terms, span = each.pop("terms"), tuple(each.pop("ngram_range"))
+                vectorizers.append(TfidfVectorizer(**each, ngram_range=span, vocabulary=terms))
+                vectorizers[-1].idf_ = weights[f"idf_{number}"]
+            coefficients = weights["coefficients"].astype(np.float32)
+            if len(coefficients) != sum(len(each.idf_) for each in vectorizers):
+                raise ValueError("the number of features differs between the files")
+            return cls(vectorizers, coefficients, weights["intercepts"])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+            raise UserError(f"{folder}: the linear model cannot be read ({' '.join(str(error).split())})") from error
 
 
 @dataclass(frozen=True)
@@ -172,6 +218,10 @@ class TfidfLinear:
                 svm.fit(features, truth, weights)
             coefficients[:, label], intercepts[label] = svm.coef_[0], svm.intercept_[0]
         return FittedTfidf(vectorizers, coefficients, intercepts)
+
+    def load(self, folder: Path) -> FittedTfidf:
+        """Return a fitted model that was saved to a folder. Raise UserError if it cannot be read."""
+        return FittedTfidf.load(folder)
 
     def _class_weights(self, positives: int, texts: int, classes: int, single_label: bool) -> dict[float, float]:
         """Return the weights of negatives (0) and positives (1) of a class; with beta = 1 those of "balanced"."""

@@ -38,6 +38,9 @@ class FittedBaseline(Protocol):
     def logits(self, texts: Sequence[str]) -> np.ndarray:
         """Return the logits of texts, float32 [N, C]."""
 
+    def save(self, folder: Path) -> None:
+        """Write the model to files of a folder, for `BaselineModel.load`."""
+
 
 class BaselineModel(Protocol):
     """What `baseline._target_` must provide. `repr` shows the settings that decide the result."""
@@ -49,6 +52,9 @@ class BaselineModel(Protocol):
         self, texts: Sequence[str], targets: Targets, classes: int, weights: np.ndarray | None = None
     ) -> FittedBaseline:
         """Train on texts and return the model."""
+
+    def load(self, folder: Path) -> FittedBaseline:
+        """Return a trained model that was saved to a folder. Raise UserError if it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,16 @@ def cached_logits(model: BaselineModel, data: TextDataModule) -> BaselineLogits:
         return BaselineLogits(**facts, logits=dict(logits))
 
 
+def cached_model(model: BaselineModel, data: TextDataModule) -> FittedBaseline:
+    """Return the trained baseline, from the cache if possible, as it is read from its files."""
+
+    def build(folder: Path) -> None:
+        with console.status("fitting the linear model"):
+            _train(model, data)[0].save(folder)
+
+    return model.load(cached(f"baseline_models/{_key(model, data)}", build))
+
+
 def add_baseline(results: RunResults, baseline: BaselineLogits | None, scoring: AnyScoring) -> RunResults:
     """Return the results with the baseline's decisions, its scores, and the differences of the run to it.
 
@@ -155,23 +171,28 @@ def scores(scoring: AnyScoring, logits: np.ndarray, targets: Targets) -> dict[st
 
 def _fit(model: BaselineModel, data: TextDataModule, folder: Path) -> None:
     """Fit the model and write the logits of validation and test, and what is known of the fit."""
-    start, train, classes = time.monotonic(), data.splits["train"], len(data.labels)
-    rows = model.sample(train.text_sizes, train.targets, classes)
-    weights = train.dataset.weights
-    fitted = model.fit(
-        train.texts(rows), train.targets[rows], classes, None if weights is None else np.asarray(weights)[rows]
-    )
-    logits = {name: _logits(fitted, data.splits[name], classes) for name in ("validation", "test")}
+    start = time.monotonic()
+    fitted, examples = _train(model, data)
+    logits = {name: split_logits(fitted, data.splits[name], len(data.labels)) for name in ("validation", "test")}
     np.savez(folder / "logits.npz", **logits)  # type: ignore[arg-type]
     facts: dict[str, Any] = {
         "settings": repr(model),
-        "train_examples": len(rows),
+        "train_examples": examples,
         "seconds": round(time.monotonic() - start, 2),
     }
     (folder / "baseline.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
-def _logits(fitted: FittedBaseline, split: EncodedSplit, classes: int) -> np.ndarray:
+def _train(model: BaselineModel, data: TextDataModule) -> tuple[FittedBaseline, int]:
+    """Return the trained model and the number of training texts that it was fitted on."""
+    train, classes = data.splits["train"], len(data.labels)
+    rows = model.sample(train.text_sizes, train.targets, classes)
+    weights = None if train.dataset.weights is None else np.asarray(train.dataset.weights)[rows]
+    return model.fit(train.texts(rows), train.targets[rows], classes, weights), len(rows)
+
+
+def split_logits(fitted: FittedBaseline, split: EncodedSplit, classes: int) -> np.ndarray:
+    """Return the logits of a split's texts, float32 [N, C]."""
     logits = np.empty((len(split), classes), np.float32)
     for rows in _blocks(split):
         logits[rows] = fitted.logits(split.texts(rows))
