@@ -191,7 +191,7 @@ USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
     "smoothing": (["strategy.loss.label_smoothing=1"], ["strategy.loss.label_smoothing=1"]),
     "epoch size": (["strategy.sampler.epoch_size=mean"], ["strategy.sampler.epoch_size=mean", "median"]),
     "max_ratio": (["strategy.max_ratio=0.5"], ["strategy.max_ratio=0.5"]),
-    "encoder of a number": (["encoder.name=3"], ["encoder 3", "no tokenizer"]),
+    "encoder of a number": (["encoder.name=3"], ["encoder.name=3: no such folder"]),
     "costs of a number": (["costs=3"], ["costs=3", "does not exist"]),
     "missing checkpoint": (["ckpt={files}/last.ckpt"], ["last.ckpt", "no such file"]),
     "no checkpoint": (["ckpt={files}/not_a_checkpoint.ckpt"], ["not_a_checkpoint.ckpt", "not a checkpoint"]),

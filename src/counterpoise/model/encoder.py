@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from counterpoise.data.download import Wheel
+from counterpoise.data.hub_access import require_model
 from counterpoise.errors import UserError
 from counterpoise.model.packed_attention import IMPLEMENTATION, check, first_position, last_hidden
 from counterpoise.model.pretrained import load_backbone, load_config
@@ -90,7 +91,10 @@ class EncoderSource:
         path = Path(self.name).expanduser()
         if path.is_dir() and not (path / "config.json").is_file():
             raise UserError(f"encoder.name={self.name}: this directory has no config.json, so it is not a model")
-        return str(path) if path.is_dir() else self.name
+        if path.is_dir():
+            return str(path)
+        require_model(self.name, self.revision)
+        return self.name
 
     def load(self) -> "Encoder":
         """Return the pre-trained encoder.

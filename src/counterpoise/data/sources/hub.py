@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from counterpoise.data.arrow_columns import Column, build_lists, flatten_lists, is_list
+from counterpoise.data.hub_access import no_access
 from counterpoise.data.label_cleaning import clean_labels
 from counterpoise.data.readers.files import one_line, require_columns
 from counterpoise.data.table import Split, usable_rows
@@ -68,6 +69,7 @@ class HubSource(TableFormat):
 
     def _dataset(self) -> Mapping[str, Any]:
         """Return the datasets by the name of their split."""
+        reason = None if Path(self.path).exists() else no_access()
         import datasets  # Imported here: it takes a second and only this source needs it.
 
         folder = Path(self.path)
@@ -78,7 +80,8 @@ class HubSource(TableFormat):
             else:
                 found = datasets.load_dataset(self.path, self.name, revision=self.revision)
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            raise UserError(f"cannot load the dataset {self.path} (data.path): {one_line(error)}") from error
+            problem = f"it is not in the local cache, and {reason}" if reason else one_line(error)
+            raise UserError(f"cannot load the dataset {self.path} (data.path): {problem}") from error
         return {self.train: found} if isinstance(found, datasets.Dataset) else found
 
 
