@@ -38,6 +38,7 @@ from counterpoise.data.token_store import load_tokenizer
 from counterpoise.model.encoder import Encoder, EncoderSource
 from counterpoise.model.module import Classifier
 from counterpoise.training.monitors import set_modes
+from counterpoise.training.precision import choose_precision
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -135,8 +136,8 @@ def prepare(data: str, max_length: int, precision: str, *overrides: str) -> Sett
     module.setup()
     fitted = instantiate(config.strategy).fit(module.labels, module.index, config.trainer.max_epochs)
     module.sampler = lambda epoch: fitted.at_epoch(epoch).sampler
-    silent = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    return Setting(config, source, module, fitted, str(instantiate(config.trainer, **silent).precision), folder)
+    chosen = choose_precision(config, source.load()) if precision == "auto" else precision
+    return Setting(config, source, module, fitted, chosen, folder)
 
 
 # This project, with and without Lightning.
@@ -159,7 +160,7 @@ def ours(setting: Setting, choose: ChooseBatches) -> Training:
     set_modes(config.callbacks)
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger]
-    trainer = instantiate(config.trainer, callbacks=[*callbacks, ends], logger=loggers)
+    trainer = instantiate(config.trainer, precision=setting.precision, callbacks=[*callbacks, ends], logger=loggers)
     trainer.limit_val_batches = 1
     trainer.fit(model, datamodule=data)
     return Training(ends.ends, data.batches, partial(padded_tokens, data), partial(evaluate_test, model, data))

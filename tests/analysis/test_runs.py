@@ -180,3 +180,25 @@ def test_data_warnings_of_the_runs_are_shown_once_and_with_their_groups(tmp_path
     [line] = data_warnings(groups, runs[0])
     assert "97% of train are long" in line
     assert ("plain" in line) == (jobs == "1")
+
+
+@pytest.mark.parametrize(
+    ("precisions", "warns"),
+    [
+        (("bf16-mixed",) * 4, False),
+        (("bf16-mixed", None, "bf16-mixed", None), False),
+        (("bf16-mixed", "bf16-mixed", "32-true", "32-true"), True),
+        (("bf16-mixed", "32-true", "32-true", "32-true"), True),
+    ],
+)
+def test_runs_in_different_precisions_give_a_warning(precisions, warns, tmp_path):
+    sweep = finished.sweep(tmp_path / "sweep")
+    for job, precision in enumerate(precisions):
+        path = sweep / str(job) / "metrics.json"
+        known = {"precision": precision} if precision else {}
+        path.write_text(json.dumps(json.loads(path.read_text()) | known))
+    runs, _ = load_runs([sweep])
+    groups = {name: [run for run in runs if run.group == name] for name in ("plain", "combined")}
+    warnings = data_warnings(groups, runs[0])
+    assert len(warnings) == warns
+    assert all("bf16-mixed: plain" in line and "32-true: " in line for line in warnings)

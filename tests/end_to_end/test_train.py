@@ -276,6 +276,21 @@ def test_a_run_resumed_in_another_folder_keeps_the_best_checkpoint_so_far(tiny, 
     assert resumed.metrics["test"] == whole.metrics["test"]
 
 
+def test_a_resumed_run_stays_in_the_precision_of_its_checkpoint(tiny, tmp_path):
+    settings = [*tiny, "trainer.max_epochs=2"]
+    whole = run(tmp_path / "whole", *settings, "trainer.precision=bf16-mixed", report=False)
+    stop = stop_at("on_train_batch_end", 8)
+    stopped = run(tmp_path / "stopped", *settings, "trainer.precision=bf16-mixed", stop, report=False)
+    ckpt = f"ckpt={stopped.folder}/checkpoints/last.ckpt"
+    resumed = run(tmp_path / "resumed", *settings, ckpt, report=False)
+    assert "precision: bf16-mixed, as in the checkpoint" in resumed.out
+    assert (whole.metrics["precision"], resumed.metrics["precision"]) == ("bf16-mixed", "bf16-mixed")
+    assert same_weights(resumed.last, whole.last)
+    changed = run(tmp_path / "changed", *settings, ckpt, "trainer.precision=32-true", report=False)
+    assert "was trained in bf16-mixed; training continues in 32-true" in " ".join((changed.out + changed.err).split())
+    assert changed.metrics["precision"] == "32-true"
+
+
 def test_a_frozen_encoder_is_unfrozen_at_its_epoch_also_after_resuming(tiny, tiny_encoder, tmp_path):
     settings = [*tiny, "encoder.freeze=encoder", "encoder.unfreeze_at_epoch=1", "trainer.max_epochs=2"]
     whole = run(tmp_path / "whole", *settings, SNAPSHOTS % (tmp_path / "each"), report=False)

@@ -48,6 +48,7 @@ class Run:
             and registered ones that are shown in comparisons.
         data_warnings: Data warnings that the run printed.
         baseline: Whether this is the linear baseline of runs.
+        precision: Precision of the training, such as "bf16-mixed"; empty if unknown.
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class Run:
     further: dict[str, float]
     data_warnings: tuple[str, ...] = ()
     baseline: bool = False
+    precision: str = ""
 
 
 def load_runs(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
@@ -121,6 +123,7 @@ def data_warnings(groups: Mapping[str, Sequence[Run]], first: Run) -> list[str]:
         if len(settings := dict.fromkeys(" ".join(run.settings) for run in runs)) > 1:
             warnings.append(f"The runs of {name} differ in more than their seed: {'; '.join(settings)}.")
     everyone = [run for runs in groups.values() for run in runs]
+    warnings += _precision_warning(groups)
     if any((run.counts != first.counts).any() for run in everyone):
         warnings.append(
             "The runs have different training counts. Training counts and the buckets head, medium and tail are taken "
@@ -139,6 +142,21 @@ def _warnings_of_the_data(groups: Mapping[str, Sequence[Run]]) -> list[str]:
             found.setdefault(line, []).append(name)
     of = {line: "" if len(names) == len(groups) else f" of {', '.join(names)}" for line, names in found.items()}
     return [f"Data{of[line]}: {line.rstrip('.')}." for line in found]
+
+
+def _precision_warning(groups: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return a warning if the runs were trained in different precisions."""
+    found: dict[str, list[str]] = {}
+    for name, runs in groups.items():
+        for precision in dict.fromkeys(run.precision for run in runs if run.precision):
+            found.setdefault(precision, []).append(name)
+    if len(found) < 2:
+        return []
+    listed = "; ".join(f"{precision}: {', '.join(names)}" for precision, names in found.items())
+    return [
+        f"The runs were trained in different precisions ({listed}). Their times are not comparable, and small "
+        "differences of scores may come from it."
+    ]
 
 
 def finished_jobs(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:
@@ -249,6 +267,7 @@ def _read(folder: Path, row: dict[str, Any], group: str) -> Run:
         first_stage=_first_stage(settings),
         further=_further_scores(metrics, settings, "multi_label" if multi_label else "single_label"),
         data_warnings=tuple(map(str, metrics.get("data_warnings", ()))),
+        precision=str(metrics.get("precision", "")),
     )
 
 
@@ -286,6 +305,7 @@ def _baselines(runs: Sequence[Run]) -> list[Run]:
                 first_stage="",
                 further={name: float(scores[name]) for name in run.further if name in scores},
                 baseline=True,
+                precision="",
             )
             found.append((run, baseline))
     if len(found) == 1:

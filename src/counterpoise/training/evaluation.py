@@ -155,6 +155,7 @@ def _metrics(outcome: TrainingOutcome, evaluated: dict[str, SplitLogits]) -> dic
         metrics["test_at_half"] = scoring.measure(*evaluated["test"], threshold=0.5)
     return metrics | {
         "probe": outcome.run.config.probe,
+        "precision": str(outcome.trainer.precision),
         "strategy": {
             "name": outcome.run.choices.get("strategy"),
             "weight_ratio": correction.weight_ratio,

@@ -129,6 +129,7 @@ class ExactResume(Callback):
             "position": tuple(training_position(trainer)),
             "validation_due": self._validation_due,
             "random_state": self._random_state,
+            "precision": str(trainer.precision),
             "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
         }
 

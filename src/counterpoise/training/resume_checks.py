@@ -1,5 +1,6 @@
 """Checks of a checkpoint before a run resumes from it."""
 
+import logging
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,7 +10,10 @@ from counterpoise.data.position import Position, check_same_order
 from counterpoise.errors import UserError
 from counterpoise.model.module import Classifier, check_labels
 from counterpoise.training.checkpoints import load_checkpoint
+from counterpoise.training.precision import saved_precision
 from counterpoise.training.resume import STATE, ExactResume
+
+log = logging.getLogger(__name__)
 
 
 def check_resumable(path: str, trainer: pl.Trainer, model: Classifier, data: TextDataModule, steps: int) -> None:
@@ -38,6 +42,13 @@ def check_resumable(path: str, trainer: pl.Trainer, model: Classifier, data: Tex
     epoch, step = saved["epoch"], saved["step"]
     check_same_order(saved, data.order(Position(epoch, step, steps)), path)
     _check_parameters(checkpoint, model, path)
+    if (precision := saved_precision(checkpoint)) and precision != str(trainer.precision):
+        log.warning(
+            "ckpt=%s was trained in %s; training continues in %s (trainer.precision)",
+            path,
+            precision,
+            trainer.precision,
+        )
     done = epoch * steps + step
     most = (trainer.max_epochs if trainer.max_epochs is not None else -1) * steps
     for name, limit, value in (

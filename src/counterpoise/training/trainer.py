@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 import torch.distributed as dist
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from counterpoise.balance.validation import is_number
 from counterpoise.errors import UserError
-from counterpoise.terminal import console
 from counterpoise.training.checkpoints import AtomicCheckpointIO
+from counterpoise.training.precision import accelerator_precision
 from counterpoise.training.signals import StopOnSignal
 
 
@@ -24,7 +23,8 @@ def build(
     Args:
         accelerator: As of `pytorch_lightning.Trainer`.
         devices: As of `pytorch_lightning.Trainer`.
-        precision: "auto" (default) selects bf16-mixed on a GPU with bfloat16 units and fp32 elsewhere.
+        precision: As of `pytorch_lightning.Trainer`. "auto" (default) selects bf16-mixed on a GPU with bfloat16 units
+            and fp32 elsewhere; `choose_precision` also selects bf16-mixed on CPUs.
         **flags: Further arguments of `pytorch_lightning.Trainer`.
 
     Raises:
@@ -41,7 +41,7 @@ def build(
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=devices,  # type: ignore[arg-type]
-            precision=_auto_precision(accelerator) if precision == "auto" else precision,  # type: ignore[arg-type]
+            precision=accelerator_precision(accelerator) if precision == "auto" else precision,  # type: ignore[arg-type]
             # Lightning would replace the weighted sampler; BucketBatchSampler distributes rows to processes itself.
             use_distributed_sampler=False,
             plugins=[AtomicCheckpointIO()],
@@ -122,15 +122,3 @@ def finished_epochs_and_steps(trainer: pl.Trainer) -> tuple[int, int]:
     logged = trainer.callback_metrics
     epochs, steps = (int(logged.get(name, 0)) for name in ("epochs", "steps"))
     return trainer.current_epoch or epochs, trainer.global_step or steps
-
-
-def _auto_precision(accelerator: str) -> str:
-    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False):
-        console.print("precision: bf16-mixed, which this GPU supports natively")
-        return "bf16-mixed"
-    units = torch.cpu.get_capabilities()
-    if not on_gpu and (units.get("amx_bf16") or units.get("avx512_bf16")):
-        console.print("this CPU has bfloat16 units: trainer.precision=bf16-mixed is faster than fp32")
-    # Without native units, bf16 on a CPU is several times slower than fp32.
-    return "32-true"

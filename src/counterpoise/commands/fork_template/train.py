@@ -19,6 +19,7 @@ from counterpoise.training.head_bias import initial_head_bias
 from counterpoise.training.hyperparameters import log_hyperparameters
 from counterpoise.training.monitors import set_modes
 from counterpoise.training.overview import show_overview, show_test_results
+from counterpoise.training.precision import choose_precision
 from counterpoise.training.probe import embed_splits
 from counterpoise.training.run import RunContext, record_status
 from counterpoise.training.trainer import leave_process_group
@@ -81,7 +82,8 @@ def main(run: RunContext) -> float | None:
     set_modes(config.callbacks)
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger]
-    trainer: pl.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    precision = choose_precision(config, encoder)
+    trainer: pl.Trainer = instantiate(config.trainer, precision=precision, callbacks=callbacks, logger=loggers)
     check_before_training(run, trainer, model, data, fitted)
     log_hyperparameters(run, trainer, model, data)
     trainer.fit(model, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
