@@ -104,4 +104,4 @@ def main(run: RunContext) -> float | None:
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, overrides=True)

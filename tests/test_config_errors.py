@@ -85,6 +85,10 @@ def test_a_run_exits_with_2_and_prints_the_quoted_form(tmp_path, override, shown
         ("batch_size", ["'loader.batch_size'"]),
         ("max_epochs", ["'trainer.max_epochs'"]),
         ("epochs", ["'trainer.max_epochs'"]),
+        ("learning_rate", ["'optim.encoder_lr'"]),
+        ("num_train_epochs", ["'trainer.max_epochs'"]),
+        ("model_name", ["'encoder.name'"]),
+        ("max_seq_length", ["'encoder.max_length'"]),
         ("data.lable", ["'data.label'"]),
         ("strategie", ["'strategy'"]),
         ("strategy.loss.gamma", ["strategy/loss=focal"]),
@@ -100,3 +104,39 @@ def test_an_unknown_key_leads_to_the_whole_key_that_exists(key, expected, monkey
     line = config_error_line(caught.value)
     assert line is not None
     assert all(name in line for name in expected), line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--max_epochs", "3"], "trainer.max_epochs=3"),
+        (["--max_epochs=3"], "trainer.max_epochs=3"),
+        (["--max-epochs", "3"], "trainer.max_epochs=3"),
+        (["seed=1", "--learning_rate", "2e-5"], "optim.encoder_lr=2e-5"),
+        (["--trainer.max_epochs=3"], "write trainer.max_epochs=3"),
+        (["--seed", "seed=1"], "write seed=..."),
+        (["--batchsize", "8"], "loader.batch_size=8"),
+        (["--nonsense"], "KEY=VALUE"),
+        (["-x"], "KEY=VALUE"),
+    ],
+)
+def test_an_option_leads_to_the_override_that_is_meant(arguments, expected, tmp_path):
+    done = run(tmp_path / "run", *arguments)
+    assert done.code == 2
+    assert expected in done.error
+    assert "usage" not in done.out + done.err
+
+
+@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["-c", "job", "seed=1"], ["--help"], ["--version"]])
+def test_options_of_hydra_are_passed_on(arguments, tmp_path):
+    done = run(tmp_path / "run", *arguments)
+    assert done.code == 0, done.err
+    assert "settings are written" not in done.err
+
+
+def test_help_explains_settings_and_lists_options_of_groups(tmp_path):
+    done = run(tmp_path / "run", "--help")
+    assert "optim.encoder_lr=0.0001       learning rate of the encoder" in done.out
+    assert "strategy/loss: " in done.out
+    assert len(done.out.splitlines()) < 85
+    assert max(map(len, done.out.partition("== Groups")[0].splitlines())) <= 120

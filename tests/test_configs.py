@@ -20,7 +20,8 @@ from counterpoise.training.monitors import set_modes
 
 CONF = ROOT / "conf"
 GROUPS = sorted(
-    {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")} - {".", "hydra/job_logging"}
+    {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
+    - {".", "hydra/job_logging", "hydra/help"}
 )
 OPTIONS = [
     (group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml")) if path.stem != "base"
@@ -62,6 +63,16 @@ def test_every_option_composes_and_its_targets_exist(group, name, tmp_path):
     assert not OmegaConf.missing_keys(config)
     for target in targets(config):
         assert callable(get_object(target))
+
+
+def test_the_help_states_keys_that_exist_and_their_defaults(tmp_path):
+    text = (CONF / "hydra/help/counterpoise.yaml").read_text()
+    stated = re.findall(r"^    ([a-z_.]+)=(\S+)  ", text.partition("Frequent settings")[2], re.MULTILINE)
+    assert len(stated) >= 15
+    config = composed(tmp_path)
+    for key, default in stated:
+        value = OmegaConf.select(config, key, throw_on_missing=True, default="no such key")
+        assert {None: "null", True: "true", False: "false"}.get(value, str(value)) == default, key
 
 
 def keys_with_auto() -> list[tuple[str, str, str]]:

@@ -3,17 +3,35 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from counterpoise.errors import nearest
+from counterpoise.errors import UserError, nearest
 
 MAX_SUGGESTIONS = 3
 """Keys that the message about an unknown key suggests."""
+OTHER_NAMES = {
+    "optim.encoder_lr": ("learning_rate",),
+    "optim.warmup": ("warmup_steps", "warmup_ratio"),
+    "trainer.max_epochs": ("epochs", "num_epochs", "num_train_epochs", "n_epochs"),
+    "loader.batch_size": ("batch", "train_batch_size", "per_device_train_batch_size"),
+    "loader.num_workers": ("workers",),
+    "encoder.name": ("model", "model_name", "model_name_or_path", "pretrained"),
+    "encoder.max_length": ("max_len", "max_seq_len", "max_seq_length", "max_tokens"),
+    "data.train": ("train_file", "train_path", "dataset"),
+    "data.text": ("text_column",),
+    "data.label": ("label_column", "labels"),
+    "strategy.weights.beta": ("class_weight", "class_weights", "pos_weight"),
+    "trainer.devices": ("gpus",),
+    "trainer.precision": ("fp16", "bf16"),
+    "ckpt": ("resume", "checkpoint", "resume_from_checkpoint"),
+    "hydra.run.dir": ("output_dir", "output"),
+}
+"""Keys by the names that other tools give them."""
 
 
 def config_error_line(error: BaseException) -> str | None:
@@ -30,6 +48,31 @@ def config_error_line(error: BaseException) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _config_message(str(error))
     return None
+
+
+def reject_options(arguments: Sequence[str]) -> None:
+    """Raise UserError for options such as `--max_epochs 3`: settings are written KEY=VALUE.
+
+    Args:
+        arguments: Arguments of a Hydra application.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    options = [each for each in get_args_parser().parse_known_args(arguments)[1] if each.startswith("-")]
+    if not options:
+        return
+    option, _, value = options[0].partition("=")
+    following = arguments[arguments.index(options[0]) + 1 :][:1]
+    if not value and following and not following[0].startswith("-") and "=" not in following[0]:
+        value = following[0]
+    key = option.lstrip("-").replace("-", "_")
+    known = _configured_keys(_conf())
+    if key in known:
+        raise UserError(f"{option}: settings have no dashes; write {key}={value or '...'}")
+    keys = suggested_keys(key, known)
+    written = " or ".join(f"{each}={value or '...'}" for each in keys)
+    meant = f"; did you mean {written}?" if keys else ""
+    raise UserError(f"{option}: settings are written KEY=VALUE without dashes{meant}; --help lists them")
 
 
 def quoted_override(override: str) -> str | None:
@@ -121,7 +164,7 @@ def _config_message(message: str) -> str:
 
 def _unknown_key(key: str) -> str:
     """Return the message for an override of a key that the configuration does not have."""
-    conf = Path(sys.argv[0]).resolve().parent / "conf"
+    conf = _conf()
     if (conf / key.replace(".", "/")).is_dir():
         return f"{key}: to choose an option write {key.replace('.', '/')}=NAME, with a slash"
     owners = _configured_keys(conf)
@@ -129,9 +172,16 @@ def _unknown_key(key: str) -> str:
     if key in owners and not passed_on:
         group = key.rpartition(".")[0].replace(".", "/")
         return f"the chosen {group} has no '{key}'; {' or '.join(f'{group}={name}' for name in owners[key])} has it"
-    line = f"the configuration has no key '{key}'.{_suggested_keys(key, owners)}"
+    keys = suggested_keys(key, owners)
+    meant = f" Did you mean {' or '.join(map(repr, keys))}?" if keys else ""
+    line = f"the configuration has no key '{key}'.{meant}"
     # Lightning's own arguments are not all listed in conf/.
     return f"{line} To add it anyway: +{key}=..." if passed_on else line
+
+
+def _conf() -> Path:
+    """Return the configuration folder beside the program."""
+    return Path(sys.argv[0]).resolve().parent / "conf"
 
 
 def _configured_keys(conf: Path) -> dict[str, list[str]]:
@@ -140,7 +190,7 @@ def _configured_keys(conf: Path) -> dict[str, list[str]]:
     for folder in (conf, Path(__file__).with_name("conf")):
         for file in sorted(folder.rglob("*.yaml")):
             text = file.read_text(encoding="utf-8")
-            if file.parent.name in ("hydra", "job_logging"):
+            if "hydra" in file.relative_to(folder).parts:
                 continue
             package = [] if "@package _global_" in text else list(file.parent.relative_to(folder).parts)
             for key in _dotted_keys(yaml.safe_load(text) or {}, package):
@@ -148,23 +198,23 @@ def _configured_keys(conf: Path) -> dict[str, list[str]]:
     return owners
 
 
-def _suggested_keys(key: str, known: Iterable[str]) -> str:
-    """Return `" Did you mean 'a.b'?"` for keys with the same last part, a part of it, or a similar spelling."""
+def suggested_keys(key: str, known: Iterable[str]) -> list[str]:
+    """Return the keys with the same last part, a part of it, or a similar spelling; none if nothing is close."""
     known = [other for other in known if other != key]
     name = key.rpartition(".")[2]
+    if meant := [other for other, names in OTHER_NAMES.items() if name.lower() in names]:
+        return meant
     related = [other for other in known if name in (last := other.rpartition(".")[2], *last.split("_"))]
     if related:
         # Keys of the same group first, then the shortest paths: the settings of optional parts are deeper.
         group = key.partition(".")[0]
         related.sort(key=lambda other: (other.partition(".")[0] != group, other.count(".")))
-        return f" Did you mean {' or '.join(repr(other) for other in related[:MAX_SUGGESTIONS])}?"
+        return related[:MAX_SUGGESTIONS]
     if "." in key:
-        return nearest(key, known)
+        return get_close_matches(key, known, n=1, cutoff=0.5)
     groups = {other.partition(".")[0] for other in known}
-    if suggestion := nearest(name, groups):
-        return suggestion
-    similar = get_close_matches(name, {other.rpartition(".")[2] for other in known}, n=1)
-    return _suggested_keys(similar[0], known) if similar else ""
+    similar = get_close_matches(name, groups | {other.rpartition(".")[2] for other in known}, n=1)
+    return similar if not similar or similar[0] in groups else suggested_keys(similar[0], known)
 
 
 def _dotted_keys(node: Mapping[str, Any], path: list[str]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from rich.progress import Progress, ProgressColumn, TaskID
 from rich.status import Status
 from rich.text import Text
 
-from counterpoise.config_errors import config_error_line
+from counterpoise.config_errors import config_error_line, reject_options
 from counterpoise.errors import UserError, out_of_memory
 from counterpoise.names import ELLIPSIS, shorten_all
 
@@ -38,13 +38,14 @@ MIN_NAME = 12
 """Columns that a name needs at least."""
 
 
-def command_line(main: Callable[[], Any]) -> None:
+def command_line(main: Callable[[], Any], overrides: bool = False) -> None:
     """Run `main` and turn user errors into one line on standard error.
 
     The traceback of a user error is shown only with `traceback=true`. Other exceptions are raised unchanged.
 
     Args:
         main: The command without arguments; it reads `sys.argv` itself.
+        overrides: Whether it is a Hydra application, whose settings are written KEY=VALUE.
 
     Raises:
         SystemExit: With code 2 after a user error and 130 after Ctrl-C.
@@ -53,6 +54,8 @@ def command_line(main: Callable[[], Any]) -> None:
     make_output_safe()
     try:
         _reject_undecodable(sys.argv)
+        if overrides:
+            reject_options(sys.argv[1:])
         main()
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)

@@ -169,14 +169,15 @@ def test_non_default_settings_run(overrides, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["train=probe", "trainer.max_epochs=3"], "is after 5 batches: set trainer.check_val_every_n_epoch=3"),
-        (["trainer.max_epochs=0"], "ends the training before the first validation, which is after 6 batches"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0 trains nothing"),
+        (["trainer.max_steps=0"], "trainer.max_steps=0 trains nothing"),
+        (["trainer.max_time=soon"], "is not a valid duration"),
+        (["trainer.max_time=00:00:00:00"], "max_time=00:00:00:00 trains nothing"),
         (["trainer.val_check_interval=1000"], "trainer.val_check_interval=1000 exceeds the 6 batches"),
         (
-            ["+trainer.limit_train_batches=2", "trainer.val_check_interval=3"],
+            ["trainer.limit_train_batches=2", "trainer.val_check_interval=3"],
             "val_check_interval=3 exceeds the 2 batches",
         ),
-        (["+trainer.max_steps=4"], "trainer.max_steps=4 ends the training before the first validation"),
         (["trainer.max_epochs=-1"], "set trainer.max_steps"),
         (["+trainer.limit_val_batches=2"], "loader.validation_limit"),
         (["+trainer.limit_val_batches=0.5"], "loader.validation_limit"),
@@ -193,6 +194,52 @@ def test_settings_that_fail_after_training_are_refused_before_training(overrides
     assert done.code == 2, done.err
     assert says in done.error
     assert not (done.folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        (["trainer.max_steps=4"], [4]),
+        (["trainer.max_steps=9", "trainer.max_epochs=3"], [6, 9]),
+        (["trainer.max_steps=5", "trainer.val_check_interval=2"], [2, 4, 5]),
+        (["trainer.max_steps=6", "trainer.max_epochs=3"], [6]),
+        (["trainer.max_steps=2", "trainer.accumulate_grad_batches=2"], [2]),
+        (["trainer.max_epochs=3", "+trainer.check_val_every_n_epoch=2"], [12, 18]),
+        (["trainer.max_steps=3", "trainer.max_epochs=3", "+trainer.check_val_every_n_epoch=2"], [3]),
+        (["trainer.max_steps=7", "trainer.max_epochs=3", "trainer.limit_train_batches=3"], [3, 6, 7]),
+        (["train=probe", "trainer.max_epochs=3", "loader.batch_size=16"], [18]),
+    ],
+    ids=lambda value: ",".join(value[:3]) if isinstance(value[0], str) else "",
+)
+def test_a_training_that_ends_anywhere_is_validated_at_its_end(overrides, steps, tiny, tmp_path):
+    probe = "train=probe" in overrides
+    done = run(tmp_path / "run", *(each for each in tiny if not (probe and "logger" in each)), *overrides, report=False)
+    assert done.code == 0, done.err
+    logged = pd.read_csv(done.folder / "csv" / "metrics.csv")
+    assert (logged.step[logged["val/macro_f1"].notna()] + 1).tolist() == steps
+    assert done.metrics["steps"] == steps[-1]
+    assert (done.folder / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize("every", [1, 1000])
+def test_a_training_that_max_time_ends_is_validated_at_its_end(every, tiny, tmp_path):
+    limits = ["trainer.max_time=00:00:00:01", "trainer.max_epochs=100000", "callbacks.early_stopping=null"]
+    done = run(tmp_path / "run", *tiny, *limits, f"+trainer.check_val_every_n_epoch={every}", report=False)
+    assert done.code == 0, done.err
+    logged = pd.read_csv(done.folder / "csv" / "metrics.csv")
+    validated = logged.step[logged["val/macro_f1"].notna()] + 1
+    assert validated.iloc[-1] == done.metrics["steps"]
+    assert every == 1 or len(validated) == 1
+
+
+def test_a_run_that_max_steps_ended_within_an_epoch_resumes_there(tiny, tmp_path):
+    settings = [*tiny, *NO_DROPOUT, "trainer.max_epochs=2", "optim.schedule=constant", "optim.warmup=0"]
+    whole = run(tmp_path / "whole", *settings, report=False)
+    part = run(tmp_path / "part", *settings, "trainer.max_steps=4", report=False)
+    resumed = run(tmp_path / "resumed", *settings, f"ckpt={part.folder}/checkpoints/last.ckpt", report=False)
+    assert resumed.code == 0, resumed.err
+    assert resumed.last["global_step"] == whole.last["global_step"] == 12
+    assert same_weights(resumed.last, whole.last)
 
 
 def test_a_checkpoint_of_weights_only_cannot_be_resumed(tiny, tmp_path):

@@ -97,7 +97,7 @@ def steps_per_epoch(trainer: pl.Trainer, data: TextDataModule) -> int:
 
 
 def _check_length(trainer: pl.Trainer, batches: int) -> None:
-    """Raise UserError for a training without an end, and for one that ends before its first validation.
+    """Raise UserError for a training without an end, without steps, or without a validation.
 
     Args:
         trainer: The trainer.
@@ -107,44 +107,24 @@ def _check_length(trainer: pl.Trainer, batches: int) -> None:
         return
     if trainer.limit_val_batches == 0:
         raise UserError("trainer.limit_val_batches=0: the best checkpoint is chosen by validation")
-    accumulate = trainer.accumulate_grad_batches
-    first = _first_validation(trainer, batches)
-    ends = {
-        "trainer.max_steps": (trainer.max_steps, trainer.max_steps * accumulate),
-        "trainer.max_epochs": (
-            trainer.max_epochs,
-            (-1 if trainer.max_epochs is None else trainer.max_epochs) * batches,
-        ),
-    }
-    ends = {name: end for name, end in ends.items() if end[1] >= 0}
+    limits = {"trainer.max_steps": trainer.max_steps, "trainer.max_epochs": trainer.max_epochs}
+    ends = {name: limit for name, limit in limits.items() if limit is not None and limit >= 0}
     if not ends:
         raise UserError(
             "trainer.max_epochs=-1: training never ends, and the learning-rate schedule needs an end; set "
             "trainer.max_steps"
         )
-    every = trainer.check_val_every_n_epoch
-    for name, (value, last) in ends.items():
-        if last < first:
-            remedy = (
-                f"trainer.val_check_interval={last} too"
-                if every in (None, 1)
-                else f"trainer.check_val_every_n_epoch={max(1, last // batches)}"
-            )
-            raise UserError(
-                f"{name}={value} ends the training before the first validation, which is after {first} batches"
-                + (f": set {remedy}" if last else "")
-            )
+    for name, limit in ends.items():
+        if limit == 0:
+            raise UserError(f"{name}={limit} trains nothing: use a number of 1 or more")
+    _check_interval(trainer, batches)
 
 
-def _first_validation(trainer: pl.Trainer, batches: int) -> int:
-    """Return the number of batches before the first validation, given the batches of an epoch."""
-    interval, every = trainer.val_check_interval, trainer.check_val_every_n_epoch
-    first = interval if isinstance(interval, int) else max(1, int(batches * interval))
-    if every is None:
-        return first
-    if first > batches:
+def _check_interval(trainer: pl.Trainer, batches: int) -> None:
+    """Raise UserError for a time between validations that exceeds the batches of an epoch."""
+    interval = trainer.val_check_interval
+    if isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and interval > batches:
         raise UserError(
-            f"trainer.val_check_interval={first} exceeds the {batches} batches of an epoch: lower it, or set "
+            f"trainer.val_check_interval={interval} exceeds the {batches} batches of an epoch: lower it, or set "
             "trainer.check_val_every_n_epoch=null to count batches across epochs"
         )
-    return first + (every - 1) * batches

@@ -41,6 +41,7 @@ _OPTIONAL_GROUPS = ("trainer.", "callbacks.", "logger.")
 """Every key below these also accepts null."""
 _SEVERAL_TYPES = (
     "trainer.devices",
+    "trainer.deterministic",
     "trainer.fast_dev_run",
     "trainer.val_check_interval",
     "strategy.second_stage.tau",

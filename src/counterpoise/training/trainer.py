@@ -5,6 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback, Timer
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -16,7 +17,12 @@ from counterpoise.training.signals import StopOnSignal
 
 
 def build(
-    accelerator: str = "auto", devices: int | str | Sequence[int] = "auto", precision: str = "auto", **flags: Any
+    accelerator: str = "auto",
+    devices: int | str | Sequence[int] = "auto",
+    precision: str = "auto",
+    max_time: str | None = None,
+    callbacks: Sequence[Callback] | None = None,
+    **flags: Any,
 ) -> pl.Trainer:
     """Return a Trainer with atomic checkpoints that stops at signals as `signals` describes.
 
@@ -25,6 +31,8 @@ def build(
         devices: As of `pytorch_lightning.Trainer`.
         precision: As of `pytorch_lightning.Trainer`. "auto" (default) selects bf16-mixed on a GPU with bfloat16 units
             and fp32 elsewhere; `choose_precision` also selects bf16-mixed on CPUs.
+        max_time: Time limit of the training, days:hours:minutes:seconds; None: no limit.
+        callbacks: Lightning callbacks.
         **flags: Further arguments of `pytorch_lightning.Trainer`.
 
     Raises:
@@ -36,7 +44,6 @@ def build(
             f"trainer.precision={precision} rounds weights, metrics and thresholds: use {precision[:-4]}mixed, whose "
             "matrix products are as fast"
         )
-    flags["callbacks"] = [*(flags.get("callbacks") or []), StopOnSignal()]
     try:
         trainer = pl.Trainer(
             accelerator=accelerator,
@@ -45,6 +52,7 @@ def build(
             # Lightning would replace the weighted sampler; BucketBatchSampler distributes rows to processes itself.
             use_distributed_sampler=False,
             plugins=[AtomicCheckpointIO()],
+            callbacks=[*_time_limit(max_time), ValidateAtEnd(), *(callbacks or []), StopOnSignal()],
             **flags,
         )
         # Lightning's handler of SIGTERM waits for other processes within the handler.
@@ -56,6 +64,39 @@ def build(
 
 def _keep_handlers() -> None:
     """Register no signal handlers; a function of a module, because `ddp_spawn` pickles the Trainer."""
+
+
+class ValidateAtEnd(Callback):
+    """Validate after the last step, wherever a limit ends the training: its weights may be the best ones."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validate the last epoch, also if it is not a multiple of `check_val_every_n_epoch`."""
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            _validate_this_epoch(trainer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop at `max_steps` as at other limits: Lightning validates when `should_stop` is set."""
+        if 0 < trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True
+        if trainer.should_stop:
+            _validate_this_epoch(trainer)
+
+
+def _validate_this_epoch(trainer: pl.Trainer) -> None:
+    if trainer.check_val_every_n_epoch is not None:
+        trainer.check_val_every_n_epoch = 1
+
+
+def _time_limit(max_time: str | None) -> list[Callback]:
+    """Return the callback that ends the training after `max_time`. It has to come before `ValidateAtEnd`."""
+    if max_time is None:
+        return []
+    timer = Timer(duration=max_time, interval="step")
+    if not timer.time_remaining():
+        raise ValueError(f"max_time={max_time} trains nothing")
+    return [timer]
 
 
 def _check_flags(flags: Mapping[str, Any]) -> None:
