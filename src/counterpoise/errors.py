@@ -17,6 +17,14 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return the message of an error as one line of at most `limit` characters."""
+    line = " ".join(str(error).split())
+    if isinstance(error, LookupError | ArithmeticError | RecursionError) or not line:
+        line = f"{type(error).__name__} {line}".rstrip()  # the message alone is a bare key
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether `error` reports that a device ran out of memory."""
     # These imports take seconds and most commands do not need them.

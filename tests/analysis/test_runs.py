@@ -143,7 +143,7 @@ def broken(tmp_path):
         (["no metrics.json"], "^no metrics.json .*unreadable metrics.json"),
         (["no per_class.csv"], "no per_class.csv .*: per_class.csv"),
         (["no predictions.parquet"], "no predictions.parquet .*: predictions.parquet"),
-        (["damaged"], "damaged cannot be read: "),
+        (["damaged"], "damaged is damaged or of another version: "),
         (["name=sweep"], "^sweep .*several settings"),
         (["good", "labels"], "good and .*labels .*task: single-label and multi-label"),
         (["good", "fewer"], "good and .*fewer .*test texts: 100 and 90"),

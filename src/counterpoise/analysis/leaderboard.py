@@ -5,7 +5,6 @@ of the split `test`. A folder with other or unreadable content becomes a failed 
 """
 
 import hashlib
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from filelock import FileLock
 
-from counterpoise.io import atomic_path
+from counterpoise.csv_tables import write_csv
+from counterpoise.errors import UserError
 from counterpoise.metrics import registry
+from counterpoise.saved_files import read_json, read_yaml
 
 BASELINE = "tf-idf baseline"
 """Name of the linear baseline beside the settings of a sweep and the groups of a comparison."""
@@ -45,8 +45,7 @@ def write(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
     sweep_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(sweep_dir / ".leaderboard.lock"):
         table = with_baselines(collect(sweep_dir, final), sweep_dir)
-        with atomic_path(sweep_dir / "leaderboard.csv") as unfinished:
-            table.to_csv(unfinished, index=False)
+        write_csv(table, sweep_dir / "leaderboard.csv")
     return table
 
 
@@ -82,8 +81,10 @@ def with_baselines(table: pd.DataFrame, sweep_dir: Path) -> pd.DataFrame:
     """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for job, test_set in table.loc[table.state == "finished", ["job", "test_set"]].itertuples(index=False):
-        section = json.loads((sweep_dir / job / "metrics.json").read_text(encoding="utf-8")).get("baseline")
+        section = read_json(sweep_dir / job / "metrics.json").get("baseline")
         if isinstance(section, dict) and isinstance(scores := section.get("test"), dict):
+            if not all(isinstance(value, int | float | None) for value in [*scores.values(), section.get("seconds")]):
+                continue
             row = {"job": "baseline", "setting": BASELINE, "probe": False, "state": "finished", "test_set": test_set}
             measured = {name: _float(scores.get(name)) for name in measured_columns() if name in table}
             seconds = {"seconds": _float(section.get("seconds"))}
@@ -108,7 +109,7 @@ def job(folder: Path, final: bool = False) -> dict[str, Any]:
     try:
         if not (folder / reading).is_file():
             return row | {"reason": "ended without a result"}
-        status = json.loads((folder / reading).read_text(encoding="utf-8"))
+        status = read_json(folder / reading)
         # The first job of a sweep builds the cache for all others: its strategy must not pay for that.
         seconds = _float(status.get("seconds")) - (status.get("cache_seconds") or 0.0)
         row |= _setting(status["overrides"]) | {"seconds": round(seconds, 1)}
@@ -119,13 +120,13 @@ def job(folder: Path, final: bool = False) -> dict[str, Any]:
         if status["state"] != "finished":
             return row | {"reason": str(status.get("reason") or "no reason given")}
         reading = "metrics.json"
-        metrics = json.loads((folder / reading).read_text(encoding="utf-8"))
+        metrics = read_json(folder / reading)
         test, row["probe"] = metrics["test"], bool(metrics.get("probe"))
         # Single-label micro F1 is the accuracy: a metric that duplicates another one of the job is left out.
         duplicates = {m.name for task in registry.TASKS for m in registry.select(task) if m.same_as in test}
         shown = [metric.name for metric in registry.columns("leaderboard") if metric.name not in duplicates]
         return row | {name: _float(test.get(name)) for name in shown} | {"state": "finished"}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+    except Exception:
         return row | {"reason": f"unreadable {reading}"}
 
 
@@ -156,10 +157,9 @@ def rank(table: pd.DataFrame) -> pd.DataFrame:
 def _hydra_overrides(folder: Path) -> list[str]:
     """Return the overrides that Hydra saved before the job began; empty if there are none."""
     try:
-        overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        return [str(override) for override in read_yaml(folder / ".hydra" / "overrides.yaml", list)]
+    except UserError:
         return []
-    return [str(override) for override in overrides] if isinstance(overrides, list) else []
 
 
 def _setting(overrides: list[str]) -> dict[str, Any]:

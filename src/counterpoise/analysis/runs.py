@@ -12,14 +12,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 from scipy import sparse
 
 from counterpoise.analysis import leaderboard
 from counterpoise.analysis.leaderboard import BASELINE, BASELINE_PREDICTIONS
+from counterpoise.csv_tables import read_csv
 from counterpoise.errors import UserError
 from counterpoise.metrics import registry
 from counterpoise.metrics.buckets import Bounds
+from counterpoise.saved_files import read_json, read_yaml, reading
 
 
 @dataclass(frozen=True)
@@ -229,46 +230,42 @@ def _read(folder: Path, row: dict[str, Any], group: str) -> Run:
     for name in ("metrics.json", "per_class.csv", "predictions.parquet"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a finished run: {name} is missing")
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        classes = pd.read_csv(
-            folder / "per_class.csv", usecols=["class", "train_count"], dtype={"class": str}, na_filter=False
-        )
+    with reading(folder):
+        metrics = read_json(folder / "metrics.json")
+        classes = read_csv(folder / "per_class.csv", "class", ["class", "train_count"])
         columns = pq.read_schema(folder / "predictions.parquet").names
         multi_label = "labels" in columns
         truth, decided = ("labels", "predictions") if multi_label else ("label", "prediction")
         predictions = pq.read_table(folder / "predictions.parquet", columns=["id", truth, decided])
         config = folder / "config.yaml"
-        settings = yaml.load(config.read_text(encoding="utf-8"), yaml.CSafeLoader) if config.is_file() else {}
-    except (OSError, ValueError, yaml.YAMLError, pa.ArrowException) as error:
-        raise UserError(f"{folder} cannot be read: {' '.join(str(error).split())}") from error
-    labels = classes["class"].tolist()
-    cells = [
-        _indicator_matrix(predictions[column], labels, f"{folder}: predictions.parquet, {column}")
-        for column in (truth, decided)
-    ]
-    limits = {key: value for key, value in (settings.get("buckets") or {}).items() if key in Bounds._fields}
-    return Run(
-        folder=folder,
-        group=group,
-        settings=_override_parts(row),
-        seed=row["seed"] if not pd.isna(row["seed"]) else settings.get("seed"),
-        multi_label=multi_label,
-        labels=labels,
-        counts=classes["train_count"].to_numpy(np.int64),
-        ids=predictions["id"],
-        truth=cells[0],
-        decided=cells[1],
-        bounds=Bounds(**limits),
-        seconds=row["seconds"],
-        epochs=metrics["epochs"],
-        steps=metrics["steps"],
-        probe=bool(metrics.get("probe", False)),
-        first_stage=_first_stage(settings),
-        further=_further_scores(metrics, settings, "multi_label" if multi_label else "single_label"),
-        data_warnings=tuple(map(str, metrics.get("data_warnings", ()))),
-        precision=str(metrics.get("precision", "")),
-    )
+        settings = read_yaml(config) if config.is_file() else {}
+        labels = classes["class"].tolist()
+        cells = [
+            _indicator_matrix(predictions[column], labels, f"{folder}: predictions.parquet, {column}")
+            for column in (truth, decided)
+        ]
+        limits = {key: value for key, value in (settings.get("buckets") or {}).items() if key in Bounds._fields}
+        return Run(
+            folder=folder,
+            group=group,
+            settings=_override_parts(row),
+            seed=row["seed"] if not pd.isna(row["seed"]) else settings.get("seed"),
+            multi_label=multi_label,
+            labels=labels,
+            counts=classes["train_count"].to_numpy(np.int64),
+            ids=predictions["id"],
+            truth=cells[0],
+            decided=cells[1],
+            bounds=Bounds(**limits),
+            seconds=row["seconds"],
+            epochs=metrics["epochs"],
+            steps=metrics["steps"],
+            probe=bool(metrics.get("probe", False)),
+            first_stage=_first_stage(settings),
+            further=_further_scores(metrics, settings, "multi_label" if multi_label else "single_label"),
+            data_warnings=tuple(map(str, metrics.get("data_warnings", ()))),
+            precision=str(metrics.get("precision", "")),
+        )
 
 
 def _baselines(runs: Sequence[Run]) -> list[Run]:
@@ -281,13 +278,11 @@ def _baselines(runs: Sequence[Run]) -> list[Run]:
         path = run.folder / BASELINE_PREDICTIONS
         if not path.is_file():
             continue
-        try:
-            section = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))["baseline"]
+        with reading(path):
+            section = read_json(run.folder / "metrics.json")["baseline"]
             column = "predictions" if run.multi_label else "prediction"
             table = pq.read_table(path, columns=["id", column])
             seconds, scores = float(section["seconds"]), section["test"]
-        except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
-            raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
         if not table["id"].equals(run.ids):
             raise UserError(f"{path} and predictions.parquet have different ids")
         decided = _indicator_matrix(table[column], run.labels, f"{path}: {column}")

@@ -44,6 +44,7 @@ def main() -> None:
     # These imports take seconds, because they import PyTorch: report faults of the arguments first.
     from counterpoise.commands.audit_page import show
     from counterpoise.commands.data_quality import measure
+    from counterpoise.csv_tables import write_csv
     from counterpoise.data.datamodule import TextDataModule
     from counterpoise.data.token_store import load_tokenizer
 
@@ -65,8 +66,7 @@ def main() -> None:
         with atomic_path(arguments.output / "audit.json") as path:
             path.write_text(json.dumps(findings, indent=2, ensure_ascii=False), encoding="utf-8")
         for name, table in tables.items():
-            with atomic_path(arguments.output / f"{name}.csv") as path:
-                table.to_csv(path, index=False)
+            write_csv(table, arguments.output / f"{name}.csv")
         console.print(f"wrote audit.json and {len(tables)} CSV files to {arguments.output}", markup=False)
 
 

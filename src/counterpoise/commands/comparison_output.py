@@ -14,6 +14,7 @@ from rich.text import Text
 from counterpoise.analysis import leaderboard, plots
 from counterpoise.analysis.comparison import Comparison, Group
 from counterpoise.analysis.significance import significant
+from counterpoise.csv_tables import write_csv
 from counterpoise.errors import UserError, nearest
 from counterpoise.io import atomic_path
 from counterpoise.metrics import registry
@@ -112,8 +113,7 @@ def write(folder: Path, comparison: Comparison, drawn: Sequence[str]) -> None:
         ("pairs", comparison.pairs),
         ("classes", comparison.classes),
     ):
-        with atomic_path(folder / f"{name}.csv") as path:
-            table.to_csv(path, index=False)
+        write_csv(table, folder / f"{name}.csv")
     by_class = {name: comparison.classes[comparison.classes["group"] == name] for name in drawn}
     runs = {name: (comparison.counts, table["recall"].to_numpy()) for name, table in by_class.items()}
     plots.recall_vs_count(folder / "recall_vs_count.png", runs, *comparison.bounds, unit=unit(comparison))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 import yaml
 from rich.box import SIMPLE_HEAD
@@ -23,6 +22,7 @@ from counterpoise.analysis.runs import finished_jobs
 from counterpoise.commands.evaluation import read_correction, run_metrics
 from counterpoise.commands.run_config import ENSEMBLE_FILE, read_config
 from counterpoise.commands.saved_run import build
+from counterpoise.csv_tables import read_csv
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.splits import Vocabulary
 from counterpoise.data.token_store import load_tokenizer
@@ -33,6 +33,7 @@ from counterpoise.metrics.calibration import measure as calibrate
 from counterpoise.metrics.scoring import MultiLabelScoring, SingleLabelScoring
 from counterpoise.model.ensemble import choose_baseline_weight, combine, factors, spread
 from counterpoise.report.run.run_report import write_run_report
+from counterpoise.saved_files import reading
 from counterpoise.terminal import console, name_cells
 from counterpoise.training.artifacts import write_results
 from counterpoise.training.baseline import AnyScoring, FittedBaseline, cached_model, split_logits
@@ -206,7 +207,8 @@ def _member(run: Path, data: TextDataModule) -> Member:
 
 def read_labels(run: Path) -> list[str]:
     """Return the labels of a run, from its `balance.csv`."""
-    table = pd.read_csv(run / "balance.csv", usecols=["class"], dtype=str, keep_default_na=False)
+    with reading(run):
+        table = read_csv(run / "balance.csv", "class", ["class"])
     return table["class"].tolist()
 
 

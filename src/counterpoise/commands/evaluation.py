@@ -1,13 +1,11 @@
 """Score a finished run on a labelled file and show the scores."""
 
 import argparse
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from rich.table import Table
 from scipy.sparse import csr_matrix
@@ -18,6 +16,7 @@ from counterpoise.commands.predict import csv_format_of
 from counterpoise.commands.predictor import BlockPredictor, load, make_predictor
 from counterpoise.commands.run_config import ENSEMBLE_FILE
 from counterpoise.commands.saved_run import allowed_packages, load_run
+from counterpoise.csv_tables import read_csv
 from counterpoise.data.label_cleaning import respell
 from counterpoise.data.label_spelling import canonical_spellings, label_counts_of
 from counterpoise.data.sources.files import FileSource
@@ -26,6 +25,7 @@ from counterpoise.data.table import Split
 from counterpoise.errors import UserError
 from counterpoise.metrics import registry
 from counterpoise.metrics.scoring import MultiLabelScoring
+from counterpoise.saved_files import read_json, reading
 from counterpoise.terminal import console
 from counterpoise.training.results import RunResults
 
@@ -44,7 +44,8 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
     packages = allowed_packages(arguments.allow)
     ensemble = (arguments.run / ENSEMBLE_FILE).is_file()
     model, config = load_run(arguments.run / "members" / "0" if ensemble else arguments.run, packages)
-    correction = read_correction(arguments.run, model.labels, model.scoring.multi_label)
+    with reading(arguments.run):
+        correction = read_correction(arguments.run, model.labels, model.scoring.multi_label)
     model.scoring.counts = correction.counts
     split = read_labelled(arguments, config, correction.multi_label)
     if config["data"].get("normalise_labels"):
@@ -148,7 +149,7 @@ def read_correction(run: Path, labels: list[str], multi_label: bool) -> Correcti
     path = run / "balance.csv"
     if not path.is_file():
         raise UserError(f"{run} has no balance.csv, so its class counts are unknown")
-    table = pd.read_csv(path, keep_default_na=False).set_index("class").loc[labels]
+    table = read_csv(path, "class").set_index("class").loc[labels]
     counts = table["count"].to_numpy(np.int64)
     if multi_label:
         rows = int(run_metrics(run)["data"]["train"]["examples"])
@@ -181,7 +182,7 @@ def run_metrics(run: Path) -> dict[str, Any]:
     path = run / "metrics.json"
     if not path.is_file():
         raise UserError(f"{run} has no metrics.json: it did not finish")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def show(results: RunResults, run: Path) -> None:

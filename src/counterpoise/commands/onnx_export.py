@@ -30,6 +30,7 @@ from counterpoise.metrics import registry
 from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds
 from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.model.module import Classifier
+from counterpoise.saved_files import reading
 
 log = logging.getLogger(__name__)
 
@@ -264,17 +265,21 @@ def _test_split(run: Path, config: dict, ours: BlockPredictor, packages: Sequenc
     """
     if not (run / "splits.npz").is_file():
         raise UserError(f"{run} has no splits.npz, which holds the rows of its test split")
-    source, rows = build(config["data"], packages), np.load(run / "splits.npz")["test"]
+    source = build(config["data"], packages)
+    with reading(run):
+        rows = np.load(run / "splits.npz")["test"]
+        counts = pd.read_csv(run / "balance.csv", usecols=["count"])["count"].to_numpy()
+        predictions = pq.read_table(run / "predictions.parquet")
     source.prepare()
     loaded = source.load()
     split = loaded.get("test", loaded["train"])
     split = split.filter(np.isin(split.rows, rows))
-    truth = pq.read_table(run / "predictions.parquet")["labels" if split.task == "multi_label" else "label"]
+    with reading(run):
+        truth = predictions["labels" if split.task == "multi_label" else "label"]
     targets, before = (Vocabulary(ours.labels).encode(labels) for labels in (split.labels, truth))
     same = before.shape == targets.shape and not (before != targets).sum()
     if not same:
         raise UserError(f"{split.file} has changed since {run} was tested")
-    counts = pd.read_csv(run / "balance.csv", usecols=["count"])["count"].to_numpy()
     bounds = build(config["buckets"], packages) if "buckets" in config else DEFAULT_BOUNDS
     return _TestSplit(split.texts.to_pylist(), targets, counts, bounds)
 

@@ -5,7 +5,6 @@ standard output.
 """
 
 import argparse
-import json
 import logging
 from collections import Counter
 from pathlib import Path
@@ -24,6 +23,7 @@ from counterpoise.data.readers.json_lines import SUFFIXES as JSON_SUFFIXES
 from counterpoise.data.table import row_ids
 from counterpoise.data.table_writers import TEXT_FORMATS, Stream
 from counterpoise.errors import UserError
+from counterpoise.saved_files import read_json, reading
 from counterpoise.training.predictions import most_probable_class, multilabel_predictions_writer, predictions_writer
 
 if TYPE_CHECKING:
@@ -192,7 +192,8 @@ def csv_format_of(arguments: argparse.Namespace) -> dict[str, Any]:
             raise UserError(f"{CSV_OPTIONS.get(key, '--' + key)} has no effect: {arguments.file} is not a CSV file")
     exported = arguments.run / "export.json"
     if exported.is_file():
-        trained = json.loads(exported.read_text(encoding="utf-8")).get("reading", {})
+        with reading(exported):
+            trained = dict(read_json(exported).get("reading") or {})
     else:
         trained = training_csv_format(read_config(arguments.run))
     if trained.get("suffix") != suffix:

@@ -5,7 +5,6 @@ logits = predictor(["a text", "another"])
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.metrics.thresholds import Decision, read_thresholds
 from counterpoise.model.ensemble import combine
 from counterpoise.model.module import Classifier
+from counterpoise.saved_files import read_json, reading
 from counterpoise.terminal import progress
 from counterpoise.training.baseline import FittedBaseline
 from counterpoise.training.encoder_record import check_tokenizer
@@ -238,7 +238,8 @@ def load(
         UserError: The folder is neither, or its parts do not fit each other.
     """
     if (folder / ENSEMBLE_FILE).is_file():
-        return _load_ensemble(folder, device, precision, packages)
+        with reading(folder):
+            return _load_ensemble(folder, device, precision, packages)
     if (folder / "export.json").is_file():
         if precision == "bf16":
             raise UserError(f"--precision bf16: {folder} is an exported model, whose precision is fixed")
@@ -269,12 +270,13 @@ def make_predictor(
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=half):
             return model({"input_ids": ids.to(device), "attention_mask": mask.to(device)}).float()
 
-    source = build(config["encoder"], packages)
-    tokenizer = load_tokenizer(source.locate(), source.revision)
-    check_tokenizer(run, source, tokenizer)
-    backend, scoring = tokenizer.backend_tokenizer, model.scoring
-    backend.enable_truncation(source.max_length)
-    backend.no_padding()
+    with reading(run):
+        source = build(config["encoder"], packages)
+        tokenizer = load_tokenizer(source.locate(), source.revision)
+        check_tokenizer(run, source, tokenizer)
+        backend, scoring = tokenizer.backend_tokenizer, model.scoring
+        backend.enable_truncation(source.max_length)
+        backend.no_padding()
     found = Predictor(
         labels=model.labels,
         tokenizer=backend,
@@ -323,7 +325,13 @@ def _load_ensemble(folder: Path, device: str, precision: str, packages: Sequence
 
 def _load_exported(folder: Path, device: str) -> Predictor:
     runtime = require_package("onnxruntime")
-    content = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    with reading(folder):
+        return _build_exported(folder, device, runtime)
+
+
+def _build_exported(folder: Path, device: str, runtime: Any) -> Predictor:
+    content = read_json(folder / "export.json")
+    labels = content["labels"]
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     wanted = [f"{name}ExecutionProvider" for name in (device.partition(":")[0].upper(), "CPU")]
@@ -331,6 +339,12 @@ def _load_exported(folder: Path, device: str) -> Predictor:
     if wanted[0] not in providers:
         log.warning("--device %s: this ONNX Runtime supports the CPU only; install onnxruntime-gpu", device)
     session = runtime.InferenceSession(folder / "model.onnx", options, providers=providers)
+    names = (
+        {each.name for each in session.get_inputs()},
+        [(each.name, each.shape[1:]) for each in session.get_outputs()],
+    )
+    if names != ({"input_ids", "attention_mask"}, [("logits", [len(labels)])]):
+        raise ValueError(f"model.onnx does not return the logits of {len(labels)} labels")
 
     def logits(ids: Tensor, mask: Tensor) -> Tensor:
         outputs = session.run(["logits"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
@@ -343,7 +357,7 @@ def _load_exported(folder: Path, device: str) -> Predictor:
     tokenizer.no_padding()
     kind = "cpu" if providers[0].startswith("CPU") else "cuda"
     found = Predictor(
-        labels=content["labels"],
+        labels=labels,
         tokenizer=tokenizer,
         pad=content["pad_token_id"],
         model=logits,
@@ -352,6 +366,12 @@ def _load_exported(folder: Path, device: str) -> Predictor:
     if content["decision"] is not None:
         found.decision = Decision(**content["decision"])
         found.thresholds = read_thresholds(folder / "thresholds.json", found.labels)
+    if not isinstance(found.pad, int):
+        raise ValueError(f"pad_token_id is {found.pad!r}")
+    # Token ids that the model does not know raise here, and not after the texts are read.
+    found.predict(
+        [np.array([number], np.int32) for number in (found.pad, *sorted(tokenizer.get_vocab().values())[-1:])]
+    )
     return found
 
 

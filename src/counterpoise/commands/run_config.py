@@ -1,12 +1,13 @@
 """The configuration of a run folder, read without importing PyTorch."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from counterpoise.errors import UserError
+from counterpoise.saved_files import read_json, read_yaml, reading
+
+PARTS = ("data", "encoder", "head", "decision", "buckets")
+"""Parts of the configuration that the commands need."""
 
 ENSEMBLE_FILE = "ensemble.json"
 """File that the folder of an ensemble holds, and a run folder does not."""
@@ -16,11 +17,16 @@ def read_config(run: Path) -> dict[str, Any]:
     """Return the configuration of a run folder.
 
     Raises:
-        UserError: The folder has no config.yaml.
+        UserError: The folder has no config.yaml, or it is not the configuration of a run.
     """
-    if not (run / "config.yaml").is_file():
+    path = run / "config.yaml"
+    if not path.is_file():
         raise UserError(f"{run} is not a run folder: it has no config.yaml (an exported model has an export.json)")
-    return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = read_yaml(path)
+    absent = [part for part in PARTS if not isinstance(config.get(part), dict) or "_target_" not in config[part]]
+    if absent:
+        raise UserError(f"{path} is not the configuration of a run: it does not describe {', '.join(absent)}")
+    return config
 
 
 def read_ensemble(folder: Path) -> dict[str, Any]:
@@ -30,8 +36,8 @@ def read_ensemble(folder: Path) -> dict[str, Any]:
         UserError: The file is damaged.
     """
     path = folder / ENSEMBLE_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
+    with reading(path):
         for key, kind in (("labels", list), ("members", list), ("factors", list)):
             if not isinstance(content[key], kind):
                 raise ValueError(f"{key} is not a {kind.__name__}")
@@ -39,5 +45,3 @@ def read_ensemble(folder: Path) -> dict[str, Any]:
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ValueError(f"{name} is outside the folder")
         return {"baseline": None, **content}
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())})") from error

@@ -15,6 +15,7 @@ from counterpoise.metrics import registry
 from counterpoise.model.heads import rebuild_head
 from counterpoise.model.module import Classifier
 from counterpoise.model.optim import Optim
+from counterpoise.saved_files import reading
 from counterpoise.training.checkpoints import load_checkpoint
 from counterpoise.training.encoder_record import check_config, check_weights
 
@@ -86,9 +87,16 @@ def load_run(run: Path, packages: Sequence[str] = (PACKAGE,)) -> tuple[Classifie
         UserError: The folder is not a run, or its parts do not fit each other.
     """
     config = read_config(run)
+    with reading(run):
+        return _build_model(run, config, packages), config
+
+
+def _build_model(run: Path, config: dict[str, Any], packages: Sequence[str]) -> Classifier:
     registry.load(path for path in config.get("metrics") or () if str(path).partition(".")[0] in packages)
     checkpoint = load_checkpoint(run / "checkpoints" / "best.ckpt")
     labels, state = checkpoint["labels"], checkpoint["state_dict"]
+    if not all(isinstance(label, str) for label in labels):
+        raise ValueError("the labels of the checkpoint are not names")
     config["encoder"].pop("compile", None)  # compiling takes longer than most predictions
     source = build(config["encoder"], packages)
     check_config(run, source)
@@ -106,4 +114,4 @@ def load_run(run: Path, packages: Sequence[str] = (PACKAGE,)) -> tuple[Classifie
         check_weights(run, source, encoder)
     if unexpected or set(missing) != left_out:
         raise UserError(f"{run}: the checkpoint does not fit the model of config.yaml")
-    return model.eval(), config
+    return model.eval()

@@ -32,6 +32,9 @@ from counterpoise.errors import UserError
 
 log = logging.getLogger(__name__)
 
+MAX_WEIGHT = 1e15
+"""Largest instance weight, and the reciprocal of the smallest. Sums and squares of such weights are exact enough."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -203,11 +206,12 @@ def _groups(column: Column, where: str) -> tuple[Column, np.ndarray, np.ndarray]
 
 def _weights(column: pa.ChunkedArray, keep: np.ndarray, what: str, shown: str) -> np.ndarray:
     weights = parse_numbers(column)
-    wrong = keep & ~(np.isfinite(weights) & (weights >= 0))
+    wrong = keep & ~((weights == 0) | ((weights >= 1 / MAX_WEIGHT) & (weights <= MAX_WEIGHT)))
     if wrong.any():
         row = int(wrong.argmax())
         raise UserError(
-            f"{shown}: row {row + 1}: {what} holds {_format_value(column[row])}, which is not a number of 0 or more"
+            f"{shown}: row {row + 1}: {what} holds {_format_value(column[row])}, which is neither 0 nor a number "
+            f"from {1 / MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
         )
     if not weights[keep].any():
         raise UserError(f"{shown}: {what} is 0 in every row: set some weights above 0")

@@ -19,15 +19,13 @@ from counterpoise.data.arrow_cache import release_pages
 from counterpoise.data.arrow_columns import Column, to_array
 from counterpoise.data.cache import cached
 from counterpoise.data.tokenizer_checks import check_tokenizer
-from counterpoise.errors import UserError
+from counterpoise.errors import UserError, one_line
 from counterpoise.terminal import progress
 
 TEXTS_PER_CHUNK = 4096
 """Maximum number of texts that are tokenised at a time, on all cores."""
 BYTES_PER_CHUNK = 2**22
 """Maximum bytes of text that are tokenised at a time, unless one text is larger. A byte needs about 20 in memory."""
-LONGEST_REASON = 200
-"""Characters of a library's message that an error quotes."""
 FORMAT = 2
 
 
@@ -83,8 +81,7 @@ def load_tokenizer(folder: str, revision: str = "main") -> PreTrainedTokenizerBa
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=False)
         config = AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises no narrower class
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:LONGEST_REASON]
-        raise UserError(f"encoder {folder}: no tokenizer found ({reason})") from error
+        raise UserError(f"encoder {folder}: no tokenizer found ({one_line(error)})") from error
     if not tokenizer.is_fast:
         raise UserError(f"encoder {folder}: its tokenizer has no fast version (tokenizer.json)")
     check_tokenizer(tokenizer, folder, config)

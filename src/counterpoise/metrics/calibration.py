@@ -125,7 +125,7 @@ def read_adjustment(path: str | Path, labels: Sequence[str]) -> Adjustment:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     except KeyError as error:
         raise UserError(f"{path} does not match the labels of the run, or is incomplete: {error}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a calibration file of a run ({error})") from error
     if not all(is_number(value) and np.isfinite(value) for value in [*values, temperature]) or temperature <= 0:
         raise UserError(f"{path}: the temperature must be above 0 and the shift of each label a finite number")

@@ -225,7 +225,7 @@ def read_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:
         raise UserError(f"{key}: the file does not exist") from None
     except OSError as error:
         raise UserError(f"{key}: the file cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{key}: the file is not JSON ({error})") from error
     if not isinstance(given, dict):
         raise UserError(f"{key}: expected a mapping from label to threshold, such as {{{labels[0]!r}: 0.5}}")

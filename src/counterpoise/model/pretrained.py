@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,14 +13,12 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from counterpoise.errors import UserError
+from counterpoise.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 
 SHOWN_KEYS = 3
 """Weights that a message names."""
-LONGEST_REASON = 300
-"""Characters of a library's message that an error quotes."""
 _LOADING_ERRORS = (
     OSError,
     ValueError,
@@ -28,6 +27,7 @@ _LOADING_ERRORS = (
     ArithmeticError,
     ImportError,
     RuntimeError,
+    AssertionError,
     SafetensorError,
     StrictDataclassError,
 )
@@ -73,6 +73,7 @@ def load_backbone(location: str, name: str, config: Any, attention: str, pooler:
     Raises:
         UserError: The checkpoint cannot be read, lacks weights, or holds weights of another shape.
     """
+    _check_sizes(location, name, config)
     try:
         model, report = _load(location, config, attention, revision)
     except _LOADING_ERRORS as error:
@@ -83,6 +84,23 @@ def load_backbone(location: str, name: str, config: Any, attention: str, pooler:
     backbone = model.encoder if hasattr(model, "encoder") and hasattr(model, "decoder") else model
     _check_report(report, model, backbone, name, pooler)
     return backbone
+
+
+def _check_sizes(location: str, name: str, config: Any) -> None:
+    """Raise UserError if config.json describes more weights than the checkpoint in a local folder can hold.
+
+    transformers would allocate them, and fill them with random values, before it reports that they are missing.
+    """
+    checkpoint = sum(path.stat().st_size for path in Path(location).glob("*.safetensors"))
+    hidden = getattr(config, "hidden_size", None)
+    for key, width in (("vocab_size", getattr(config, "embedding_size", hidden)), ("num_hidden_layers", hidden)):
+        size = getattr(config, key, None)
+        # A weight takes at least a byte.
+        if checkpoint and isinstance(size, int) and isinstance(width, int) and size * width > checkpoint:
+            raise UserError(
+                f"encoder.name={name}: {key}={size:,} of config.json describes at least {size * width:,} weights, and "
+                f"the checkpoint has {checkpoint:,} bytes"
+            )
 
 
 def _load(location: str, config: Any, attention: str, revision: str) -> tuple[Any, dict[str, Any]]:
@@ -182,10 +200,7 @@ def _listed(keys: Iterable[str]) -> str:
 
 
 def _cannot_be_loaded(name: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:LONGEST_REASON]
-    if isinstance(error, LookupError | ArithmeticError) or not reason:
-        reason = f"{type(error).__name__} {reason}".rstrip()  # the message alone is a bare key
-    return f"encoder.name={name} cannot be loaded: {reason}"
+    return f"encoder.name={name} cannot be loaded: {one_line(error)}"
 
 
 class _SilentLoading:

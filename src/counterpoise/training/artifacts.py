@@ -9,6 +9,7 @@ import pandas as pd
 
 from counterpoise.analysis.leaderboard import BASELINE_PREDICTIONS
 from counterpoise.balance import Correction
+from counterpoise.csv_tables import write_csv
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.io import atomic_path
 from counterpoise.training.predictions import write_multilabel_predictions, write_predictions
@@ -32,7 +33,7 @@ def write_inputs(folder: Path, correction: Correction, data: TextDataModule) -> 
             "effective_prior": correction.effective_prior,
         }
     )
-    table.to_csv(folder / "balance.csv", index=False)
+    write_csv(table, folder / "balance.csv")
     data.save_splits(folder / "splits.npz")
 
 
@@ -66,7 +67,7 @@ def write_results(folder: Path, results: RunResults) -> None:
         by_label = dict(zip(results.labels, results.thresholds.tolist(), strict=True))
         with atomic_path(folder / "thresholds.json") as path:
             path.write_text(json.dumps(by_label, indent=2, ensure_ascii=False), encoding="utf-8")
-    table.to_csv(folder / "per_class.csv", index=False)
+    write_csv(table, folder / "per_class.csv")
     _write_predictions(folder / "predictions.parquet", results, results.test_logits, results.decided)
     if results.baseline is not None:
         plain = replace(results, least_cost=None)

@@ -20,6 +20,7 @@ from counterpoise.io import atomic_path
 from counterpoise.model.embeddings import PrecomputedEmbeddings
 from counterpoise.model.encoder import Encoder, EncoderSource
 from counterpoise.model.pretrained import read_config
+from counterpoise.saved_files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +102,9 @@ def _compare(run: Path, part: str, found: str, source: EncoderSource) -> None:
         log.warning("%s has no %s: cannot check that %s of the encoder is unchanged since training", run, FILE, part)
         return
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         recorded = record[part]
-    except (ValueError, KeyError, TypeError) as error:
+    except (UserError, KeyError) as error:
         raise UserError(f"{path} is damaged: restore it from a copy of the run") from error
     if recorded in (None, found):
         return

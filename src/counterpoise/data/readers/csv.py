@@ -8,9 +8,9 @@ import pyarrow.csv
 from counterpoise.data.readers import files
 from counterpoise.data.readers.csv_structure import CsvStructure, check_quotes, escape_hint
 from counterpoise.data.readers.encoding import TextFile
-from counterpoise.data.readers.files import NoticeSink, one_line, require_columns, reraise_as_user_error
+from counterpoise.data.readers.files import NoticeSink, require_columns, reraise_as_user_error
 from counterpoise.data.readers.format import FileFormat
-from counterpoise.errors import UserError
+from counterpoise.errors import UserError, one_line
 
 
 def read_csv(file: TextFile, columns: list[str], form: FileFormat, suffix: str, keep: NoticeSink) -> pa.Table:

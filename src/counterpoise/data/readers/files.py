@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from counterpoise.errors import UserError, nearest
+from counterpoise.errors import UserError, nearest, one_line
 
 NoticeSink = Callable[[pa.RecordBatchReader, Sequence[str]], pa.Table]
 """A `TableSink` that also receives what the user should know of the file, one line each."""
 BLOCK = 4 * 2**20
 """Bytes that are read at a time. Arrow reads several blocks ahead. A row must fit into two blocks."""
+
+SHOWN_FILES = 3
+"""Files of a folder that a message names."""
 
 
 @contextmanager
@@ -28,6 +31,11 @@ def reraise_as_user_error(
 
 def require_file(path: Path) -> None:
     """Raise UserError if the file does not exist, and suggest the nearest name."""
+    if path.is_dir():
+        names = sorted(each.name for each in path.iterdir())[:SHOWN_FILES]
+        raise UserError(f"{path} is a folder: name a file in it, such as {', '.join(names) or 'train.csv'}")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is a pipe or a device, which cannot be read twice: save its content to a file")
     if not path.is_file():
         folder = path.parent
         names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
@@ -53,9 +61,3 @@ def require_columns_of_schema(columns: Sequence[str], schema: pa.Schema, file: s
         absent = [column for column in columns if schema.get_field_index(column) < 0]
         if absent:
             raise UserError(f"{file} has no column {absent[0]!r}; the names of its columns are not in UTF-8") from error
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return the message of an error as one line of at most `limit` characters."""
-    line = " ".join(str(error).split()) or type(error).__name__
-    return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -29,6 +29,10 @@ class FileFormat:
     columns: Sequence[str] | None = None
     encoding: str = AUTO
 
+    def __post_init__(self) -> None:
+        if self.delimiter == "\\t":  # as a shell passes data.delimiter="\t"
+            object.__setattr__(self, "delimiter", "\t")
+
     def check(self) -> None:
         """Raise UserError for invalid settings."""
         for key, character in (("delimiter", self.delimiter), ("quote", self.quote), ("escape", self.escape)):

@@ -3,23 +3,30 @@
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json
 
 from counterpoise.data.arrow_cache import TableSink
 from counterpoise.data.readers import files
 from counterpoise.data.readers.encoding import TextFile
-from counterpoise.data.readers.files import one_line, require_columns_of_schema, reraise_as_user_error
-from counterpoise.errors import UserError
+from counterpoise.data.readers.files import require_columns_of_schema, reraise_as_user_error
+from counterpoise.errors import UserError, one_line
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
 MAX_ARRAY = 2**29
 """Largest size of a JSON array in bytes. It is parsed in memory."""
 NOT_AN_OBJECT = re.compile(rb"^[ \t\r]*[^{ \t\r\n]", re.MULTILINE)
 """Start of a line that is not an object."""
+ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
+)
+"""An escape of JSON; `lone` is a surrogate without its other half."""
+MAX_EXACT = 2**53
+"""Whole numbers from here on are not exact in float64."""
 TEXT = pa.large_binary()
 LIST = pa.list_(TEXT)
 TYPES = {"number": pa.int64(), "boolean": pa.bool_(), "array": LIST}
@@ -42,8 +49,10 @@ def read_json(file: TextFile, text: str, columns: list[str], keep: TableSink) ->
     """
 
     def opened() -> pa.NativeFile:
-        return file.open() if array is None else pa.input_stream(array)
+        stream = file.open() if array is None else pa.input_stream(array)
+        return pa.lib.TransformInputStream(stream, _EncodeSurrogates()) if surrogates else stream
 
+    surrogates = False
     with reraise_as_user_error(file.path):
         array = _array_as_lines(file) if _first_character(file) == b"[" else None
         # Arrow crashes where the first line of a block is null.
@@ -63,8 +72,11 @@ def read_json(file: TextFile, text: str, columns: list[str], keep: TableSink) ->
     fault = None
     while types is not None and types[text] == TEXT:
         try:
-            table = keep(read(types))
+            table = keep(_without_rounding(read(types), file.name))
         except pa.ArrowInvalid as error:
+            if "surrogate" in str(error) and not surrogates:
+                surrogates = True
+                continue
             fault = fault or error
             types = _next_types(types, str(error), read)
             continue
@@ -76,6 +88,41 @@ def read_json(file: TextFile, text: str, columns: list[str], keep: TableSink) ->
         raise UserError(f"{file.name} has no rows") from fault
     message = _find_bad_json_row(file.name, opened(), text, columns)
     raise UserError(message or f"cannot read {file.name}: {fault}") from fault
+
+
+class _EncodeSurrogates:
+    """Replaces the escapes of surrogates without their other half by bytes that are not UTF-8.
+
+    Arrow refuses the whole file for one of them. The rows are then treated like other rows that are not UTF-8.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def __call__(self, block: pa.Buffer) -> bytes:
+        data = self._rest + bytes(block)
+        end = data.rfind(b"\n") + 1 if len(block) else len(data)
+        self._rest = data[end:]
+        return ESCAPE.sub(lambda found: b"\xed\xa0\x80" if found["lone"] else found[0], data[:end])
+
+
+def _without_rounding(reader: pa.RecordBatchReader, name: str) -> pa.RecordBatchReader:
+    """Return the batches; raise UserError at numbers that are read as float64 and are not exact there."""
+    if not any(kind in (pa.float64(), pa.list_(pa.float64())) for kind in reader.schema.types):
+        return reader
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in reader:
+            for column, values in zip(batch.schema.names, batch.columns, strict=True):
+                numbers = values.flatten() if pa.types.is_list(values.type) else values
+                if pa.types.is_float64(numbers.type) and (pc.max(pc.abs(numbers)).as_py() or 0) >= MAX_EXACT:
+                    raise UserError(
+                        f"{name}: column {column!r} holds whole numbers of more than 15 digits that would be rounded, "
+                        "since others have fractions or do not fit into 64 bits: write them as text, in quotes"
+                    )
+            yield batch
+
+    return pa.RecordBatchReader.from_batches(reader.schema, batches())
 
 
 def _first_character(file: TextFile) -> bytes:
@@ -161,7 +208,7 @@ def _find_bad_json_row(name: str, stream: pa.NativeFile, text: str, columns: lis
             where = f"cannot read {name}: row {row}"
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 return f"{where} is not JSON; each line must hold one object: {one_line(error)}"
             if not isinstance(record, dict):
                 return f"{where} is a {type(record).__name__}; each line must hold one object"

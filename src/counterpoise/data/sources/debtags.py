@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from counterpoise.data.arrow_columns import format_rows
 from counterpoise.data.cache import cached
 from counterpoise.data.label_cleaning import drop_rare_labels
-from counterpoise.data.readers.files import one_line, require_file
+from counterpoise.data.readers.files import require_file
 from counterpoise.data.table import Split
 from counterpoise.data.table_format import check_min_count, check_on_bad_row
-from counterpoise.errors import UserError
+from counterpoise.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 

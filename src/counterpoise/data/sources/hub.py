@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from counterpoise.data.arrow_columns import Column, build_lists, flatten_lists, is_list
 from counterpoise.data.hub_access import no_access
 from counterpoise.data.label_cleaning import clean_labels
-from counterpoise.data.readers.files import one_line, require_columns
+from counterpoise.data.readers.files import require_columns
 from counterpoise.data.table import Split, usable_rows
 from counterpoise.data.table_format import TableFormat
-from counterpoise.errors import UserError
+from counterpoise.errors import UserError, one_line
 
 
 @dataclass
