@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help train test sweep probe fork bench lint format typecheck clean
+.PHONY: help train test soak sweep probe fork bench lint format typecheck clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ probe: $(STAMP) ## compare every strategy with five seeds by linear probes on a 
 
 test: $(STAMP) ## install, then run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+soak: $(STAMP) ## install, then run the tests that inject faults for many minutes
+	$(BIN)/python -m pytest -m soak
 
 fork: $(STAMP) ## write a small project that builds on this package: make fork NAME=mytask DIR=../mytask
 	@test -n "$(NAME)" -a -n "$(DIR)" || { echo "error: make fork NAME=mytask DIR=../mytask" >&2; exit 2; }

@@ -139,13 +139,19 @@ def start(*overrides: str) -> "subprocess.Popen[str]":
     """Start `train.py` in its own process, for tests of signals and process groups."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *overrides],
-        env={**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         # Background jobs of a shell ignore SIGINT, and child processes inherit this.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a process that can import the modules beside the tests."""
+    path = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
 def finish(process: "subprocess.Popen[str]", folder: Path, seconds: float = 300) -> Outcome:

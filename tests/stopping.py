@@ -1,6 +1,8 @@
 """Callbacks that stop a training at a chosen moment."""
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.callbacks import Callback
@@ -23,11 +25,17 @@ class StopAt(Callback):
 
 
 class SignalAt(StopAt):
-    """Send this process a signal, at the n-th call of a hook."""
+    """Send this process a signal, at the n-th call of a hook.
 
-    def __init__(self, hook: str, n: int, number: int) -> None:
+    devices: The processes that receive it, by number of their device. mark: A file that is written before.
+    """
+
+    def __init__(self, hook: str, n: int, number: int, devices: Sequence[int] = (0,), mark: str | None = None) -> None:
         super().__init__(hook, n)
-        self.number = number
+        self.number, self.devices, self.mark = number, devices, mark
 
     def stop(self) -> None:
-        os.kill(os.getpid(), self.number)
+        if int(os.environ.get("LOCAL_RANK", 0)) in self.devices:
+            if self.mark:
+                Path(self.mark).touch()
+            os.kill(os.getpid(), self.number)

@@ -6,6 +6,8 @@ import time
 
 import pytest
 import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only as other_rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from counterpoise.errors import UserError
@@ -15,6 +17,7 @@ from counterpoise.training.processes import (
     available_memory,
     check_cores,
     check_memory,
+    check_run_folder,
     end_with_launcher,
 )
 from counterpoise.training.trainer import build
@@ -120,3 +123,73 @@ def test_a_process_that_nobody_launched_outlives_its_parent(monkeypatch):
     os.close(sending)
     os.waitpid(parent, 0)
     assert os.read(receiving, 5) == b"alive"
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "run", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+BATCH = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_ID": "7"}
+BATCH |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+SRUN = {**BATCH, "SLURM_STEP_NUM_TASKS": "2"}
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Set the environment of a launcher."""
+    for name in (*TORCHRUN, *SRUN):
+        monkeypatch.delenv(name, raising=False)
+
+    def set_all(environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+
+    yield set_all
+    rank_zero_only.rank = other_rank_zero_only.rank = 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "nodes", "strategy", "fits"),
+    [
+        ({}, 1, 1, "auto", True),
+        ({}, 2, 1, "auto", True),
+        ({}, 1, 2, "auto", False),
+        ({}, 2, 2, "ddp", False),
+        (TORCHRUN, 2, 1, "ddp", True),
+        (TORCHRUN, 1, 2, "ddp", True),
+        (TORCHRUN, 1, 1, "auto", False),
+        (TORCHRUN, 1, 4, "ddp", False),
+        (TORCHRUN, 2, 1, "ddp_spawn", False),
+        (BATCH, 1, 1, "auto", True),
+        (BATCH, 2, 1, "ddp", False),
+        (SRUN, 2, 1, "ddp", True),
+        (SRUN, 1, 1, "auto", False),
+        ({**SRUN, "SLURM_STEP_NUM_TASKS": "1"}, 2, 1, "ddp", False),
+        ({**SRUN, "SLURM_JOB_NAME": "bash", "SLURM_STEP_NUM_TASKS": "1"}, 2, 1, "ddp", True),
+    ],
+)
+def test_the_processes_that_torchrun_or_srun_started_must_be_those_of_the_trainer(
+    environment, devices, nodes, strategy, fits, launched
+):
+    launched(environment)
+    settings = {"accelerator": "cpu", "devices": devices, "num_nodes": nodes, "strategy": strategy, "logger": False}
+    if fits:
+        assert build(**settings).world_size == devices * nodes
+    else:
+        with pytest.raises(UserError) as error:
+            build(**settings)
+        assert "torchrun" in str(error.value)
+
+
+@pytest.mark.parametrize("environment", [TORCHRUN, SRUN])
+def test_several_started_processes_need_one_run_folder(environment, launched):
+    check_run_folder("outputs/${now:%H-%M-%S-%f}")
+    launched(environment)
+    check_run_folder("outputs/night")
+    with pytest.raises(UserError) as error:
+        check_run_folder("outputs/${now:%H-%M-%S-%f}")
+    assert "hydra.run.dir=outputs/NAME" in str(error.value)
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan")])
+def test_a_timeout_without_length_is_refused(minutes):
+    with pytest.raises(UserError) as error:
+        build(accelerator="cpu", devices=2, timeout=minutes, logger=False)
+    assert f"trainer.timeout={minutes}" in str(error.value)

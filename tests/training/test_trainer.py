@@ -13,6 +13,7 @@ INVALID = {
     "val_check_interval": [0, 0.0, -1, True, math.nan, 1.5, "1"],
     "limit_train_batches": [0, 0.0, -1, True, math.nan, 1.5, "1"],
     "gradient_clip_val": [-1, True, math.nan, "1"],
+    "strategy": ["fsdp", "deepspeed", "dpp"],
 }
 VALID = {
     "accumulate_grad_batches": [1, 4, None],

@@ -1,4 +1,4 @@
-"""Processes of a run on several devices: how many this machine can take, and their end with their parent."""
+"""Processes of a run on several devices: their number and folder, and their end with their parent."""
 
 import os
 import signal
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from torch import nn
 
@@ -66,6 +67,48 @@ def check_memory(trainer: pl.Trainer, model: nn.Module, root: Path = Path("/")) 
         raise UserError(
             f"trainer.devices={number}: {number} processes need at least {needed / GIB:.1f} GiB of memory in addition, "
             f"and {available / GIB:.1f} GiB are available. Use at most {max(1, fitting)}"
+        )
+
+
+def started_processes() -> int:
+    """Return how many processes of this run torchrun or srun has started; 1 if neither did."""
+    name = "WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_STEP_NUM_TASKS"
+    return int(os.environ.get(name, 1))
+
+
+def check_launch(trainer: pl.Trainer) -> None:
+    """Raise UserError if torchrun or srun has started another number of processes than the trainer expects.
+
+    Without this, the processes wait for others that do not exist, or each trains the whole model.
+    """
+    environment = trainer._accelerator_connector.cluster_environment
+    started, expected = started_processes(), trainer.num_devices * trainer.num_nodes
+    product = f"trainer.devices={trainer.num_devices} times trainer.num_nodes={trainer.num_nodes}"
+    several = isinstance(environment, TorchElasticEnvironment | SLURMEnvironment) and expected > 1
+    if started != expected and (started > 1 or several):
+        raise UserError(
+            f"torchrun or srun started {started} process{'es' * (started > 1)}, but {product} is {expected}: start one "
+            "process per device"
+        )
+    if started > 1 and isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise UserError("trainer.strategy=ddp_spawn starts processes itself: use ddp with torchrun or srun")
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment):
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes}: start the run on every node with torchrun or srun, see "
+            "docs/devices.md"
+        )
+
+
+def check_run_folder(folder: str) -> None:
+    """Raise UserError if processes that torchrun or srun started would each have a run folder of their own.
+
+    Args:
+        folder: `hydra.run.dir` before interpolation.
+    """
+    if started_processes() > 1 and "${now" in folder:
+        raise UserError(
+            f"{started_processes()} processes need the same run folder, which the time does not give them: set "
+            "hydra.run.dir=outputs/NAME"
         )
 
 

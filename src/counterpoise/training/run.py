@@ -25,8 +25,9 @@ from counterpoise.io import atomic_path
 from counterpoise.terminal import console, exit_with_error, user_error_line
 from counterpoise.training import signals
 from counterpoise.training.config_types import check_types, flatten
+from counterpoise.training.launcher import LostProcess, lost_process, watched
 from counterpoise.training.next_steps import resume_command
-from counterpoise.training.processes import check_cores, end_with_launcher
+from counterpoise.training.processes import check_cores, check_run_folder, end_with_launcher
 from counterpoise.training.shown_settings import show_settings, shown_path
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class RunContext:
             # All jobs of a sweep read the same data: the first one reports its defects.
             logging.getLogger("counterpoise.data").setLevel(logging.ERROR)
         check_types(self.resolved_config)
+        check_run_folder(OmegaConf.to_container(HydraConfig.get().run)["dir"])  # type: ignore[call-overload, index]
         check_cores(self.resolved_config["trainer"])
         file = shown_path(self.folder / "config.yaml")
         show_settings(self.resolved_config, self.flat_config, self.choices, self.overrides, file)
@@ -151,7 +153,7 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
     @functools.wraps(task)
     def run_and_record(config: DictConfig) -> float | None:
         run = RunContext.from_hydra(config)
-        with signals.handled():
+        with signals.handled(), watched(functools.partial(_record_lost, run)):
             try:
                 run.write_status("running")
                 value = task(run)
@@ -161,6 +163,9 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
                 signals.defer()
                 # What a signal raises may become another error, such as that of an archive which is not closed.
                 stop = signals.received() or (signal.SIGINT if isinstance(end, KeyboardInterrupt) else None)
+                if stop is None and isinstance(end, RuntimeError) and (lost := lost_process(seconds=1)):
+                    # Communication with the lost process has failed.
+                    sys.exit(_record_lost(run, lost))
                 if stop is None and isinstance(end, Exception):
                     _record_failure(run, end)
                     return None
@@ -181,6 +186,16 @@ def _record_stop(run: RunContext, cause: str) -> None:
     run.write_status("failed", f"stopped by {cause}")
     if run.rank == 0:
         print(f"\nstopped by {cause}{_resume_hint(run)}", file=sys.stderr)
+
+
+def _record_lost(run: RunContext, lost: LostProcess) -> int:
+    """Record that another process of the run ended and print it; return the exit code."""
+    if lost.stop:
+        _record_stop(run, signals.cause(lost.stop))
+        return 128 + lost.stop
+    run.write_status("failed", str(lost))
+    print(f"error: {lost}", file=sys.stderr)
+    return 1
 
 
 def _resume_hint(run: RunContext) -> str:
@@ -216,6 +231,7 @@ def silence_library_warnings() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*recommended to use `self.log.*sync_dist=True.*")  # equal on all devices
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # a frozen encoder

@@ -14,12 +14,18 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from torch.multiprocessing import ProcessExitedException
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 """Signals that stop a run. Windows lacks SIGHUP and SIGUSR1."""
 IMPATIENCE = 1.0
 """Seconds after which a second Ctrl-C ends the process at once. Some launchers deliver one Ctrl-C twice."""
+
+JOIN = 10.0
+"""Seconds that the parent of spawned processes waits for them after a signal."""
 
 
 class Stopped(SystemExit):
@@ -118,6 +124,18 @@ class StopOnSignal(Callback):
         defer(False)
         self._stop(trainer)
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """In the parent of spawned processes, pass a signal on to them and wait until they have saved."""
+        launcher = trainer.strategy.launcher
+        if not isinstance(launcher, _MultiProcessingLauncher) or not launcher.procs:
+            return
+        if isinstance(exception, ProcessExitedException) and (number := exception.exit_code - 128) in SIGNALS:
+            _state.received = _state.received or signal.Signals(number)
+        if _state.received:
+            launcher.kill(_state.received)
+            for process in launcher.procs:
+                process.join(JOIN)
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Restore the handlers that `on_train_start` replaced."""
         self._handlers.close()
@@ -125,9 +143,11 @@ class StopOnSignal(Callback):
     @staticmethod
     def _stop(trainer: pl.Trainer) -> None:
         """Stop all processes of the training if one of them received a signal."""
-        number = received()
-        if trainer.strategy.reduce_boolean_decision(number is not None, all=False):
-            raise Stopped(number or signal.SIGTERM)
+        if trainer.world_size > 1:
+            number = torch.tensor(float(_state.received or 0), device=trainer.strategy.root_device)
+            largest = int(trainer.strategy.reduce(number, reduce_op="max"))
+            _state.received = _state.received or (signal.Signals(largest) if largest else None)
+        check()
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

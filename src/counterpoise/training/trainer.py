@@ -1,18 +1,23 @@
 """The Lightning Trainer with this project's defaults, and the change from training to evaluation."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, Timer
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from counterpoise.balance.validation import is_number
 from counterpoise.errors import UserError
 from counterpoise.training.checkpoints import AtomicCheckpointIO
+from counterpoise.training.launcher import ProcessLauncher, release
 from counterpoise.training.precision import accelerator_precision
+from counterpoise.training.processes import check_launch
 from counterpoise.training.signals import StopOnSignal
 
 
@@ -22,6 +27,7 @@ def build(
     precision: str = "auto",
     max_time: str | None = None,
     callbacks: Sequence[Callback] | None = None,
+    timeout: float = 30,
     **flags: Any,
 ) -> pl.Trainer:
     """Return a Trainer with atomic checkpoints that stops at signals as `signals` describes.
@@ -33,6 +39,7 @@ def build(
             and fp32 elsewhere; `choose_precision` also selects bf16-mixed on CPUs.
         max_time: Time limit of the training, days:hours:minutes:seconds; None: no limit.
         callbacks: Lightning callbacks.
+        timeout: Minutes that a process waits for the other processes of the run. Defaults to 30.
         **flags: Further arguments of `pytorch_lightning.Trainer`.
 
     Raises:
@@ -44,6 +51,8 @@ def build(
             f"trainer.precision={precision} rounds weights, metrics and thresholds: use {precision[:-4]}mixed, whose "
             "matrix products are as fast"
         )
+    if not timeout > 0:
+        raise UserError(f"trainer.timeout={timeout}: use a number of minutes above 0")
     try:
         trainer = pl.Trainer(
             accelerator=accelerator,
@@ -55,15 +64,24 @@ def build(
             callbacks=[*_time_limit(max_time), ValidateAtEnd(), *(callbacks or []), StopOnSignal()],
             **flags,
         )
-        # Lightning's handler of SIGTERM waits for other processes within the handler.
-        trainer._signal_connector.register_signal_handlers = _keep_handlers  # type: ignore[method-assign]
-        return trainer
-    except (MisconfigurationException, TypeError, ValueError) as error:
+        # Lightning's handler of SIGTERM waits for other processes within the handler. `StopOnSignal` replaces both.
+        trainer._signal_connector.register_signal_handlers = _do_nothing  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing  # type: ignore[method-assign]
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    check_launch(trainer)
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy):
+        strategy._timeout = timedelta(minutes=timeout)
+        if isinstance(launcher := strategy.launcher, _SubprocessScriptLauncher):
+            strategy._launcher = ProcessLauncher(
+                launcher.cluster_environment, launcher.num_processes, strategy.num_nodes
+            )
+    return trainer
 
 
-def _keep_handlers() -> None:
-    """Register no signal handlers; a function of a module, because `ddp_spawn` pickles the Trainer."""
+def _do_nothing() -> None:
+    """Do nothing; a function of a module, because `ddp_spawn` pickles the Trainer."""
 
 
 class ValidateAtEnd(Callback):
@@ -113,6 +131,8 @@ def _check_flags(flags: Mapping[str, Any]) -> None:
             f"trainer.limit_val_batches={limit} is not supported: it would validate on the longest texts, and "
             "thresholds, early stopping and the best checkpoint would follow them. Use loader.validation_limit"
         )
+    if not str(strategy := flags.get("strategy") or "auto").startswith(("auto", "ddp")):
+        raise UserError(f"trainer.strategy={strategy} is not supported: use auto, ddp or ddp_spawn")
     if flags.get("reload_dataloaders_every_n_epochs"):
         raise UserError("trainer.reload_dataloaders_every_n_epochs is not supported: the data are read once")
     for flag in ("accumulate_grad_batches", "check_val_every_n_epoch"):
@@ -136,6 +156,7 @@ def leave_process_group() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+        release()
 
 
 def evaluation_trainer(trainer: pl.Trainer) -> pl.Trainer:
