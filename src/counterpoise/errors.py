@@ -1,5 +1,6 @@
 """Errors that the user can fix."""
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -23,6 +24,18 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     if isinstance(error, LookupError | ArithmeticError | RecursionError) or not line:
         line = f"{type(error).__name__} {line}".rstrip()  # the message alone is a bare key
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """Return the error of a full or read-only disk, or of a quota, that caused `error`; None if there is none.
+
+    Libraries that fail to close a file after it often raise another error in its place.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def out_of_memory(error: BaseException) -> bool:

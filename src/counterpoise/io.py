@@ -1,9 +1,12 @@
 """Atomic file writes."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from counterpoise.errors import UserError, disk_error
 
 
 @contextmanager
@@ -16,6 +19,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Args:
         path: The file to write.
 
+    Raises:
+        UserError: The disk is full or read-only.
+
     Yields:
         The temporary path, with the suffix of `path`, because some savers choose the format by the suffix.
     """
@@ -25,5 +31,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield unfinished
         unfinished.replace(path)
+    except Exception as error:
+        if (cause := disk_error(error)) is None:
+            raise
+        raise UserError(f"cannot write {path}: {os.strerror(cause.errno or 0)}; free space in {path.parent}") from error
     finally:
         unfinished.unlink(missing_ok=True)

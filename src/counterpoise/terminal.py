@@ -1,8 +1,8 @@
 """Console output and the error boundary of the command line: user errors become one line and exit code 2."""
 
 import codecs
-import errno
 import io
+import logging
 import os
 import sys
 import time
@@ -17,7 +17,7 @@ from rich.status import Status
 from rich.text import Text
 
 from counterpoise.config_errors import config_error_line, reject_options
-from counterpoise.errors import UserError, out_of_memory
+from counterpoise.errors import UserError, disk_error, out_of_memory
 from counterpoise.names import ELLIPSIS, shorten_all
 
 console = Console()
@@ -143,6 +143,15 @@ class LineProgress(Progress):
             print(f"{task.description}: {task.completed:,.0f}{total}{left}", file=sys.stderr, flush=True)
 
 
+class LogFile(logging.FileHandler):
+    """A log file that does not report a full disk for every line: the run does so once, when it fails to write."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Ignore errors of the disk."""
+        if disk_error(sys.exc_info()[1]) is None:
+            super().handleError(record)
+
+
 def progress(*columns: ProgressColumn | str) -> Progress:
     """Return a progress display on standard error: a bar that disappears at its end, or lines outside a terminal.
 
@@ -188,8 +197,9 @@ def user_error_line(error: BaseException) -> str | None:
         if isinstance(cause, UserError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, PermissionError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EROFS):
-        return f"{getattr(error, 'filename', None) or 'disk'}: {getattr(error, 'strerror', error)}"
+    denied = error if isinstance(error, PermissionError) else disk_error(error)
+    if denied is not None:
+        return f"{denied.filename or 'disk'}: {denied.strerror}"
     if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
         return f"{error.object}: {NO_UTF8}"
     if "hydra" in sys.modules and (line := config_error_line(error)):

