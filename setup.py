@@ -1,9 +1,9 @@
 """Packages to install: src/counterpoise, and conf/ as `counterpoise.conf`, which forks compose with pkg://."""
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 
 setup(
-    packages=[*find_packages("src"), "counterpoise.conf"],
+    packages=[*find_packages("src"), *find_namespace_packages("src", include=["hydra_plugins.*"]), "counterpoise.conf"],
     package_dir={"": "src", "counterpoise.conf": "conf"},
     package_data={
         "counterpoise": ["py.typed", "commands/fork_template/**/*", "commands/fork_template/.gitignore"],

@@ -26,7 +26,16 @@ GROUPS = sorted(
 OPTIONS = [
     (group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml")) if path.stem != "base"
 ]
-COMMENTED = ["", "data", "encoder", "head", "optim", "trainer", *(g for g in GROUPS if g.startswith("strategy"))]
+COMMENTED = [
+    "",
+    "data",
+    "encoder",
+    "head",
+    "hydra/launcher",
+    "optim",
+    "trainer",
+    *(g for g in GROUPS if g.startswith("strategy")),
+]
 """Groups whose every setting has a comment that says what a change does."""
 NEEDED = {
     ("strategy", "manual"): ["strategy.weights.by_label={a: 1, b: 2}"],

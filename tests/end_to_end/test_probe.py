@@ -1,12 +1,12 @@
 """Linear probes (train=probe) from the command line to predictions."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from joblib.externals.loky import get_reusable_executor
 from scipy.special import expit, log_softmax
 
 from commandline import call, load, run, setting
@@ -105,12 +105,12 @@ def test_probes_of_a_sweep_run_in_parallel_write_no_report_and_survive_a_failed_
     sweep = tmp_path / "sweep"
     jobs = ["strategy=weighted,manual,crt", "hydra.launcher.n_jobs=2"]
     epochs = ["trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2"]
-    try:
-        done = run(sweep, "-m", *probe, *jobs, *epochs, f"hydra.sweep.dir={sweep}")
-    finally:
-        get_reusable_executor().shutdown()
+    done = run(sweep, "-m", *probe, *jobs, *epochs, f"hydra.sweep.dir={sweep}")
     assert done.code == 1, done.err
     assert "Traceback" not in done.err
+    assert "every job: data=files " in done.out
+    assert re.search(r"strategy=weighted: finished in \d+ s, val/macro_f1 0\.\d{4}", done.out)
+    assert "strategy=manual: failed in" in done.out
     table = pd.read_csv(sweep / "leaderboard.csv").sort_values("job")
     assert table.job.tolist() == ["0", "1", "2", "baseline"]
     assert table.state.tolist() == ["finished", "failed", "finished", "finished"]

@@ -251,7 +251,9 @@ def test_a_checkpoint_of_weights_only_cannot_be_resumed(tiny, tmp_path):
 
 def test_a_sweep_continues_after_a_failed_job_and_writes_its_leaderboard(tiny, tmp_path):
     sweep = tmp_path / "sweep"
-    done = run(sweep, "-m", *tiny, f"hydra.sweep.dir={sweep}", "strategy=plain,manual,weighted", report=False)
+    # In this process; tests/sweep has the launcher that is the default.
+    command = ["-m", *tiny, "hydra/launcher=basic", f"hydra.sweep.dir={sweep}"]
+    done = run(sweep, *command, "strategy=plain,manual,weighted", report=False)
     assert done.code == 1, done.err
     table = pd.read_csv(sweep / "leaderboard.csv")
     assert table.job.tolist() == ["0", "1", "2", "baseline"]
@@ -260,11 +262,22 @@ def test_a_sweep_continues_after_a_failed_job_and_writes_its_leaderboard(tiny, t
     assert "by_label" in table.reason[1]
     assert "by_label" in (sweep / "leaderboard.csv").read_text()
     assert "Traceback" not in done.err
+    results = {job: (sweep / job / "metrics.json").stat().st_mtime_ns for job in ("0", "2")}
+
+    again = run(sweep, *command, "strategy=plain,manual,weighted", report=False)
+    assert again.code == 1, again.err
+    assert "2 of 3 jobs had finished earlier and were skipped" in again.out
+    assert {job: (sweep / job / "metrics.json").stat().st_mtime_ns for job in results} == results
+    other = run(sweep, *command, "strategy=focal", report=False)
+    assert other.code == 2
+    assert "0 holds the results of another job" in other.error
+    assert {job: (sweep / job / "metrics.json").stat().st_mtime_ns for job in results} == results
 
 
 def test_subprocess_launchers_are_refused_in_a_sweep(tiny, tmp_path):
     sweep = tmp_path / "sweep"
-    done = run(sweep, "-m", *tiny, f"hydra.sweep.dir={sweep}", "trainer=ddp_cpu", "seed=0")
+    settings = ["hydra/launcher=basic", f"hydra.sweep.dir={sweep}", "trainer=ddp_cpu", "seed=0"]
+    done = run(sweep, "-m", *tiny, *settings)
     assert done.code == 1
     (line,) = [line for line in done.err.splitlines() if "failed" in line]
     assert "trainer.strategy=ddp_spawn" in line

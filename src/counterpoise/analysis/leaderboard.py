@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
+from counterpoise.analysis.job_folders import hydra_overrides, is_job
 from counterpoise.csv_tables import write_csv
-from counterpoise.errors import UserError
 from counterpoise.metrics import registry
-from counterpoise.saved_files import read_json, read_yaml
+from counterpoise.saved_files import read_json
 
 BASELINE = "tf-idf baseline"
 """Name of the linear baseline beside the settings of a sweep and the groups of a comparison."""
@@ -97,14 +97,9 @@ def with_baselines(table: pd.DataFrame, sweep_dir: Path) -> pd.DataFrame:
     return pd.concat([table, rows], ignore_index=True)
 
 
-def is_job(folder: Path) -> bool:
-    """Return whether a folder belongs to a job: it holds `status.json` or Hydra's overrides."""
-    return (folder / "status.json").is_file() or (folder / ".hydra" / "overrides.yaml").is_file()
-
-
 def job(folder: Path, final: bool = False) -> dict[str, Any]:
     """Return the row of one job; an unreadable file becomes the reason of a failure."""
-    row = {"job": folder.name, "probe": False, "state": "failed", **_setting(_hydra_overrides(folder))}
+    row = {"job": folder.name, "probe": False, "state": "failed", **_setting(hydra_overrides(folder))}
     reading = "status.json"
     try:
         if not (folder / reading).is_file():
@@ -152,14 +147,6 @@ def rank(table: pd.DataFrame) -> pd.DataFrame:
     keys = table.assign(rank=state, texts=table.test_set if have_different_test_sets(table) else 0)
     keys = keys.sort_values(["rank", "texts", "macro_f1"], ascending=[True, True, False], kind="stable")
     return keys.drop(columns=["rank", "texts"])
-
-
-def _hydra_overrides(folder: Path) -> list[str]:
-    """Return the overrides that Hydra saved before the job began; empty if there are none."""
-    try:
-        return [str(override) for override in read_yaml(folder / ".hydra" / "overrides.yaml", list)]
-    except UserError:
-        return []
 
 
 def _setting(overrides: list[str]) -> dict[str, Any]:

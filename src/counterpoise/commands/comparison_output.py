@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from counterpoise.analysis import leaderboard, plots
+from counterpoise.analysis import plots
 from counterpoise.analysis.comparison import Comparison, Group
+from counterpoise.analysis.job_folders import is_job
 from counterpoise.analysis.significance import significant
 from counterpoise.csv_tables import write_csv
 from counterpoise.errors import UserError, nearest
@@ -42,7 +43,7 @@ def histories(arguments: Sequence[str]) -> dict[str, pd.DataFrame]:
 def output_folder(arguments: Sequence[str]) -> Path:
     """Return the sweep folder for a single sweep, otherwise ./comparison."""
     only = Path(arguments[0])
-    return only if len(arguments) == 1 and only.is_dir() and not leaderboard.is_job(only) else Path("comparison")
+    return only if len(arguments) == 1 and only.is_dir() and not is_job(only) else Path("comparison")
 
 
 def drawn_groups(comparison: Comparison, chosen: str | None) -> list[str]:

@@ -32,6 +32,13 @@ class LeaderboardCallback(Callback):
     Hydra reaches the end of a sweep only if no job raises: a failed job should write its `status.json` and return.
     """
 
+    def __init__(self) -> None:
+        self.started = time.time()
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Keep the time, to recognise the jobs that an earlier sweep in the same folder has finished."""
+        self.started = time.time()
+
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Update the leaderboard of the job's sweep, at most once per `UPDATE_SECONDS` seconds."""
         if config.hydra.mode != RunMode.MULTIRUN:
@@ -51,6 +58,10 @@ class LeaderboardCallback(Callback):
         failed = table.state == "failed"
         console.quiet = False  # the jobs of a sweep of linear probes are quiet
         shown = table if len(table) <= SHOWN else table[failed]
+        jobs = table[table.setting != leaderboard.BASELINE]
+        earlier = sum(_modified(sweep_dir / job) < self.started for job in jobs.job[jobs.state == "finished"])
+        if earlier:
+            console.print(f"{earlier} of {len(jobs)} jobs had finished earlier and were skipped", highlight=False)
         if len(shown):
             leaderboard_table.show(shown, console)
         if leaderboard.have_different_test_sets(table) and not leaderboard.have_different_test_sets(shown):
@@ -66,6 +77,10 @@ class LeaderboardCallback(Callback):
 def _sweep_dir(config: DictConfig) -> Path:
     """Return the absolute sweep folder. A job may run in its own working directory."""
     return Path(config.hydra.runtime.cwd, config.hydra.sweep.dir)
+
+
+def _modified(folder: Path) -> float:
+    return (folder / "status.json").stat().st_mtime
 
 
 def _compare(sweep_dir: Path) -> None:

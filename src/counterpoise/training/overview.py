@@ -1,6 +1,5 @@
 """Terminal output of a run: data and correction before training, scores after it."""
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,8 +13,6 @@ from counterpoise.training.results import RunResults
 from counterpoise.training.run import RunContext
 from counterpoise.training.shown_settings import shown_path
 from counterpoise.training.summary import show_calibration, show_correction, show_results
-
-log = logging.getLogger(__name__)
 
 SHOWN_EPOCHS = 12
 """Epochs up to which the strength of a schedule is printed for each."""
@@ -44,7 +41,7 @@ def show_overview(run: RunContext, data: TextDataModule, fitted: FittedStrategy)
 
 
 def show_test_results(run: RunContext, results: RunResults) -> None:
-    """Print scores, calibration, the run folder and what comes next; in a sweep of probes, log one line instead."""
+    """Print scores, calibration, the run folder and what comes next."""
     show_results(results.metrics, results.bounds)
     show_calibration(results.metrics)
     cache = f" ({run.cache_seconds:.0f} s for reading and encoding, now cached)" if run.cache_seconds >= 1 else ""
@@ -53,8 +50,6 @@ def show_test_results(run: RunContext, results: RunResults) -> None:
     )
     if not run.sweep:
         show_next_steps(run.folder, run.overrides, results)
-    if console.quiet:
-        log.info("%s: test macro F1 %.4f", " ".join(run.overrides), results.metrics["test"]["macro_f1"])
 
 
 def _listed(strengths: Sequence[float]) -> str:

@@ -16,10 +16,12 @@ from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from counterpoise.analysis.job_folders import finished_value, has_finished
 from counterpoise.data.cache import build_seconds
 from counterpoise.errors import UserError
 from counterpoise.io import atomic_path
@@ -30,6 +32,7 @@ from counterpoise.training.launcher import LostProcess, lost_process, watched
 from counterpoise.training.next_steps import resume_command
 from counterpoise.training.processes import check_cores, check_run_folder, end_with_launcher
 from counterpoise.training.shown_settings import show_settings, shown_path
+from hydra_plugins.counterpoise_launcher.launcher import ProcessLauncher
 
 log = logging.getLogger(__name__)
 
@@ -125,18 +128,20 @@ class RunContext:
             text = yaml.safe_dump(self.resolved_config, sort_keys=False, allow_unicode=True)
             (self.folder / "config.yaml").write_text(text, encoding="utf-8")
 
-    def write_status(self, state: str, reason: str | None = None) -> None:
+    def write_status(self, state: str, reason: str | None = None, value: float | None = None) -> None:
         """Write `status.json`.
 
         Args:
             state: "running", "finished" or "failed".
             reason: Why the run failed, one line.
+            value: What a finished run returns to the sweeper.
         """
         if self.rank != 0:
             return
         status = {
             "state": state,
             "reason": reason,
+            "value": value,
             "overrides": list(self.overrides),
             "seconds": round(self.seconds, 1),
             "cache_seconds": round(self.cache_seconds, 1),
@@ -148,18 +153,24 @@ class RunContext:
 def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictConfig], float | None]:
     """Turn a function of a `RunContext` into a Hydra task that keeps `status.json` up to date.
 
-    In a sweep a failed job is logged and returns None, so that the other jobs still run.
+    In a sweep a failed job is logged and returns None, so that the other jobs still run, and a job that has finished in
+    its folder before is skipped.
     """
+    # Hydra searches installed plugins only, and not those of an editable installation.
+    Plugins.instance().register(ProcessLauncher)
 
     @functools.wraps(task)
     def run_and_record(config: DictConfig) -> float | None:
         run = RunContext.from_hydra(config)
+        if run.sweep and has_finished(run.folder, run.overrides):
+            log.info("job %s finished earlier and is skipped", run.job_number)
+            return finished_value(run.folder)
         with signals.handled(), watched(functools.partial(_record_lost, run)):
             try:
                 run.write_status("running")
                 value = task(run)
                 signals.defer()
-                run.write_status("finished")
+                run.write_status("finished", value=value)
             except (Exception, KeyboardInterrupt, SystemExit) as end:
                 signals.defer()
                 # What a signal raises may become another error, such as that of an archive which is not closed.

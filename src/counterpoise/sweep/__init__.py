@@ -1,0 +1,1 @@
+"""Running the jobs of a sweep in processes of their own."""
