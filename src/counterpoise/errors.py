@@ -15,7 +15,9 @@ class UserError(Exception):
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """Return `" Did you mean 'label'?"` for the candidate closest to `name`, or an empty string."""
     matches = get_close_matches(str(name), [str(candidate) for candidate in candidates], n=1, cutoff=0.5)
-    return f" Did you mean '{matches[0]}'?" if matches else ""
+    if not matches:
+        return ""
+    return f" Did you mean '{matches[0]}'?" if matches[0].isprintable() else f" Did you mean {matches[0]!r}?"
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
