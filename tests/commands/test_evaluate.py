@@ -2,10 +2,11 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from commandline import call, run, setting
-from counterpoise.commands import evaluate
+from counterpoise.commands import evaluate, predict
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,62 @@ def test_labels_that_only_their_spelling_hides_are_named(finished, tmp_path, mon
     file.write_text("text,label\nalpha1 word2,Alpha\nbeta1,beta\n")
     assert call(evaluate.main, monkeypatch, finished, file, "--output", tmp_path / "out") == 0
     assert "data.normalise_labels" in caplog.text
+
+
+def test_texts_of_the_training_data_and_truncated_ones_are_named(finished, texts, tmp_path, monkeypatch, caplog):
+    known = texts["train"].read_text().splitlines()[1:]
+    long = " ".join(["word3"] * 50)
+    file = tmp_path / "new.csv"
+    file.write_text("\n".join(["text,label", *known, f"{long},alpha", "an unseen alpha1,alpha"]))
+    assert call(evaluate.main, monkeypatch, finished, file, "--output", tmp_path / "out") == 0
+    total, trained = len(known) + 2, metrics_of(finished)["data"]["train"]["examples"]
+    assert f"{trained} of {total} texts are also in the training data" in caplog.text
+    assert f"1 of {total} texts are longer than encoder.max_length=32" in caplog.text
+    assert len(metrics_of(tmp_path / "out")["data_warnings"]) == 2
+
+
+def test_training_data_that_is_gone_is_named(finished, texts, tmp_path, monkeypatch, caplog):
+    moved = texts["train"].rename(texts["train"].with_name("moved.csv"))
+    try:
+        assert call(evaluate.main, monkeypatch, finished, texts["test"], "--output", tmp_path / "out") == 0
+    finally:
+        moved.rename(texts["train"])
+    assert "not compared with the training texts" in caplog.text
+
+
+@pytest.mark.parametrize("command", [evaluate, predict])
+@pytest.mark.parametrize("ids", [True, False])
+def test_columns_that_are_not_given_are_those_of_the_run(command, ids, named, texts, tmp_path, monkeypatch, caplog):
+    file, output = tmp_path / "new.csv", tmp_path / ("out" if command is evaluate else "out.csv")
+    table = renamed(texts["test"])
+    (table if ids else table.drop(columns="name")).to_csv(file, index=False)
+    assert call(command.main, monkeypatch, named, file, "--output", output) == 0
+    found = pd.read_parquet(output / "predictions.parquet") if command is evaluate else pd.read_csv(output)
+    assert found.id.tolist()[0] in (("n0",) if ids else ("1", 1, "0"))
+    assert ("has no column 'name'" in caplog.text) == (not ids)
+
+
+def renamed(file):
+    table = pd.read_csv(file).rename(columns={"text": "body", "label": "topic"})
+    return table.assign(name=[f"n{row}" for row in range(len(table))])
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory, texts, tiny_encoder):
+    """A run on columns body, topic and name."""
+    folder = tmp_path_factory.mktemp("named")
+    files = {name: folder / f"{name}.csv" for name in texts}
+    for name, file in files.items():
+        renamed(texts[name]).to_csv(file, index=False)
+    columns = ["data.text=body", "data.label=topic", "data.id=name"]
+    outcome = run(folder / "run", *setting(files, tiny_encoder), *columns, report=False)
+    assert outcome.code == 0, outcome.err
+    return outcome.folder
+
+
+def test_a_text_column_of_numbers_is_named(named, tmp_path, monkeypatch, caplog):
+    file = tmp_path / "new.csv"
+    file.write_text("body,stars\nalpha1,1\nbeta1,2.5\n")
+    options = ("--text", "stars", "--output", tmp_path / "out.csv")
+    assert call(predict.main, monkeypatch, named, file, *options) == 0
+    assert "column 'stars' (--text) holds only numbers" in caplog.text

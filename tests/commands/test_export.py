@@ -141,7 +141,7 @@ def test_files_are_read_in_the_format_of_the_training_file(exported, tmp_path, m
     folder = shutil.copytree(exported["one class"], tmp_path / "model")
     content = json.loads((folder / "export.json").read_text())
     usual = {"delimiter": None, "quote": '"', "escape": None, "skip_rows_after_header": 0, "columns": None}
-    assert content.pop("reading") == {"suffix": ".csv", **usual}
+    assert content.pop("reading") == {"suffix": ".csv", **usual, "text": "text", "id": None}
     file, output = tmp_path / "new.tsv", tmp_path / "out.parquet"
     file.write_text('text\n"alpha1\nbeta1"\n')
     for added, rows in (({}, 1), ({"reading": {"suffix": ".tsv", "quote": None}}, 2)):

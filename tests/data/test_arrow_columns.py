@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from counterpoise.data.arrow_columns import BLANK, NOT_UTF8, find_text_faults, take_rows
+from counterpoise.data.arrow_columns import BLANK, NOT_UTF8, find_text_faults, only_numbers, take_rows
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [0, 3, 3, 7], list(range(1, 10))])
@@ -35,3 +35,16 @@ def test_each_text_has_its_fault_for_any_chunks():
     assert find_text_faults(array).tolist() == faults
     assert find_text_faults(pa.chunked_array([array[:2], array[2:2], array[2:]])).tolist() == faults
     assert find_text_faults(array).dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["1", "2.5", "-3,000", "4e-5", " 7 % "], True),
+        (["1", "2 stars"], False),
+        ([], False),
+        (["1"] * 1500 + ["a"], False),
+    ],
+)
+def test_a_column_of_numbers_is_recognised(texts, expected):
+    assert only_numbers(pa.chunked_array([pa.array(texts, pa.large_string())])) == expected

@@ -20,8 +20,7 @@ def main() -> None:
         prog="counterpoise.evaluate", description="Score a finished run on a labelled file and write a report."
     )
     add_model_arguments(parser)
-    add_file_arguments(parser, "labelled texts", "as in the run")
-    parser.set_defaults(text=None)
+    add_file_arguments(parser, "labelled texts")
     parser.add_argument("--label", help="column of the label, or several columns of 0 and 1 separated by commas")
     parser.add_argument(
         "--max-dropped", type=float, help="fraction of rows that may be dropped (default: as in the run)"

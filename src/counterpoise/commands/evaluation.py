@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from scipy.sparse import csr_matrix
 
 from counterpoise.balance import ClassIndex, Correction, PowerSampler
 from counterpoise.balance.counts import Targets
-from counterpoise.commands.predict import csv_format_of
+from counterpoise.commands.evaluated_texts import warnings_about
+from counterpoise.commands.predict import csv_format_of, warn_of_missing_ids
 from counterpoise.commands.predictor import BlockPredictor, load, make_predictor
 from counterpoise.commands.run_config import ENSEMBLE_FILE
 from counterpoise.commands.saved_run import allowed_packages, load_run
@@ -61,6 +63,10 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
             model.scoring.thresholds.copy_(torch.from_numpy(predictor.thresholds))
     else:
         predictor = make_predictor(arguments.run, model, config, *options)
+    first = arguments.run / "members" / "0" if ensemble else arguments.run
+    warnings = warnings_about(split, first, config, predictor, packages)
+    for line in warnings:
+        log.warning("%s", line)
     blocks = list(predictor.predict_blocks(split.texts))
     logits = np.concatenate([block.logits for block in blocks])
     if unknown := sum(len(block.reasons) - block.reasons.null_count for block in blocks):
@@ -72,7 +78,7 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
     if multi_label:
         metrics["test_at_half"] = scoring.measure(logits, targets, threshold=0.5)
     metrics["data"] = {"test": {"examples": len(split), "dropped": split.dropped, "unseen": unseen}}
-    metrics["data_warnings"] = list(split.notices)
+    metrics["data_warnings"] = [*split.notices, *warnings]
     metrics["run"], metrics["file"] = str(arguments.run), str(arguments.file)
     nothing = targets[:0]
     return RunResults(
@@ -108,7 +114,7 @@ def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_l
         train=str(arguments.file),
         text=arguments.text or data.get("text", "text"),
         label=label or data.get("label", "label"),
-        id=arguments.id,
+        id=arguments.id or data.get("id"),
         separator=arguments.separator or data.get("separator"),
         label_names=data.get("label_names"),
         normalise_labels=data.get("normalise_labels", False),
@@ -116,7 +122,13 @@ def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_l
         max_dropped=arguments.max_dropped if arguments.max_dropped is not None else data.get("max_dropped", 0.05),
         **csv_format_of(arguments),
     )
-    return source.load()["train"]
+    try:
+        return source.load()["train"]
+    except UserError as error:
+        if arguments.id or not source.id or f"no column {source.id!r}" not in str(error):
+            raise
+        warn_of_missing_ids(arguments.file, source.id)
+        return replace(source, id=None).load()["train"]
 
 
 def known_rows(split: Split, vocabulary: Vocabulary) -> tuple[Targets, np.ndarray, int]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from counterpoise.commands.run_config import read_config
 from counterpoise.commands.standard_streams import INPUT_FORMATS, STANDARD, input_file, output_target
-from counterpoise.data.arrow_columns import Column, format_rows, is_text
+from counterpoise.data.arrow_columns import Column, format_rows, is_text, only_numbers
 from counterpoise.data.dropped_rows import repeated_headers
 from counterpoise.data.readers import notices_of, read_columns, suffix_of
 from counterpoise.data.readers.format import FileFormat
@@ -78,7 +78,7 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
         target: What the predictions are written to.
     """
     form = FileFormat(**csv_format_of(arguments))
-    table = read_columns(arguments.file, arguments.text, [arguments.id] if arguments.id else [], form)
+    table = _read(arguments, form)
     for notice in notices_of(table):
         log.warning(notice)
     headers = np.flatnonzero(repeated_headers(table, [arguments.text, *([arguments.id] if arguments.id else [])])) + 1
@@ -86,6 +86,8 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
         log.warning("%s: a header is predicted like a text in %s", arguments.file, format_rows(headers))
     _require_text(table[arguments.text], f"{arguments.file}: column {arguments.text!r} (--text)")
     ids = _ids(table[arguments.id], f"{arguments.file}: column {arguments.id!r} (--id)") if arguments.id else None
+    if only_numbers(table[arguments.text]):
+        log.warning("%s: column %r (--text) holds only numbers: is it the text?", arguments.file, arguments.text)
     # These imports take seconds, because they import PyTorch: report faults of the arguments first.
     from scipy.special import softmax
 
@@ -149,6 +151,28 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
     print(f"{written:,} predictions in {'standard output' if arguments.output == STANDARD else arguments.output}")
 
 
+def _read(arguments: argparse.Namespace, form: FileFormat) -> pa.Table:
+    """Return the columns of the text and the ids. Columns that are not given are those of the run's data."""
+    trained = trained_reading(arguments.run)
+    arguments.text = arguments.text or trained.get("text") or "text"
+    inherited = None if arguments.id else trained.get("id")
+    arguments.id = arguments.id or inherited
+    ids = [arguments.id] if arguments.id else []
+    try:
+        return read_columns(arguments.file, arguments.text, ids, form)
+    except UserError as error:
+        if inherited is None or f"no column {inherited!r}" not in str(error):
+            raise
+        warn_of_missing_ids(arguments.file, inherited)
+        arguments.id = None
+        return read_columns(arguments.file, arguments.text, [], form)
+
+
+def warn_of_missing_ids(file: Path, column: str) -> None:
+    """Warn that a file lacks the column of ids of the run's data."""
+    log.warning("%s has no column %r, which holds the ids of the run's data: ids are row numbers", file, column)
+
+
 def add_model_arguments(parser: argparse.ArgumentParser, model: str = "folder of a finished run") -> None:
     """Add the run folder, described by `model`, and how to load its model."""
     parser.add_argument("run", type=Path, help=model)
@@ -166,11 +190,11 @@ def add_model_arguments(parser: argparse.ArgumentParser, model: str = "folder of
     )
 
 
-def add_file_arguments(parser: argparse.ArgumentParser, content: str, text_default: str = "text") -> None:
-    """Add the input file and how to read it. `content` names what the file holds, `text_default` the text column."""
+def add_file_arguments(parser: argparse.ArgumentParser, content: str) -> None:
+    """Add the input file and how to read it. `content` names what the file holds."""
     parser.add_argument("file", type=Path, help=f"{content}: .csv .tsv .jsonl (plain or .gz) or .parquet")
-    parser.add_argument("--text", default="text", help=f"column of the text (default: {text_default})")
-    parser.add_argument("--id", help="column of row ids (default: the row number)")
+    parser.add_argument("--text", help="column of the text (default: as in the run)")
+    parser.add_argument("--id", help="column of row ids (default: as in the run, else the row number)")
     default = "default: as in the run's training file, for a file with the same suffix"
     for key, option, kind, description in (
         ("delimiter", "--delimiter", _character, "delimiter of a CSV"),
@@ -190,12 +214,7 @@ def csv_format_of(arguments: argparse.Namespace) -> dict[str, Any]:
     for key in given:
         if suffix == ".parquet" or (suffix in JSON_SUFFIXES and key != "encoding"):
             raise UserError(f"{CSV_OPTIONS.get(key, '--' + key)} has no effect: {arguments.file} is not a CSV file")
-    exported = arguments.run / "export.json"
-    if exported.is_file():
-        with reading(exported):
-            trained = dict(read_json(exported).get("reading") or {})
-    else:
-        trained = training_csv_format(read_config(arguments.run))
+    trained = trained_reading(arguments.run)
     if trained.get("suffix") != suffix:
         return given
     unusual = {key: trained[key] for key, default in CSV_FORMAT.items() if trained.get(key, default) != default}
@@ -206,11 +225,21 @@ def csv_format_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return given | inherited
 
 
+def trained_reading(run: Path) -> dict[str, Any]:
+    """Return how a run or an exported model read its training file. See `training_csv_format`."""
+    exported = run / "export.json"
+    if exported.is_file():
+        with reading(exported):
+            return dict(read_json(exported).get("reading") or {})
+    return training_csv_format(read_config(run))
+
+
 def training_csv_format(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the CSV format of a run's training file, and the file's suffix."""
+    """Return the CSV format of a run's training file, the file's suffix, and the columns of the text and the ids."""
     data = config["data"]
     csv_format = {key: data.get(key, default) for key, default in CSV_FORMAT.items()}
-    return csv_format | {"suffix": suffix_of(Path(str(data.get("train") or "")))}
+    columns = {name: data.get(name) for name in ("text", "id")}
+    return csv_format | columns | {"suffix": suffix_of(Path(str(data.get("train") or "")))}
 
 
 def _adjustment(run: Path, labels: list[str], calibrated: bool, costs: bool) -> "Adjustment | None":

@@ -214,3 +214,14 @@ def _number(value: str | None) -> float | None:
         return float(value or "nan")
     except ValueError:
         return None
+
+
+def only_numbers(texts: Column) -> bool:
+    """Return whether all texts are numbers, such as the ratings of a wrong column. False for no texts."""
+    pattern = r"^\s*[-+]?[\d.,]*\d[\d.,]*([eE][-+]?\d+)?\s*%?\s*$"
+
+    def numbers(part: Column) -> bool:
+        return bool(pc.all(pc.match_substring_regex(part.cast(pa.large_string()), pattern)).as_py())
+
+    # The first texts nearly always decide.
+    return len(texts) > 0 and numbers(texts[:1000]) and numbers(texts)

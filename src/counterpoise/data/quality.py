@@ -17,7 +17,7 @@ from scipy.sparse import vstack
 
 from counterpoise.balance.counts import Targets
 from counterpoise.data.arrow_cache import release_pages
-from counterpoise.data.arrow_columns import Column, take_rows, to_array
+from counterpoise.data.arrow_columns import Column, only_numbers, take_rows, to_array
 from counterpoise.data.encoded_split import EncodedSplit
 from counterpoise.data.label_spelling import label_counts_of
 from counterpoise.data.near_duplicates import SimilarPairs
@@ -69,6 +69,8 @@ def find_data_warnings(splits: Mapping[str, EncodedSplit], labels: Sequence[str]
     if untrained := [repr(label) for label in declared if label not in trained]:
         more = f" and {len(untrained) - 8:,} more" if len(untrained) > 8 else ""
         lines.append(f"{noun} without a training text, which cannot be learned: {', '.join(untrained[:8])}{more}")
+    if only_numbers(train.split.texts):
+        lines.append("all training texts are numbers: is data.text the column of the text?")
     if (
         sum(split.texts.nbytes for split in {id(e.split): e.split for e in splits.values()}.values())
         > MAX_COMPARED_BYTES
@@ -130,6 +132,12 @@ def group_equal_texts(texts: Column) -> np.ndarray:
         Group number of each text, int64 [N].
     """
     return _number_by_first_occurrence(_text_hashes(texts, np.arange(len(texts))))
+
+
+def equal_texts(texts: Column, others: Column) -> np.ndarray:
+    """Return which texts are equal to one of other texts, bool [N]. See `group_equal_texts`."""
+    found, known = (_text_hashes(each, np.arange(len(each))) for each in (texts, others))
+    return np.isin(found, known)
 
 
 def leaks(
