@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ from counterpoise.metrics import multi_label as multilabel
 from counterpoise.metrics import single_label as metrics
 from counterpoise.model import second_stage
 from counterpoise.report.run import mistakes, thresholds
-from counterpoise.report.run.calibration import calibration_panel
+from counterpoise.report.run.calibration import _reliability, calibration_panel
 from counterpoise.report.run.confusion import confusion_counts
+from counterpoise.report.run.costs import costs_panel
 from counterpoise.report.run.data import data_panel
 from counterpoise.report.run.learning import describe_learning
 from counterpoise.report.run.mistakes import mistakes_panel
@@ -523,6 +525,48 @@ def test_another_metric_can_be_shown_and_a_class_found(multi: Opened) -> None:
     assert described.startswith("Precision of each label")
     page.locator("#recall-find").fill("ordinary")
     assert "ordinary" in page.locator("#recall-plot svg").first.text_content()
+
+
+def test_a_name_that_does_not_exist_gets_a_reply(multi: Opened) -> None:
+    field, message = multi.page.locator("#recall-find"), multi.page.locator("#recall-message")
+    field.fill("nothing like it")
+    assert message.inner_text() == "No label with test examples has this name."
+    field.fill("RDINAR")
+    assert message.inner_text().endswith("ordinary")
+    field.fill("ordinary")
+    assert message.inner_text() == ""
+    field.fill("")
+    assert message.inner_text() == ""
+
+
+def test_bins_of_few_texts_are_not_joined_by_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    plot = calibration_plot(single_label())
+    lines = [trace for trace in plot.data[1:] if trace.type == "scatter" and trace.mode == "lines"]
+    points = [trace for trace in plot.data if trace.type == "scatter" and trace.mode == "markers"]
+    assert len(lines) == len(points) >= 1
+    for line, markers in zip(lines, points, strict=True):
+        counts = np.asarray(markers.customdata)
+        assert list(line.x) == [x for x, count in zip(markers.x, counts, strict=True) if count > 3]
+
+
+def calibration_plot(results: RunResults) -> Any:
+    edges, counts = np.linspace(0, 1, 6), np.array([1, 3, 4, 0, 50])
+    share = np.linspace(0.1, 0.9, 5)
+    bins = SimpleNamespace(edges=edges, counts=counts, confidence=share, accuracy=share)
+    return _reliability({"raw": bins}, results.multi_label)  # type: ignore[dict-item]
+
+
+def test_a_run_with_costs_shows_what_they_change() -> None:
+    results = single_label()
+    probable = results.test_logits.argmax(axis=1)
+    cheapest = np.where(np.arange(len(probable)) < 7, (probable + 1) % 6, probable)
+    metrics = {**results.metrics, "costs": {"most_probable": 0.5, "least_cost": 0.3}}
+    panel = costs_panel(replace(results, metrics=metrics, least_cost=cheapest))
+    assert panel is not None
+    assert "0.3 with the decision of least expected cost and 0.5" in panel.note
+    assert "0.2 less" in panel.note
+    assert "differ for 7 of 240" in panel.note
+    assert costs_panel(results) is None
 
 
 def test_controls_raise_no_error(single: Opened, multi: Opened) -> None:

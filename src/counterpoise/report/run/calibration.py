@@ -36,6 +36,8 @@ SCORES = {
     "adaptive_ece": "adaptive ECE",
     "aurc": "AURC",
 }
+MIN_JOINED = 4
+"""Texts of a bin that the line passes through. The frequency of fewer is mostly chance."""
 POINTS = 400
 """Points of a risk-coverage curve."""
 
@@ -120,9 +122,13 @@ def _reliability(bins: Mapping[str, Reliability], multi_label: bool) -> go.Figur
     for (name, each), colour in zip(bins.items(), ("var(--c2)", "var(--c1)"), strict=False):
         full = each.counts > 0
         low, high = wilson_interval(each.accuracy[full] * each.counts[full], each.counts[full])
+        joined = each.counts >= MIN_JOINED
         plot.add_scatter(
-            x=each.confidence[full], y=each.accuracy[full], name=NAMES[name], mode="lines+markers",
+            x=each.confidence[joined], y=each.accuracy[joined], mode="lines", hoverinfo="skip", showlegend=False,
             line={"color": colour, "width": 1.5}, row=1, col=1,
+        )  # fmt: skip
+        plot.add_scatter(
+            x=each.confidence[full], y=each.accuracy[full], name=NAMES[name], mode="markers", row=1, col=1,
             marker={
                 "color": colour, "size": np.clip(2.5 * np.log10(each.counts[full] + 1) + 3, 4, 14), "opacity": 1,
                 "line": {"width": 0},

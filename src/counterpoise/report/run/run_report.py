@@ -5,6 +5,7 @@ from pathlib import Path
 from counterpoise.report.html_page import template_text, write
 from counterpoise.report.run.calibration import calibration_panel
 from counterpoise.report.run.confusion import confusion_panel
+from counterpoise.report.run.costs import costs_panel
 from counterpoise.report.run.data import data_panel
 from counterpoise.report.run.learning import learning_panel
 from counterpoise.report.run.mistakes import mistakes_panel
@@ -21,7 +22,7 @@ __all__ = ["RunResults", "write_run_report"]
 def write_run_report(path: str | Path, results: RunResults) -> None:
     """Write the report of a tested run as one HTML file. The file is replaced atomically."""
     of_a_run = [scores_panel, strategy_panel, recall_panel, confusion_panel, precision_recall_panel, thresholds_panel]
-    of_a_run += [calibration_panel, mistakes_panel, learning_panel, data_panel]
+    of_a_run += [calibration_panel, costs_panel, mistakes_panel, learning_panel, data_panel]
     # An evaluation on another file has no training and validation data.
     of_a_file = [scores_panel, recall_panel, confusion_panel, calibration_panel, mistakes_panel]
     chosen = of_a_run if "train_sample" in results.metrics else of_a_file

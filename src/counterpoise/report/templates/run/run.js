@@ -38,7 +38,11 @@
       const full = bins.filter((bin) => bin.length);
       means.x = full.map((bin) => 10 ** (sum(bin.map(([x]) => x)) / bin.length));
       means.y = full.map((bin) => sum(bin.map(([, y]) => y)) / bin.length);
-      const found = scores.label.indexOf(element("recall-find").value);
+      const wanted = element("recall-find").value, message = element("recall-message");
+      const found = scores.label.indexOf(wanted);
+      const similar = scores.label.filter((label) => label.toLowerCase().includes(wanted.toLowerCase())).slice(0, 3);
+      message.textContent = found >= 0 || !wanted ? "" : similar.length ? `Names with “${wanted}”: ${similar.join(", ")}`
+        : `No ${message.dataset.noun} with test examples has this name.`;
       mark.x = found < 0 ? [] : [xs[found]];
       mark.y = found < 0 ? [] : [values[found]];
       mark.text = found < 0 ? [] : [scores.label[found]];

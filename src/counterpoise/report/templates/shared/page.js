@@ -106,6 +106,21 @@ const report = (() => {
     return Promise.all(Object.keys(plots).filter((id) => plots[id].data.length).map(draw));
   }
 
+  // Figures in view change their colours at once; the others follow one by one, so that the page stays responsive.
+  async function recolour() {
+    colours.clear();
+    const drawn = Object.keys(plots).filter((id) => plots[id].data.length);
+    const seen = (id) => {
+      const { top, bottom, width } = plots[id].canvas.getBoundingClientRect();
+      return width > 0 && bottom > 0 && top < innerHeight;
+    };
+    drawn.filter(seen).forEach(draw);
+    for (const id of drawn.filter((id) => !seen(id))) {
+      await new Promise((resolve) => setTimeout(resolve));
+      draw(id);
+    }
+  }
+
   function dark() {
     return (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   }
@@ -117,9 +132,9 @@ const report = (() => {
       root.dataset.theme = dark() ? "light" : "dark";
       try { localStorage.setItem("counterpoise-theme", root.dataset.theme); } catch (error) { /* nothing is kept */ }
       show();
-      drawAll();
+      recolour();
     });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { show(); drawAll(); });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { show(); recolour(); });
     matchMedia("print").addEventListener("change", drawAll);
     show();
   }
