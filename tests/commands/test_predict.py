@@ -385,7 +385,7 @@ def test_classes_of_an_allowed_package_are_built(finished, encoder, tmp_path, mo
 def test_interpolations_in_a_run_folder_are_not_resolved(finished, encoder, tmp_path):
     call = f"${{oc.create:{{_target_: os.mkdir, _args_: ['{tmp_path / 'made'}']}}}}"
     folder = foreign(finished, tmp_path / "foreign", encoder | {"name": call})
-    with pytest.raises(UserError, match="encoder.name=.*no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         predictor.load(folder)
     assert not (tmp_path / "made").exists()
 
