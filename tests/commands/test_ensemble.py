@@ -6,10 +6,14 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+import yaml
 
 from commandline import call, run, setting
+from counterpoise.analysis import leaderboard
 from counterpoise.commands import compare, ensemble, evaluate, predict
 from counterpoise.commands.predictor import load
+from counterpoise.errors import UserError
 
 TASKS = ("single_label", "multi_label")
 
@@ -97,27 +101,57 @@ def test_the_folder_does_not_need_the_runs(runs, tmp_path, monkeypatch):
     np.testing.assert_array_equal(load(output)(["alpha1 word2"]), before)
 
 
-def damaged_splits(run):
-    with np.load(run / "splits.npz") as saved:
-        parts = dict(saved)
-    parts["validation"] = parts["validation"][:-1]
-    np.savez(run / "splits.npz", **parts)
+def rewritten(name, change):
+    """Return a function that changes the arrays of a file of a run."""
+
+    def damage(run):
+        with np.load(run / name) as saved:
+            parts = dict(saved)
+        change(parts)
+        np.savez(run / name, **parts)
+
+    return damage
 
 
-def damaged_logits(run):
-    with np.load(run / "logits.npz") as saved:
-        parts = dict(saved)
-    parts["test"][0, 0] = np.nan
-    np.savez(run / "logits.npz", **parts)
+def reset_weights(run):
+    path = run / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"] = {name: each.flip(0) for name, each in checkpoint["state_dict"].items()}
+    path.unlink()
+    torch.save(checkpoint, path)
+
+
+def set_config(group, key, value):
+    """Return a function that changes the configuration of a run."""
+
+    def damage(run):
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config[group][key] = value
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+    return damage
 
 
 DAMAGE = {
-    "another validation split": damaged_splits,
-    "not finite": damaged_logits,
+    "another validation split": rewritten(
+        "splits.npz", lambda parts: parts.update(validation=parts["validation"][:-1])
+    ),
+    "not finite": rewritten("logits.npz", lambda parts: parts["test"].fill(np.nan)),
+    "all logits are equal": rewritten("logits.npz", lambda parts: parts["validation"].fill(1)),
     "no logits.npz": lambda run: (run / "logits.npz").unlink(),
     "no checkpoints/best.ckpt": lambda run: (run / "checkpoints" / "best.ckpt").unlink(),
     "not a finished run": lambda run: (run / "status.json").write_text('{"state": "failed", "overrides": []}'),
-}
+    "is an ensemble": lambda run: (run / "ensemble.json").write_text("{}"),
+    "data.text": set_config("data", "text", "other"),
+    "loader.split_seed": set_config("loader", "split_seed", 5),
+    "buckets.head_min": set_config("buckets", "head_min", 7),
+    "decision.top_k": set_config("decision", "top_k", 3),
+    "other logits": reset_weights,
+    "training texts have changed": lambda run: (run / "balance.csv").write_text(
+        "".join(f"{line.partition(',')[0]},{'count' if row == 0 else 1}\n" for row, line in
+                enumerate((run / "balance.csv").read_text().splitlines()))
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("message", DAMAGE)
@@ -127,6 +161,85 @@ def test_runs_that_do_not_fit_are_refused(runs, tmp_path, monkeypatch, capsys, m
     assert call(ensemble.main, monkeypatch, runs[0][0], copy, "--output", tmp_path / "out") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_the_runs_that_are_written_in_place_do_not_change_the_ensemble(runs, tmp_path, monkeypatch):
+    copy = shutil.copytree(runs[0][0], tmp_path / "copy")
+    output = tmp_path / "out"
+    assert call(ensemble.main, monkeypatch, copy, "--output", output) == 0
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    for path in copy.iterdir():
+        if path.is_file():
+            path.write_bytes(b"changed")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_sweep_can_be_combined_again_and_lists_no_ensemble_as_a_job(runs, tmp_path, monkeypatch):
+    for number, run_folder in enumerate(runs[0]):
+        shutil.copytree(run_folder, tmp_path / "sweep" / str(number))
+    for _ in range(2):
+        assert call(ensemble.main, monkeypatch, tmp_path / "sweep") == 0
+    assert len(json.loads((tmp_path / "sweep" / "ensemble" / "ensemble.json").read_text())["members"]) == 2
+    assert leaderboard.collect(tmp_path / "sweep").job.tolist() == ["0", "1"]
+
+
+def test_ensembles_of_one_group_that_share_a_run_are_named(combined, runs, tmp_path, monkeypatch, capsys):
+    other = tmp_path / "other"
+    assert call(ensemble.main, monkeypatch, runs[0][0], "--output", other, "--baseline-weight", 0) == 0
+    arguments = (f"both={combined}", f"both={other}", runs[0][1], "--output", tmp_path / "comparison")
+    assert call(compare.main, monkeypatch, *arguments) == 0
+    assert "not independent" in " ".join(capsys.readouterr().out.split())
+
+
+def test_several_folders_need_a_name_for_the_output(runs, monkeypatch, capsys):
+    assert call(ensemble.main, monkeypatch, *runs[0]) == 2
+    assert "--output" in capsys.readouterr().err
+
+
+def test_a_weight_of_a_linear_model_that_the_runs_lack_is_refused(runs, tmp_path, monkeypatch, capsys):
+    copy = shutil.copytree(runs[0][0], tmp_path / "copy")
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    (copy / "config.yaml").write_text(yaml.safe_dump(config | {"baseline": None}))
+    assert call(ensemble.main, monkeypatch, copy, "--baseline-weight", 0.3) == 2
+    assert "baseline=none" in capsys.readouterr().err
+    assert call(ensemble.main, monkeypatch, copy) == 0
+    assert "no linear model" in capsys.readouterr().out
+
+
+FOREIGN = {
+    "members": [["."], [], ["../x"], ["/etc"], "0", [1]],
+    "factors": [[], ["a"], [float("nan"), 1.0, 1.0], [1.0]],
+    "labels": [[], ["a"], None],
+    "baseline": ["x", {"_target_": "counterpoise.metrics.thresholds.Decision"}, {"_target_": "os.system"}],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in FOREIGN.items() for value in values])
+def test_a_foreign_folder_is_refused_in_one_line(combined, tmp_path, key, value):
+    copy = shutil.copytree(combined, tmp_path / "copy")
+    content = json.loads((copy / "ensemble.json").read_text())
+    (copy / "ensemble.json").write_text(json.dumps(content | {key: value}))
+    with pytest.raises(UserError):
+        load(copy)
+
+
+@pytest.mark.parametrize("change", [{"analyzer": "char"}, {"ngram_range": [1]}, {"terms": ["a"]}, {"terms": None}])
+def test_a_linear_model_with_other_features_is_refused(combined, tmp_path, change):
+    copy = shutil.copytree(combined, tmp_path / "copy")
+    path = copy / "baseline" / "tfidf.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps([settings[0] | change, *settings[1:]]))
+    with pytest.raises(UserError, match="baseline is damaged"):
+        load(copy)
+
+
+def test_settings_of_a_foreign_linear_model_that_read_files_have_no_effect(combined, tmp_path):
+    copy = shutil.copytree(combined, tmp_path / "copy")
+    path = copy / "baseline" / "tfidf.json"
+    settings = [each | {"input": "filename", "token_pattern": "(a+)+$"} for each in json.loads(path.read_text())]
+    path.write_text(json.dumps(settings))
+    texts = ["/etc/os-release", "alpha1 word2"]
+    np.testing.assert_array_equal(load(copy)(texts), load(combined)(texts))
 
 
 @pytest.mark.parametrize("weight", ["1", "-0.1", "nan", "half"])

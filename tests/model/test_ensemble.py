@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from counterpoise.model.ensemble import BASELINE_WEIGHTS, choose_baseline_weight, combine, factors, spread
+from counterpoise.model.ensemble import (
+    BASELINE_WEIGHTS,
+    choose_baseline_weight,
+    combine,
+    combine_weighted,
+    factors,
+    scores_by_size,
+    spread,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -42,12 +50,27 @@ def test_one_model_without_a_baseline_keeps_its_logits():
     np.testing.assert_array_equal(combine([logits], factors([spread(logits, False)], None, 0.0)), logits)
 
 
-def test_the_weight_with_the_best_validation_score_is_chosen_and_the_smallest_of_equals():
-    targets = RNG.integers(0, 3, 200)
-    perfect = 5 * np.eye(3)[targets]
-    noise = RNG.normal(size=(200, 3))
-    weight, scores = choose_baseline_weight([noise], perfect, targets, accuracy, False)
+def test_the_weight_with_the_best_score_is_chosen_and_the_smallest_of_equals():
+    weight, scores = choose_baseline_weight(lambda weight: min(weight, 0.4))
+    assert weight == pytest.approx(0.4)
     assert list(scores) == pytest.approx(BASELINE_WEIGHTS)
-    assert scores[weight] == max(scores.values())
-    assert all(scores[smaller] < scores[weight] for smaller in scores if smaller < weight)
-    assert choose_baseline_weight([perfect], noise, targets, accuracy, False)[0] == 0
+
+
+def test_a_model_without_information_gets_no_weight_and_a_perfect_one_nearly_all():
+    targets = RNG.integers(0, 3, 200)
+    perfect, noise = 5 * np.eye(3)[targets], RNG.normal(size=(200, 3))
+
+    def chosen(model, baseline):
+        def score(weight):
+            return accuracy(combine_weighted([model], baseline, weight, False), targets)
+
+        return choose_baseline_weight(score)[0]
+
+    assert chosen(perfect, noise) == 0
+    assert chosen(noise, perfect) > 0.5
+
+
+def test_the_scores_by_size_are_means_over_ensembles_of_that_size():
+    models = [np.full((1, 2), float(value)) for value in (1, 2, 3, 4)]
+    means = scores_by_size(models, lambda some: float(sum(each[0, 0] for each in some)), choices=4)
+    assert means == pytest.approx([2.5, 5, 7.5, 10])

@@ -62,7 +62,12 @@ def collect(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
         equal for jobs tested on the same texts and true labels; NaN if unknown.
     """
     sweep_dir = Path(sweep_dir)
-    folders = [f for f in sweep_dir.iterdir() if is_job(f)] if sweep_dir.is_dir() else []
+    # An ensemble of the jobs is no job.
+    folders = (
+        [f for f in sweep_dir.iterdir() if is_job(f) and not (f / "ensemble.json").exists()]
+        if sweep_dir.is_dir()
+        else []
+    )
     folders.sort(key=lambda f: (not f.name.isdecimal(), int(f.name) if f.name.isdecimal() else 0, f.name))
     table = pd.DataFrame([job(folder, final) for folder in folders], columns=columns())
     test_sets = [

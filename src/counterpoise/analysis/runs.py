@@ -122,6 +122,12 @@ def data_warnings(groups: Mapping[str, Sequence[Run]], first: Run) -> list[str]:
         if repeated:
             seeds = ", ".join(map(str, repeated))
             warnings.append(f"Several runs of {name} have seed {seeds}. They are treated as different seeds.")
+        parts = Counter(part for run in runs for part in _parts(run.folder))
+        if repeats := [part for part, times in parts.items() if times > 1]:
+            warnings.append(
+                f"{repeats[0]} is part of several ensembles of {name}: they are not independent, and their differences "
+                "to other groups seem more certain than they are."
+            )
         if len(settings := dict.fromkeys(" ".join(run.settings) for run in runs)) > 1:
             warnings.append(f"The runs of {name} differ in more than their seed: {'; '.join(settings)}.")
     everyone = [run for runs in groups.values() for run in runs]
@@ -134,6 +140,14 @@ def data_warnings(groups: Mapping[str, Sequence[Run]], first: Run) -> list[str]:
     if any(run.bounds != first.bounds for run in everyone):
         warnings.append(f"The runs have different bucket bounds. The bounds are taken from {first.folder}.")
     return warnings
+
+
+def _parts(folder: Path) -> set[str]:
+    """Return the runs that an ensemble consists of; the folder itself for a run."""
+    try:
+        return set(map(str, json.loads((folder / "ensemble.json").read_text(encoding="utf-8"))["runs"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return {str(folder)}
 
 
 def _warnings_of_the_data(groups: Mapping[str, Sequence[Run]]) -> list[str]:

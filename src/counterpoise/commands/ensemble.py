@@ -1,16 +1,16 @@
 """Combine finished runs into one model: `python -m counterpoise.ensemble RUNS`.
 
 The model adds the weighted logits of the runs and of a linear TF-IDF model that is trained on the same texts. Runs have
-equal weights; the weight of the linear model is chosen on the validation split. Thresholds of multi-label data and the
-calibration are fitted on the validation split for the combined logits. The folder that is written holds copies of the
-models and the files of a run: `predict`, `evaluate`, `export` and `compare` accept it in place of one.
+equal weights. The weight of the linear model is chosen on the validation split, by likelihood (several labels: mAP).
+Thresholds of multi-label data and the calibration are fitted on the validation split for the combined logits. The
+folder that is written holds copies of the models and the files of a run: `predict`, `evaluate`, `export` and `compare`
+accept it in place of one.
 """
 
 import argparse
 import logging
 from pathlib import Path
 
-from counterpoise.balance.validation import is_number
 from counterpoise.commands.run_config import ENSEMBLE_FILE
 from counterpoise.errors import UserError
 from counterpoise.terminal import console
@@ -25,7 +25,9 @@ def main() -> None:
         description="Combine finished runs and a linear model into one model, and test it.",
     )
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs, or of sweeps")
-    parser.add_argument("--output", type=Path, help="folder to write (default: ensemble, beside the first run)")
+    parser.add_argument(
+        "--output", type=Path, help="folder to write (default: ensemble, in the folder of the run or sweep)"
+    )
     parser.add_argument(
         "--baseline-weight",
         default=AUTO,
@@ -39,11 +41,14 @@ def main() -> None:
     weight = read_weight(arguments.baseline_weight)
 
     # These imports take seconds, because they import PyTorch: report faults of the arguments first.
-    from counterpoise.commands.ensemble_folder import build_ensemble, finished_runs, show
+    from counterpoise.commands.ensemble_folder import build_ensemble, show
+    from counterpoise.commands.ensemble_members import finished_runs
     from counterpoise.commands.saved_run import allowed_packages
 
     runs = finished_runs(arguments.runs)
-    output = arguments.output or runs[0].parent / "ensemble"
+    if arguments.output is None and len(arguments.runs) > 1:
+        raise UserError("--output: name the folder to write, which has no default for several folders")
+    output = arguments.output or arguments.runs[0] / "ensemble"
     if output.exists() and not is_replaceable(output):
         raise UserError(f"--output {output} exists and is not an earlier ensemble: name another folder")
     results = build_ensemble(runs, output, weight, allowed_packages(arguments.allow))
@@ -63,11 +68,14 @@ def read_weight(text: str) -> float | None:
         weight = float(text)
     except ValueError:
         weight = -1.0
-    if not (is_number(weight) and 0 <= weight < 1):
+    if not 0 <= weight < 1:
         raise UserError(f"--baseline-weight {text}: use a number of at least 0 and below 1, or auto")
     return weight
 
 
 def is_replaceable(folder: Path) -> bool:
-    """Return whether a folder is empty or an earlier ensemble."""
-    return folder.is_dir() and ((folder / ENSEMBLE_FILE).is_file() or not any(folder.iterdir()))
+    """Return whether a folder is empty or an earlier ensemble that is not exported."""
+    if not folder.is_dir():
+        return False
+    ensemble = (folder / ENSEMBLE_FILE).is_file() and not (folder / "export.json").exists()
+    return ensemble or not any(folder.iterdir())

@@ -1,16 +1,15 @@
 """Build the folder of an ensemble from finished runs, and test it."""
 
 import json
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import yaml
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -18,68 +17,40 @@ from scipy.sparse import csr_matrix
 
 from counterpoise.analysis.baseline import differences
 from counterpoise.analysis.group_decisions import comparison_metrics
-from counterpoise.analysis.runs import finished_jobs
+from counterpoise.commands.ensemble_members import COPIED, SPLITS, Member, read_data, read_member, shared_config
 from counterpoise.commands.evaluation import read_correction, run_metrics
-from counterpoise.commands.run_config import ENSEMBLE_FILE, read_config
+from counterpoise.commands.predictor import BlockPredictor, load
+from counterpoise.commands.run_config import ENSEMBLE_FILE
 from counterpoise.commands.saved_run import build
-from counterpoise.csv_tables import read_csv
 from counterpoise.data.datamodule import TextDataModule
-from counterpoise.data.splits import Vocabulary
-from counterpoise.data.token_store import load_tokenizer
 from counterpoise.errors import UserError
 from counterpoise.metrics import registry
 from counterpoise.metrics.calibration import PriorShift
 from counterpoise.metrics.calibration import measure as calibrate
 from counterpoise.metrics.scoring import MultiLabelScoring, SingleLabelScoring
-from counterpoise.model.ensemble import choose_baseline_weight, combine, factors, spread
+from counterpoise.metrics.temperature import cross_validated_nll
+from counterpoise.model.ensemble import (
+    choose_baseline_weight,
+    combine,
+    combine_weighted,
+    factors,
+    scores_by_size,
+    spread,
+)
 from counterpoise.report.run.run_report import write_run_report
-from counterpoise.saved_files import reading
 from counterpoise.terminal import console, name_cells
 from counterpoise.training.artifacts import write_results
 from counterpoise.training.baseline import AnyScoring, FittedBaseline, cached_model, split_logits
 from counterpoise.training.results import RunResults, one_hot
 
-SPLITS = ("validation", "test")
+log = logging.getLogger(__name__)
+
+TOLERANCE = 0.05
+"""Largest root mean square difference of logits to those that were tested, as a fraction of their spread."""
+COMPARED_TEXTS = 64
+"""Number of test texts whose logits are compared."""
 SHOWN = ("macro_f1", "accuracy", "micro_f1", "map", "tail_recall", "tail_f1")
 """Metrics that are printed, of those that the task has."""
-COPIED = ("config.yaml", "encoder.json", "balance.csv", "metrics.json", "splits.npz", "predictions.parquet")
-"""Files of a run that the ensemble's copy of it has besides the checkpoint."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A finished run, or the linear model.
-
-    Args:
-        name: What the tables call it.
-        logits: Logits of the splits "validation" and "test", float32 [N, C].
-        run: Folder of the run; None for the linear model.
-    """
-
-    name: str
-    logits: dict[str, np.ndarray]
-    run: Path | None = None
-
-
-def finished_runs(folders: Sequence[Path]) -> list[Path]:
-    """Return the folders of the finished runs among these runs and sweeps, each once.
-
-    Raises:
-        UserError: A folder holds no finished run, or a run lacks a file.
-    """
-    runs: dict[Path, None] = {}
-    for folder in folders:
-        jobs, warnings = finished_jobs(folder)
-        runs.update(dict.fromkeys(jobs))
-        for warning in warnings:
-            console.print(warning, markup=False)
-    for run in runs:
-        for name in (*COPIED, "checkpoints/best.ckpt"):
-            if not (run / name).is_file():
-                raise UserError(f"{run} has no {name}: train the run again")
-        if not (run / "logits.npz").is_file():
-            raise UserError(f"{run} has no logits.npz: the logits of its validation split were too many to be kept")
-    return list(runs)
 
 
 def build_ensemble(
@@ -99,41 +70,67 @@ def build_ensemble(
     Raises:
         UserError: The runs were not trained, validated and tested on the same texts, or their data have changed.
     """
-    configs = [read_config(run) for run in runs]
-    config = {key: value for key, value in configs[0].items() if key not in ("seed", "ckpt")}
-    data = _data(configs[0], packages)
-    members = [_member(run, data) for run in runs]
-    if any(other["decision"] != config["decision"] for other in configs):
-        raise UserError("the runs have different decision rules (decision): combine runs with the same one")
+    shared = shared_config(runs)
+    registry.load(path for path in shared.get("metrics") or () if str(path).partition(".")[0] in packages)
+    config = {key: value for key, value in shared.items() if key not in ("seed", "ckpt", "costs")}
+    if shared.get("costs"):
+        log.warning("costs: the ensemble has no decisions of least cost; predict --costs makes them")
+    data = read_data(shared, packages)
+    members = [read_member(run, data) for run in runs]
     scoring = _scoring(config, data, packages)
     linear, model = None, None
-    decision = scoring.decision if isinstance(scoring, MultiLabelScoring) else None
-    if decision is not None and decision.top_k is None and not decision.tunes and baseline_weight != 0:
-        raise UserError(
-            "the runs have fixed thresholds (decision), which do not fit the logits of a linear model: use "
-            "--baseline-weight 0"
-        )
-    if config.get("baseline") and baseline_weight != 0:
+    if baseline_weight != 0 and config.get("baseline"):
         model = cached_model(build(config["baseline"], packages), data)
         linear = Member(
             "linear model", {name: split_logits(model, data.splits[name], len(data.labels)) for name in SPLITS}
         )
-    weight, tried = _weight(members, linear, data, scoring, str(config["monitor"]), baseline_weight)
-    spreads = [spread(member.logits["validation"], scoring.multi_label) for member in members]
-    own = None if linear is None else spread(linear.logits["validation"], scoring.multi_label)
-    by = factors(spreads, own, weight)
-    parts = members if linear is None else [*members, linear]
+    elif baseline_weight:
+        raise UserError("--baseline-weight: the runs have no linear model (baseline=none)")
+    elif baseline_weight is None:
+        console.print("no linear model: the runs have baseline=none")
+    decision = scoring.decision if isinstance(scoring, MultiLabelScoring) else None
+    fixed = decision is not None and decision.top_k is None and not decision.tunes
+    if fixed and (linear is not None or len(runs) > 1):
+        raise UserError(
+            "the runs have fixed thresholds (decision), which do not fit combined logits: use thresholds that are tuned"
+        )
+    models = [member.logits["validation"] for member in members]
+    baseline = None if linear is None else linear.logits["validation"]
+    targets = data.splits["validation"].targets
+
+    def combined(chosen: Sequence[np.ndarray], weight: float) -> np.ndarray:
+        return combine_weighted(chosen, baseline, weight, scoring.multi_label)
+
+    def macro_f1(chosen: Sequence[np.ndarray]) -> float:
+        logits = combined(chosen, weight)
+        scoring.tune(logits, targets)
+        return scoring.measure(logits, targets)["macro_f1"]
+
+    weight = 0.0 if linear is None else float(baseline_weight or 0)
+    tried: dict[float, float] = {}
+    if linear is not None and baseline_weight is None:
+        weight, tried = choose_baseline_weight(lambda weight: _score(scoring, combined(models, weight), targets))
+    section = {
+        "baseline_weight": weight,
+        "validation_by_weight": {f"{each:.1f}": value for each, value in tried.items()},
+        "validation_by_runs": scores_by_size(models, macro_f1),
+    }
+    used = weight > 0
+    spreads = [spread(each, scoring.multi_label) for each in models]
+    by = factors(spreads, spread(baseline, scoring.multi_label) if baseline is not None and used else None, weight)
+    parts = [*members, linear] if linear is not None and used else members
     logits = {name: combine([part.logits[name] for part in parts], by) for name in SPLITS}
-    results = _results(runs[0], config, data, scoring, logits, parts, len(runs))
-    results.metrics["ensemble"] |= {"baseline_weight": weight, "validation_by_weight": tried}  # type: ignore[index]
+    everyone = members if linear is None else [*members, linear]
+    results = _results(output.name, config, data, scoring, logits, everyone)
+    results.metrics["ensemble"] |= section  # type: ignore[index]
     content = {
         "members": [f"members/{number}" for number in range(len(runs))],
-        "runs": [str(run) for run in runs],
+        "runs": [str(run.resolve()) for run in runs],
         "factors": by.tolist(),
-        "baseline": config["baseline"] if linear else None,
+        "baseline": config["baseline"] if used else None,
         "labels": data.labels,
     }
-    _write(output, runs, config, content, model, results)
+    _write(output, runs, config, content, model if used else None, results, packages)
     return results
 
 
@@ -153,63 +150,21 @@ def show(results: RunResults) -> None:
         table.add_row(cell, *(f"{scores[metric.name]:.4f}" for metric in shown))
     console.print(table)
     console.print(
-        f"weight of the linear model: {section['baseline_weight']:.1f}"
+        f"weight of the linear model: {section['baseline_weight']:g}"
         + (" (chosen on validation)" if section["validation_by_weight"] else ""),
         highlight=False,
     )
+    if len(section["validation_by_runs"]) > 1:
+        scores = ", ".join(f"{value:.3f}" for value in section["validation_by_runs"])
+        console.print(f"validation macro F1 with 1, 2, ... runs: {scores}", highlight=False)
     row = section["difference"]["macro_f1"]
     interval = f" (95 % interval {row['low']:+.3f} to {row['high']:+.3f})" if row["low"] is not None else ""
     console.print(
-        f"difference in macro F1 to {section['compared_with']}, the best run on validation: "
+        f"difference in macro F1 to {section['compared_with']}, the best of them by validation macro F1: "
         f"{row['difference']:+.3f}{interval}, over test texts",
         highlight=False,
         markup=False,
     )
-
-
-def _data(config: dict[str, Any], packages: Sequence[str]) -> TextDataModule:
-    """Return the data of a run, read again."""
-    source = build(config["encoder"] | {"compile": False}, packages)
-    data = TextDataModule(
-        build(config["data"], packages),
-        load_tokenizer(source.locate(), source.revision),
-        max_length=source.max_length,
-        packed=source.packed,
-        seed=config["seed"],
-        **config["loader"],
-    )
-    data.prepare_data()
-    data.setup()
-    return data
-
-
-def _member(run: Path, data: TextDataModule) -> Member:
-    """Return the logits of a run. Raise UserError if it has other splits, labels or texts than the data."""
-    labels = read_labels(run)
-    if labels != data.labels:
-        raise UserError(f"{run} has other classes than the data: combine runs on the same data")
-    with np.load(run / "splits.npz") as splits:
-        for name, part in data.splits.items():
-            if not np.array_equal(splits[name], part.rows):
-                raise UserError(f"{run} has another {name} split: combine runs on the same splits (loader.split_seed)")
-    column = "labels" if data.task == "multi_label" else "label"
-    truth = Vocabulary(labels).encode(pq.read_table(run / "predictions.parquet", columns=[column])[column])
-    targets = data.splits["test"].targets
-    if truth.shape != targets.shape or (truth != targets).sum():
-        raise UserError(f"the labels of the test texts have changed since {run} was tested")
-    with np.load(run / "logits.npz") as saved:
-        logits = {name: saved[name] for name in SPLITS}
-    for name, each in logits.items():
-        if each.shape != (len(data.splits[name]), len(labels)) or not np.isfinite(each).all():
-            raise UserError(f"{run}: logits.npz does not fit the {name} split, or holds values that are not finite")
-    return Member(str(run.name), logits, run)
-
-
-def read_labels(run: Path) -> list[str]:
-    """Return the labels of a run, from its `balance.csv`."""
-    with reading(run):
-        table = read_csv(run / "balance.csv", "class", ["class"])
-    return table["class"].tolist()
 
 
 def _scoring(config: dict[str, Any], data: TextDataModule, packages: Sequence[str]) -> AnyScoring:
@@ -219,50 +174,41 @@ def _scoring(config: dict[str, Any], data: TextDataModule, packages: Sequence[st
     return MultiLabelScoring(data.labels, data.counts, bounds, build(config["decision"], packages))
 
 
-def _weight(
-    members: Sequence[Member],
-    linear: Member | None,
-    data: TextDataModule,
-    scoring: AnyScoring,
-    monitor: str,
-    given: float | None,
-) -> tuple[float, dict[str, float]]:
-    """Return the weight of the linear model, and the validation scores of the weights that were tried, by weight."""
-    if linear is None or given is not None:
-        return (0.0 if linear is None else float(given or 0)), {}
-    found = registry.find(monitor.removeprefix("val/"), data.task)  # type: ignore[arg-type]
-    name = found.name if found and found.higher_is_better else "macro_f1"
+def _score(scoring: AnyScoring, logits: np.ndarray, targets: Any) -> float:
+    """Return the score that the weight of the linear model is chosen by; higher is better.
 
-    def score(logits: np.ndarray, targets: Any) -> float:
-        scoring.tune(logits, targets)
-        return scoring.measure(logits, targets)[name]
-
-    targets = data.splits["validation"].targets
-    models = [member.logits["validation"] for member in members]
-    weight, scores = choose_baseline_weight(models, linear.logits["validation"], targets, score, scoring.multi_label)
-    return weight, {f"{each:.1f}": value for each, value in scores.items()}
+    Single-label: minus the cross-validated NLL with a temperature. Multi-label: mAP. Macro F1 varies too much between
+    neighbouring weights, because it depends on a few validation texts of rare classes.
+    """
+    if scoring.multi_label:
+        return scoring.measure(logits, targets)["map"]
+    return -cross_validated_nll(logits, targets, np.zeros(logits.shape[1]))
 
 
 def _results(
-    run: Path,
+    name: str,
     config: dict[str, Any],
     data: TextDataModule,
     scoring: AnyScoring,
     logits: dict[str, np.ndarray],
     parts: Sequence[Member],
-    runs: int,
 ) -> RunResults:
-    """Return the results of the combined logits; correction and facts about the data are those of the first run."""
+    """Return the results of the combined logits; the correction is that of the first run."""
     targets = {name: data.splits[name].targets for name in SPLITS}
     scored, decisions = [], []
     for part in parts:
         scoring.tune(part.logits["validation"], targets["validation"])
-        scored.append({name: scoring.measure(part.logits[name], targets[name]) for name in SPLITS})
+        measured = {name: scoring.measure(part.logits[name], targets[name]) for name in SPLITS}
+        if part.run is None:  # distances to a plane are no log-odds
+            measured = {name: {key: each[key] for key in each if key != "loss"} for name, each in measured.items()}
+        scored.append(measured)
         decisions.append(scoring.decide(part.logits["test"]))
     scoring.tune(logits["validation"], targets["validation"])
     decided = scoring.decide(logits["test"])
-    best = max(range(runs), key=lambda number: scored[number]["validation"]["macro_f1"])
-    first, correction = run_metrics(run), read_correction(run, data.labels, scoring.multi_label)
+    best = max(range(len(parts)), key=lambda number: scored[number]["validation"]["macro_f1"])
+    runs = [part.run for part in parts if part.run is not None]
+    facts = [run_metrics(run) for run in runs]
+    correction = read_correction(runs[0], data.labels, scoring.multi_label)
     unknown = PriorShift(None, np.zeros(len(data.labels)))
     calibration = calibrate(
         data.labels,
@@ -273,21 +219,18 @@ def _results(
         scoring.bounds,
         decided if scoring.multi_label else None,
     )
-    everyone = [run_metrics(part.run) for part in parts if part.run is not None]
     metrics: dict[str, Any] = {name: scoring.measure(logits[name], targets[name]) for name in ("test", "validation")}
-    if scoring.multi_label:
-        metrics["test_at_half"] = scoring.measure(logits["test"], targets["test"], threshold=0.5)
     truth, chosen, single = (
         _indicators(each, len(data.labels)) for each in (targets["test"], decided, decisions[best])
     )
     support = np.asarray(truth.sum(axis=0)).ravel()
     compared = comparison_metrics(correction.task, support, data.counts, scoring.bounds)
-    metrics |= {key: first[key] for key in ("strategy", "data") if key in first}
     metrics |= {
-        "strategy": first["strategy"] | {"name": "ensemble"},
+        "strategy": {"name": "ensemble", "epoch_size": correction.epoch_size},
+        "data": facts[0]["data"],
         "data_warnings": data.data_warnings,
-        "epochs": float(np.mean([each["epochs"] for each in everyone])),
-        "steps": float(np.sum([each["steps"] for each in everyone])),
+        "epochs": float(np.mean([each["epochs"] for each in facts])),
+        "steps": int(sum(each["steps"] for each in facts)),
         "ensemble": {
             "members": [{"name": part.name} | scores for part, scores in zip(parts, scored, strict=True)],
             "compared_with": parts[best].name,
@@ -298,8 +241,8 @@ def _results(
         metrics["calibration"] = calibration.summary
     test, train = data.splits["test"], data.splits["train"].dataset
     return RunResults(
-        name=run.parent.name,
-        strategy=f"ensemble of {runs} {'run' if runs == 1 else 'runs'}",
+        name=name,
+        strategy=f"ensemble of {len(runs)} {'run' if len(runs) == 1 else 'runs'}",
         probe=False,
         config=config,
         metrics=metrics,
@@ -334,6 +277,7 @@ def _write(
     content: dict[str, Any],
     model: FittedBaseline | None,
     results: RunResults,
+    packages: Sequence[str],
 ) -> None:
     """Write the folder of the ensemble; it appears complete or not at all."""
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -341,23 +285,48 @@ def _write(
         folder = Path(unfinished) / "ensemble"
         for run, name in zip(runs, content["members"], strict=True):
             (folder / name / "checkpoints").mkdir(parents=True)
-            for file in (*COPIED, "checkpoints/best.ckpt"):
-                link_or_copy(run / file, folder / name / file)
-        if model is not None and content["baseline"]:
+            for file in COPIED:
+                shutil.copy(run / file, folder / name / file)
+            link_or_copy(run / "checkpoints/best.ckpt", folder / name / "checkpoints/best.ckpt")
+        if model is not None:
             (folder / "baseline").mkdir()
             model.save(folder / "baseline")
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "utf-8")
-        shutil.copy(runs[0] / "balance.csv", folder / "balance.csv")
-        shutil.copy(runs[0] / "splits.npz", folder / "splits.npz")
+        for file in ("balance.csv", "splits.npz"):
+            shutil.copy(runs[0] / file, folder / file)
         write_results(folder, results)
         (folder / ENSEMBLE_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-        seconds = sum(json.loads((run / "status.json").read_text(encoding="utf-8"))["seconds"] for run in runs)
-        status = {"state": "finished", "reason": None, "overrides": ["ensemble"], "seconds": round(seconds, 1)}
-        (folder / "status.json").write_text(json.dumps(status, indent=2), encoding="utf-8")
+        (folder / "status.json").write_text(json.dumps(_status(runs), indent=2), encoding="utf-8")
         write_run_report(folder / "report.html", results)
+        _compare_logits(load(folder, packages=packages), results)
         if output.exists():
             shutil.rmtree(output)
         folder.replace(output)
+
+
+def _status(runs: Sequence[Path]) -> dict[str, Any]:
+    """Return the status of a finished job whose overrides are those that the runs share, without the seed."""
+    each = [json.loads((run / "status.json").read_text(encoding="utf-8")) for run in runs]
+    shared = [part for part in each[0]["overrides"] if all(part in other["overrides"] for other in each)]
+    overrides = ["ensemble", *(part for part in shared if not part.startswith("seed="))]
+    seconds = round(sum(other["seconds"] for other in each), 1)
+    return {"state": "finished", "reason": None, "overrides": overrides, "seconds": seconds}
+
+
+def _compare_logits(predictor: BlockPredictor, results: RunResults) -> None:
+    """Raise UserError if the models of the folder give other logits for test texts than those that were scored.
+
+    Runs trained in bf16 were tested in bf16, and predict in fp32: a small difference is allowed.
+    """
+    rows = np.linspace(0, len(results.ids) - 1, min(COMPARED_TEXTS, len(results.ids))).astype(int)
+    expected = results.test_logits[np.unique(rows)]
+    found = predictor(results.texts(np.unique(rows)))
+    difference = float(np.sqrt(np.square(found - expected).mean())) / spread(expected, results.multi_label)
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"the models give other logits for the test texts than those in logits.npz (difference {difference:.0%} of "
+            "their spread): a text, a checkpoint or a setting of a run has changed since it was tested"
+        )
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -34,7 +34,7 @@ from counterpoise.model.ensemble import combine
 from counterpoise.model.module import Classifier
 from counterpoise.saved_files import read_json, reading
 from counterpoise.terminal import progress
-from counterpoise.training.baseline import FittedBaseline
+from counterpoise.training.baseline import BLOCK_TEXTS, FittedBaseline
 from counterpoise.training.encoder_record import check_tokenizer
 
 log = logging.getLogger(__name__)
@@ -213,7 +213,11 @@ class EnsemblePredictor(BlockPredictor):
         logits = [member.finish(tokens, lambda texts: None) for member, tokens in first]
         logits.append(last[0].finish(last[1], done))
         if self.baseline is not None:
-            logits.append(self.baseline.logits(texts) if texts else np.empty((0, len(self.labels)), np.float32))
+            # In blocks, because the features of a block of long texts need much memory.
+            starts = range(0, len(texts), BLOCK_TEXTS)
+            blocks = [self.baseline.logits(texts[start : start + BLOCK_TEXTS]) for start in starts]
+            linear = np.concatenate([np.empty((0, len(self.labels)), np.float32), *blocks])
+            logits.append(linear)
         return combine(logits, self.factors)
 
     def reasons(self, texts: pa.ChunkedArray, prepared: tuple[Sequence[str], list[Any]]) -> pa.Array:
@@ -312,7 +316,12 @@ def _load_ensemble(folder: Path, device: str, precision: str, packages: Sequence
     if any(member.labels != labels for member in members):
         raise UserError(f"{folder}: the labels of {ENSEMBLE_FILE} and of the models differ")
     if content["baseline"] is not None:
-        found = build(content["baseline"], packages).load(folder / "baseline")
+        source = build(content["baseline"], packages)
+        if not hasattr(source, "load"):
+            raise UserError(f"{folder}: the baseline of {ENSEMBLE_FILE} cannot be loaded")
+        found = source.load(folder / "baseline")
+        if found.logits([""]).shape != (1, len(labels)):
+            raise UserError(f"{folder}: the linear model has another number of classes than {ENSEMBLE_FILE}")
     factors = np.array(content["factors"], np.float64)
     if len(factors) != len(members) + (found is not None):
         raise UserError(f"{folder}: {ENSEMBLE_FILE} has {len(factors)} factors for other models")

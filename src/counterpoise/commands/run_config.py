@@ -1,5 +1,6 @@
 """The configuration of a run folder, read without importing PyTorch."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,14 @@ def read_ensemble(folder: Path) -> dict[str, Any]:
         UserError: The file is damaged.
     """
     path = folder / ENSEMBLE_FILE
-    content = read_json(path)
+    content = {"baseline": None, **read_json(path)}
     with reading(path):
-        for key, kind in (("labels", list), ("members", list), ("factors", list)):
-            if not isinstance(content[key], kind):
-                raise ValueError(f"{key} is not a {kind.__name__}")
+        for key, kind in (("labels", str), ("members", str), ("factors", float)):
+            if not content[key] or any(type(value) is not kind for value in content[key]):
+                raise ValueError(f"{key} is not a list of {kind.__name__}")
+        if not all(map(math.isfinite, content["factors"])):
+            raise ValueError("a factor is not finite")
         for name in content["members"]:
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise ValueError(f"{name} is outside the folder")
-        return {"baseline": None, **content}
+            if Path(name).is_absolute() or ".." in Path(name).parts or (folder / name / ENSEMBLE_FILE).exists():
+                raise ValueError(f"{name} is not a model within the folder")
+    return content

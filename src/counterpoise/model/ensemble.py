@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from counterpoise.balance.counts import Targets
-
 BASELINE_WEIGHTS = tuple(np.arange(10) / 10)
 """Weights of the linear baseline that `choose_baseline_weight` tries."""
 
@@ -44,25 +42,34 @@ def combine(logits: Sequence[np.ndarray], by: np.ndarray) -> np.ndarray:
     return total
 
 
-def choose_baseline_weight(
-    models: Sequence[np.ndarray],
-    baseline: np.ndarray,
-    targets: Targets,
-    score: Callable[[np.ndarray, Targets], float],
-    multi_label: bool,
-) -> tuple[float, dict[float, float]]:
-    """Return the weight of the baseline with the best validation score, the smallest of several, and all scores.
+def combine_weighted(
+    models: Sequence[np.ndarray], baseline: np.ndarray | None, baseline_weight: float, multi_label: bool
+) -> np.ndarray:
+    """Return the combined logits, float32 [N, C], of models and baseline on the texts that the spreads are taken of."""
+    spreads = [spread(each, multi_label) for each in models]
+    if baseline is None:
+        return combine(models, factors(spreads, None, 0.0))
+    return combine([*models, baseline], factors(spreads, spread(baseline, multi_label), baseline_weight))
+
+
+def scores_by_size(
+    models: Sequence[np.ndarray], score: Callable[[Sequence[np.ndarray]], float], choices: int = 3
+) -> list[float]:
+    """Return the mean scores of ensembles of 1, 2, ... M of the models: what further models would add.
 
     Args:
-        models: Validation logits of M models, float [N, C] each.
-        baseline: Validation logits of the baseline, float [N, C].
-        targets: Validation targets.
-        score: Score of logits [N, C] and targets; higher is better.
-        multi_label: Whether the data are multi-label.
+        models: Logits of M models.
+        score: Score of an ensemble of some of them.
+        choices: Largest number of ensembles of each size.
     """
-    spreads, own = [spread(each, multi_label) for each in models], spread(baseline, multi_label)
-    scores = {
-        float(weight): score(combine([*models, baseline], factors(spreads, own, weight)), targets)
-        for weight in BASELINE_WEIGHTS
-    }
+    means = []
+    for size in range(1, len(models) + 1):
+        starts = range(1 if size == len(models) else min(choices, len(models)))
+        means.append(float(np.mean([score([*models[start:], *models[:start]][:size]) for start in starts])))
+    return means
+
+
+def choose_baseline_weight(score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
+    """Return the weight of the baseline with the best score, the smallest of several, and all scores by weight."""
+    scores = {float(weight): score(float(weight)) for weight in BASELINE_WEIGHTS}
     return max(scores, key=lambda weight: (scores[weight], -weight)), scores

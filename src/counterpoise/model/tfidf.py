@@ -5,9 +5,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
@@ -17,6 +17,7 @@ from sklearn.svm import LinearSVC
 from counterpoise.balance.counts import Targets
 from counterpoise.balance.validation import is_number
 from counterpoise.errors import UserError
+from counterpoise.saved_files import reading
 
 TOLERANCE = 0.1
 """Stopping criterion of the solver, the default of LIBLINEAR. That of scikit-learn, 1e-4, gives the same validation
@@ -52,10 +53,8 @@ class FittedTfidf:
         `load` returns a model whose logits differ from those of this one by the rounding to fp16.
         """
         vectorizers = [
-            {
-                **{name: getattr(each, name) for name in ("analyzer", "token_pattern", "ngram_range", "sublinear_tf")},
-                "terms": each.get_feature_names_out().tolist(),
-            }
+            {name: getattr(each, name) for name in ("analyzer", "ngram_range", "sublinear_tf")}
+            | {"terms": each.get_feature_names_out().tolist()}
             for each in self.vectorizers
         ]
         (folder / "tfidf.json").write_text(json.dumps(vectorizers, ensure_ascii=False), encoding="utf-8")
@@ -73,20 +72,19 @@ class FittedTfidf:
         Raises:
             UserError: A file is missing or damaged.
         """
-        try:
+        with reading(folder):
             settings = json.loads((folder / "tfidf.json").read_text(encoding="utf-8"))
             weights = load_file(folder / "tfidf.safetensors")
             vectorizers = []
             for number, each in enumerate(settings):
-                terms, span = each.pop("terms"), tuple(each.pop("ngram_range"))
-                vectorizers.append(TfidfVectorizer(**each, ngram_range=span, vocabulary=terms))
-                vectorizers[-1].idf_ = weights[f"idf_{number}"]
+                vectorizer = _vectorizer(each["analyzer"], each["ngram_range"], sublinear_tf=bool(each["sublinear_tf"]))
+                vectorizer.set_params(vocabulary=[str(term) for term in each["terms"]])
+                vectorizer.idf_ = weights[f"idf_{number}"]
+                vectorizers.append(vectorizer)
             coefficients = weights["coefficients"].astype(np.float32)
-            if len(coefficients) != sum(len(each.idf_) for each in vectorizers):
-                raise ValueError("the number of features differs between the files")
+            if coefficients.shape != (sum(len(each.idf_) for each in vectorizers), len(weights["intercepts"])):
+                raise ValueError("the shapes of the weights do not fit the features")
             return cls(vectorizers, coefficients, weights["intercepts"])
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-            raise UserError(f"{folder}: the linear model cannot be read ({' '.join(str(error).split())})") from error
 
 
 @dataclass(frozen=True)
@@ -182,11 +180,9 @@ class TfidfLinear:
         most = max(1, min(self.max_features, MAX_COEFFICIENTS // (2 * classes)))
         for analyzer, span in (("word", self.word_ngrams), ("char_wb", self.char_ngrams)):
             if span is not None:
-                vectorizer = TfidfVectorizer(
-                    analyzer=analyzer,
-                    # Words of one character are words in many languages.
-                    token_pattern=r"(?u)\b\w+\b" if analyzer == "word" else None,
-                    ngram_range=tuple(span),
+                vectorizer = _vectorizer(
+                    analyzer,
+                    span,
                     sublinear_tf=self.sublinear,
                     min_df=min(self.min_df, len(texts)),
                     max_features=most,
@@ -230,6 +226,16 @@ class TfidfLinear:
         ratio, share = ((texts - positives) / positives) ** self.beta, positives / texts
         negative = 1 / (share * ratio + 1 - share)
         return {0.0: negative, 1.0: ratio * negative}
+
+
+def _vectorizer(analyzer: str, span: Sequence[int], **settings: Any) -> TfidfVectorizer:
+    """Return an unfitted vectorizer of words ("word") or of characters within words ("char_wb")."""
+    if analyzer not in ("word", "char_wb"):
+        raise ValueError(f"the analyzer {analyzer!r} is unknown")
+    # Words of one character are words in many languages.
+    pattern = r"(?u)\b\w+\b" if analyzer == "word" else None
+    shortest, longest = span
+    return TfidfVectorizer(analyzer=analyzer, token_pattern=pattern, ngram_range=(shortest, longest), **settings)
 
 
 def _rows_by_class(targets: Targets, classes: int, order: np.ndarray) -> list[np.ndarray]:
