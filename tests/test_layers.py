@@ -81,7 +81,11 @@ def test_hydra_is_imported_only_by_training_and_the_layers_above():
         ("counterpoise.balance", ["pytorch_lightning", "hydra", "transformers"]),
         ("counterpoise.terminal", ["torch", "hydra", "omegaconf"]),
         ("counterpoise.errors", ["torch", "rich"]),
-        ("hydra_plugins.counterpoise_launcher.launcher", ["torch", "pandas", "rich"]),  # Hydra imports it at each start
+        (
+            "hydra_plugins.counterpoise_launcher.launcher",
+            ["torch", "pandas", "rich"],
+        ),  # Hydra imports both at each start
+        ("hydra_plugins.counterpoise_launcher.sweeper", ["torch", "pandas", "rich"]),
     ],
 )
 def test_a_lower_layer_is_importable_without_heavy_libraries(module, heavy):

@@ -33,6 +33,7 @@ from counterpoise.training.next_steps import resume_command
 from counterpoise.training.processes import check_cores, check_run_folder, end_with_launcher
 from counterpoise.training.shown_settings import show_settings, shown_path
 from hydra_plugins.counterpoise_launcher.launcher import ProcessLauncher
+from hydra_plugins.counterpoise_launcher.sweeper import AutoSweeper
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,8 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
     its folder before is skipped.
     """
     # Hydra searches installed plugins only, and not those of an editable installation.
-    Plugins.instance().register(ProcessLauncher)
+    for plugin in (ProcessLauncher, AutoSweeper):
+        Plugins.instance().register(plugin)
 
     @functools.wraps(task)
     def run_and_record(config: DictConfig) -> float | None:

@@ -1,0 +1,96 @@
+"""Successive halving within a time budget."""
+
+import json
+
+import pytest
+
+from counterpoise.errors import UserError
+from counterpoise.sweep.auto import Search, read_budget, search, validation_score
+
+SECONDS = {"a": 10, "b": 10, "c": 20, "d": 10}
+SCORES = {"a": 0.5, "b": 0.8, "c": 0.7, "d": 0.6}
+
+
+class Trainer:
+    """Writes the files of runs whose duration and score are known, and moves a clock."""
+
+    def __init__(self, folder, seconds=SECONDS, scores=SCORES):
+        self.folder, self.seconds, self.scores = folder, seconds, scores
+        self.now, self.trained = 0.0, []
+
+    def clock(self):
+        return self.now
+
+    def __call__(self, overrides, number):
+        name, seed = overrides[-2], overrides[-1]
+        self.now += self.seconds[name]
+        self.trained.append((name, int(seed.removeprefix("seed="))))
+        run = self.folder / str(number)
+        run.mkdir()
+        if name in self.scores:
+            (run / "status.json").write_text(json.dumps({"state": "finished"}))
+            (run / "metrics.json").write_text(json.dumps({"validation": {"macro_f1": self.scores[name]}}))
+        else:
+            (run / "status.json").write_text(json.dumps({"state": "failed"}))
+        return run
+
+
+def settings(budget, names="abcd", **others):
+    return Search(budget=budget, candidates=list(names), **others)
+
+
+def test_the_better_half_is_trained_again_until_one_is_left(tmp_path):
+    trainer = Trainer(tmp_path)
+    runs = search(trainer, ["x=1"], settings(200, reserve=0, max_rounds=4), trainer.clock)
+    rounds = [[name for name, seed in trainer.trained if seed == number] for number in range(4)]
+    assert [sorted(each) for each in rounds] == [["a", "b", "c", "d"], ["b", "c"], ["b"], ["b"]]
+    assert [int(run.name) for run in runs[:4]] == [1, 4, 6, 7]
+    assert sorted(int(run.name) for run in runs) == list(range(8))
+
+
+@pytest.mark.parametrize("budget", [25, 60, 100, 150, 1000])
+@pytest.mark.parametrize("reserve", [0, 0.1, 0.3])
+def test_no_run_ends_after_the_time_for_training(tmp_path, budget, reserve):
+    trainer = Trainer(tmp_path)
+    search(trainer, [], settings(budget, reserve=reserve), trainer.clock)
+    assert trainer.now <= budget * (1 - reserve)
+
+
+def test_a_budget_for_few_runs_trains_the_first_candidates(tmp_path):
+    trainer = Trainer(tmp_path)
+    search(trainer, [], settings(30, reserve=0), trainer.clock)
+    assert trainer.trained == [("a", 0), ("b", 0)]
+
+
+def test_failed_candidates_are_left_out(tmp_path):
+    trainer = Trainer(tmp_path, scores={"d": 0.1})
+    runs = search(trainer, [], settings(200, reserve=0, max_rounds=3), trainer.clock)
+    assert [name for name, seed in trainer.trained if seed == 2] == ["d"]
+    assert all(validation_score(run) == 0.1 for run in runs)
+
+
+def test_a_search_without_a_finished_run_is_refused(tmp_path):
+    trainer = Trainer(tmp_path, scores={})
+    with pytest.raises(UserError, match="raise the budget"):
+        search(trainer, [], settings(100), trainer.clock)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30m", 1800), ("1h30m", 5400), ("90s", 90), ("1.5h", 5400), (30, 1800), ("2", 120)]
+)
+def test_budgets_are_times(text, seconds):
+    assert read_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "30x", "-5m", "0", "0m", "30m later", None, "nan", "m30"])
+def test_other_budgets_are_refused(text):
+    with pytest.raises(UserError, match="budget="):
+        read_budget(text)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"names": ""}, {"max_rounds": 0}, {"max_rounds": 1.5}, {"reserve": 1}, {"reserve": float("nan")}]
+)
+def test_settings_outside_their_range_are_refused(wrong):
+    with pytest.raises(UserError, match=r"hydra\.sweeper"):
+        settings(10, **wrong)
