@@ -1,6 +1,7 @@
 """Atomic file writes."""
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,3 +38,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {os.strerror(cause.errno or 0)}; free space in {path.parent}") from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> list[Path]:
+    """Remove temporary files of `atomic_path` that a killed process left in a folder, and return their paths."""
+    if not folder.is_dir():
+        return []
+    left = [path for path in folder.iterdir() if re.fullmatch(r"\..+\.[0-9a-f]{8}(\.\w+)?", path.name)]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return left

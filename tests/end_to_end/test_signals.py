@@ -95,3 +95,20 @@ def test_a_signal_while_a_checkpoint_is_written_stops_the_run_after_it(tiny, tmp
     done = run(tmp_path / "run", *tiny, report=False)
     assert_stopped_by(signal.SIGINT, done)
     assert done.last["global_step"] == 6
+
+
+def test_the_same_command_with_ckpt_last_starts_a_run_continues_it_and_repeats_its_test(tiny, tmp_path):
+    settings = [*tiny, "ckpt=last", "trainer.max_epochs=2"]
+    folder = tmp_path / "run"
+    stopped = run(folder, *settings, send("on_before_backward", 9, signal.SIGTERM), report=False)
+    assert stopped.code == 143
+    assert "starts from the beginning" in " ".join(stopped.out.split())
+    assert f"hydra.run.dir={folder}" in stopped.err.partition("to resume: ")[2]
+    (folder / "checkpoints/.last.0123abcd.ckpt").touch()
+    done = run(folder, *settings, report=False)
+    assert done.code == 0, done.err
+    assert "after 9 steps" in " ".join(done.out.split())
+    assert not (folder / "checkpoints/.last.0123abcd.ckpt").exists()
+    again = run(folder, *settings, report=False)
+    assert "after 12 steps" in " ".join(again.out.split())
+    assert again.metrics["test"] == done.metrics["test"]

@@ -3,6 +3,7 @@
 import dataclasses
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from counterpoise.model.encoder import EncoderSource
 from counterpoise.model.module import Classifier
 from counterpoise.model.optim import Optim
 from counterpoise.training.checks import steps_per_epoch
+from counterpoise.training.last_checkpoint import LastCheckpoint
 from counterpoise.training.resume import BestCheckpoint, ExactResume
 from counterpoise.training.resume_checks import check_resumable
 from counterpoise.training.trainer import build
@@ -130,12 +132,14 @@ def train(tables, tiny_encoder, tmp_path):
         strategy=None,
         optim=None,
         patience=None,
+        threshold=None,
         files=tables,
         loader=None,
         max_length=32,
         dropout=0.1,
         exact_resume=True,
         each_step=False,
+        minutes=15.0,
         **flags,
     ) -> Run:
         flags = {"max_epochs": 3} | flags
@@ -160,7 +164,7 @@ def train(tables, tiny_encoder, tmp_path):
             dropout=dropout,
         )
         recorder, log = Recorder(stop), Log()
-        last = ModelCheckpoint(folder, "last", save_on_exception=True, enable_version_counter=False)
+        last = LastCheckpoint(folder, "last", minutes=minutes, save_on_exception=True, enable_version_counter=False)
         best = BestCheckpoint(folder, "best", monitor="val/macro_f1", mode="max", save_weights_only=True)
         callbacks = [recorder, LearningRateMonitor("step"), best, last]
         if exact_resume:
@@ -169,7 +173,8 @@ def train(tables, tiny_encoder, tmp_path):
             callbacks.append(ModelCheckpoint(folder, "{step}", save_top_k=-1, every_n_train_steps=1))
         if patience:
             # This score is constant.
-            callbacks.append(EarlyStopping("val/classes", patience=patience, mode="max"))
+            stop = EarlyStopping("val/classes", patience=patience, mode="max", stopping_threshold=threshold)
+            callbacks.append(stop)
         trainer = build(
             "cpu",
             1,
@@ -299,12 +304,71 @@ def test_a_run_continues_with_other_micro_batches(before, after, train):
 )
 def test_a_resumed_run_that_stops_again_continues(first, settings, train):
     whole, once = train(**settings), train(first, **settings)
-    for again in (("on_train_start", 1), ("on_before_backward", 1), ("on_validation_batch_end", 1)):
+    for again in (("on_before_backward", 1), ("on_validation_batch_end", 1)):
         twice = train(again, ckpt=once.last, **settings)
         first_step = load(once.last)["global_step"]
         twice.recorder.batches += [batch for batch in once.recorder.batches if batch[0] < first_step]
         twice.recorder.validations += once.recorder.validations
         assert_continues(whole, twice, train(ckpt=twice.last, **settings))
+
+
+def test_a_resumed_run_that_stops_before_it_trains_saves_nothing(train):
+    once = train(("on_before_backward", 8))
+    assert not train(("on_train_start", 1), ckpt=once.last).last.exists()
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+@pytest.mark.parametrize("settings", [{}, {"val_check_interval": 0.4}, {"val_check_interval": 3}], ids=str)
+def test_a_run_that_stopped_early_is_not_trained_further(settings, patience, train):
+    first = train(patience=patience, max_epochs=6, **settings)
+    assert first.trainer.global_step < 6 * STEPS
+    resumed = train(ckpt=first.last, patience=patience, max_epochs=6, **settings)
+    assert resumed.recorder.batches == []
+    assert resumed.trainer.global_step == first.trainer.global_step
+
+
+def test_a_run_that_stopped_at_a_threshold_is_not_trained_further(train):
+    settings = {"patience": 9, "threshold": 1.0, "val_check_interval": 0.4}
+    first = train(**settings)
+    assert first.trainer.global_step == 2
+    assert train(ckpt=first.last, **settings).recorder.batches == []
+
+
+def test_a_training_that_ends_between_validations_saves_its_last_step(train):
+    first = train(max_epochs=2, max_steps=8, val_check_interval=3)
+    assert load(first.last)["global_step"] == 8
+    assert train(ckpt=first.last, max_epochs=2, max_steps=8, val_check_interval=3).recorder.batches == []
+
+
+@pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 2}], ids=str)
+def test_a_killed_run_continues_from_the_checkpoint_of_the_last_interval(settings, train, monkeypatch):
+    whole = train(**settings)
+    monkeypatch.setattr("counterpoise.training.last_checkpoint.LARGEST_SHARE", float("inf"))
+    killed = train(("on_before_backward", 8), minutes=0, **settings)
+    previous = killed.last.with_name("previous.ckpt")
+    steps = [load(path)["global_step"] for path in (previous, killed.last)]
+    assert steps[0] == steps[1] - 1
+    for ckpt in (killed.last, previous):
+        assert_continues(whole, killed, train(ckpt=ckpt, **settings), ckpt)
+
+
+def test_checkpoints_by_time_take_a_small_share_of_it(train, monkeypatch):
+    seconds, saved = [0.0], []
+
+    def save(trainer, *_):
+        saved.append(trainer.global_step)
+        seconds[0] += 60
+
+    def step(*_):
+        seconds[0] += 40 * 60
+
+    clock = SimpleNamespace(monotonic=lambda: seconds[0])
+    monkeypatch.setattr("counterpoise.training.last_checkpoint.time", clock)
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", save)
+    monkeypatch.setattr(Recorder, "on_train_batch_end", step)
+    train(max_epochs=4, check_val_every_n_epoch=4)
+    # The first one is due after 15 minutes and takes 1 minute. The next ones are due every 200 minutes.
+    assert saved[:4] == [1, 6, 11, 16]
 
 
 def test_a_run_continues_within_the_epoch_in_which_max_steps_ended_it(train):

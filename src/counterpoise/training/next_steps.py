@@ -65,16 +65,19 @@ def _longer(results: RunResults) -> str | None:
 def resume_command(checkpoint: Path, overrides: Sequence[str], *changes: str) -> str:
     """Return the command that resumes a run from a checkpoint with the overrides of the run and further ones.
 
+    A run with `ckpt=last` is resumed in its folder.
+
     Args:
         checkpoint: Path of last.ckpt.
         overrides: Overrides of the run. `ckpt` and the keys of `changes` are left out.
         changes: Overrides that differ.
     """
-    path = shown_path(checkpoint)
-    resume = f"ckpt={path}"
+    in_folder = "ckpt=last" in overrides
+    path = shown_path(checkpoint.parent.parent if in_folder else checkpoint)
+    resume = f"{'hydra.run.dir' if in_folder else 'ckpt'}={path}"
     if not re.fullmatch(r"[\w./-]+", path, re.ASCII):
         resume = quoted_override(resume) or resume
-    replaced = {change.partition("=")[0] for change in ("ckpt=", *changes)}
+    replaced = {change.partition("=")[0] for change in changes} | (set() if in_folder else {"ckpt"})
     kept = [text for text in overrides if text.partition("=")[0].lstrip("+") not in replaced]
     return " ".join(
         [python(), shlex.quote(shown_path(Path(sys.argv[0]).absolute())), *map(shlex.quote, [*kept, *changes]), resume]

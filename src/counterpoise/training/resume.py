@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from torch.optim.lr_scheduler import LambdaLR
 
 from counterpoise.data.position import Position, training_position
@@ -77,8 +78,7 @@ class ExactResume(Callback):
             for optimizer in trainer.optimizers
         ]
         for callback in trainer.early_stopping_callbacks if self._restored else ():
-            if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
-                # The run had stopped already.
+            if isinstance(callback, EarlyStopping) and _has_stopped(callback):
                 trainer.should_stop = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -158,6 +158,13 @@ class ExactResume(Callback):
         elif follows_validation:
             # Lightning counts the step before a validation again.
             loop._batches_that_stepped -= 1
+
+
+def _has_stopped(callback: EarlyStopping) -> bool:
+    """Return whether early stopping had ended the resumed run and, by patience, would still end it."""
+    by_patience = EarlyStoppingReason.PATIENCE_EXHAUSTED
+    by_value = callback.stopping_reason not in (EarlyStoppingReason.NOT_STOPPED, by_patience)
+    return by_value or callback.wait_count >= callback.patience
 
 
 def _is_validation_due(trainer: pl.Trainer) -> bool:

@@ -9,6 +9,7 @@ from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.position import Position, check_same_order
 from counterpoise.errors import UserError
 from counterpoise.model.module import Classifier, check_labels
+from counterpoise.terminal import console
 from counterpoise.training.checkpoints import load_checkpoint
 from counterpoise.training.precision import saved_precision
 from counterpoise.training.resume import STATE, ExactResume
@@ -60,6 +61,7 @@ def check_resumable(path: str, trainer: pl.Trainer, model: Classifier, data: Tex
                 f"ckpt={path} has been trained for {done} steps ({epoch} epochs and {step} steps), more than "
                 f"trainer.{name}={value}: raise it"
             )
+    console.print(f"resuming from {path} after {done} steps (epoch {epoch}, step {step} of {steps})", markup=False)
 
 
 def _check_parameters(checkpoint: dict[str, Any], model: Classifier, path: str) -> None:

@@ -24,10 +24,12 @@ from omegaconf import DictConfig, OmegaConf
 from counterpoise.analysis.job_folders import finished_value, has_finished
 from counterpoise.data.cache import build_seconds
 from counterpoise.errors import UserError
-from counterpoise.io import atomic_path
+from counterpoise.io import atomic_path, remove_unfinished
 from counterpoise.terminal import console, exit_with_error, user_error_line
 from counterpoise.training import signals
+from counterpoise.training.checkpoints import LAST_CHECKPOINT
 from counterpoise.training.config_types import check_types, flatten
+from counterpoise.training.last_checkpoint import checkpoint_to_resume
 from counterpoise.training.launcher import LostProcess, lost_process, watched
 from counterpoise.training.next_steps import resume_command
 from counterpoise.training.processes import check_cores, check_run_folder, end_with_launcher
@@ -120,6 +122,10 @@ class RunContext:
         if console.quiet and self.job_number:
             # All jobs of a sweep read the same data: the first one reports its defects.
             logging.getLogger("counterpoise.data").setLevel(logging.ERROR)
+        if self.rank == 0:
+            self._remove_unfinished_files()
+        if isinstance(self.config.ckpt, str):
+            self.config.ckpt = checkpoint_to_resume(self.config.ckpt, self.folder)
         check_types(self.resolved_config)
         check_run_folder(OmegaConf.to_container(HydraConfig.get().run)["dir"])  # type: ignore[call-overload, index]
         check_cores(self.resolved_config["trainer"])
@@ -128,6 +134,10 @@ class RunContext:
         if self.rank == 0:
             text = yaml.safe_dump(self.resolved_config, sort_keys=False, allow_unicode=True)
             (self.folder / "config.yaml").write_text(text, encoding="utf-8")
+
+    def _remove_unfinished_files(self) -> None:
+        for path in (*remove_unfinished(self.folder), *remove_unfinished(self.folder / "checkpoints")):
+            log.info("removed %s, which a killed run left unfinished", path)
 
     def write_status(self, state: str, reason: str | None = None, value: float | None = None) -> None:
         """Write `status.json`.
@@ -217,10 +227,11 @@ def _resume_hint(run: RunContext) -> str:
 
     The command repeats the overrides of the run, so that the settings stay the same.
     """
-    checkpoint = run.folder / "checkpoints" / "last.ckpt"
-    if run.sweep or not checkpoint.exists():
+    own = run.folder / "checkpoints" / LAST_CHECKPOINT
+    checkpoint = own if own.exists() else run.config.ckpt
+    if run.sweep or not checkpoint:
         return ""
-    return f"; to resume: {resume_command(checkpoint, run.overrides)}"
+    return f"; to resume: {resume_command(Path(checkpoint), run.overrides)}"
 
 
 def _record_failure(run: RunContext, error: Exception) -> None:
