@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from counterpoise.analysis.job_folders import hydra_overrides, is_job
+from counterpoise.analysis.run_process import has_died
 from counterpoise.csv_tables import write_csv
 from counterpoise.metrics import registry
 from counterpoise.saved_files import read_json
@@ -113,7 +114,7 @@ def job(folder: Path, final: bool = False) -> dict[str, Any]:
         # The first job of a sweep builds the cache for all others: its strategy must not pay for that.
         seconds = _float(status.get("seconds")) - (status.get("cache_seconds") or 0.0)
         row |= _setting(status["overrides"]) | {"seconds": round(seconds, 1)}
-        if status["state"] == "running" and final:
+        if status["state"] == "running" and (final or has_died(status.get("process"))):
             return row | {"reason": "ended without a result (killed?)"}
         if status["state"] == "running":
             return row | {"state": "running"}

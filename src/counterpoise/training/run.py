@@ -22,6 +22,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from counterpoise.analysis.job_folders import finished_value, has_finished
+from counterpoise.analysis.run_process import this_process
 from counterpoise.data.cache import build_seconds
 from counterpoise.errors import UserError
 from counterpoise.io import atomic_path, remove_unfinished
@@ -154,6 +155,7 @@ class RunContext:
             "reason": reason,
             "value": value,
             "overrides": list(self.overrides),
+            "process": this_process(),
             "seconds": round(self.seconds, 1),
             "cache_seconds": round(self.cache_seconds, 1),
         }
