@@ -54,7 +54,9 @@ def test_only_the_training_file_needs_groups_and_weights(tmp_path):
 @pytest.mark.parametrize("value", ["-1", "nan", "inf", "much", ""])
 def test_an_invalid_weight_is_reported_with_its_row(tmp_path, value):
     file = written(tmp_path / "a.csv", label=["x", "y", "x"], w=["1", "2.5", value])
-    message = f"a.csv: row 3: column 'w' (data.weight) holds '{value}', which is not a number of 0 or more"
+    message = (
+        f"a.csv: row 3: column 'w' (data.weight) holds '{value}', which is neither 0 nor a number from 1e-15 to 1e+15"
+    )
     assert refused(FileSource(file, weight="w")) == message
 
 
@@ -64,7 +66,9 @@ def test_invalid_weight_columns_are_refused(tmp_path):
     assert refused(FileSource(file, weight="w")) == message
     frame = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"], "w": [[1], [2]], "v": [1.0, np.nan]})
     frame.to_parquet(tmp_path / "a.parquet")
-    message = "a.parquet: row 1: column 'w' (data.weight) holds [1], which is not a number of 0 or more"
+    message = (
+        "a.parquet: row 1: column 'w' (data.weight) holds [1], which is neither 0 nor a number from 1e-15 to 1e+15"
+    )
     assert refused(FileSource(str(tmp_path / "a.parquet"), weight="w")) == message
     assert "row 2: column 'v' (data.weight) holds " in refused(FileSource(str(tmp_path / "a.parquet"), weight="v"))
 

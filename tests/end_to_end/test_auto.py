@@ -7,18 +7,19 @@ import pytest
 from commandline import run, setting
 from counterpoise.commands.predictor import load
 
-CANDIDATES = 'hydra.sweeper.candidates=["strategy=plain","strategy=weighted","strategy=ldam"]'
+CANDIDATES = 'hydra.sweeper.candidates=["strategy=plain","strategy=ldam"]'
 
 
 def test_the_best_runs_become_one_exported_model(texts, tiny_encoder, tmp_path):
     overrides = (*setting(texts, tiny_encoder), "baseline=tfidf", f"hydra.sweep.dir={tmp_path}")
-    done = run(tmp_path, "-m", "sweep=auto", "budget=10m", CANDIDATES, "hydra.sweeper.max_rounds=2", *overrides)
+    rounds = ("hydra.sweeper.max_rounds=2", "hydra/launcher=basic")  # without the seconds that processes take to start
+    done = run(tmp_path, "-m", "sweep=auto", "budget=10m", CANDIDATES, *rounds, *overrides)
     assert done.code == 0, done.err
-    seeds = [json.loads((tmp_path / str(job) / "status.json").read_text())["overrides"][-1] for job in range(5)]
-    assert seeds == ["seed=0"] * 3 + ["seed=1"] * 2
-    assert not (tmp_path / "5").exists()
+    seeds = [json.loads((tmp_path / str(job) / "status.json").read_text())["overrides"][-1] for job in range(3)]
+    assert seeds == ["seed=0", "seed=0", "seed=1"]
+    assert not (tmp_path / "3").exists()
     ensemble = tmp_path / "ensemble"
-    assert len(json.loads((ensemble / "ensemble.json").read_text())["members"]) == 5
+    assert len(json.loads((ensemble / "ensemble.json").read_text())["members"]) == 3
     assert (ensemble / "report.html").is_file()
     assert "sweep=auto took" in done.out
     assert load(ensemble / "onnx")(["alpha1 word2"]).shape == (1, len(load(ensemble).labels))

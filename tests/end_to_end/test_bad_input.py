@@ -78,10 +78,6 @@ USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
     "wrong type of list": (["optim.betas=0.9"], ["optim.betas=0.9", "a list"]),
     "fraction of a batch": (["loader.batch_size=4.5"], ["loader.batch_size=4.5", "a whole number"]),
     "dropout": (["dropout=2"], ["dropout=2"]),
-    "no validation": (
-        ["+trainer.max_steps=1", "loader.batch_size=2"],
-        ["trainer.max_steps=1", "trainer.val_check_interval=1"],
-    ),
     "seed null": (["seed=null"], ["seed=null", "a whole number"]),
     "max_length of the special tokens": (["encoder.max_length=1"], ["encoder.max_length=1"]),
     "negative workers": (["loader.num_workers=-1"], ["loader.num_workers=-1"]),

@@ -37,6 +37,14 @@ def tiny(texts: dict[str, Path], tiny_encoder: Path) -> list[str]:
     return [*setting(texts, tiny_encoder), "baseline=none", "loader.eval_batch_size=4"]
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_not_ignored():
+    """Shells start background jobs with Ctrl-C ignored, and an ignored signal stays ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def assert_stopped_by(number: signal.Signals, done) -> None:
     assert done.code == 128 + number, done.err
     assert "Traceback" not in done.err

@@ -17,6 +17,9 @@ from counterpoise.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 
+MANY_WEIGHTS = 2**28
+"""Number of weights, a gigabyte in fp32, above which they are compared with the checkpoint before loading."""
+
 SHOWN_KEYS = 3
 """Weights that a message names."""
 _LOADING_ERRORS = (
@@ -87,18 +90,20 @@ def load_backbone(location: str, name: str, config: Any, attention: str, pooler:
 
 
 def _check_sizes(location: str, name: str, config: Any) -> None:
-    """Raise UserError if config.json describes more weights than the checkpoint in a local folder can hold.
+    """Raise UserError if config.json describes many more weights than the checkpoint in a local folder can hold.
 
-    transformers would allocate them, and fill them with random values, before it reports that they are missing.
+    transformers would allocate them, and fill them with random values, before it reports that they are missing. It does
+    so for fewer than `MANY_WEIGHTS`, because it names what is missing.
     """
     checkpoint = sum(path.stat().st_size for path in Path(location).glob("*.safetensors"))
     hidden = getattr(config, "hidden_size", None)
     for key, width in (("vocab_size", getattr(config, "embedding_size", hidden)), ("num_hidden_layers", hidden)):
         size = getattr(config, key, None)
         # A weight takes at least a byte.
-        if checkpoint and isinstance(size, int) and isinstance(width, int) and size * width > checkpoint:
+        described = size * width if isinstance(size, int) and isinstance(width, int) else 0
+        if checkpoint and described > max(checkpoint, MANY_WEIGHTS):
             raise UserError(
-                f"encoder.name={name}: {key}={size:,} of config.json describes at least {size * width:,} weights, and "
+                f"encoder.name={name}: {key}={size:,} of config.json describes at least {described:,} weights, and "
                 f"the checkpoint has {checkpoint:,} bytes"
             )
 
