@@ -62,6 +62,18 @@ def test_a_budget_for_few_runs_trains_the_first_candidates(tmp_path):
     assert trainer.trained == [("a", 0), ("b", 0)]
 
 
+def test_a_run_that_was_trained_earlier_counts_with_its_recorded_duration(tmp_path):
+    trainer = Trainer(tmp_path, seconds=dict.fromkeys("ab", 0))
+
+    def skipped(overrides, number):
+        folder = trainer(overrides, number)
+        (folder / "status.json").write_text(json.dumps({"state": "finished", "seconds": 40}))
+        return folder
+
+    search(skipped, [], settings(50, "ab", reserve=0, max_rounds=1), trainer.clock)
+    assert trainer.trained == [("a", 0)]
+
+
 def test_failed_candidates_are_left_out(tmp_path):
     trainer = Trainer(tmp_path, scores={"d": 0.1})
     runs = search(trainer, [], settings(200, reserve=0, max_rounds=3), trainer.clock)

@@ -10,6 +10,9 @@ from counterpoise.errors import UserError
 from counterpoise.io import atomic_path
 from counterpoise.saved_files import read_json, read_yaml
 
+ENSEMBLE_FILE = "ensemble.json"
+"""File that the folder of an ensemble holds, and a run folder does not."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -29,6 +32,12 @@ class Job:
 def is_job(folder: Path) -> bool:
     """Return whether a folder belongs to a job: it holds `status.json` or Hydra's overrides."""
     return (folder / "status.json").is_file() or (folder / ".hydra" / "overrides.yaml").is_file()
+
+
+def jobs_of(sweep_dir: Path) -> list[Path]:
+    """Return the job folders of a sweep, in any order. An ensemble of the jobs is no job."""
+    folders = sweep_dir.iterdir() if sweep_dir.is_dir() else ()
+    return [folder for folder in folders if is_job(folder) and not (folder / ENSEMBLE_FILE).exists()]
 
 
 def overrides_of(folder: Path) -> list[str]:
@@ -56,8 +65,7 @@ def find_folders(sweep_dir: Path, job_overrides: Sequence[Sequence[str]], first:
         job_overrides: The overrides of each job.
         first: Number of the first job.
     """
-    folders = [f for f in sweep_dir.iterdir() if is_job(f)] if sweep_dir.is_dir() else []
-    folders.sort(key=lambda folder: (len(folder.name), folder.name))
+    folders = sorted(jobs_of(sweep_dir), key=lambda folder: (len(folder.name), folder.name))
     earlier: dict[tuple[str, ...], list[Path]] = {}
     for folder in folders:
         earlier.setdefault(_key(overrides_of(folder)), []).append(folder)

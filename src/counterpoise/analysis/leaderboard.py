@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from counterpoise.analysis.job_folders import hydra_overrides, is_job
+from counterpoise.analysis.job_folders import hydra_overrides, jobs_of
 from counterpoise.analysis.run_process import has_died
 from counterpoise.csv_tables import write_csv
 from counterpoise.metrics import registry
@@ -63,12 +63,7 @@ def collect(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
         equal for jobs tested on the same texts and true labels; NaN if unknown.
     """
     sweep_dir = Path(sweep_dir)
-    # An ensemble of the jobs is no job.
-    folders = (
-        [f for f in sweep_dir.iterdir() if is_job(f) and not (f / "ensemble.json").exists()]
-        if sweep_dir.is_dir()
-        else []
-    )
+    folders = jobs_of(sweep_dir)
     folders.sort(key=lambda f: (not f.name.isdecimal(), int(f.name) if f.name.isdecimal() else 0, f.name))
     table = pd.DataFrame([job(folder, final) for folder in folders], columns=columns())
     test_sets = [

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from counterpoise.analysis import leaderboard
-from counterpoise.analysis.job_folders import is_job
+from counterpoise.analysis.job_folders import ENSEMBLE_FILE, is_job
 from counterpoise.analysis.leaderboard import BASELINE, BASELINE_PREDICTIONS
 from counterpoise.csv_tables import read_csv
 from counterpoise.errors import UserError
@@ -145,7 +145,7 @@ def data_warnings(groups: Mapping[str, Sequence[Run]], first: Run) -> list[str]:
 def _parts(folder: Path) -> set[str]:
     """Return the runs that an ensemble consists of; the folder itself for a run."""
     try:
-        return set(map(str, json.loads((folder / "ensemble.json").read_text(encoding="utf-8"))["runs"]))
+        return set(map(str, json.loads((folder / ENSEMBLE_FILE).read_text(encoding="utf-8"))["runs"]))
     except (OSError, ValueError, LookupError, TypeError):
         return {str(folder)}
 

@@ -44,7 +44,7 @@ def run_search(
 
     runs = search(train, arguments, settings)
 
-    # These imports take seconds, because they import PyTorch; the jobs run in processes of their own.
+    # These imports take seconds, because they import PyTorch; the jobs run in separate processes.
     from counterpoise.commands.ensemble_folder import build_ensemble, show
     from counterpoise.commands.ensemble_members import finished_runs
     from counterpoise.commands.onnx_export import export

@@ -11,7 +11,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from counterpoise.commands.run_config import ENSEMBLE_FILE
+from counterpoise.analysis.job_folders import ENSEMBLE_FILE
 from counterpoise.errors import UserError
 from counterpoise.terminal import console
 

@@ -17,10 +17,10 @@ from scipy.sparse import csr_matrix
 
 from counterpoise.analysis.baseline import differences
 from counterpoise.analysis.group_decisions import comparison_metrics
+from counterpoise.analysis.job_folders import ENSEMBLE_FILE
 from counterpoise.commands.ensemble_members import COPIED, SPLITS, Member, read_data, read_member, shared_config
 from counterpoise.commands.evaluation import read_correction, run_metrics
 from counterpoise.commands.predictor import BlockPredictor, load
-from counterpoise.commands.run_config import ENSEMBLE_FILE
 from counterpoise.commands.saved_run import build
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError
@@ -33,9 +33,9 @@ from counterpoise.model.ensemble import (
     choose_baseline_weight,
     combine,
     combine_weighted,
-    factors,
     scores_by_size,
     spread,
+    validation_factors,
 )
 from counterpoise.report.run.run_report import write_run_report
 from counterpoise.terminal import console, name_cells
@@ -116,8 +116,7 @@ def build_ensemble(
         "validation_by_runs": scores_by_size(models, macro_f1),
     }
     used = weight > 0
-    spreads = [spread(each, scoring.multi_label) for each in models]
-    by = factors(spreads, spread(baseline, scoring.multi_label) if baseline is not None and used else None, weight)
+    by = validation_factors(models, baseline if used else None, weight, scoring.multi_label)
     parts = [*members, linear] if linear is not None and used else members
     logits = {name: combine([part.logits[name] for part in parts], by) for name in SPLITS}
     everyone = members if linear is None else [*members, linear]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from counterpoise.analysis.job_folders import ENSEMBLE_FILE
 from counterpoise.analysis.runs import finished_jobs
-from counterpoise.commands.run_config import ENSEMBLE_FILE, read_config
+from counterpoise.commands.run_config import read_config
 from counterpoise.commands.saved_run import build
 from counterpoise.csv_tables import read_csv
 from counterpoise.data.datamodule import TextDataModule

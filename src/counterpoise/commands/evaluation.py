@@ -11,12 +11,12 @@ import torch
 from rich.table import Table
 from scipy.sparse import csr_matrix
 
+from counterpoise.analysis.job_folders import ENSEMBLE_FILE
 from counterpoise.balance import ClassIndex, Correction, PowerSampler
 from counterpoise.balance.counts import Targets
 from counterpoise.commands.evaluated_texts import warnings_about
 from counterpoise.commands.predict import csv_format_of, warn_of_missing_ids
 from counterpoise.commands.predictor import BlockPredictor, load, make_predictor
-from counterpoise.commands.run_config import ENSEMBLE_FILE
 from counterpoise.commands.saved_run import allowed_packages, load_run
 from counterpoise.csv_tables import read_csv
 from counterpoise.data.label_cleaning import respell

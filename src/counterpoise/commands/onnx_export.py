@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from counterpoise.analysis.job_folders import ENSEMBLE_FILE
 from counterpoise.balance.counts import Targets
 from counterpoise.commands.predict import training_csv_format
 from counterpoise.commands.predictor import BlockPredictor, Predictor, load, make_predictor, require_package
-from counterpoise.commands.run_config import ENSEMBLE_FILE, read_ensemble
+from counterpoise.commands.run_config import read_ensemble
 from counterpoise.commands.saved_run import PACKAGE, build, load_run
 from counterpoise.data.splits import Vocabulary
 from counterpoise.errors import UserError

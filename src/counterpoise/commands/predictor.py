@@ -22,7 +22,8 @@ from rich.progress import MofNCompleteColumn
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from counterpoise.commands.run_config import ENSEMBLE_FILE, read_ensemble
+from counterpoise.analysis.job_folders import ENSEMBLE_FILE
+from counterpoise.commands.run_config import read_ensemble
 from counterpoise.commands.saved_run import PACKAGE, build, load_run
 from counterpoise.data.arrow_columns import is_blank_text
 from counterpoise.data.batching import pad_sequences

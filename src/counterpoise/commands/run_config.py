@@ -4,14 +4,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from counterpoise.analysis.job_folders import ENSEMBLE_FILE
 from counterpoise.errors import UserError
 from counterpoise.saved_files import read_json, read_yaml, reading
 
 PARTS = ("data", "encoder", "head", "decision", "buckets")
 """Parts of the configuration that the commands need."""
-
-ENSEMBLE_FILE = "ensemble.json"
-"""File that the folder of an ensemble holds, and a run folder does not."""
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def _error(endpoint: str) -> str | None:
         except Exception as failure:  # the HTTP library, proxies and TLS raise their own
             error[0] = " ".join(str(failure).split()) or type(failure).__name__
 
-    # A thread, because resolving a name has no time limit of its own.
+    # A thread, because resolving a name has no timeout.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(TIMEOUT)

@@ -42,14 +42,22 @@ def combine(logits: Sequence[np.ndarray], by: np.ndarray) -> np.ndarray:
     return total
 
 
+def validation_factors(
+    models: Sequence[np.ndarray], baseline: np.ndarray | None, baseline_weight: float, multi_label: bool
+) -> np.ndarray:
+    """Return the factors of models and baseline, whose spreads are those of these logits on validation."""
+    spreads = [spread(each, multi_label) for each in models]
+    if baseline is None:
+        return factors(spreads, None, 0.0)
+    return factors(spreads, spread(baseline, multi_label), baseline_weight)
+
+
 def combine_weighted(
     models: Sequence[np.ndarray], baseline: np.ndarray | None, baseline_weight: float, multi_label: bool
 ) -> np.ndarray:
     """Return the combined logits, float32 [N, C], of models and baseline on the texts that the spreads are taken of."""
-    spreads = [spread(each, multi_label) for each in models]
-    if baseline is None:
-        return combine(models, factors(spreads, None, 0.0))
-    return combine([*models, baseline], factors(spreads, spread(baseline, multi_label), baseline_weight))
+    by = validation_factors(models, baseline, baseline_weight, multi_label)
+    return combine(models if baseline is None else [*models, baseline], by)
 
 
 def scores_by_size(

@@ -1,1 +1,1 @@
-"""Running the jobs of a sweep in processes of their own."""
+"""Running the jobs of a sweep in separate processes."""

@@ -1,6 +1,5 @@
 """The best model within a time budget: successive halving of candidates, then one ensemble of all runs."""
 
-import json
 import math
 import re
 import time
@@ -8,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from counterpoise.analysis.job_folders import read_status
 from counterpoise.balance.validation import is_number
 from counterpoise.errors import UserError
+from counterpoise.saved_files import read_json
 from counterpoise.terminal import console
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -129,7 +130,8 @@ def search(
             begun = clock()
             folder = train([*arguments, *candidate.overrides, f"seed={seed}"], number)
             number, trained = number + 1, True
-            candidate.seconds.append(clock() - begun)
+            # A run that finished earlier is skipped, and its recorded duration counts.
+            candidate.seconds.append(max(clock() - begun, recorded_seconds(folder)))
             longest = max(longest, candidate.seconds[-1])
             score = validation_score(folder)
             if score is not None:
@@ -156,9 +158,13 @@ def search(
 def validation_score(folder: Path) -> float | None:
     """Return the validation macro F1 of a run; None if it did not finish."""
     try:
-        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        score = float(metrics["validation"]["macro_f1"])
-    except (OSError, ValueError, LookupError, TypeError):
+        score = float(read_json(folder / "metrics.json")["validation"]["macro_f1"])
+    except (UserError, ValueError, LookupError, TypeError):
         return None
-    return score if status.get("state") == "finished" and math.isfinite(score) else None
+    return score if read_status(folder).get("state") == "finished" and math.isfinite(score) else None
+
+
+def recorded_seconds(folder: Path) -> float:
+    """Return the duration that a run recorded; 0 if it recorded none."""
+    seconds = read_status(folder).get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else 0.0

@@ -41,7 +41,7 @@ class Limits:
         seconds: Duration of a job; None for no limit.
         bytes: Memory of a job with its child processes, without mapped files; None for no limit.
         environment: Environment variables of the workers.
-        one_gpu_each: Whether each worker gets a GPU of its own.
+        one_gpu_each: Whether each worker gets its own GPU.
     """
 
     n_jobs: int = 1
@@ -74,7 +74,7 @@ class Outcome:
 
 
 class Worker:
-    """One worker process, in a process group of its own."""
+    """One worker process, in its own process group."""
 
     def __init__(self, program: bytes, environment: Mapping[str, str], gpu: str | None = None) -> None:
         self.gpu = gpu

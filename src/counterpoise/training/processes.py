@@ -100,7 +100,7 @@ def check_launch(trainer: pl.Trainer) -> None:
 
 
 def check_run_folder(folder: str) -> None:
-    """Raise UserError if processes that torchrun or srun started would each have a run folder of their own.
+    """Raise UserError if processes that torchrun or srun started would each have their own run folder.
 
     Args:
         folder: `hydra.run.dir` before interpolation.
