@@ -91,6 +91,27 @@ def test_an_exported_ensemble_has_the_same_logits(combined, tmp_path):
     assert content["test"]["fp32"]["macro_f1"] == pytest.approx(metrics_of(combined)["test"]["macro_f1"], abs=1e-4)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_folds_are_tuned_on_all_texts_that_a_run_was_not_trained_on(
+    task, tmp_path, texts, tagged, tiny_encoder, monkeypatch
+):
+    files, own = (texts, []) if task == "single_label" else (tagged, ["data.label=labels"])
+    command = [*setting(files, tiny_encoder), *own, "loader.folds=2", "baseline=tfidf"]
+    for fold in (0, 1):
+        assert run(tmp_path / f"sweep{fold}", *command, f"loader.fold={fold}").code == 0
+    runs, output = [tmp_path / f"sweep{fold}" for fold in (0, 1)], tmp_path / "ensemble"
+    assert call(ensemble.main, monkeypatch, *runs, "--output", output) == 0
+    with np.load(output / "logits.npz") as combined:
+        held_out = len(combined["validation"])
+    parts = [np.load(each / "splits.npz") for each in runs]
+    assert held_out == sum(len(each["validation"]) for each in parts)
+    assert not set(parts[0]["validation"]) & set(parts[1]["validation"])
+    content = json.loads((output / "ensemble.json").read_text())
+    assert content["baseline"] is not None
+    logits = load(output)(["alpha1 word2"])
+    assert np.isfinite(logits).all()
+
+
 def test_the_folder_does_not_need_the_runs(runs, tmp_path, monkeypatch):
     copies = [shutil.copytree(each, tmp_path / each.name) for each in runs[0]]
     output = tmp_path / "ensemble"

@@ -35,6 +35,22 @@ def test_parts_are_disjoint_and_cover_all_rows(tmp_path):
     assert found.targets is not None
 
 
+def test_folds_take_turns_as_validation_split(tmp_path):
+    splits = [partition(loaded(tmp_path, "ab" * 50), FRACTIONS, 0, folds=4, fold=fold).parts for fold in range(4)]
+    validations = [set(parts["validation"][1]) for parts in splits]
+    assert [len(each) for each in validations] == [20] * 4
+    assert set.union(*validations) == set(range(100)) - set(splits[0]["test"][1])
+    for parts, validation in zip(splits, validations, strict=True):
+        assert list(parts["test"][1]) == list(splits[0]["test"][1])
+        assert set(parts["train"][1]) == set.union(*validations) - validation
+
+
+def test_folds_of_data_with_a_validation_split_are_refused(tmp_path):
+    files = loaded(tmp_path, "ab" * 50)
+    with pytest.raises(UserError, match=r"loader.folds=3 divides the training data, but .*a\.csv is a validation"):
+        partition({**files, "validation": files["train"]}, FRACTIONS, 0, folds=3)
+
+
 def test_a_class_outside_the_training_sample_leaves_the_vocabulary(tmp_path):
     found = partition(loaded(tmp_path, "ab" * 49 + "cc"), FRACTIONS, 0, train_limit=10)
     assert found.vocabulary.labels == ["a", "b"]

@@ -5,7 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from counterpoise.data.splits import Vocabulary, iterative_split, split_off, stratified_split, unseen_labels
+from counterpoise.data.splits import (
+    Vocabulary,
+    assign_folds,
+    iterative_split,
+    split_off,
+    stratified_split,
+    unseen_labels,
+)
 
 some_classes = st.lists(st.integers(0, 6), max_size=200).map(lambda classes: np.array(classes, np.int64))
 fractions = st.floats(0, 0.99)
@@ -318,3 +325,30 @@ def test_classes_in_groups_are_split_by_group_and_without_by_class():
     targets = csr_matrix(np.eye(3, dtype=bool)[classes])
     for ours, plain in zip(split_off(targets, 0.2, 0), iterative_split(targets, 0.2, 0), strict=True):
         np.testing.assert_array_equal(ours, plain)
+
+
+@settings(deadline=None, max_examples=50)
+@given(some_classes.filter(len), st.integers(2, 6), st.integers(0, 2**32), st.booleans(), st.booleans())
+def test_folds_divide_the_rows_keep_groups_together_and_leave_every_class_in_training(
+    classes, folds, seed, grouped, multi_label
+):
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, max(1, len(classes) // 2), len(classes)) if grouped else None
+    targets = csr_matrix(rng.random((len(classes), 7)) < 0.2) if multi_label else classes
+    found = assign_folds(targets, folds, seed, groups)
+    assert set(found) <= set(range(-1, folds))
+    if groups is not None:
+        assert all(len(set(found[groups == group])) == 1 for group in set(groups))
+    of_class = targets.toarray().T if multi_label else (classes == np.arange(7)[:, None])
+    for rows in of_class:
+        assert not rows.any() or all(rows[found != fold].any() for fold in range(folds))
+    np.testing.assert_array_equal(found, assign_folds(targets, folds, seed, groups))
+
+
+def test_folds_of_a_class_differ_by_one_row_at_most():
+    classes = np.repeat([0, 1, 2, 3], [503, 24, 7, 1])
+    found = assign_folds(classes, 5, 0)
+    assert found[-1] == -1
+    for c in range(3):
+        sizes = np.bincount(found[classes == c], minlength=5)
+        assert sizes.max() - sizes.min() <= 1

@@ -8,10 +8,11 @@ from counterpoise.model.ensemble import (
     BASELINE_WEIGHTS,
     choose_baseline_weight,
     combine,
-    combine_weighted,
+    combine_held_out,
     factors,
     scores_by_size,
     spread,
+    validation_factors,
 )
 
 RNG = np.random.default_rng(0)
@@ -62,12 +63,29 @@ def test_a_model_without_information_gets_no_weight_and_a_perfect_one_nearly_all
 
     def chosen(model, baseline):
         def score(weight):
-            return accuracy(combine_weighted([model], baseline, weight, False), targets)
+            by = validation_factors([model], baseline, weight, False)
+            return accuracy(combine_held_out([model], [0], baseline, by), targets)
 
         return choose_baseline_weight(score)[0]
 
     assert chosen(perfect, noise) == 0
     assert chosen(noise, perfect) > 0.5
+
+
+def test_a_validation_text_has_the_mean_of_the_models_validated_on_it_and_the_baseline():
+    first, second, other = (RNG.normal(size=(rows, 3)).astype(np.float32) for rows in (4, 4, 6))
+    baseline = RNG.normal(size=(10, 3)).astype(np.float32)
+    by = np.array([0.5, 2.0, 3.0, 0.25])
+    found = combine_held_out([first, other, second], [0, 1, 0], baseline, by)
+    np.testing.assert_allclose(found[:4], 3 / 2 * (0.5 * first + 3.0 * second) + 0.25 * baseline[:4], rtol=1e-5)
+    np.testing.assert_allclose(found[4:], 3 * 2.0 * other + 0.25 * baseline[4:], rtol=1e-5)
+
+
+def test_models_of_equal_logits_have_the_same_held_out_and_test_logits():
+    logits = RNG.normal(size=(5, 3)).astype(np.float32)
+    by = validation_factors([logits, logits, logits], None, 0.0, False)
+    held_out = combine_held_out([logits, logits, logits], [0, 1, 2], None, by)
+    np.testing.assert_allclose(held_out, np.tile(combine([logits] * 3, by), (3, 1)), rtol=1e-5)
 
 
 def test_the_scores_by_size_are_means_over_ensembles_of_that_size():

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,17 @@ from scipy.sparse import csr_matrix
 from counterpoise.analysis.baseline import differences
 from counterpoise.analysis.group_decisions import comparison_metrics
 from counterpoise.analysis.job_folders import ENSEMBLE_FILE
-from counterpoise.commands.ensemble_members import COPIED, SPLITS, Member, read_data, read_member, shared_config
+from counterpoise.commands.ensemble_members import (
+    COPIED,
+    SPLITS,
+    Member,
+    fold_of,
+    held_out_targets,
+    linear_member,
+    read_folds,
+    read_member,
+    shared_config,
+)
 from counterpoise.commands.evaluation import read_correction, run_metrics
 from counterpoise.commands.predictor import BlockPredictor, load
 from counterpoise.commands.saved_run import build
@@ -32,7 +42,7 @@ from counterpoise.metrics.temperature import cross_validated_nll
 from counterpoise.model.ensemble import (
     choose_baseline_weight,
     combine,
-    combine_weighted,
+    combine_held_out,
     scores_by_size,
     spread,
     validation_factors,
@@ -40,7 +50,7 @@ from counterpoise.model.ensemble import (
 from counterpoise.report.run.run_report import write_run_report
 from counterpoise.terminal import console, name_cells
 from counterpoise.training.artifacts import write_results
-from counterpoise.training.baseline import AnyScoring, FittedBaseline, cached_model, split_logits
+from counterpoise.training.baseline import AnyScoring, FittedBaseline
 from counterpoise.training.results import RunResults, one_hot
 
 log = logging.getLogger(__name__)
@@ -75,15 +85,13 @@ def build_ensemble(
     config = {key: value for key, value in shared.items() if key not in ("seed", "ckpt", "costs")}
     if shared.get("costs"):
         log.warning("costs: the ensemble has no decisions of least cost; predict --costs makes them")
-    data = read_data(shared, packages)
-    members = [read_member(run, data) for run in runs]
+    folds = read_folds(shared, map(fold_of, runs), packages)
+    data, targets = next(iter(folds.values())), held_out_targets(folds)
+    members = [read_member(run, folds[fold_of(run)]) for run in runs]
     scoring = _scoring(config, data, packages)
     linear, model = None, None
     if baseline_weight != 0 and config.get("baseline"):
-        model = cached_model(build(config["baseline"], packages), data)
-        linear = Member(
-            "linear model", {name: split_logits(model, data.splits[name], len(data.labels)) for name in SPLITS}
-        )
+        linear, model = linear_member(shared, folds, packages)
     elif baseline_weight:
         raise UserError("--baseline-weight: the runs have no linear model (baseline=none)")
     elif baseline_weight is None:
@@ -94,14 +102,14 @@ def build_ensemble(
         raise UserError(
             "the runs have fixed thresholds (decision), which do not fit combined logits: use thresholds that are tuned"
         )
-    models = [member.logits["validation"] for member in members]
     baseline = None if linear is None else linear.logits["validation"]
-    targets = data.splits["validation"].targets
 
-    def combined(chosen: Sequence[np.ndarray], weight: float) -> np.ndarray:
-        return combine_weighted(chosen, baseline, weight, scoring.multi_label)
+    def combined(chosen: Sequence[Member], weight: float) -> np.ndarray:
+        models = [member.logits["validation"] for member in chosen]
+        by = validation_factors(models, baseline, weight, scoring.multi_label)
+        return combine_held_out(models, [member.fold for member in chosen], baseline, by)
 
-    def macro_f1(chosen: Sequence[np.ndarray]) -> float:
+    def macro_f1(chosen: Sequence[Member]) -> float:
         logits = combined(chosen, weight)
         scoring.tune(logits, targets)
         return scoring.measure(logits, targets)["macro_f1"]
@@ -109,18 +117,22 @@ def build_ensemble(
     weight = 0.0 if linear is None else float(baseline_weight or 0)
     tried: dict[float, float] = {}
     if linear is not None and baseline_weight is None:
-        weight, tried = choose_baseline_weight(lambda weight: _score(scoring, combined(models, weight), targets))
+        weight, tried = choose_baseline_weight(lambda weight: _score(scoring, combined(members, weight), targets))
     section = {
         "baseline_weight": weight,
         "validation_by_weight": {f"{each:.1f}": value for each, value in tried.items()},
-        "validation_by_runs": scores_by_size(models, macro_f1),
+        "validation_by_runs": scores_by_size(members, macro_f1) if len(folds) == 1 else [],
     }
     used = weight > 0
+    models = [member.logits["validation"] for member in members]
     by = validation_factors(models, baseline if used else None, weight, scoring.multi_label)
     parts = [*members, linear] if linear is not None and used else members
-    logits = {name: combine([part.logits[name] for part in parts], by) for name in SPLITS}
+    logits = {
+        "validation": combine_held_out(models, [member.fold for member in members], baseline if used else None, by),
+        "test": combine([part.logits["test"] for part in parts], by),
+    }
     everyone = members if linear is None else [*members, linear]
-    results = _results(output.name, config, data, scoring, logits, everyone)
+    results = _results(output.name, config, folds, scoring, logits, everyone)
     results.metrics["ensemble"] |= section  # type: ignore[index]
     content = {
         "members": [f"members/{number}" for number in range(len(runs))],
@@ -187,17 +199,19 @@ def _score(scoring: AnyScoring, logits: np.ndarray, targets: Any) -> float:
 def _results(
     name: str,
     config: dict[str, Any],
-    data: TextDataModule,
+    folds: Mapping[int, TextDataModule],
     scoring: AnyScoring,
     logits: dict[str, np.ndarray],
     parts: Sequence[Member],
 ) -> RunResults:
     """Return the results of the combined logits; the correction is that of the first run."""
-    targets = {name: data.splits[name].targets for name in SPLITS}
+    data = next(iter(folds.values()))
+    targets = {"validation": held_out_targets(folds), "test": data.splits["test"].targets}
     scored, decisions = [], []
     for part in parts:
-        scoring.tune(part.logits["validation"], targets["validation"])
-        measured = {name: scoring.measure(part.logits[name], targets[name]) for name in SPLITS}
+        own = targets if part.run is None else {**targets, "validation": folds[part.fold].splits["validation"].targets}
+        scoring.tune(part.logits["validation"], own["validation"])
+        measured = {name: scoring.measure(part.logits[name], own[name]) for name in SPLITS}
         if part.run is None:  # distances to a plane are no log-odds
             measured = {name: {key: each[key] for key in each if key != "loss"} for name, each in measured.items()}
         scored.append(measured)

@@ -1,15 +1,17 @@
 """The runs of an ensemble: their logits, and the data that they share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from scipy.sparse import vstack
 
 from counterpoise.analysis.job_folders import ENSEMBLE_FILE
 from counterpoise.analysis.runs import finished_jobs
+from counterpoise.balance.counts import Targets
 from counterpoise.commands.run_config import read_config
 from counterpoise.commands.saved_run import build
 from counterpoise.csv_tables import read_csv
@@ -20,10 +22,11 @@ from counterpoise.errors import UserError
 from counterpoise.model.ensemble import spread
 from counterpoise.saved_files import reading
 from counterpoise.terminal import console
+from counterpoise.training.baseline import FittedBaseline, cached_logits, cached_model, split_logits
 
 SPLITS = ("validation", "test")
-SPEED_ONLY = ("batch_size", "eval_batch_size", "group_by_length", "eval_order", "num_workers")
-"""Keys of the loader that change neither validation nor test split."""
+MAY_DIFFER = ("batch_size", "eval_batch_size", "group_by_length", "eval_order", "num_workers", "fold")
+"""Keys of the loader that runs of an ensemble may differ in: those of speed, and the fold of shared folds."""
 COPIED = ("config.yaml", "encoder.json", "balance.csv", "metrics.json", "splits.npz", "predictions.parquet")
 """Files of a run that the ensemble's copy of it has besides the checkpoint."""
 
@@ -36,11 +39,13 @@ class Member:
         name: What the tables call it.
         logits: Logits of the splits "validation" and "test", float32 [N, C].
         run: Folder of the run; None for the linear model.
+        fold: Fold that is its validation split; 0 without folds. The linear model has the texts of all folds.
     """
 
     name: str
     logits: dict[str, np.ndarray]
     run: Path | None = None
+    fold: int = 0
 
 
 def finished_runs(folders: Sequence[Path]) -> list[Path]:
@@ -76,13 +81,28 @@ def shared_config(runs: Sequence[Path]) -> dict[str, Any]:
     for run, other in zip(runs[1:], others, strict=True):
         for group in ("data", "loader", "buckets", "decision"):
             ours, theirs = ({key: config[group].get(key) for key in config[group]} for config in (first, other))
-            kept = [key for key in ours | theirs if key not in SPEED_ONLY]
+            kept = [key for key in ours | theirs if key not in MAY_DIFFER]
             differing = [f"{group}.{key}" for key in kept if ours.get(key) != theirs.get(key)]
             if differing:
                 raise UserError(
                     f"{run} differs from {runs[0]} in {', '.join(differing)}: combine runs on the same data"
                 )
     return first
+
+
+def read_folds(config: dict[str, Any], folds: Iterable[int], packages: Sequence[str]) -> dict[int, TextDataModule]:
+    """Return the data of runs that were validated on these folds, read again, by fold in ascending order.
+
+    Without folds, the only number is 0.
+
+    Raises:
+        UserError: The folds have other test texts or classes, because the data has changed.
+    """
+    read = {}
+    for fold in sorted(set(folds)):
+        loader = {name: value for name, value in config["loader"].items() if name != "fold"}
+        read[fold] = read_data(config | {"loader": loader | ({"fold": fold} if fold else {})}, packages)
+    return read
 
 
 def read_data(config: dict[str, Any], packages: Sequence[str]) -> TextDataModule:
@@ -99,6 +119,44 @@ def read_data(config: dict[str, Any], packages: Sequence[str]) -> TextDataModule
     data.prepare_data()
     data.setup()
     return data
+
+
+def fold_of(run: Path) -> int:
+    """Return the fold of a run; 0 without folds."""
+    return int(read_config(run)["loader"].get("fold", 0))
+
+
+def held_out_targets(folds: Mapping[int, TextDataModule]) -> Targets:
+    """Return the targets of the validation texts of all folds, one fold after another."""
+    each = [data.splits["validation"].targets for data in folds.values()]
+    if all(isinstance(targets, np.ndarray) for targets in each):
+        return np.concatenate(each)
+    return vstack(each, format="csr")
+
+
+def linear_member(
+    config: dict[str, Any], folds: Mapping[int, TextDataModule], packages: Sequence[str]
+) -> tuple[Member, FittedBaseline]:
+    """Return the logits of the linear model and the model.
+
+    With several folds, the validation texts of each fold are scored by a model that was trained without them, and the
+    returned model, which scores the test texts, is trained on the texts of all folds.
+    """
+    model = build(config["baseline"], packages)
+    data = next(iter(folds.values()))
+    if len(folds) == 1:
+        fitted = cached_model(model, data)
+        return _linear({name: split_logits(fitted, data.splits[name], len(data.labels)) for name in SPLITS}), fitted
+    held_out = [cached_logits(model, data).logits["validation"] for data in folds.values()]
+    everything = read_data(config | {"seed": data.seed}, packages)
+    everything.join_validation()
+    fitted = cached_model(model, everything)
+    test = split_logits(fitted, data.splits["test"], len(data.labels))
+    return _linear({"validation": np.concatenate(held_out), "test": test}), fitted
+
+
+def _linear(logits: dict[str, np.ndarray]) -> Member:
+    return Member("linear model", logits)
 
 
 def read_member(run: Path, data: TextDataModule) -> Member:
@@ -127,4 +185,4 @@ def read_member(run: Path, data: TextDataModule) -> Member:
             raise UserError(f"{run}: logits.npz does not fit the {name} split, or holds values that are not finite")
         if spread(each, data.task == "multi_label") == 0:
             raise UserError(f"{run}: all logits are equal, the training has failed")
-    return Member(f"{run.parent.name}/{run.name}", logits, run)
+    return Member(f"{run.parent.name}/{run.name}", logits, run, data.fold)

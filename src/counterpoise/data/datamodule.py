@@ -59,6 +59,9 @@ class TextDataModule(pl.LightningDataModule):
         eval_batch_size: Examples per evaluation batch on one device. Defaults to 64.
         validation_fraction: Fraction of the training data that becomes validation if the source has none. Stratified.
         test_fraction: Likewise for test.
+        folds: Number of stratified folds of the training data, one of which is the validation split instead of
+            `validation_fraction`. None: no folds.
+        fold: Number of that fold, from 0.
         group_by_length: Sort rows by length within a few steps to save padding. Defaults to True.
         eval_order: "length" (fastest) or "stratified" (each batch has the class proportions of the split).
         train_limit: Train on a stratified sample of about this many examples. Classes too small for a share are
@@ -83,6 +86,8 @@ class TextDataModule(pl.LightningDataModule):
         eval_batch_size: int = 64,
         validation_fraction: float = 0.1,
         test_fraction: float = 0.2,
+        folds: int | None = None,
+        fold: int = 0,
         group_by_length: bool = True,
         eval_order: str = "length",
         train_limit: int | None = None,
@@ -99,6 +104,8 @@ class TextDataModule(pl.LightningDataModule):
             "eval_batch_size": (eval_batch_size, 1),
             "num_workers": (num_workers, 0),
             "split_seed": (split_seed, 0),
+            "folds": (2 if folds is None else folds, 2),
+            "fold": (fold, 0),
             "train_limit": (1 if train_limit is None else train_limit, 1),
             "validation_limit": (1 if validation_limit is None else validation_limit, 1),
         }
@@ -108,6 +115,11 @@ class TextDataModule(pl.LightningDataModule):
         for name, fraction in (("validation", validation_fraction), ("test", test_fraction)):
             if not 0 < fraction < 1:
                 raise UserError(f"loader.{name}_fraction={fraction}: use a fraction between 0 and 1")
+        if folds is not None and fold >= folds:
+            raise UserError(f"loader.fold={fold}: the {folds} folds of loader.folds have the numbers 0 to {folds - 1}")
+        if folds is None and fold:
+            raise UserError(f"loader.fold={fold} needs the number of folds: set loader.folds, for example to 5")
+        self.folds, self.fold = folds, fold
         self.source, self.tokenizer, self.max_length, self.packed = source, tokenizer, max_length, packed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
@@ -163,7 +175,15 @@ class TextDataModule(pl.LightningDataModule):
         if self.splits:
             return
         fractions = {"test": self.test_fraction, "validation": self.validation_fraction}
-        found = partition(self.source.load(), fractions, self.split_seed, self.train_limit, self.validation_limit)
+        found = partition(
+            self.source.load(),
+            fractions,
+            self.split_seed,
+            self.train_limit,
+            self.validation_limit,
+            self.folds,
+            self.fold,
+        )
         self.vocabulary = found.vocabulary
         self._tokenise(found.parts.values())
         train = found.parts["train"][0]
@@ -181,6 +201,12 @@ class TextDataModule(pl.LightningDataModule):
         """
         for name, part in self.splits.items():
             self.splits[name] = replace(part, dataset=EmbeddingDataset(part.dataset, vectors(part.dataset.store)))
+
+    def join_validation(self) -> None:
+        """Add the rows of the validation split to the training split. Both must be rows of the same file."""
+        train, rows = self.splits["train"], np.concatenate([self.splits[name].kept for name in ("train", "validation")])
+        self.splits["train"] = self._encode_split("train", train.split, np.sort(rows))
+        self.__dict__.pop("index", None)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the training batches of this process, drawn by `sampler`."""
@@ -231,7 +257,16 @@ class TextDataModule(pl.LightningDataModule):
 
         Devices, accumulated micro-batches and worker processes do not change the order.
         """
-        names = ("batch_size", "group_by_length", "train_limit", "split_seed", "validation_fraction", "test_fraction")
+        names = (
+            "batch_size",
+            "group_by_length",
+            "train_limit",
+            "split_seed",
+            "validation_fraction",
+            "test_fraction",
+            "folds",
+            "fold",
+        )
         epoch, step = position.next
         sampler, drawn = self.sampler(epoch), None
         if step:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from counterpoise.balance.counts import Targets
-from counterpoise.data.splits import Vocabulary, label_counts, sample_rows, split_off
+from counterpoise.data.splits import Vocabulary, assign_folds, label_counts, sample_rows, split_off
 from counterpoise.data.table import Split
 from counterpoise.errors import UserError
 
@@ -36,6 +36,8 @@ def partition(
     seed: int,
     train_limit: int | None = None,
     validation_limit: int | None = None,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> Partition:
     """Split off the validation and test rows that a source lacks, and draw the samples that the limits ask for.
 
@@ -45,11 +47,18 @@ def partition(
         seed: Seed of these splits.
         train_limit: Train on a stratified sample of about this many rows. None: all rows.
         validation_limit: Validate on such a sample. None: all rows.
+        folds: Number of folds of the training rows, one of which is the validation split instead of a fraction.
+        fold: Number of that fold, from 0.
 
     Raises:
         UserError: A split or the training would have too few rows or classes.
     """
     train = loaded["train"]
+    if folds is not None and "validation" in loaded:
+        raise UserError(
+            f"loader.folds={folds} divides the training data, but {loaded['validation'].file} is a validation split: "
+            "add its rows to the training file, and leave data.validation empty"
+        )
     everything = Vocabulary.of(train.labels)
     targets, groups = everything.encode(train.labels), train.group_numbers
     kept, parts = np.arange(len(train)), {}
@@ -58,7 +67,11 @@ def partition(
             parts[name] = (loaded[name], np.arange(len(loaded[name])))
             continue
         left = None if groups is None else groups[kept]
-        part, out = split_off(targets[kept], fraction, seed, left)
+        if name == "validation" and folds is not None:
+            held = assign_folds(targets[kept], folds, seed, left) == fold
+            part, out = np.flatnonzero(~held), np.flatnonzero(held)
+        else:
+            part, out = split_off(targets[kept], fraction, seed, left)
         if not len(out):
             raise UserError(f"{train.file}: {_cannot_be_split_off(name, fraction, left)}")
         parts[name] = (train, kept[out])

@@ -35,6 +35,42 @@ def split_off(
     return iterative_split(targets, fraction, seed, groups)
 
 
+def assign_folds(targets: Targets, folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Assign rows to folds, stratified like `split_off`. The folds differ little in size and in class proportions.
+
+    A class whose rows (or groups) are all in one fold would be absent from the training data of that fold: its smallest
+    group is in no fold, and so always part of the training data. This holds for every class of one row.
+
+    Args:
+        targets: Class numbers, int [N], or label indicators, bool [N, C].
+        folds: Number of folds, K >= 2.
+        seed: Seed of the assignment.
+        groups: Group number of each row, int [N]. A group is never divided. Defaults to none.
+
+    Returns:
+        Fold of each row, int64 [N], from 0 to K - 1; -1 for a row that is in no fold.
+    """
+    fold_of_row = np.full(targets.shape[0], folds - 1)
+    left = np.arange(targets.shape[0])
+    for fold in range(folds - 1):
+        kept, out = split_off(targets[left], 1 / (folds - fold), seed + fold, None if groups is None else groups[left])
+        fold_of_row[left[out]] = fold
+        left = left[kept]
+    _keep_every_class(targets, fold_of_row, groups)
+    return fold_of_row
+
+
+def _keep_every_class(targets: Targets, fold_of_row: np.ndarray, groups: np.ndarray | None) -> None:
+    """Take the smallest group of each class out of its fold, in place, if that is the only fold with the class."""
+    index = ClassIndex.from_targets(targets, int(targets.max()) + 1 if targets.ndim == 1 else targets.shape[1])
+    units = np.arange(len(fold_of_row)) if groups is None else groups
+    sizes = np.bincount(units)
+    for c in np.flatnonzero(index.counts):
+        rows = index.members(c)
+        if fold_of_row[rows[0]] >= 0 and (fold_of_row[rows] == fold_of_row[rows[0]]).all():
+            fold_of_row[units == min(units[rows], key=lambda unit: sizes[unit])] = -1
+
+
 def stratified_split(classes: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split rows into a kept and a held-out part, stratified by class.
 

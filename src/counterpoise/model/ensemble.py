@@ -1,9 +1,11 @@
 """Ensembles: the weighted sum of the logits of several models."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
+Model = TypeVar("Model")
 BASELINE_WEIGHTS = tuple(np.arange(10) / 10)
 """Weights of the linear baseline that `choose_baseline_weight` tries."""
 
@@ -52,21 +54,33 @@ def validation_factors(
     return factors(spreads, spread(baseline, multi_label), baseline_weight)
 
 
-def combine_weighted(
-    models: Sequence[np.ndarray], baseline: np.ndarray | None, baseline_weight: float, multi_label: bool
+def combine_held_out(
+    models: Sequence[np.ndarray], folds: Sequence[int], baseline: np.ndarray | None, by: np.ndarray
 ) -> np.ndarray:
-    """Return the combined logits, float32 [N, C], of models and baseline on the texts that the spreads are taken of."""
-    by = validation_factors(models, baseline, baseline_weight, multi_label)
-    return combine(models if baseline is None else [*models, baseline], by)
+    """Return the combined logits of the validation texts of all folds, one fold after another, float32 [N, C].
+
+    A text has the mean logits of the models that were validated on it, because the others were trained on it.
+
+    Args:
+        models: Logits of M models, each of the texts of one fold.
+        folds: Number of this fold, M values. Equal for models with the same validation split.
+        baseline: Logits of the baseline for the texts of all folds, float32 [N, C].
+        by: Factors of the models, and of the baseline, for other texts. See `factors`.
+    """
+    parts = []
+    for fold in sorted(set(folds)):
+        inside = [number for number, other in enumerate(folds) if other == fold]
+        share = len(models) / len(inside)
+        parts.append(combine([models[number] for number in inside], share * by[inside]))
+    total = np.concatenate(parts)
+    return total if baseline is None else combine([total, baseline], np.array([1.0, by[-1]]))
 
 
-def scores_by_size(
-    models: Sequence[np.ndarray], score: Callable[[Sequence[np.ndarray]], float], choices: int = 3
-) -> list[float]:
+def scores_by_size(models: Sequence[Model], score: Callable[[Sequence[Model]], float], choices: int = 3) -> list[float]:
     """Return the mean scores of ensembles of 1, 2, ... M of the models: what further models would add.
 
     Args:
-        models: Logits of M models.
+        models: M models.
         score: Score of an ensemble of some of them.
         choices: Largest number of ensembles of each size.
     """

@@ -253,6 +253,11 @@ RULES = (
         "the encoder is a local folder, which has no revisions",
     ),
     Rule(["loader.validation_fraction"], _own("validation"), "the data has a validation split of its own"),
+    Rule(
+        ["loader.validation_fraction"],
+        lambda settings, facts: settings.get("loader.folds") is not None,
+        "loader.folds divides the training data instead",
+    ),
     Rule(["loader.test_fraction"], _own("test"), "the data has a test split of its own"),
     Rule(
         ["data.group"],
