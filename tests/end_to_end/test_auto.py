@@ -15,8 +15,9 @@ def test_the_best_runs_become_one_exported_model(texts, tiny_encoder, tmp_path):
     rounds = ("hydra.sweeper.max_rounds=2", "hydra/launcher=basic")  # without the seconds that processes take to start
     done = run(tmp_path, "-m", "sweep=auto", "budget=10m", CANDIDATES, *rounds, *overrides)
     assert done.code == 0, done.err
-    seeds = [json.loads((tmp_path / str(job) / "status.json").read_text())["overrides"][-1] for job in range(3)]
-    assert seeds == ["seed=0", "seed=0", "seed=1"]
+    overrides = [json.loads((tmp_path / str(job) / "status.json").read_text())["overrides"] for job in range(3)]
+    assert [each[-3] for each in overrides] == ["seed=0", "seed=0", "seed=1"]
+    assert [each[-1] for each in overrides] == ["loader.fold=0", "loader.fold=0", "loader.fold=1"]
     assert not (tmp_path / "3").exists()
     ensemble = tmp_path / "ensemble"
     assert len(json.loads((ensemble / "ensemble.json").read_text())["members"]) == 3

@@ -62,6 +62,15 @@ def test_a_budget_for_few_runs_trains_the_first_candidates(tmp_path):
     assert trainer.trained == [("a", 0), ("b", 0)]
 
 
+def test_every_candidate_of_a_round_has_the_same_fold_and_seed():
+    assert [settings(9, folds=2).of_round(number) for number in range(3)] == [
+        ["seed=0", "loader.folds=2", "loader.fold=0"],
+        ["seed=1", "loader.folds=2", "loader.fold=1"],
+        ["seed=2", "loader.folds=2", "loader.fold=0"],
+    ]
+    assert settings(9).of_round(3) == ["seed=3"]
+
+
 def test_a_run_that_was_trained_earlier_counts_with_its_recorded_duration(tmp_path):
     trainer = Trainer(tmp_path, seconds=dict.fromkeys("ab", 0))
 
@@ -101,7 +110,8 @@ def test_other_budgets_are_refused(text):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"names": ""}, {"max_rounds": 0}, {"max_rounds": 1.5}, {"reserve": 1}, {"reserve": float("nan")}]
+    "wrong",
+    [{"names": ""}, {"max_rounds": 0}, {"max_rounds": 1.5}, {"reserve": 1}, {"folds": 1}, {"reserve": float("nan")}],
 )
 def test_settings_outside_their_range_are_refused(wrong):
     with pytest.raises(UserError, match=r"hydra\.sweeper"):

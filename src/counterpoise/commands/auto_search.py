@@ -76,7 +76,7 @@ def _candidates(arguments: Sequence[str], candidates: Sequence[str]) -> list[str
         if override.is_sweep_override():
             raise UserError(f"{line}: sweep=auto takes one value of each key; see hydra.sweeper.candidates")
         fitting = [each for each in left if key not in (part.partition("=")[0].lstrip("+") for part in each.split())]
-        if key == "seed" or not fitting:
+        if key in ("seed", "loader.folds", "loader.fold") or not fitting:
             raise UserError(f"{line}: sweep=auto chooses {key} itself; see hydra.sweeper.candidates")
         for each in left:
             if each not in fitting:

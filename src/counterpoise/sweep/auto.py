@@ -29,12 +29,15 @@ class Search:
         candidates: Overrides of each candidate, separated by spaces.
         max_rounds: Rounds of training at most. A round trains each remaining candidate with a new seed.
         reserve: Fraction of the budget that is kept for the ensemble, its export and the comparison.
+        folds: Number of folds of the training data. Each round has another fold as validation split. None: all runs
+            have the same validation split.
     """
 
     budget: float
     candidates: Sequence[str]
     max_rounds: int = 10
     reserve: float = 0.1
+    folds: int | None = None
 
     def __post_init__(self) -> None:
         if not self.candidates or not all(isinstance(each, str) and each.split() for each in self.candidates):
@@ -46,6 +49,13 @@ class Search:
             raise UserError(f"hydra.sweeper.max_rounds={self.max_rounds}: use a whole number of at least 1")
         if not (is_number(self.reserve) and 0 <= self.reserve < 1):
             raise UserError(f"hydra.sweeper.reserve={self.reserve}: use a number of at least 0 and below 1")
+        if self.folds is not None and not (type(self.folds) is int and self.folds >= 2):
+            raise UserError(f"hydra.sweeper.folds={self.folds}: use a whole number of at least 2, or null")
+
+    def of_round(self, number: int) -> list[str]:
+        """Return the overrides of a round's runs: seed and fold."""
+        fold = [] if self.folds is None else [f"loader.folds={self.folds}", f"loader.fold={number % self.folds}"]
+        return [f"seed={number}", *fold]
 
 
 @dataclass
@@ -101,8 +111,8 @@ def search(
     """Train candidates by successive halving until the time is over.
 
     The first round trains every candidate with seed 0. The better half, by the mean validation score, is trained with a
-    new seed in each further round, until one candidate is left, which gets further seeds. A run is only started if it
-    is expected to end in time.
+    new seed and on another fold in each further round, until one candidate is left. All candidates of a round have the
+    same validation split. A run is only started if it is expected to end in time.
 
     Args:
         train: Trains a run with overrides and a job number, and returns its folder.
@@ -128,7 +138,7 @@ def search(
             if clock() + (known or UNKNOWN_FACTOR * longest) > deadline:
                 continue
             begun = clock()
-            folder = train([*arguments, *candidate.overrides, f"seed={seed}"], number)
+            folder = train([*arguments, *candidate.overrides, *settings.of_round(seed)], number)
             number, trained = number + 1, True
             # A run that finished earlier is skipped, and its recorded duration counts.
             candidate.seconds.append(max(clock() - begun, recorded_seconds(folder)))

@@ -17,16 +17,27 @@ class AutoSweeper(Sweeper):
         candidates: See `counterpoise.sweep.auto.Search`.
         max_rounds: See `counterpoise.sweep.auto.Search`.
         reserve: See `counterpoise.sweep.auto.Search`.
+        folds: See `counterpoise.sweep.auto.Search`. Not used if the data has a validation split (`data.validation`).
     """
 
-    def __init__(self, budget: str, candidates: Sequence[str], max_rounds: int, reserve: float, **others: Any) -> None:
+    def __init__(
+        self,
+        budget: str,
+        candidates: Sequence[str],
+        max_rounds: int,
+        reserve: float,
+        folds: int | None = None,
+        **others: Any,
+    ) -> None:
         self.budget, self.candidates, self.max_rounds, self.reserve = budget, candidates, max_rounds, reserve
+        self.folds = folds
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Check the settings, and instantiate the launcher."""
         from counterpoise.sweep.auto import Search, read_budget
 
-        self.search = Search(read_budget(self.budget), list(self.candidates), self.max_rounds, self.reserve)
+        folds = self.folds if config.data.get("validation") is None else None
+        self.search = Search(read_budget(self.budget), list(self.candidates), self.max_rounds, self.reserve, folds)
         self.config, self.hydra_context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
