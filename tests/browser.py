@@ -24,7 +24,15 @@ class Opened:
     def load(self, path: Path) -> None:
         """Open the page and wait until all figures are drawn."""
         self.page.goto(path.as_uri())
-        self.page.wait_for_selector("html[data-drawn]", timeout=30_000, state="attached")
+        self.page.wait_for_selector("html[data-drawn]", timeout=300_000, state="attached")
+
+    def wait_for(self, expression: str, wanted: object) -> None:
+        """Wait until a JavaScript expression has a value. The policy of the pages forbids `wait_for_function`."""
+        for _ in range(600):
+            if self.page.evaluate(expression) == wanted:
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"{expression} is {self.page.evaluate(expression)}, not {wanted}")
 
     def _record(self, url: str, path: Path) -> None:
         if url.split("#")[0] != path.as_uri() and not url.startswith(("data:", "blob:")):

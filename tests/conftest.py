@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from counterpoise.errors import UserError
 
 torch.set_num_threads(1)
-# The duration of an example depends on the load of the machine.
-settings.register_profile("patient", deadline=None)
+# The duration of an example and of its generation depends on the load of the machine.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
 COUNTS = {"alpha": 60, "beta": 24, "gamma": 8, "delta": 1}

@@ -5,12 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 from counterpoise.analysis import leaderboard
 from counterpoise.analysis.run_process import has_died, this_process
 
-SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
 def test_this_process_is_alive_and_an_ended_one_is_not():
@@ -21,7 +20,7 @@ def test_this_process_is_alive_and_an_ended_one_is_not():
         process = mine | {"pid": other.pid}
         assert has_died(process), "another process has the id"
         os.kill(other.pid, signal.SIGKILL)
-        time.sleep(0.1)
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
         assert has_died(process), "a zombie"
     finally:
         other.wait()

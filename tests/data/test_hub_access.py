@@ -1,10 +1,10 @@
-"""An unreachable Hugging Face Hub: refused in about two seconds with the reason, or replaced by the local cache."""
+"""An unreachable Hugging Face Hub: refused after one request with the reason, or replaced by the local cache."""
 
 import socket
-import time
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import get_session
 
 from conftest import refused
 from counterpoise.data import hub_access
@@ -16,12 +16,28 @@ from counterpoise.model.encoder import EncoderSource
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path, monkeypatch):
-    """No model in the local cache, no offline mode, and no earlier answer of the Hub."""
+    """No model in the local cache, no offline mode, no earlier answer of the Hub, and little patience."""
+    monkeypatch.setattr(hub_access, "TIMEOUT", 0.5)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hub_access._error.cache_clear()
     yield
     hub_access._error.cache_clear()
+
+
+@pytest.fixture
+def requests(monkeypatch) -> list[str]:
+    """The addresses that are requested, by this project or by the libraries of the Hub."""
+    addresses = []
+    client = type(get_session())
+    send = client.send
+
+    def record(session, request, **options):
+        addresses.append(str(request.url))
+        return send(session, request, **options)
+
+    monkeypatch.setattr(client, "send", record)
+    return addresses
 
 
 @pytest.fixture(params=["silent", "closed", "unknown"])
@@ -37,24 +53,19 @@ def unreachable(request, monkeypatch):
         yield host
 
 
-def test_an_unreachable_hub_is_named_within_seconds(unreachable):
-    start = time.monotonic()
+def test_an_unreachable_hub_is_asked_once_and_named(unreachable, requests):
     with pytest.raises(UserError, match="cannot be reached") as error:
         EncoderSource("bert-base-uncased").locate()
-    assert time.monotonic() - start < 4
     assert unreachable in str(error.value)
-    # It is asked once.
-    start = time.monotonic()
     assert unreachable in str(no_access())
-    assert time.monotonic() - start < 0.5
+    assert len(requests) == 1
 
 
-def test_a_dataset_of_an_unreachable_hub_is_refused_with_the_reason(hub, monkeypatch):
+def test_a_dataset_of_an_unreachable_hub_is_refused_with_the_reason(hub, monkeypatch, requests):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://no-such-host.invalid")
-    start = time.monotonic()
     assert "http://no-such-host.invalid cannot be reached" in refused(HubSource("no-such-dataset"))
-    assert time.monotonic() - start < 6
+    assert len(requests) == 1
 
 
 def test_offline_mode_asks_nobody_and_names_its_variable(monkeypatch):

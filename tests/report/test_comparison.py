@@ -150,7 +150,6 @@ def traces(opened: Opened, figure: str) -> list[dict[str, Any]]:
 
 def choose(opened: Opened, select: str, value: object) -> None:
     opened.page.select_option(f"#{select}", str(value))
-    opened.page.wait_for_timeout(50)
 
 
 @pytest.fixture(scope="module")
@@ -432,8 +431,7 @@ def test_colours_change_with_the_theme(opened: Opened) -> None:
     colour = "document.querySelector('#ranking .canvas').data[1].marker.color"
     light = opened.page.evaluate(colour)
     opened.page.click("#theme")
-    opened.page.wait_for_timeout(100)
-    assert opened.page.evaluate(colour) != light
+    opened.wait_for(f"{colour} === {json.dumps(light)}", False)
     opened.page.click("#theme")
 
 

@@ -190,13 +190,7 @@ def test_print_is_light_and_without_controls(tmp_path: Path, open_page) -> None:
     assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not opened.page.locator("#theme").is_visible()
     assert not opened.page.locator("nav").is_visible()
-    # Plots are redrawn, which takes a moment. The page's security policy forbids `wait_for_function`.
-    for _ in range(100):
-        ink = opened.page.evaluate("document.querySelector('#plot .xtick text').style.fill")
-        if ink == "rgb(95, 107, 120)":
-            break
-        opened.page.wait_for_timeout(100)
-    assert ink == "rgb(95, 107, 120)"
+    opened.wait_for("document.querySelector('#plot .xtick text').style.fill", "rgb(95, 107, 120)")
 
 
 def test_a_table_sorts_by_mouse_and_keyboard_with_missing_numbers_last(opened: Opened) -> None:

@@ -101,10 +101,10 @@ def test_nothing_outlives_a_sweep_that_is_stopped(tmp_path, number, code):
         pids = [int(pid) for path in wanted for pid in path.read_text().split()]
         assert len(_alive(pids)) == 4
         os.kill(process.pid, number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 300
     while _alive(pids) and time.monotonic() < end:
         time.sleep(0.1)
     assert not _alive(pids)

@@ -65,7 +65,7 @@ def test_epochs_are_counted_from_one(epochs, shown):
 
 def test_outside_a_terminal_the_estimate_and_then_lines_are_printed(monkeypatch, capsys):
     clock = iter(np.arange(0.0, 1000.0, 2.0).tolist())
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     callback, fit = Progress(), trainer(global_step=0)
     callback.setup(fit, None, "fit")
     callback.on_train_start(fit, None)
@@ -82,7 +82,7 @@ def test_outside_a_terminal_the_estimate_and_then_lines_are_printed(monkeypatch,
 
 def test_bars_become_lines_outside_a_terminal(monkeypatch, capsys):
     clock = iter(np.arange(0.0, 10_000.0, 3.0).tolist())
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with bar() as display:
         display.get_time = terminal.time.monotonic
         task = display.add_task("tokenising train", total=50_000)
