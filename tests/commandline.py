@@ -135,6 +135,14 @@ def printed(main: Callable[[], None], encoding: str, monkeypatch: pytest.MonkeyP
     return shown
 
 
+def imported_by(statement: str, *arguments: object) -> set[str]:
+    """Run a statement in a new process, with these command-line arguments, and return the libraries it has imported."""
+    code = f"import sys\n{statement}\nprint('imported', *{{name.partition('.')[0] for name in sys.modules}})"
+    given = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(given, env=environment(), capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
 def start(*overrides: str) -> "subprocess.Popen[str]":
     """Start `train.py` in its own process, for tests of signals and process groups."""
     return subprocess.Popen(

@@ -1,6 +1,7 @@
 """Errors that the user can fix."""
 
 import errno
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -42,6 +43,8 @@ def disk_error(error: BaseException | None) -> OSError | None:
 
 def out_of_memory(error: BaseException) -> bool:
     """Return whether `error` reports that a device ran out of memory."""
+    if "torch" not in sys.modules:
+        return False
     # These imports take seconds and most commands do not need them.
     import torch
     from pytorch_lightning.utilities.memory import is_oom_error

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from commandline import call, run, setting
+from commandline import call, imported_by, run, setting
 from counterpoise.commands import export, onnx_export, predict, predictor
 from counterpoise.errors import UserError
 
@@ -94,6 +94,13 @@ def test_predictions_of_the_exported_model_equal_those_of_the_run(
             columns = [column.flatten() for column in columns]
         one, other = (column.to_pylist() for column in columns)
         assert one == (pytest.approx(other, abs=1e-5) if pa.types.is_floating(columns[0].type) else other), name
+
+
+def test_predicting_with_an_exported_model_imports_no_training_library(exported, tagged, tmp_path):
+    given = (exported["any labels"], tagged["test"], "--calibrated", "--output", tmp_path / "out.parquet")
+    imported = imported_by("from counterpoise.commands.predict import main; main()", *given)
+    assert "onnxruntime" in imported
+    assert not imported & {"torch", "pytorch_lightning", "transformers", "hydra", "sklearn"}
 
 
 def test_recorded_scores_equal_the_test_scores_of_the_run(runs, exported):

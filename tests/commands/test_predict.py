@@ -10,7 +10,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
 from tokenizers import Tokenizer
 
@@ -298,9 +297,9 @@ def recorded(tiny_encoder) -> tuple[predictor.Predictor, list[tuple[int, int]]]:
     """A predictor whose logits are sum and number of the token ids, and the shapes of its batches."""
     batches = []
 
-    def model(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        batches.append(tuple(ids.shape))
-        return torch.stack([(ids * mask).sum(1), mask.sum(1)], dim=1).float()
+    def model(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        batches.append(ids.shape)
+        return np.stack([(ids * mask).sum(1), mask.sum(1)], axis=1, dtype=np.float32)
 
     tokenizer = Tokenizer.from_file(str(tiny_encoder / "tokenizer.json"))
     return predictor.Predictor(
@@ -353,7 +352,7 @@ def encoder(finished) -> dict:
     "target",
     [
         "os.mkdir",
-        "counterpoise.commands.predictor.json.loads",
+        "counterpoise.saved_files.json.loads",
         "counterpoise.commands.predictor.Path",
         "counterpoise.training.predictions.write_predictions",
         "counterpoise.model.gone.Gone",

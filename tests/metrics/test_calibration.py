@@ -28,14 +28,13 @@ from counterpoise.balance import (
 from counterpoise.balance.prior_correction import natural_prior_shift
 from counterpoise.errors import UserError
 from counterpoise.metrics import probabilities as adjust
+from counterpoise.metrics.adjustment import Adjustment, read_adjustment
 from counterpoise.metrics.buckets import Bounds
 from counterpoise.metrics.calibration import (
-    Adjustment,
     Calibration,
     PriorShift,
     measure,
     prior_correction,
-    read_adjustment,
 )
 
 # Texts that read alike: rows are what they read, columns how many of them are of each class.

@@ -8,20 +8,26 @@ data each label is a binary problem. The package does not depend on Lightning or
     fitted = Strategy(PowerSampler(0.5), InverseFrequency(0.5)).fit(labels, index)
     rows = fitted.final.sampler.draw(index, np.random.default_rng(0))
     loss = fitted.final.loss(logits, targets)
+
+Names are imported when they are first used, because the losses import PyTorch.
 """
 
-from counterpoise.balance.correction import Correction
-from counterpoise.balance.counts import ClassIndex
-from counterpoise.balance.losses.by_task import cross_entropy, focal
-from counterpoise.balance.losses.distribution_balanced import DistributionBalanced
-from counterpoise.balance.losses.margin import LDAM, LogitAdjusted
-from counterpoise.balance.losses.multi_label import Asymmetric, BinaryCrossEntropy, Focal, MultiLabelLoss
-from counterpoise.balance.losses.protocol import BaseLoss, Loss
-from counterpoise.balance.losses.single_label import CrossEntropy, SingleLabelLoss, SoftmaxFocal
-from counterpoise.balance.samplers import MixtureSampler, PowerSampler, RepeatFactorSampler, Sampler
-from counterpoise.balance.schedule import Deferred, Progressive
-from counterpoise.balance.strategy import EpochCorrection, FittedStrategy, Strategy
-from counterpoise.balance.weights import EffectiveNumber, InverseFrequency, ManualWeights
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from counterpoise.balance.correction import Correction
+    from counterpoise.balance.counts import ClassIndex
+    from counterpoise.balance.losses.by_task import cross_entropy, focal
+    from counterpoise.balance.losses.distribution_balanced import DistributionBalanced
+    from counterpoise.balance.losses.margin import LDAM, LogitAdjusted
+    from counterpoise.balance.losses.multi_label import Asymmetric, BinaryCrossEntropy, Focal, MultiLabelLoss
+    from counterpoise.balance.losses.protocol import BaseLoss, Loss
+    from counterpoise.balance.losses.single_label import CrossEntropy, SingleLabelLoss, SoftmaxFocal
+    from counterpoise.balance.samplers import MixtureSampler, PowerSampler, RepeatFactorSampler, Sampler
+    from counterpoise.balance.schedule import Deferred, Progressive
+    from counterpoise.balance.strategy import EpochCorrection, FittedStrategy, Strategy
+    from counterpoise.balance.weights import EffectiveNumber, InverseFrequency, ManualWeights
 
 __all__ = [
     "LDAM",
@@ -53,3 +59,28 @@ __all__ = [
     "cross_entropy",
     "focal",
 ]
+
+_MODULES = (
+    "correction",
+    "counts",
+    "samplers",
+    "schedule",
+    "weights",
+    "strategy",
+    "losses.by_task",
+    "losses.distribution_balanced",
+    "losses.margin",
+    "losses.multi_label",
+    "losses.protocol",
+    "losses.single_label",
+)
+"""Modules that hold the public names. Those that import PyTorch come last."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in _MODULES:
+            found = vars(import_module(f"{__name__}.{module}"))
+            if name in found:
+                return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

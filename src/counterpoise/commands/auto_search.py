@@ -48,7 +48,7 @@ def run_search(
     from counterpoise.commands.ensemble_folder import build_ensemble, show
     from counterpoise.commands.ensemble_members import finished_runs
     from counterpoise.commands.onnx_export import export
-    from counterpoise.commands.saved_run import allowed_packages
+    from counterpoise.commands.trusted_classes import allowed_packages
 
     packages, output = allowed_packages(), folder / "ensemble"
     show(build_ensemble(finished_runs(runs), output, None, packages))

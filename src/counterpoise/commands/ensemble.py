@@ -43,7 +43,7 @@ def main() -> None:
     # These imports take seconds, because they import PyTorch: report faults of the arguments first.
     from counterpoise.commands.ensemble_folder import build_ensemble, show
     from counterpoise.commands.ensemble_members import finished_runs
-    from counterpoise.commands.saved_run import allowed_packages
+    from counterpoise.commands.trusted_classes import allowed_packages
 
     runs = finished_runs(arguments.runs)
     if arguments.output is None and len(arguments.runs) > 1:

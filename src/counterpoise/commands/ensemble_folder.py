@@ -31,7 +31,7 @@ from counterpoise.commands.ensemble_members import (
 )
 from counterpoise.commands.evaluation import read_correction, run_metrics
 from counterpoise.commands.predictor import BlockPredictor, load
-from counterpoise.commands.saved_run import build
+from counterpoise.commands.trusted_classes import build
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError
 from counterpoise.metrics import registry
@@ -72,7 +72,7 @@ def build_ensemble(
         runs: Folders of finished runs, see `finished_runs`.
         output: Folder to write. An earlier ensemble is replaced.
         baseline_weight: Weight of the linear model, in [0, 1). None: chosen on the validation split.
-        packages: Packages whose classes may be built. See `saved_run.allowed_packages`.
+        packages: Packages whose classes may be built. See `trusted_classes.allowed_packages`.
 
     Returns:
         The results of the ensemble.

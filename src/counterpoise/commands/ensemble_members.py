@@ -13,7 +13,7 @@ from counterpoise.analysis.job_folders import ENSEMBLE_FILE
 from counterpoise.analysis.runs import finished_jobs
 from counterpoise.balance.counts import Targets
 from counterpoise.commands.run_config import read_config
-from counterpoise.commands.saved_run import build
+from counterpoise.commands.trusted_classes import build
 from counterpoise.csv_tables import read_csv
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.splits import Vocabulary

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from counterpoise.commands.predictor import BlockPredictor, Predictor
-from counterpoise.commands.saved_run import build
+from counterpoise.commands.trusted_classes import build
 from counterpoise.data.arrow_columns import take_rows, to_array
 from counterpoise.data.quality import equal_texts
 from counterpoise.data.table import Split
@@ -25,7 +25,7 @@ def warnings_about(
         run: Run folder.
         config: Configuration of the run.
         predictor: The run's model.
-        packages: Packages whose classes may be built. See `saved_run.allowed_packages`.
+        packages: Packages whose classes may be built. See `trusted_classes.allowed_packages`.
     """
     lines, total = [], len(split)
     try:

@@ -16,8 +16,10 @@ from counterpoise.balance import ClassIndex, Correction, PowerSampler
 from counterpoise.balance.counts import Targets
 from counterpoise.commands.evaluated_texts import warnings_about
 from counterpoise.commands.predict import csv_format_of, warn_of_missing_ids
-from counterpoise.commands.predictor import BlockPredictor, load, make_predictor
-from counterpoise.commands.saved_run import allowed_packages, load_run
+from counterpoise.commands.predictor import BlockPredictor, load
+from counterpoise.commands.run_predictor import make_predictor
+from counterpoise.commands.saved_run import load_run
+from counterpoise.commands.trusted_classes import allowed_packages
 from counterpoise.csv_tables import read_csv
 from counterpoise.data.label_cleaning import respell
 from counterpoise.data.label_spelling import canonical_spellings, label_counts_of

@@ -48,7 +48,7 @@ def main() -> None:
 
     # These imports take seconds, because they import PyTorch: report faults of the arguments first.
     from counterpoise.commands.onnx_export import export
-    from counterpoise.commands.saved_run import allowed_packages
+    from counterpoise.commands.trusted_classes import allowed_packages
 
     with status("exporting"):
         content = export(arguments.run, output, arguments.int8, allowed_packages(arguments.allow))

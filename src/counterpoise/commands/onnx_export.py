@@ -10,28 +10,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from counterpoise.analysis.job_folders import ENSEMBLE_FILE
-from counterpoise.balance.counts import Targets
+from counterpoise.commands.exported_model import require_package
 from counterpoise.commands.predict import training_csv_format
-from counterpoise.commands.predictor import BlockPredictor, Predictor, load, make_predictor, require_package
+from counterpoise.commands.predictor import Predictor, load
 from counterpoise.commands.run_config import read_ensemble
-from counterpoise.commands.saved_run import PACKAGE, build, load_run
-from counterpoise.data.splits import Vocabulary
+from counterpoise.commands.run_predictor import make_predictor
+from counterpoise.commands.saved_run import load_run
+from counterpoise.commands.tested_texts import read_tested_texts
+from counterpoise.commands.trusted_classes import PACKAGE
 from counterpoise.errors import UserError
-from counterpoise.metrics import registry
-from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds
 from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.model.module import Classifier
-from counterpoise.saved_files import reading
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +62,7 @@ def export(run: Path, output: Path, int8: bool = False, packages: Sequence[str] 
         run: Run folder.
         output: Folder to write. An earlier export is replaced.
         int8: Quantise the weights to 8 bits. Defaults to False.
-        packages: Packages whose classes may be built. See `saved_run.allowed_packages`.
+        packages: Packages whose classes may be built. See `trusted_classes.allowed_packages`.
 
     Returns:
         Content of export.json.
@@ -82,7 +79,7 @@ def export(run: Path, output: Path, int8: bool = False, packages: Sequence[str] 
     model, config = load_run(run, packages)
     ours = make_predictor(run, model, config, packages=packages)
     try:
-        tested = _test_split(run, config, ours, packages)
+        tested = read_tested_texts(run, config, ours.labels, packages)
         tokens = ours.tokenise(tested.texts)
     except UserError as error:
         log.warning("%s. The exported model is compared on random tokens, and test scores are not measured", error)
@@ -148,7 +145,7 @@ def _export_ensemble(run: Path, output: Path, int8: bool, packages: Sequence[str
         if exported[0]["test"]:
             model, config = load_run(run / members[0], packages)
             ours = load(folder)
-            tested = _test_split(run / members[0], config, ours, packages)
+            tested = read_tested_texts(run / members[0], config, ours.labels, packages)
             if isinstance(model.scoring, MultiLabelScoring):
                 model.scoring.thresholds.copy_(torch.from_numpy(ours.thresholds))
             # Those of the run stand for fp32 beside int8: the exported model in fp32 no longer exists then.
@@ -239,50 +236,6 @@ def _digest(path: Path) -> str:
 
 def _write_info(folder: Path, content: dict[str, Any]) -> None:
     (folder / "export.json").write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-
-
-class _TestSplit(NamedTuple):
-    """The test split of a run: N texts with targets, and the training counts, int [C]."""
-
-    texts: list[str]
-    targets: Targets
-    counts: np.ndarray
-    bounds: Bounds
-
-    def scores(self, model: Classifier, logits: np.ndarray) -> dict[str, float]:
-        """Return the shown scores of logits [N, C]."""
-        model.scoring.counts, model.scoring.bounds = self.counts, self.bounds
-        measured = model.scoring.measure(logits, self.targets)
-        shown = registry.select("multi_label" if model.scoring.multi_label else "single_label", "headline")
-        wanted = [metric.name for metric in shown]
-        return {"texts": len(self.texts)} | {name: measured[name] for name in wanted if name in measured}
-
-
-def _test_split(run: Path, config: dict, ours: BlockPredictor, packages: Sequence[str]) -> _TestSplit:
-    """Read the test split from the source of the run again.
-
-    Raises:
-        UserError: The source cannot be read or has changed since the run.
-    """
-    if not (run / "splits.npz").is_file():
-        raise UserError(f"{run} has no splits.npz, which holds the rows of its test split")
-    source = build(config["data"], packages)
-    with reading(run):
-        rows = np.load(run / "splits.npz")["test"]
-        counts = pd.read_csv(run / "balance.csv", usecols=["count"])["count"].to_numpy()
-        predictions = pq.read_table(run / "predictions.parquet")
-    source.prepare()
-    loaded = source.load()
-    split = loaded.get("test", loaded["train"])
-    split = split.filter(np.isin(split.rows, rows))
-    with reading(run):
-        truth = predictions["labels" if split.task == "multi_label" else "label"]
-    targets, before = (Vocabulary(ours.labels).encode(labels) for labels in (split.labels, truth))
-    same = before.shape == targets.shape and not (before != targets).sum()
-    if not same:
-        raise UserError(f"{split.file} has changed since {run} was tested")
-    bounds = build(config["buckets"], packages) if "buckets" in config else DEFAULT_BOUNDS
-    return _TestSplit(split.texts.to_pylist(), targets, counts, bounds)
 
 
 def _random_tokens(ours: Predictor, longest: int) -> list[np.ndarray]:

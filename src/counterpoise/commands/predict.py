@@ -8,13 +8,16 @@ import argparse
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import softmax
 
+from counterpoise.commands.predictor import load
 from counterpoise.commands.run_config import read_config
 from counterpoise.commands.standard_streams import INPUT_FORMATS, STANDARD, input_file, output_target
+from counterpoise.commands.trusted_classes import allowed_packages
 from counterpoise.data.arrow_columns import Column, format_rows, is_text, only_numbers
 from counterpoise.data.dropped_rows import repeated_headers
 from counterpoise.data.readers import notices_of, read_columns, suffix_of
@@ -23,11 +26,11 @@ from counterpoise.data.readers.json_lines import SUFFIXES as JSON_SUFFIXES
 from counterpoise.data.table import row_ids
 from counterpoise.data.table_writers import TEXT_FORMATS, Stream
 from counterpoise.errors import UserError
+from counterpoise.metrics.adjustment import Adjustment, read_adjustment
+from counterpoise.metrics.costs import least_cost, read_costs
+from counterpoise.metrics.thresholds import read_thresholds
 from counterpoise.saved_files import read_json, reading
 from counterpoise.training.predictions import most_probable_class, multilabel_predictions_writer, predictions_writer
-
-if TYPE_CHECKING:
-    from counterpoise.metrics.calibration import Adjustment
 
 log = logging.getLogger(__name__)
 
@@ -88,14 +91,6 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
     ids = _ids(table[arguments.id], f"{arguments.file}: column {arguments.id!r} (--id)") if arguments.id else None
     if only_numbers(table[arguments.text]):
         log.warning("%s: column %r (--text) holds only numbers: is it the text?", arguments.file, arguments.text)
-    # These imports take seconds, because they import PyTorch: report faults of the arguments first.
-    from scipy.special import softmax
-
-    from counterpoise.commands.predictor import load
-    from counterpoise.commands.saved_run import allowed_packages
-    from counterpoise.metrics.costs import least_cost, read_costs
-    from counterpoise.metrics.thresholds import read_thresholds
-
     packages = allowed_packages(arguments.allow)
     model = load(arguments.run, arguments.device, arguments.precision, packages)
     if arguments.thresholds:
@@ -242,7 +237,7 @@ def training_csv_format(config: dict[str, Any]) -> dict[str, Any]:
     return csv_format | columns | {"suffix": suffix_of(Path(str(data.get("train") or "")))}
 
 
-def _adjustment(run: Path, labels: list[str], calibrated: bool, costs: bool) -> "Adjustment | None":
+def _adjustment(run: Path, labels: list[str], calibrated: bool, costs: bool) -> Adjustment | None:
     """Return the calibration of the run if calibrated probabilities or costs need it."""
     path = run / "calibration.json"
     if calibrated and not path.is_file():
@@ -251,8 +246,6 @@ def _adjustment(run: Path, labels: list[str], calibrated: bool, costs: bool) -> 
         log.warning("%s has no calibration.json: expected costs use raw probabilities", run)
     if not (calibrated or costs) or not path.is_file():
         return None
-    from counterpoise.metrics.calibration import read_adjustment
-
     return read_adjustment(path, labels)
 
 

@@ -1,44 +1,35 @@
-"""Predict texts with a finished run or an exported model.
+"""Predict texts with a finished run, an ensemble or an exported model; the last without importing PyTorch.
 
 predictor = load(Path("outputs/..."))
 logits = predictor(["a text", "another"])
 """
 
-import hashlib
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from rich.progress import MofNCompleteColumn
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from counterpoise.analysis.job_folders import ENSEMBLE_FILE
 from counterpoise.commands.run_config import read_ensemble
-from counterpoise.commands.saved_run import PACKAGE, build, load_run
+from counterpoise.commands.trusted_classes import PACKAGE, build
 from counterpoise.data.arrow_columns import is_blank_text
-from counterpoise.data.batching import pad_sequences
-from counterpoise.data.token_store import TEXTS_PER_CHUNK, load_tokenizer
+from counterpoise.data.padding import pad_sequences
 from counterpoise.errors import UserError
-from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.metrics.thresholds import Decision, read_thresholds
 from counterpoise.model.ensemble import combine
-from counterpoise.model.module import Classifier
-from counterpoise.saved_files import read_json, reading
+from counterpoise.saved_files import reading
 from counterpoise.terminal import progress
-from counterpoise.training.baseline import BLOCK_TEXTS, FittedBaseline
-from counterpoise.training.encoder_record import check_tokenizer
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from counterpoise.training.baseline import FittedBaseline
 
 MAX_TEXTS = 65_536
 """Texts that are tokenised, sorted by length and predicted together."""
@@ -46,6 +37,8 @@ MAX_LOGITS = 2**24
 """Approximate number of logits in memory at a time."""
 MAX_TOKENS = {"cpu": 1024, "cuda": 65_536}
 """Tokens per batch, padding included. On a CPU, larger batches do not fit into its caches."""
+TEXTS_PER_CHUNK = 4096
+"""Texts that are tokenised, or given to a linear model, at a time: the features of long texts need much memory."""
 
 
 class Block(NamedTuple):
@@ -129,14 +122,17 @@ class Predictor(BlockPredictor):
     Args:
         tokenizer: Truncates texts to the length of the model, without padding.
         pad: Token id of padding.
-        model: Returns logits, float32 [B, C], of input_ids and attention_mask, int64 [B, T].
+        model: Returns logits [B, C] of input_ids and attention_mask, int64 [B, T].
         max_tokens: Largest number of tokens per batch, padding included.
+        gather: Concatenates the logits of batches to float32 [N, C]. A GPU's logits are copied here, at once, because
+            waiting for each batch would leave it idle.
     """
 
     tokenizer: Tokenizer
     pad: int
-    model: Callable[[Tensor, Tensor], Tensor]
+    model: Callable[[np.ndarray, np.ndarray], Any]
     max_tokens: int
+    gather: Callable[[Sequence[Any]], np.ndarray] = np.concatenate
 
     def prepare(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, special tokens included."""
@@ -173,19 +169,18 @@ class Predictor(BlockPredictor):
 
         `done` is called with the number of texts of each batch.
         """
-        outputs = [torch.empty(0, len(self.labels))]
+        logits = np.zeros((len(tokens), len(self.labels)), np.float32)
         lengths = np.array([len(ids) for ids in tokens], np.int64)
         order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
-        first = 0
+        outputs, first = [], 0
         while first < len(order):
             rows = order[first : first + max(1, self.max_tokens // max(1, lengths[order[first]]))]
             ids, mask = pad_sequences([tokens[row] for row in rows], self.pad)
-            outputs.append(self.model(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))))
+            outputs.append(self.model(ids, mask.astype(np.int64)))
             first += len(rows)
             done(len(rows))
-        logits = np.zeros((len(lengths), len(self.labels)), np.float32)
-        # Copied once, because waiting for each batch would leave a GPU idle.
-        logits[order] = torch.cat([outputs[0].to(outputs[-1].device), *outputs[1:]]).cpu().numpy()
+        if outputs:
+            logits[order] = self.gather(outputs)
         return logits
 
 
@@ -200,7 +195,7 @@ class EnsemblePredictor(BlockPredictor):
     """
 
     members: list[BlockPredictor]
-    baseline: FittedBaseline | None
+    baseline: "FittedBaseline | None"
     factors: np.ndarray
 
     def prepare(self, texts: Sequence[str]) -> tuple[Sequence[str], list[Any]]:
@@ -214,9 +209,8 @@ class EnsemblePredictor(BlockPredictor):
         logits = [member.finish(tokens, lambda texts: None) for member, tokens in first]
         logits.append(last[0].finish(last[1], done))
         if self.baseline is not None:
-            # In blocks, because the features of a block of long texts need much memory.
-            starts = range(0, len(texts), BLOCK_TEXTS)
-            blocks = [self.baseline.logits(texts[start : start + BLOCK_TEXTS]) for start in starts]
+            starts = range(0, len(texts), TEXTS_PER_CHUNK)
+            blocks = [self.baseline.logits(texts[start : start + TEXTS_PER_CHUNK]) for start in starts]
             linear = np.concatenate([np.empty((0, len(self.labels)), np.float32), *blocks])
             logits.append(linear)
         return combine(logits, self.factors)
@@ -237,7 +231,7 @@ def load(
             supports.
         precision: Precision of a run's model: "fp32", "bf16" (autocast, as in training), or "auto": bf16 on a GPU with
             bfloat16 units, otherwise fp32.
-        packages: Packages whose classes may be built. See `saved_run.allowed_packages`.
+        packages: Packages whose classes may be built. See `trusted_classes.allowed_packages`.
 
     Raises:
         UserError: The folder is neither, or its parts do not fit each other.
@@ -248,60 +242,15 @@ def load(
     if (folder / "export.json").is_file():
         if precision == "bf16":
             raise UserError(f"--precision bf16: {folder} is an exported model, whose precision is fixed")
-        return _load_exported(folder, _resolve_device(device))
+        from counterpoise.commands.exported_model import load_exported
+
+        return load_exported(folder, device)
+    # These imports take seconds, because they import PyTorch, which exported models do not need.
+    from counterpoise.commands.run_predictor import make_predictor
+    from counterpoise.commands.saved_run import load_run
+
     model, config = load_run(folder, packages)
     return make_predictor(folder, model, config, device, precision, packages)
-
-
-def make_predictor(
-    run: Path,
-    model: Classifier,
-    config: dict[str, Any],
-    device: str = "cpu",
-    precision: str = "fp32",
-    packages: Sequence[str] = (PACKAGE,),
-) -> Predictor:
-    """Return the predictor of a run folder, with its model and configuration from `load_run`. See `load`."""
-    device = _resolve_device(device)
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device}: {' '.join(str(error).split())}") from error
-    kind = model.device.type
-    native = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    half = precision == "bf16" or (precision == "auto" and native)
-
-    def logits(ids: Tensor, mask: Tensor) -> Tensor:
-        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=half):
-            return model({"input_ids": ids.to(device), "attention_mask": mask.to(device)}).float()
-
-    with reading(run):
-        source = build(config["encoder"], packages)
-        tokenizer = load_tokenizer(source.locate(), source.revision)
-        check_tokenizer(run, source, tokenizer)
-        backend, scoring = tokenizer.backend_tokenizer, model.scoring
-        backend.enable_truncation(source.max_length)
-        backend.no_padding()
-    found = Predictor(
-        labels=model.labels,
-        tokenizer=backend,
-        pad=tokenizer.pad_token_id or 0,
-        model=logits,
-        max_tokens=_max_tokens(kind),
-    )
-    if isinstance(scoring, MultiLabelScoring):
-        found.decision, found.thresholds = scoring.decision, scoring.thresholds.cpu().numpy()
-    return found
-
-
-def require_package(module: str) -> Any:
-    """Return an imported module of an optional dependency; raise UserError if it is not installed."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"exported models need {module.split('.')[0]}: pip install onnx onnxruntime onnxscript"
-        ) from error
 
 
 def as_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -331,65 +280,3 @@ def _load_ensemble(folder: Path, device: str, precision: str, packages: Sequence
         ensemble.decision = members[0].decision
         ensemble.thresholds = read_thresholds(folder / "thresholds.json", labels)
     return ensemble
-
-
-def _load_exported(folder: Path, device: str) -> Predictor:
-    runtime = require_package("onnxruntime")
-    with reading(folder):
-        return _build_exported(folder, device, runtime)
-
-
-def _build_exported(folder: Path, device: str, runtime: Any) -> Predictor:
-    content = read_json(folder / "export.json")
-    labels = content["labels"]
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    wanted = [f"{name}ExecutionProvider" for name in (device.partition(":")[0].upper(), "CPU")]
-    providers = [name for name in dict.fromkeys(wanted) if name in runtime.get_available_providers()]
-    if wanted[0] not in providers:
-        log.warning("--device %s: this ONNX Runtime supports the CPU only; install onnxruntime-gpu", device)
-    session = runtime.InferenceSession(folder / "model.onnx", options, providers=providers)
-    names = (
-        {each.name for each in session.get_inputs()},
-        [(each.name, each.shape[1:]) for each in session.get_outputs()],
-    )
-    if names != ({"input_ids", "attention_mask"}, [("logits", [len(labels)])]):
-        raise ValueError(f"model.onnx does not return the logits of {len(labels)} labels")
-
-    def logits(ids: Tensor, mask: Tensor) -> Tensor:
-        outputs = session.run(["logits"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
-        return torch.from_numpy(outputs[0])
-
-    file = folder / "tokenizer.json"
-    if hashlib.sha256(file.read_bytes()).hexdigest() != content["tokenizer_sha256"]:
-        raise UserError(f"{file} is not the tokenizer that was exported (SHA-256 in export.json): export the run again")
-    tokenizer = Tokenizer.from_file(str(file))
-    tokenizer.no_padding()
-    kind = "cpu" if providers[0].startswith("CPU") else "cuda"
-    found = Predictor(
-        labels=labels,
-        tokenizer=tokenizer,
-        pad=content["pad_token_id"],
-        model=logits,
-        max_tokens=_max_tokens(kind),
-    )
-    if content["decision"] is not None:
-        found.decision = Decision(**content["decision"])
-        found.thresholds = read_thresholds(folder / "thresholds.json", found.labels)
-    if not isinstance(found.pad, int):
-        raise ValueError(f"pad_token_id is {found.pad!r}")
-    # Token ids that the model does not know raise here, and not after the texts are read.
-    found.predict(
-        [np.array([number], np.int32) for number in (found.pad, *sorted(tokenizer.get_vocab().values())[-1:])]
-    )
-    return found
-
-
-def _resolve_device(device: str) -> str:
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _max_tokens(device: str) -> int:
-    return MAX_TOKENS.get(device, MAX_TOKENS["cpu"])

@@ -5,7 +5,7 @@ function of (seed, epoch). It yields arrays of row numbers. `TokenDataset` turns
 DataLoader runs with `batch_size=None`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from counterpoise.balance.counts import ClassIndex, Targets
+from counterpoise.data.padding import pad_sequences
 from counterpoise.data.token_store import TokenStore
 from counterpoise.errors import UserError
 
@@ -120,19 +121,6 @@ class EmbeddingDataset(TokenDataset):
     def subset(self, rows: np.ndarray) -> "EmbeddingDataset":
         """Return the dataset of these rows, without weights."""
         return EmbeddingDataset(super().subset(rows), self.vectors)
-
-
-def pad_sequences(texts: Sequence[np.ndarray], pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pad the token ids of B texts to the longest.
-
-    Returns:
-        Token ids, int64 [B, T], and the mask of tokens that are not padding, bool [B, T].
-    """
-    lengths = np.array([len(ids) for ids in texts])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.full(mask.shape, pad, np.int64)
-    ids[mask] = np.concatenate(texts)
-    return ids, mask
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
