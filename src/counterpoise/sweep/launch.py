@@ -1,11 +1,9 @@
 """One batch of a sweep: skip finished jobs, run the others in worker processes, report each and record the failures."""
 
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import cloudpickle
@@ -16,6 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from counterpoise import stop_signals
 from counterpoise.analysis.job_folders import (
     Job,
     find_folders,
@@ -28,9 +27,6 @@ from counterpoise.errors import UserError
 from counterpoise.sweep.processes import THREAD_VARIABLES, Limits, Outcome, run_jobs
 from counterpoise.sweep.progress import Progress
 from counterpoise.sweep.worker import Program
-
-STOP_SIGNALS = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP", "SIGUSR1": "SIGUSR1"}
-"""Signals by which people, schedulers and terminals stop a process, and how messages name them."""
 
 
 def limits(
@@ -117,7 +113,7 @@ def launch(
         lock = FileLock(sweep_dir / ".sweep.lock").acquire(timeout=0)
     except Timeout:
         raise UserError(f"another sweep is running in {sweep_dir}: wait for its end, or set hydra.sweep.dir") from None
-    with lock, stop_signals():
+    with lock, stop_signals.handled():
         jobs = find_folders(sweep_dir, job_overrides, first)
         values: dict[int, Any] = {
             job.number: finished_value(job.folder)
@@ -151,7 +147,7 @@ def launch(
                     record_failure(folder, job.overrides, "stopped with the sweep", 0.0)
             # The end of the last job: callbacks update the leaderboard.
             hydra_context.callbacks.on_job_end(config=config, job_return=JobReturn(status=JobStatus.FAILED))
-            if isinstance(end, Stopped):
+            if isinstance(end, stop_signals.Stopped):
                 progress.stopped(end.cause)
             raise
     return [_returned(job, values[job.number]) for job in jobs]
@@ -166,34 +162,6 @@ def record(job: Job, outcome: Outcome, sweep_dir: Path) -> bool:
     if outcome.reason is not None and (outcome.killed or state != "failed"):
         record_failure(folder, job.overrides, outcome.reason, outcome.seconds)
     return outcome.reason is not None or state == "failed"
-
-
-class Stopped(SystemExit):
-    """A signal stopped the sweep. The exit code is 128 plus the number of the signal, as shells use it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-        self.cause = STOP_SIGNALS[signal.Signals(number).name]
-
-
-@contextmanager
-def stop_signals() -> Iterator[None]:
-    """Raise `Stopped` at stop signals within the block, so that running jobs are stopped."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
-
-    before = {}
-    with suppress(ValueError):  # not in the main thread
-        for name in STOP_SIGNALS:
-            number = getattr(signal, name, None)  # Windows lacks some
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _returned(job: Job, value: Any) -> JobReturn:

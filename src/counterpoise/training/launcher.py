@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
+from counterpoise.stop_signals import SIGNALS
 from counterpoise.training import signals
 
 GRACE = 5.0
@@ -36,7 +37,7 @@ class LostProcess(NamedTuple):
     def stop(self) -> int | None:
         """Number of the signal that stopped it, if that is one of those that stop a run."""
         number = -self.code if self.code < 0 else self.code - 128
-        return number if number in signals.SIGNALS else None
+        return number if number in SIGNALS else None
 
     def __str__(self) -> str:
         if self.code >= 0:

@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from counterpoise import stop_signals
 from counterpoise.analysis.job_folders import finished_value, has_finished
 from counterpoise.analysis.run_process import this_process
 from counterpoise.data.cache import build_seconds
@@ -196,7 +197,7 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
                     _record_failure(run, end)
                     return None
                 code = 128 + stop if stop else getattr(end, "code", None) or 1
-                _record_stop(run, signals.cause(stop) if stop else f"exit with code {code}")
+                _record_stop(run, stop_signals.cause(stop) if stop else f"exit with code {code}")
                 sys.exit(code)
             if not config.probe:
                 # Model and trainer reference each other. Without a collection a sweep holds several of them in memory.
@@ -217,7 +218,7 @@ def _record_stop(run: RunContext, cause: str) -> None:
 def _record_lost(run: RunContext, lost: LostProcess) -> int:
     """Record that another process of the run ended and print it; return the exit code."""
     if lost.stop:
-        _record_stop(run, signals.cause(lost.stop))
+        _record_stop(run, stop_signals.cause(lost.stop))
         return 128 + lost.stop
     run.write_status("failed", str(lost))
     print(f"error: {lost}", file=sys.stderr)

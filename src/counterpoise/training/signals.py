@@ -1,4 +1,4 @@
-"""Signals that stop a run: SIGTERM, SIGHUP, SIGUSR1 (the warning of Slurm) and Ctrl-C.
+"""How a run stops at a signal.
 
 A signal raises `Stopped` at once, except during training. There it is recorded, and `StopOnSignal` raises at the end of
 the batch, so that no checkpoint holds half an optimizer step.
@@ -19,20 +19,14 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from torch.multiprocessing import ProcessExitedException
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT") if hasattr(signal, name))
-"""Signals that stop a run. Windows lacks SIGHUP and SIGUSR1."""
+from counterpoise import stop_signals
+from counterpoise.stop_signals import SIGNALS, Stopped
+
 IMPATIENCE = 1.0
 """Seconds after which a second Ctrl-C ends the process at once. Some launchers deliver one Ctrl-C twice."""
 
 JOIN = 10.0
 """Seconds that the parent of spawned processes waits for them after a signal."""
-
-
-class Stopped(SystemExit):
-    """A signal stopped the run. The exit code is 128 plus the number of the signal, as shells use it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
 
 
 class _State:
@@ -54,35 +48,22 @@ _state = _State()
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Handle the signals of `SIGNALS` within the block. Has no effect outside the main thread and if nested.
-
-    A signal that is ignored remains so: `nohup` ignores SIGHUP, and shells ignore Ctrl-C for background jobs.
-    """
+    """Handle the signals that stop a run within the block. Has no effect outside the main thread and if nested."""
     global _state
     if _state.pid == os.getpid() or threading.current_thread() is not threading.main_thread():
         yield
         return
     _state = _State(os.getpid())
-    previous = {number: signal.getsignal(number) for number in SIGNALS}
-    previous = {number: handler for number, handler in previous.items() if handler not in (signal.SIG_IGN, None)}
     try:
-        for number in previous:
-            signal.signal(number, _handle)
-        yield
+        with stop_signals.handled(_handle):
+            yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
         _state = _State()
 
 
 def received() -> signal.Signals | None:
     """Return the first signal that this process has received within `handled`."""
     return _state.received
-
-
-def cause(number: int) -> str:
-    """Return the name of a signal for messages."""
-    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 def defer(deferred: bool = True) -> None:
