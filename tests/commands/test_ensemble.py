@@ -89,7 +89,7 @@ def test_an_exported_ensemble_has_the_same_logits(combined, tmp_path):
     texts = ["alpha1 word2", "beta1 word3 word4", ""]
     np.testing.assert_allclose(load(tmp_path / "onnx")(texts), load(combined)(texts), atol=1e-3)
     assert content["test"]["fp32"]["macro_f1"] == pytest.approx(metrics_of(combined)["test"]["macro_f1"], abs=1e-4)
-    predicting = "from pathlib import Path; from counterpoise.commands.predictor import load; load(Path(sys.argv[1]))"
+    predicting = "import counterpoise; counterpoise.load(sys.argv[1]).predict(['alpha1'])"
     imported = imported_by(predicting, tmp_path / "onnx")
     assert "sklearn" in imported  # for the linear model
     assert not imported & {"torch", "pytorch_lightning", "transformers"}

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
+import counterpoise
 from commandline import call, imported_by, run, setting
 from counterpoise.commands import export, onnx_export, predict, predictor
 from counterpoise.errors import UserError
@@ -101,6 +102,19 @@ def test_predicting_with_an_exported_model_imports_no_training_library(exported,
     imported = imported_by("from counterpoise.commands.predict import main; main()", *given)
     assert "onnxruntime" in imported
     assert not imported & {"torch", "pytorch_lightning", "transformers", "hydra", "sklearn"}
+
+
+@pytest.mark.parametrize("kind", ["one class", "any labels"])
+def test_python_api_predicts_what_the_command_writes(runs, exported, kind, texts, tagged, tmp_path, monkeypatch):
+    file, output = (tagged if kind == "any labels" else texts)["test"], tmp_path / "out.parquet"
+    assert call(predict.main, monkeypatch, runs[kind], file, "--output", output) == 0
+    written = pq.read_table(output).to_pydict()
+    given = pd.read_json(file, lines=True).text if kind == "any labels" else pd.read_csv(file).text
+    for folder in (runs[kind], str(exported[kind])):
+        found = counterpoise.load(folder).predict(list(given))
+        assert found.labels == written["predictions" if kind == "any labels" else "prediction"]
+        highest = [row[0] for row in written["top_probabilities"]] if kind == "any labels" else written["probability"]
+        np.testing.assert_allclose(found.probabilities.max(axis=1), highest, atol=1e-5)
 
 
 def test_recorded_scores_equal_the_test_scores_of_the_run(runs, exported):

@@ -1,0 +1,108 @@
+"""The Python API of prediction: `counterpoise.load`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from scipy.special import expit, softmax
+
+from counterpoise.commands.predictor import BlockPredictor, load
+from counterpoise.commands.trusted_classes import PACKAGE
+from counterpoise.errors import UserError
+from counterpoise.metrics.adjustment import Adjustment, read_adjustment
+
+Label: TypeAlias = str | list[str] | None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of N texts, in their order.
+
+    Args:
+        classes: Names of the C classes or labels.
+        labels: Predicted class of each text (several labels per text: list of its labels, the most probable first);
+            None without a prediction.
+        probabilities: Float64 [N, C], in the order of `classes`; NaN without a prediction.
+        not_predicted: Why a text has no prediction, such as "blank text"; None if it has one.
+    """
+
+    classes: list[str]
+    labels: list[Label]
+    probabilities: np.ndarray
+    not_predicted: list[str | None]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class TextClassifier:
+    """A trained model that predicts texts. `counterpoise.load` reads it from a folder.
+
+    Args:
+        predictor: The model.
+        adjustment: Its calibration; None if it has none.
+    """
+
+    def __init__(self, predictor: BlockPredictor, adjustment: Adjustment | None = None) -> None:
+        self._predictor, self._adjustment = predictor, adjustment
+
+    @classmethod
+    def load(
+        cls, folder: Path, device: str = "auto", precision: str = "auto", packages: Sequence[str] = (PACKAGE,)
+    ) -> "TextClassifier":
+        """Return the model of a run, an ensemble or an exported folder. See `predictor.load`."""
+        predictor, calibration = load(folder, device, precision, packages), folder / "calibration.json"
+        return cls(predictor, read_adjustment(calibration, predictor.labels) if calibration.is_file() else None)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the C classes or labels."""
+        return list(self._predictor.labels)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a text may have any number of labels."""
+        return self._predictor.decision is not None
+
+    def predict(self, texts: Sequence[str], calibrated: bool = False) -> Predictions:
+        """Return the predictions of texts, as `python -m counterpoise.predict` writes them.
+
+        Args:
+            texts: N texts.
+            calibrated: Return calibrated probabilities. The predicted labels stay those of the uncalibrated model.
+                Defaults to False.
+
+        Raises:
+            TypeError: `texts` is a string, or holds a value that is none.
+            ValueError: A text is not valid Unicode.
+            UserError: `calibrated` is set and the model has no calibration.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts is one string: pass a list of texts")
+        if calibrated and self._adjustment is None:
+            raise UserError("calibrated=True: the model has no calibration.json")
+        texts = list(texts)
+        if wrong := [row for row, text in enumerate(texts) if not isinstance(text, str)]:
+            raise TypeError(f"texts[{wrong[0]}] is of type {type(texts[wrong[0]]).__name__}, not str")
+        column = pa.chunked_array([pa.array(texts, pa.large_string())])
+        prepared = self._predictor.prepare(texts)
+        logits = self._predictor.finish(prepared, lambda texts: None)
+        reasons = self._predictor.reasons(column, prepared)
+        shown = self._adjustment(logits) if calibrated and self._adjustment else logits.astype(np.float64)
+        probabilities = expit(shown) if self.multi_label else softmax(shown, axis=1)
+        probabilities[reasons.is_valid().to_numpy(zero_copy_only=False)] = np.nan
+        why = reasons.to_pylist()
+        decided = self._decide(logits)
+        labels = [None if reason else own for own, reason in zip(decided, why, strict=True)]
+        return Predictions(self.classes, labels, probabilities, why)
+
+    def _decide(self, logits: np.ndarray) -> list[Label]:
+        names = self._predictor.labels
+        if not self.multi_label:
+            return [names[number] for number in logits.argmax(axis=1)]
+        decided = self._predictor.decide(logits)
+        ranked = np.argsort(-logits, axis=1, kind="stable")
+        return [[names[c] for c in order if row[c]] for order, row in zip(ranked, decided, strict=True)]
