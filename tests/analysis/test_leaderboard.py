@@ -56,11 +56,11 @@ def test_a_job_without_overrides_is_the_default(tmp_path):
 
 def test_a_job_with_hydra_files_only_has_failed(tmp_path):
     (tmp_path / "0" / ".hydra").mkdir(parents=True)
-    (tmp_path / "0" / ".hydra" / "overrides.yaml").write_text("- strategy=plain\n- seed=4\n")
+    (tmp_path / "0" / ".hydra" / "overrides.yaml").write_text("- strategy=plain\n- seed=4\n- loader.fold=2\n")
     (tmp_path / "plots").mkdir()
     (row,) = leaderboard.collect(tmp_path).itertuples()
     assert (row.state, row.reason) == ("failed", "ended without a result")
-    assert (row.setting, row.seed) == ("strategy=plain", 4)
+    assert (row.setting, row.seed, row.fold) == ("strategy=plain", 4, 2)
 
 
 @pytest.mark.parametrize("file", ["status.json", "metrics.json"])

@@ -202,3 +202,13 @@ def test_runs_in_different_precisions_give_a_warning(precisions, warns, tmp_path
     warnings = data_warnings(groups, runs[0])
     assert len(warnings) == warns
     assert all("bf16-mixed: plain" in line and "32-true: " in line for line in warnings)
+
+
+def test_runs_on_folds_are_one_group_of_different_runs(tmp_path):
+    for fold in range(3):
+        config = {"seed": 0, "loader": {"folds": 3, "fold": fold}, "buckets": {}}
+        finished.run(tmp_path / str(fold), "loader.folds=3", f"loader.fold={fold}", config=config)
+    runs, _ = load_runs([tmp_path])
+    assert {run.group for run in runs} == {"default"} or {run.group for run in runs} == {"loader.folds=3"}
+    assert [run.fold for run in runs] == [0, 1, 2]
+    assert not [warning for warning in data_warnings({"folds": runs}, runs[0]) if "seed" in warning]

@@ -34,7 +34,7 @@ def measured_columns() -> list[str]:
 
 def columns() -> list[str]:
     """Return all columns of the leaderboard."""
-    return ["job", "setting", "seed", "probe", "state", "reason", "test_set", *measured_columns()]
+    return ["job", "setting", "seed", "fold", "probe", "state", "reason", "test_set", *measured_columns()]
 
 
 def write(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
@@ -58,8 +58,8 @@ def collect(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
         final: Whether the sweep has ended, so that a job in state "running" has failed.
 
     Returns:
-        A table with the columns `columns()`. setting: the overrides except the seed, or "default". probe: whether the
-        job is a linear probe. state: "finished", "running" or "failed"; reason: why it failed. test_set: a letter,
+        A table with the columns `columns()`. setting: the overrides except seed and fold, or "default". probe: whether
+        the job is a linear probe. state: "finished", "running" or "failed"; reason: why it failed. test_set: a letter,
         equal for jobs tested on the same texts and true labels; NaN if unknown.
     """
     sweep_dir = Path(sweep_dir)
@@ -72,7 +72,9 @@ def collect(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
     ]
     letters = {digest: _letter(number) for number, digest in enumerate(dict.fromkeys(filter(None, test_sets)))}
     table["test_set"] = [letters[digest] if digest else float("nan") for digest in test_sets]
-    return table.astype({"seed": "Int64", **dict.fromkeys(measured_columns(), "float64"), "probe": bool})
+    return table.astype(
+        {"seed": "Int64", "fold": "Int64", **dict.fromkeys(measured_columns(), "float64"), "probe": bool}
+    )
 
 
 def with_baselines(table: pd.DataFrame, sweep_dir: Path) -> pd.DataFrame:
@@ -151,15 +153,16 @@ def rank(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _setting(overrides: list[str]) -> dict[str, Any]:
-    """Split overrides into setting and seed."""
-    seed, others = None, []
+    """Split overrides into setting, seed and fold."""
+    numbers: dict[str, int | None] = {"seed": None, "loader.fold": None}
+    others = []
     for override in overrides:
         key, _, value = override.partition("=")
-        if key.lstrip("+") == "seed" and value.isdecimal():
-            seed = int(value)
+        if key.lstrip("+") in numbers and value.isdecimal():
+            numbers[key.lstrip("+")] = int(value)
         else:
             others.append(override)
-    return {"setting": " ".join(others) or "default", "seed": seed}
+    return {"setting": " ".join(others) or "default", "seed": numbers["seed"], "fold": numbers["loader.fold"]}
 
 
 def _letter(number: int) -> str:

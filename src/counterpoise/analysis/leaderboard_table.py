@@ -52,7 +52,8 @@ def _title(table: pd.DataFrame) -> str:
 
 def _identity_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns between the setting and the scores."""
-    return ["seed", "test_set"] if have_different_test_sets(table) else ["seed"]
+    fold, test_set = table.fold.notna().any(), have_different_test_sets(table)
+    return ["seed", *(["fold"] if fold else []), *(["test_set"] if test_set else [])]
 
 
 def _fitting_columns(table: pd.DataFrame, width: int) -> list[str]:

@@ -51,6 +51,7 @@ class Run:
         data_warnings: Data warnings that the run printed.
         baseline: Whether this is the linear baseline of runs.
         precision: Precision of the training, such as "bf16-mixed"; empty if unknown.
+        fold: Fold that is the validation split; None without folds.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class Run:
     data_warnings: tuple[str, ...] = ()
     baseline: bool = False
     precision: str = ""
+    fold: int | None = None
 
 
 def load_runs(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
@@ -80,7 +82,7 @@ def load_runs(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
 
     Args:
         arguments: Sweep folders, run folders and "NAME=FOLDER". A named folder may be a sweep over seeds. Runs without
-            a name are grouped by their overrides except the seed, in any order. A repeated folder counts once.
+            a name are grouped by their overrides except seed and fold, in any order. A repeated folder counts once.
 
     Returns:
         The runs, followed by their linear baselines, and a warning for each sweep with unfinished jobs.
@@ -118,7 +120,8 @@ def data_warnings(groups: Mapping[str, Sequence[Run]], first: Run) -> list[str]:
     """Return warnings that limit a comparison. `first` provides the training counts and bounds."""
     warnings = _warnings_of_the_data(groups)
     for name, runs in groups.items():
-        repeated = [seed for seed, times in Counter(run.seed for run in runs).items() if times > 1 and seed is not None]
+        times = Counter((run.seed, run.fold) for run in runs if run.seed is not None)
+        repeated = dict.fromkeys(seed for (seed, _), number in times.items() if number > 1)
         if repeated:
             seeds = ", ".join(map(str, repeated))
             warnings.append(f"Several runs of {name} have seed {seeds}. They are treated as different seeds.")
@@ -280,13 +283,14 @@ def _read(folder: Path, row: dict[str, Any], group: str) -> Run:
             further=_further_scores(metrics, settings, "multi_label" if multi_label else "single_label"),
             data_warnings=tuple(map(str, metrics.get("data_warnings", ()))),
             precision=str(metrics.get("precision", "")),
+            fold=_fold(settings.get("loader")),
         )
 
 
 def _baselines(runs: Sequence[Run]) -> list[Run]:
-    """Return the different baselines of the runs, each as a group of one run.
+    """Return the different baselines of the runs, each as a group of one run; those of folds as one group.
 
-    A baseline is deterministic: runs share it unless they differ in its settings or in the decision rule.
+    A baseline is deterministic: runs share it unless they differ in its settings, the fold or the decision rule.
     """
     found: list[tuple[Run, Run]] = []
     for run in runs:
@@ -318,9 +322,14 @@ def _baselines(runs: Sequence[Run]) -> list[Run]:
                 precision="",
             )
             found.append((run, baseline))
-    if len(found) == 1:
-        return [found[0][1]]
+    if len({run.fold for run, _ in found}) == len(found):
+        return [baseline for _, baseline in found]
     return [replace(baseline, group=f"{BASELINE} of {run.group}, seed {run.seed}") for run, baseline in found]
+
+
+def _fold(loader: Any) -> int | None:
+    """Return the fold that the settings of a run's loader name; None without folds."""
+    return loader.get("fold") if isinstance(loader, Mapping) and loader.get("folds") is not None else None
 
 
 def _first_stage(config: Mapping[str, Any]) -> str:
