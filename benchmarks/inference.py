@@ -14,6 +14,7 @@ sizes 8, 16, 32, 64 and 128, padded to the longest text of a batch.
 import argparse
 import itertools
 import logging
+import os
 import shutil
 import statistics
 import tempfile
@@ -110,6 +111,7 @@ def main() -> None:
         rows = []
         for threads in sorted({1, all_threads}):
             torch.set_num_threads(threads)
+            os.environ["OMP_NUM_THREADS"] = str(threads)  # read when an exported model is loaded
             ours = {name: load(folder) for name, folder in folders.items()}
             latencies = _latencies(ours, classify, corpus, arguments.calls)
             throughputs = _throughputs(ours, classify, texts, arguments.repeats) if threads == all_threads else {}
