@@ -6,7 +6,12 @@ setup(
     packages=[*find_packages("src"), *find_namespace_packages("src", include=["hydra_plugins.*"]), "counterpoise.conf"],
     package_dir={"": "src", "counterpoise.conf": "conf"},
     package_data={
-        "counterpoise": ["py.typed", "commands/fork_template/**/*", "commands/fork_template/.gitignore"],
+        "counterpoise": [
+            "py.typed",
+            "commands/model_card.md",
+            "commands/fork_template/**/*",
+            "commands/fork_template/.gitignore",
+        ],
         "counterpoise.conf": ["**/*.yaml"],
         "counterpoise.report": ["templates/**/*"],
     },

@@ -1,6 +1,7 @@
-"""Export a finished run to ONNX: `python -m counterpoise.export RUN [--int8]`.
+"""Export a finished run: `python -m counterpoise.export RUN [--int8]`, or `--format hf`.
 
-The exported folder needs only `onnxruntime` and `tokenizers`, and `counterpoise.predict` accepts it in place of a run:
+By default the run becomes an ONNX model. Its folder needs only `onnxruntime` and `tokenizers`, and
+`counterpoise.predict` accepts it in place of a run:
 
     model.onnx        logits, float32 [B, C], of input_ids and attention_mask, int64 [B, T], for any B and T
     tokenizer.json    truncates texts to the run's length and pads batches
@@ -13,6 +14,9 @@ The exported folder needs only `onnxruntime` and `tokenizers`, and `counterpoise
 The exported model is compared with the run on test texts of all lengths and is not written if the logits differ. With
 `--int8` weights have 8 bits, and activations are rounded to 8 bits by their range in the batch, so the logits of a text
 depend slightly on the other texts of its batch. The change of the test scores is measured on the whole test split.
+
+`--format hf` writes a folder with a model card for `transformers` or `sentence-transformers`: see
+`commands/hugging_face_export.py`.
 """
 
 import argparse
@@ -24,6 +28,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from counterpoise.commands.run_config import read_config
+from counterpoise.commands.trusted_classes import allowed_packages
+from counterpoise.errors import UserError
 from counterpoise.terminal import console, status
 
 
@@ -31,10 +37,16 @@ def main() -> None:
     """Read the command line, export, and print the checks and the test scores."""
     parser = argparse.ArgumentParser(
         prog="counterpoise.export",
-        description="Export a finished run to ONNX and compare it with the run on the test split.",
+        description="Export a finished run to ONNX or a Hugging Face folder, and compare it with the run.",
     )
     parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--output", type=Path, help="folder to write (default: onnx or onnx-int8 in the run folder)")
+    parser.add_argument("--output", type=Path, help="folder to write (default: onnx, onnx-int8 or hf in the run)")
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "hf"),
+        default="onnx",
+        help="onnx (default), or hf: for transformers or sentence-transformers, with a model card",
+    )
     parser.add_argument(
         "--int8", action="store_true", help="quantise weights to 8 bits: a quarter of the size, faster on CPUs"
     )
@@ -43,16 +55,25 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    if arguments.int8 and arguments.format != "onnx":
+        raise UserError(f"--int8 applies to --format onnx, not {arguments.format}")
     read_config(arguments.run)
-    output = arguments.output or arguments.run / ("onnx-int8" if arguments.int8 else "onnx")
+    output = arguments.output or arguments.run / (arguments.format + "-int8" * arguments.int8)
+    packages = allowed_packages(arguments.allow)
+    # The exporters take seconds to import, because they import PyTorch: report faults of the arguments first.
+    if arguments.format == "hf":
+        from counterpoise.commands.hugging_face_export import export_hugging_face
 
-    # These imports take seconds, because they import PyTorch: report faults of the arguments first.
-    from counterpoise.commands.onnx_export import export
-    from counterpoise.commands.trusted_classes import allowed_packages
+        with status("exporting"):
+            exported = export_hugging_face(arguments.run, output, packages)
+        console.print(f"for {exported.layout}, {len(exported.labels)} labels")
+        console.print(f"largest logit difference to the run: {exported.largest_difference:.2g}")
+    else:
+        from counterpoise.commands.onnx_export import export
 
-    with status("exporting"):
-        content = export(arguments.run, output, arguments.int8, allowed_packages(arguments.allow))
-    _show(content, sum(file.stat().st_size for file in output.rglob("model.onnx*")))
+        with status("exporting"):
+            content = export(arguments.run, output, arguments.int8, packages)
+        _show(content, sum(file.stat().st_size for file in output.rglob("model.onnx*")))
     console.print(output, soft_wrap=True, highlight=False, markup=False)
 
 
