@@ -28,10 +28,10 @@ def metrics(variant: str, folds: int = 5) -> dict:
 @pytest.mark.parametrize(
     ("variant", "shown"),
     [
-        ("raw", ["ECE 0.0100 as trained", "NLL 0.6000", "No adjustment", "NLL of 0.5000", "5-fold"]),
+        ("raw", ["ECE 0.0100 uncalibrated", "NLL 0.6000", "No adjustment", "NLL of 0.5000", "5-fold"]),
         (
             "temperature",
-            ["ECE 0.0100 as trained", "temperature 1.50: NLL 0.5000, ECE 0.0200", "from 0.5000 to 0.4000", "5-fold"],
+            ["ECE 0.0100 uncalibrated", "temperature 1.50: NLL 0.5000, ECE 0.0200", "from 0.5000 to 0.4000", "5-fold"],
         ),
         ("prior_corrected", ["prior correction: NLL 0.4000, ECE 0.0300", "from 0.5000 to 0.3000"]),
         ("prior_corrected_temperature", ["prior correction and temperature 1.25: NLL 0.3000, ECE 0.0400", "to 0.2000"]),

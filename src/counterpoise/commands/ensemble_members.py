@@ -1,6 +1,8 @@
 """The runs of an ensemble: their logits, and the data that they share."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,15 +96,26 @@ def read_folds(config: dict[str, Any], folds: Iterable[int], packages: Sequence[
     """Return the data of runs that were validated on these folds, read again, by fold in ascending order.
 
     Without folds, the only number is 0.
-
-    Raises:
-        UserError: The folds have other test texts or classes, because the data has changed.
     """
-    read = {}
+    read: dict[int, TextDataModule] = {}
     for fold in sorted(set(folds)):
         loader = {name: value for name, value in config["loader"].items() if name != "fold"}
-        read[fold] = read_data(config | {"loader": loader | ({"fold": fold} if fold else {})}, packages)
+        settings = config | {"loader": loader | ({"fold": fold} if fold else {})}
+        with _quiet() if read else nullcontext():
+            read[fold] = read_data(settings, packages)
     return read
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide notices about files that have been read before."""
+    logger = logging.getLogger("counterpoise.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def read_data(config: dict[str, Any], packages: Sequence[str]) -> TextDataModule:
@@ -148,7 +161,8 @@ def linear_member(
         fitted = cached_model(model, data)
         return _linear({name: split_logits(fitted, data.splits[name], len(data.labels)) for name in SPLITS}), fitted
     held_out = [cached_logits(model, data).logits["validation"] for data in folds.values()]
-    everything = read_data(config | {"seed": data.seed}, packages)
+    with _quiet():
+        everything = read_data(config, packages)
     everything.join_validation()
     fitted = cached_model(model, everything)
     test = split_logits(fitted, data.splits["test"], len(data.labels))

@@ -121,7 +121,7 @@ def show_calibration(metrics: Mapping[str, Any]) -> None:
     if calibration := metrics.get("calibration"):
         variant, scores = calibration["variant"], calibration["test"]
         raw, chosen = scores["raw"], scores[variant]
-        line = f"calibration of the test probabilities: NLL {raw['nll']:.4f}, ECE {raw['ece']:.4f} as trained"
+        line = f"calibration of the test probabilities: NLL {raw['nll']:.4f}, ECE {raw['ece']:.4f} uncalibrated"
         if variant != "raw":
             temperature = calibration["temperatures"].get(variant)
             parts = ["prior correction"] if variant.startswith("prior_corrected") else []
@@ -148,7 +148,7 @@ def risen_scores(raw: Mapping[str, float], chosen: Mapping[str, float]) -> str:
     """Return which of NLL and ECE a calibration raises on the test split, as a clause; empty if none.
 
     Args:
-        raw: Scores of the probabilities as trained.
+        raw: Scores of the uncalibrated probabilities.
         chosen: Scores of the calibrated probabilities.
     """
     risen = [name.upper() for name in ("nll", "ece") if chosen[name] > raw[name]]

@@ -15,7 +15,7 @@ from counterpoise.training.results import RunResults
 from counterpoise.training.summary import risen_scores
 
 NAMES = {
-    "raw": "as trained",
+    "raw": "uncalibrated",
     "temperature": "temperature scaled",
     "prior_corrected": "prior corrected",
     "prior_corrected_temperature": "prior corrected, temperature scaled",
