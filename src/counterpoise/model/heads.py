@@ -180,6 +180,37 @@ def set_output_bias(head: nn.Module, bias: np.ndarray, in_features: int) -> bool
     return False
 
 
+@torch.no_grad()
+def start_at_class_vectors(head: nn.Module, classes: Tensor, texts: Tensor, scale: float = 5.0) -> bool:
+    """Set the weights of the last linear layer so that a text's first logits are its similarities to the classes.
+
+    With the mean m of the text vectors h and their mean distance s to it, and class vectors v_c that are centred and of
+    length 1, the logit of class c is `scale * (h - m) . v_c / s` plus the bias that the head had.
+
+    Args:
+        head: A linear layer, or an `nn.Sequential` that ends with one. Changed in place.
+        classes: Vector of each class, [C, H].
+        texts: Vectors of some training texts, [N, H].
+        scale: Logit of a text at the mean distance in the direction of the class.
+
+    Returns:
+        Whether the head has such a layer with a bias. Another head stays as it is.
+    """
+    last = head[-1] if isinstance(head, nn.Sequential) and len(head) else head
+    if not is_linear(last) or last.bias is None:
+        return False
+    if isinstance(head, nn.Sequential):
+        training, features = head.training, nn.Sequential(*list(head)[:-1]).eval()
+        classes, texts = features(classes), features(texts)
+        head.train(training)
+    mean = texts.mean(0)
+    distance = (texts - mean).norm(dim=1).mean()
+    weight = scale * F.normalize(classes - classes.mean(0), dim=1) / distance
+    last.weight.copy_(weight)
+    last.bias.copy_(last.bias - weight @ mean)
+    return True
+
+
 def is_linear(head: nn.Module) -> TypeGuard[nn.Linear]:
     """Return whether the head is a linear layer, with or without a bias, whose weight is a parameter."""
     return type(head) is nn.Linear and "weight" in dict(head.named_parameters())

@@ -17,6 +17,7 @@ from counterpoise.training.encoder_record import record_encoder
 from counterpoise.training.evaluation import evaluate_best_checkpoint
 from counterpoise.training.head_bias import initial_head_bias
 from counterpoise.training.hyperparameters import log_hyperparameters
+from counterpoise.training.label_texts import start_from_label_texts
 from counterpoise.training.monitors import set_modes
 from counterpoise.training.overview import show_overview, show_test_results
 from counterpoise.training.precision import choose_precision
@@ -77,6 +78,8 @@ def main(run: RunContext) -> float | None:
         head_bias=initial_head_bias(first.correction, first.loss, config.bias_init),
         bounds=instantiate(config.buckets),
     )
+
+    start_from_label_texts(run, model, data)
 
     # Training
     set_modes(config.callbacks)
