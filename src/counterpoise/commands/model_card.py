@@ -70,8 +70,10 @@ def _content(
     calibration = metrics.get("calibration")
     ordered = classes.assign(effective_prior=prior).sort_values("f1", ascending=False, kind="stable")
     data = _name(config["data"])
+    name = f"{_name(config['encoder'])} on {data}"
     return {
-        "name": f"{_name(config['encoder'])} on {data}",
+        "name": name,
+        "title": _text(name),
         "multi_label": run.multi_label,
         "classes": "labels" if run.multi_label else "classes",
         "num_classes": len(run.labels),
