@@ -9,6 +9,7 @@ setup(
         "counterpoise": [
             "py.typed",
             "commands/model_card.md",
+            "commands/try_texts.html",
             "commands/fork_template/**/*",
             "commands/fork_template/.gitignore",
         ],

@@ -35,7 +35,7 @@ def start(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_all_commands_are_known():
-    assert {"audit", "compare", "ensemble", "evaluate", "export", "fork", "predict"} <= set(COMMANDS)
+    assert {"audit", "compare", "ensemble", "evaluate", "export", "fork", "predict", "serve"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -55,6 +55,7 @@ def test_help_is_printed_without_importing_torch(command, tmp_path):
         (["evaluate", "no_run", "texts.csv"], "no_run"),
         (["evaluate", "no_run", "texts.csv", "--output", "texts.csv"], "--output"),
         (["export", "no_run"], "no_run"),
+        (["serve", "no_run", "--max-texts", "0"], "--max-texts"),
         (["compare", "no_sweep", "--output", "texts.csv"], "--output"),
         (["audit", "--output", "texts.csv"], "--output"),
         (["audit", "data=no_such_data"], "no_such_data"),
