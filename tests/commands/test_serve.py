@@ -103,6 +103,12 @@ def test_invalid_requests_are_refused_in_one_line_of_json(client, body, status, 
     assert "\n" not in answer.json()["error"]
 
 
+def test_a_body_that_is_not_declared_as_json_says_what_to_send(client):
+    answer = client.post("/predict", content='{"text": "a"}')
+    assert answer.status_code == 415
+    assert "Content-Type: application/json" in answer.json()["error"]
+
+
 def test_large_bodies_are_refused_before_they_are_read(client, monkeypatch):
     monkeypatch.setattr(web_application, "MAX_BYTES", 100)
     answer = client.post("/predict", json={"text": "a" * 200})
@@ -177,6 +183,12 @@ def test_a_port_in_use_is_one_line(monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "cannot listen on 127.0.0.1" in error
     assert error.count("\n") == 1
+
+
+def test_a_missing_library_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert call(serve.main, monkeypatch, "model") == 2
+    assert capsys.readouterr().err == "error: serving needs uvicorn: pip install 'counterpoise[serve]'\n"
 
 
 SERVER = """

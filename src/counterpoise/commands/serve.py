@@ -47,7 +47,8 @@ def main() -> None:
 
     model = TextClassifier.load(arguments.model, device=arguments.device, packages=allowed_packages(arguments.allow))
     limits = Limits(arguments.max_texts, arguments.max_characters, arguments.timeout)
-    application = create_application(model, arguments.model.resolve().name, limits, arguments.calibrated)
+    name = "/".join(arguments.model.resolve().parts[-2:])  # an export is named after its format: show its run, too
+    application = create_application(model, name, limits, arguments.calibrated)
     with _listen(arguments.host, arguments.port) as listening:
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         print(f"serving {arguments.model} at http://{host}:{listening.getsockname()[1]} (Ctrl-C stops)", flush=True)

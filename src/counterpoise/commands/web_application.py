@@ -232,6 +232,8 @@ async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
 
 
 async def _invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
+    if "json" not in request.headers.get("Content-Type", ""):
+        return JSONResponse({"error": "the body must be JSON, with Content-Type: application/json"}, 415)
     first: Any = error.errors()[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f" {part}" for part in first["loc"][1:]).strip()
     message = first["msg"].removeprefix("Value error, ")
