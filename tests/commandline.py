@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 
 from counterpoise.terminal import command_line
 
@@ -80,23 +81,29 @@ def run(folder: Path, *overrides: str, report: bool = True) -> Outcome:
 
     report: Whether it writes report.html, which takes half the time of a small run.
     """
+    with contextlib.ExitStack() as stack:
+        if not report:
+            stack.enter_context(patch("counterpoise.report.run.run_report.write_run_report"))
+        return run_application(ROOT / "train.py", folder, *overrides, f"hydra.run.dir={folder}")
+
+
+def run_application(script: Path, folder: Path, *arguments: str) -> Outcome:
+    """Run a Hydra application in this process."""
     out, err = io.StringIO(), io.StringIO()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    argv = ["train.py", *overrides, f"hydra.run.dir={folder}"]
     code: Any = 0
     try:
         with (
-            patch.object(sys, "argv", argv),
+            patch.object(sys, "argv", [script.name, *arguments]),
             patch.dict(os.environ, {"COLUMNS": "120"}),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
             warnings.catch_warnings(),
-            contextlib.ExitStack() as stack,
+            # Hydra composes the configuration once more to read hydra.mode, which no test sets.
+            patch.object(Hydra, "get_mode", return_value=None),
         ):
-            if not report:
-                stack.enter_context(patch("counterpoise.report.run.run_report.write_run_report"))
-            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+            runpy.run_path(str(script), run_name="__main__")
     except SystemExit as stop:
         code = stop.code or 0
     except Exception:

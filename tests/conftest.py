@@ -1,7 +1,10 @@
 """Fixtures: a tiny randomly initialised BERT, generated imbalanced texts, and an empty cache."""
 
 import csv
+import gc
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,15 @@ from counterpoise.errors import UserError
 
 torch.set_num_threads(1)
 # The duration of an example and of its generation depends on the load of the machine.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("patient", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what lives until the end, such as thousands of test items, from collections of garbage."""
+    gc.collect()
+    gc.freeze()
+
 
 COUNTS = {"alpha": 60, "beta": 24, "gamma": 8, "delta": 1}
 """Number of generated training texts of each class."""
@@ -24,10 +34,18 @@ COUNTS = {"alpha": 60, "beta": 24, "gamma": 8, "delta": 1}
 WORDS = [f"{label}{i}" for label in COUNTS for i in range(8)] + [f"word{i}" for i in range(40)]
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders for caches. `tmp_path_factory` would list all earlier ones for each of the thousands of tests."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder for each test."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = next(caches)
+    folder.mkdir()
     monkeypatch.setenv("COUNTERPOISE_CACHE", str(folder))
     return folder
 

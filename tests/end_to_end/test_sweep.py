@@ -1,25 +1,20 @@
 """The leaderboard of a sweep, on a small Hydra application."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-import counterpoise
 import finished
+from commandline import Outcome, run_application
+from counterpoise.commands import sweep
 from counterpoise.commands.sweep import SHOWN, LeaderboardCallback
 
 APPLICATION = """
 import json, pathlib
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from counterpoise.commands import sweep
-
-sweep.UPDATE_SECONDS = 1e9
 
 @hydra.main(version_base="1.3", config_path=None, config_name="config")
 def main(config):
@@ -51,19 +46,18 @@ hydra:
 """
 
 
-def run(folder: Path, *arguments: str, chdir: bool = False) -> subprocess.CompletedProcess:
-    (folder / "app.py").write_text(APPLICATION.replace("config_path=None", 'config_path="."'))
-    (folder / "config.yaml").write_text(CONFIG % str(chdir).lower())
-    source = str(Path(counterpoise.__file__).parents[1])
-    return subprocess.run(
-        [sys.executable, "app.py", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": source, "COLUMNS": "120"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the application with some arguments in the folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "UPDATE_SECONDS", 1e9)
+
+    def run(*arguments: str, chdir: bool = False) -> Outcome:
+        (tmp_path / "app.py").write_text(APPLICATION.replace("config_path=None", 'config_path="."'))
+        (tmp_path / "config.yaml").write_text(CONFIG % str(chdir).lower())
+        return run_application(tmp_path / "app.py", tmp_path, *arguments)
+
+    return run
 
 
 def table(folder: Path) -> pd.DataFrame:
@@ -72,26 +66,26 @@ def table(folder: Path) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("chdir", [False, True])
-def test_a_sweep_without_failures_shows_its_leaderboard_and_exits_with_0(tmp_path, chdir):
-    done = run(tmp_path, "-m", "strategy=plain,weighted", "seed=1,2", chdir=chdir)
-    assert done.returncode == 0, done.stderr
+def test_a_sweep_without_failures_shows_its_leaderboard_and_exits_with_0(run, tmp_path, chdir):
+    done = run("-m", "strategy=plain,weighted", "seed=1,2", chdir=chdir)
+    assert done.code == 0, done.err
     assert table(tmp_path).state.tolist() == ["finished"] * 4
     # Rows of the leaderboard that each job found. It is not rewritten before the time.
     found = [path.read_text() for path in sorted(tmp_path.glob("sweeps/*/*/found"))]
     assert found == ["0", "1", "1", "1"]
     (leaderboard,) = tmp_path.glob("sweeps/*/leaderboard.csv")
-    assert str(leaderboard) in done.stdout
-    assert "strategy=weighted" in done.stdout
+    assert str(leaderboard) in done.out
+    assert "strategy=weighted" in done.out
     assert len(list(tmp_path.rglob("leaderboard.csv"))) == 1
 
 
-def test_a_sweep_continues_after_a_failed_job_and_exits_with_1(tmp_path):
-    done = run(tmp_path, "-m", "strategy=ldam,killed,plain")
-    assert done.returncode == 1, done.stderr
+def test_a_sweep_continues_after_a_failed_job_and_exits_with_1(run, tmp_path):
+    done = run("-m", "strategy=ldam,killed,plain")
+    assert done.code == 1, done.err
     assert table(tmp_path).state.tolist() == ["failed", "failed", "finished"]
-    assert "out of memory" in done.stdout
-    assert "killed?" in done.stdout
-    assert "Traceback" not in done.stderr
+    assert "out of memory" in done.out
+    assert "killed?" in done.out
+    assert "Traceback" not in done.err
 
 
 def test_the_terminal_lists_only_failed_jobs_of_a_large_sweep_and_no_empty_table(tmp_path, capsys):
@@ -112,21 +106,21 @@ def test_the_terminal_lists_only_failed_jobs_of_a_large_sweep_and_no_empty_table
     assert "data.path" not in printed
 
 
-def test_the_leaderboard_exists_even_if_a_job_raises(tmp_path):
-    done = run(tmp_path, "-m", "strategy=plain,raising")
-    assert done.returncode == 1
+def test_the_leaderboard_exists_even_if_a_job_raises(run, tmp_path):
+    done = run("-m", "strategy=plain,raising")
+    assert done.code == 1
     assert len(table(tmp_path)) == 2
 
 
-def test_a_single_run_has_no_leaderboard(tmp_path):
-    done = run(tmp_path, "strategy=plain")
-    assert done.returncode == 0, done.stderr
+def test_a_single_run_has_no_leaderboard(run, tmp_path):
+    done = run("strategy=plain")
+    assert done.code == 0, done.err
     assert not list(tmp_path.rglob("leaderboard*"))
 
 
-def test_an_unwritable_leaderboard_does_not_end_the_sweep(tmp_path):
+def test_an_unwritable_leaderboard_does_not_end_the_sweep(run, tmp_path):
     (tmp_path / "taken" / "leaderboard.csv" / "x").mkdir(parents=True)
-    done = run(tmp_path, "-m", "strategy=plain,weighted", "hydra.sweep.dir=taken")
-    assert done.returncode == 0, done.stderr
-    assert "not up to date" in done.stdout
+    done = run("-m", "strategy=plain,weighted", "hydra.sweep.dir=taken")
+    assert done.code == 0, done.err
+    assert "not up to date" in done.out
     assert (tmp_path / "taken" / "1" / "metrics.json").is_file()

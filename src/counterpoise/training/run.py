@@ -199,7 +199,7 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
                 code = 128 + stop if stop else getattr(end, "code", None) or 1
                 _record_stop(run, stop_signals.cause(stop) if stop else f"exit with code {code}")
                 sys.exit(code)
-            if not config.probe:
+            if run.sweep and not config.probe:
                 # Model and trainer reference each other. Without a collection a sweep holds several of them in memory.
                 gc.collect()
             signals.check()
