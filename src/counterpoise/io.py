@@ -1,4 +1,4 @@
-"""Atomic file writes."""
+"""Atomic file writes, and folders that one process at a time writes to."""
 
 import os
 import re
@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from counterpoise.errors import UserError, disk_error
 
@@ -38,6 +40,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {os.strerror(cause.errno or 0)}; free space in {path.parent}") from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock on a file within the block. The system releases it if the process is killed.
+
+    Args:
+        path: The file; it is created, and stays.
+        refusal: Message of the error.
+
+    Raises:
+        UserError: Another process holds the lock.
+    """
+    try:
+        lock = FileLock(path).acquire(timeout=0)
+    except Timeout:
+        raise UserError(refusal) from None
+    with lock:
+        yield
 
 
 def remove_unfinished(folder: Path) -> list[Path]:

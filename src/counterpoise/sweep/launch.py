@@ -8,7 +8,6 @@ from typing import Any
 
 import cloudpickle
 import joblib
-from filelock import FileLock, Timeout
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
@@ -24,6 +23,7 @@ from counterpoise.analysis.job_folders import (
     record_failure,
 )
 from counterpoise.errors import UserError
+from counterpoise.io import exclusive
 from counterpoise.sweep.processes import THREAD_VARIABLES, Limits, Outcome, run_jobs
 from counterpoise.sweep.progress import Progress
 from counterpoise.sweep.worker import Program
@@ -109,11 +109,8 @@ def launch(
     """
     sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
     sweep_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(sweep_dir / ".sweep.lock").acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"another sweep is running in {sweep_dir}: wait for its end, or set hydra.sweep.dir") from None
-    with lock, stop_signals.handled():
+    refusal = f"another sweep is running in {sweep_dir}: wait for its end, or set hydra.sweep.dir"
+    with exclusive(sweep_dir / ".sweep.lock", refusal), stop_signals.handled():
         jobs = find_folders(sweep_dir, job_overrides, first)
         values: dict[int, Any] = {
             job.number: finished_value(job.folder)

@@ -10,6 +10,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from counterpoise.analysis.job_folders import finished_value, has_finished
 from counterpoise.analysis.run_process import this_process
 from counterpoise.data.cache import build_seconds
 from counterpoise.errors import UserError
-from counterpoise.io import atomic_path, remove_unfinished
+from counterpoise.io import atomic_path, exclusive, remove_unfinished
 from counterpoise.terminal import console, exit_with_error, user_error_line
 from counterpoise.training import signals
 from counterpoise.training.checkpoints import LAST_CHECKPOINT
@@ -180,7 +181,7 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
         if run.sweep and has_finished(run.folder, run.overrides):
             log.info("job %s finished earlier and is skipped", run.job_number)
             return finished_value(run.folder)
-        with signals.handled(), watched(functools.partial(_record_lost, run)):
+        with _alone_in_folder(run), signals.handled(), watched(functools.partial(_record_lost, run)):
             try:
                 run.write_status("running")
                 value = task(run)
@@ -206,6 +207,15 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
         return value
 
     return run_and_record
+
+
+def _alone_in_folder(run: RunContext) -> AbstractContextManager[None]:
+    """Hold the run folder, or raise UserError if another run does. The other processes of a run write no files."""
+    if run.rank != 0:
+        return nullcontext()
+    setting = "hydra.sweep.dir" if run.sweep else "hydra.run.dir"
+    refusal = f"another run is writing to {run.folder}: wait for its end, or set {setting}"
+    return exclusive(run.folder / ".run.lock", refusal)
 
 
 def _record_stop(run: RunContext, cause: str) -> None:
