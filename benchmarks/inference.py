@@ -33,6 +33,7 @@ from transformers import AutoModelForSequenceClassification
 
 from counterpoise.commands.onnx_export import export
 from counterpoise.commands.predictor import load
+from counterpoise.commands.run_config import PARTS
 from counterpoise.commands.saved_run import load_run
 from counterpoise.data.token_store import load_tokenizer
 from counterpoise.model.module import Classifier
@@ -50,12 +51,12 @@ def write_untrained_run(folder: Path, classes: int = 52) -> None:
     """Write a run folder of MiniLM with an untrained head: the parts that prediction needs."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("train")
-    config = {key: OmegaConf.to_container(composed[key], resolve=True) for key in ("encoder", "head", "buckets")}
+    config = {key: OmegaConf.to_container(composed[key], resolve=True) for key in PARTS}
     torch.manual_seed(0)
     labels = [f"class {i}" for i in range(classes)]
     model = Classifier(instantiate(composed.encoder).load(), None, Optim(), labels, np.zeros(classes), 1)
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"data": {}}))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     torch.save({"labels": labels, "state_dict": model.state_dict()}, folder / "checkpoints" / "best.ckpt")
 
 
