@@ -58,11 +58,24 @@ def test_an_example_is_short(name):
     assert len(FILES[name].splitlines()) <= 30
 
 
+USE_FORK = """
+import runpy, sys, counterpoise, pytest
+print(counterpoise.__file__)
+assert pytest.main(["-q", "-p", "no:cacheprovider"]) == 0
+for command in {commands}:
+    print(*command)
+    sys.argv = command
+    run = runpy.run_path if command[0].endswith(".py") else runpy.run_module
+    run(command[0], run_name="__main__")
+"""
+"""A program that runs the tests and some commands of a fork in one process."""
+
+
 def test_a_fork_is_written_from_a_wheel_and_trains(tmp_path, texts, tiny_encoder):
     def python(*arguments: str, folder: Path = tmp_path) -> "subprocess.CompletedProcess[str]":
         environment = {"PYTHONPATH": f"{tmp_path / 'site'}:{tmp_path / 'fork/src'}", "HOME": str(tmp_path), "PATH": ""}
         return subprocess.run(
-            [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+            [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
         )
 
     pip = ("-m", "pip", "--disable-pip-version-check")
@@ -84,19 +97,17 @@ def test_a_fork_is_written_from_a_wheel_and_trains(tmp_path, texts, tiny_encoder
         "requirements.txt",
     }
     assert "mytask" not in "".join(path.read_text() for path in fork.rglob("*.py"))
-    tested = python("-m", "pytest", "-q", "-p", "no:cacheprovider", folder=fork)
-    assert tested.returncode == 0, tested.stdout + tested.stderr
     encoder = ["encoder=local", f"encoder.name={tiny_encoder}", "encoder.max_length=32"]
     encoder += ["trainer=cpu", "logger=csv", "hydra.run.dir=run"]
-    trained = python("train.py", *encoder, "strategy=weighted", "trainer.max_epochs=1", folder=fork)
-    assert trained.returncode == 0, trained.stderr
-    where = python("-c", "import counterpoise; print(counterpoise.__file__)", folder=fork)
-    assert where.stdout.startswith(str(tmp_path / "site"))
-    audited = python("-m", "counterpoise.audit", folder=fork)
-    assert audited.returncode == 0, audited.stderr
-    assert "fraud" in audited.stdout
-    predicted = python("-m", "counterpoise.predict", "run", "data/spam_filter.csv", "--text", "message", folder=fork)
-    assert predicted.returncode == 0, predicted.stderr
+    commands = [
+        ["train.py", *encoder, "strategy=weighted", "trainer.max_epochs=1"],
+        ["counterpoise.audit"],
+        ["counterpoise.predict", "run", "data/spam_filter.csv", "--text", "message"],
+    ]
+    done = python("-c", USE_FORK.format(commands=commands), folder=fork)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith(str(tmp_path / "site"))
+    assert "fraud" in done.stdout.partition("counterpoise.audit")[2]
 
 
 def test_the_train_py_of_a_fork_is_that_of_the_project():

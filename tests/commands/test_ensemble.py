@@ -80,6 +80,9 @@ def test_the_weight_was_chosen_on_validation(combined):
     assert [each["name"] for each in section["members"]][-1] == "linear model"
 
 
+@pytest.mark.parametrize(
+    "runs", [pytest.param("single_label", marks=pytest.mark.soak), "multi_label"], indirect=True, scope="module"
+)
 def test_an_exported_ensemble_has_the_same_logits(combined, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

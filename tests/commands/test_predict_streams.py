@@ -109,12 +109,11 @@ def test_a_mistake_in_standard_input_is_one_line(finished, monkeypatch, capsys):
     assert "stdin.csv" in err
 
 
-@pytest.mark.parametrize("reader", ["cat", "head -n 2"])
-def test_predict_works_between_pipes(reader, finished, texts, expected):
+def test_predict_works_between_pipes_that_are_closed_early(finished, texts, expected):
     command = f"{sys.executable} -m counterpoise.predict {finished} - --output - --output-format jsonl --device cpu"
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}/src"}
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; cat {texts['test']} | {command} | {reader}; exit ${{PIPESTATUS[1]}}"],
+        ["bash", "-c", f"set -o pipefail; cat {texts['test']} | {command} | head -n 2; exit ${{PIPESTATUS[1]}}"],
         capture_output=True,
         text=True,
         env=env,
@@ -122,7 +121,6 @@ def test_predict_works_between_pipes(reader, finished, texts, expected):
     )
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, done.stderr
-    assert [row["prediction"] for row in rows] == expected["prediction"].tolist()[: len(rows)]
-    assert len(rows) == (len(expected) if reader == "cat" else 2)
+    assert [row["prediction"] for row in rows] == expected["prediction"].tolist()[:2]
     assert "Traceback" not in done.stderr
     assert "Error" not in done.stderr

@@ -160,7 +160,7 @@ def test_the_same_seed_repeats_a_run_and_another_seed_changes_the_order_only(tin
     ids=lambda overrides: overrides[0],
 )
 def test_non_default_settings_run(overrides, tiny, tmp_path):
-    done = run(tmp_path / "run", *tiny, *overrides)
+    done = run(tmp_path / "run", *tiny, *overrides, report=False)
     assert done.code == 0, done.err
     assert done.status["state"] == "finished"
     assert math.isfinite(done.metrics["test"]["macro_f1"])
@@ -441,7 +441,10 @@ def test_a_run_resumed_after_its_second_stage_continues_from_the_first_stage(sta
         assert abs(heads[0][1]).max() < 0.5
 
 
-@pytest.mark.parametrize(("sent", "code", "by"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
+@pytest.mark.parametrize(
+    ("sent", "code", "by"),
+    [(signal.SIGTERM, 143, "SIGTERM"), pytest.param(signal.SIGINT, 130, "Ctrl-C", marks=pytest.mark.soak)],
+)
 def test_a_stopped_run_records_the_signal_and_leaves_a_checkpoint(sent, code, by, tiny, tmp_path):
     folder = tmp_path / "run"
     process = start(*tiny, f"hydra.run.dir={folder}", "trainer.max_epochs=10000", "callbacks.early_stopping=null")
@@ -543,6 +546,6 @@ def test_debug_overfit_reaches_a_loss_near_zero(tiny, tmp_path):
 
 
 def test_debug_profile_writes_its_table(tiny, tmp_path):
-    done = run(tmp_path / "run", *tiny, "debug=profile")
+    done = run(tmp_path / "run", *tiny, "debug=profile", report=False)
     assert done.code == 0, done.err
     assert "run_training_batch" in (done.folder / "fit-profile.txt").read_text()

@@ -29,7 +29,7 @@ def tiny(tagged: dict[str, Path], tiny_encoder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tagged: dict[str, Path], tiny_encoder: Path) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    done = run(folder, *setting(tagged, tiny_encoder), "data.label=labels", "strategy=weighted")
+    done = run(folder, *setting(tagged, tiny_encoder), "data.label=labels", "strategy=weighted", report=False)
     assert done.code == 0, done.err
     return folder
 

@@ -46,7 +46,7 @@ def predictions(draw):
 
 class TestTuning:
     @every_aim
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60)
     @given(given=predictions())
     def test_label_thresholds_match_brute_force(self, objective, target, given):
         scores, positive = given
@@ -57,7 +57,7 @@ class TestTuning:
             np.testing.assert_array_equal(decided[:, c], expected)
 
     @every_aim
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60)
     @given(given=predictions())
     def test_the_global_threshold_matches_brute_force_over_all_pairs(self, objective, target, given):
         scores, positive = given
@@ -68,7 +68,7 @@ class TestTuning:
             expected = brute_force(scores.ravel(), positive.ravel(), objective, target).reshape(scores.shape)
             np.testing.assert_array_equal(decision.decide(scores, thresholds), expected)
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=100)
     @given(given=predictions())
     def test_no_global_threshold_has_a_higher_macro_f1(self, given):
         scores, positive = given
@@ -235,7 +235,7 @@ class TestDeciding:
         decided = Decision(at_least_one=True).decide(scores, thresholds)
         np.testing.assert_array_equal(decided, [[False, True, False], [True, False, False]])
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(given=predictions())
     def test_at_least_one_adds_labels_to_empty_texts_alone(self, given):
         scores, _ = given

@@ -90,7 +90,10 @@ def _state(pid: int) -> str:
         return "Z (gone)"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.soak), (signal.SIGKILL, -9)],
+)
 def test_nothing_outlives_a_sweep_that_is_stopped(tmp_path, number, code):
     process = application.start(tmp_path, "how=plain,family,family2", "seed=1,2", *PARALLEL)
     wanted = [tmp_path / "sweep" / str(job) / "pids" for job in (2, 3)]

@@ -61,7 +61,7 @@ def test_the_baseline_stands_beside_the_results_and_changes_none_of_them(data, t
     assert re.sub(r"\s+", " ", describe(section["difference"])) in re.sub(r"\s+", " ", done.out)
     assert "linear baseline" in (done.folder / "report.html").read_text()
 
-    without = run(tmp_path / "without", *data, "baseline=none")
+    without = run(tmp_path / "without", *data, "baseline=none", report=False)
     assert without.code == 0, without.err
     assert "baseline" not in without.metrics
     assert not (without.folder / BASELINE_PREDICTIONS).exists()
@@ -82,7 +82,7 @@ def test_the_predictions_of_the_baseline_have_the_format_and_the_texts_of_those_
 
 
 def test_debug_fast_fits_no_baseline(single, tmp_path):
-    done = run(tmp_path / "run", *single, "debug=fast")
+    done = run(tmp_path / "run", *single, "debug=fast", report=False)
     assert done.code == 0, done.err
     assert not cached()
 
