@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import finished
-from counterpoise.analysis.job_folders import Job, differing_overrides, find_folders, has_finished
+from counterpoise.analysis.job_folders import Job, differing_overrides, find_folders, has_finished, jobs_of
 from counterpoise.errors import UserError
 
 
@@ -79,3 +79,11 @@ def test_lines_show_the_overrides_in_which_jobs_differ():
     assert texts[1] == "strategy=plain seed=1"
     assert differing_overrides(jobs[:1]) == ([], ["data=a strategy=plain seed=0"])
     assert differing_overrides([Job(0, ()), Job(1, ("seed=1",))]) == ([], ["default", "seed=1"])
+
+
+def test_ensembles_are_jobs_of_a_folder_without_other_jobs(tmp_path):
+    for name in ("0", "1"):
+        (finished.run(tmp_path / name) / "ensemble.json").write_text("{}")
+    assert sorted(folder.name for folder in jobs_of(tmp_path)) == ["0", "1"]
+    finished.run(tmp_path / "2")
+    assert [folder.name for folder in jobs_of(tmp_path)] == ["2"]

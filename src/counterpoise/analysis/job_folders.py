@@ -35,9 +35,12 @@ def is_job(folder: Path) -> bool:
 
 
 def jobs_of(sweep_dir: Path) -> list[Path]:
-    """Return the job folders of a sweep, in any order. An ensemble of the jobs is no job."""
-    folders = sweep_dir.iterdir() if sweep_dir.is_dir() else ()
-    return [folder for folder in folders if is_job(folder) and not (folder / ENSEMBLE_FILE).exists()]
+    """Return the job folders of a sweep, in any order; of a folder that holds ensembles only, these.
+
+    An ensemble beside jobs is no job.
+    """
+    folders = [folder for folder in (sweep_dir.iterdir() if sweep_dir.is_dir() else ()) if is_job(folder)]
+    return [folder for folder in folders if not (folder / ENSEMBLE_FILE).exists()] or folders
 
 
 def overrides_of(folder: Path) -> list[str]:
