@@ -120,3 +120,20 @@ def test_the_same_command_with_ckpt_last_starts_a_run_continues_it_and_repeats_i
     again = run(folder, *settings, report=False)
     assert "after 12 steps" in " ".join(again.out.split())
     assert again.metrics["test"] == done.metrics["test"]
+
+
+def test_a_run_that_stopped_early_and_was_killed_in_its_test_is_only_tested(tiny, tmp_path):
+    settings = [*tiny, "trainer.val_check_interval=0.4", "trainer.max_epochs=30", "ckpt=last"]
+    settings += ["callbacks.early_stopping.patience=1"]
+    whole = run(tmp_path / "whole", *settings, report=False)
+    assert whole.code == 0, whole.err
+    assert whole.last["global_step"] % 6
+    killed = os.fork()
+    if not killed:
+        run(tmp_path / "killed", *settings, send("on_test_batch_end", 1, signal.SIGKILL), report=False)
+        os._exit(0)
+    assert os.waitpid(killed, 0)[1] == signal.SIGKILL
+    resumed = run(tmp_path / "killed", *settings, report=False)
+    assert resumed.code == 0, resumed.err
+    assert resumed.metrics["steps"] == whole.metrics["steps"] == resumed.last["global_step"]
+    assert resumed.metrics["test"] == whole.metrics["test"]
