@@ -20,7 +20,9 @@ from counterpoise.analysis import leaderboard
 from counterpoise.analysis.runs import load_runs
 from counterpoise.commands import compare, evaluate, export, predict
 from counterpoise.commands.predictor import load
+from counterpoise.commands.run_config import read_config
 from counterpoise.commands.saved_run import load_run
+from counterpoise.commands.trusted_classes import build
 from counterpoise.data.token_store import load_tokenizer
 from counterpoise.errors import UserError
 from counterpoise.model.encoder import EncoderSource
@@ -90,6 +92,31 @@ def test_a_part_of_the_config_that_is_none_is_refused(part, value, copy):
 def test_a_value_of_the_config_that_does_not_fit_is_refused_before_texts_are_predicted(key, value, copy, texts):
     change(copy / "config.yaml", key, value)
     refusal(lambda: load(copy)(["alpha1"]))
+
+
+@pytest.mark.parametrize("value", ["x", None, [1], {"a": 1}], ids=repr)
+def test_a_number_of_the_config_that_is_none_is_refused(value, copy):
+    original = (copy / "config.yaml").read_text(encoding="utf-8")
+    number = yaml.safe_load(original)
+    tried = 0
+    for part in ("buckets", "data", "decision", "encoder"):
+        for name, old in number[part].items():
+            if isinstance(old, int | float) and not (value is None and name.endswith("dropout")):
+                change(copy / "config.yaml", f"{part}/{name}", value)
+                message = refusal(lambda part=part: build(read_config(copy)[part]))
+                assert f"{name}={value!r}" in message
+                (copy / "config.yaml").write_text(original, encoding="utf-8")
+                tried += 1
+    assert tried > 10
+
+
+@pytest.mark.parametrize("key", ["seed", "buckets/head_min", "buckets/tail_max"])
+@pytest.mark.parametrize("value", ["x", None, [1], {"a": 1}], ids=repr)
+def test_comparisons_refuse_a_number_of_the_config_that_is_none(key, value, tmp_path):
+    folder = finished.run(tmp_path / "run", config={"seed": 1, "buckets": {"head_min": 101, "tail_max": 20}})
+    load_runs([folder])
+    change(folder / "config.yaml", key, value)
+    assert str(folder) in refusal(lambda: load_runs([folder]))
 
 
 class Foreign:

@@ -263,6 +263,9 @@ def _read(folder: Path, row: dict[str, Any], group: str) -> Run:
             for column in (truth, decided)
         ]
         limits = {key: value for key, value in (settings.get("buckets") or {}).items() if key in Bounds._fields}
+        for key, value in {"seed": settings.get("seed", 0), **limits}.items():
+            if type(value) is not int:
+                raise ValueError(f"{key} of config.yaml is {value!r}, not a whole number")
         return Run(
             folder=folder,
             group=group,

@@ -1,10 +1,12 @@
 """Build objects from the configuration of a folder that may come from elsewhere: only allowed classes are built."""
 
+import inspect
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from counterpoise.errors import UserError
 
@@ -62,6 +64,19 @@ def build(node: Any, packages: Sequence[str] = (PACKAGE,)) -> Any:
             f"--allow {package}"
         )
     try:
+        _check_numbers(found, arguments)
         return partial(found, **arguments) if bound else found(**arguments)
     except TypeError as error:
         raise UserError(f"config.yaml: {target} does not accept its arguments in this version: {error}") from error
+
+
+def _check_numbers(found: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Raise TypeError for arguments that are declared as numbers or booleans and are neither.
+
+    Most are first used long after the object is built.
+    """
+    for name, parameter in inspect.signature(found).parameters.items():
+        declared = set(get_args(parameter.annotation) or [parameter.annotation])
+        accepted = declared | ({int} if float in declared else set())
+        if name in arguments and declared <= {bool, int, float, NoneType} and type(arguments[name]) not in accepted:
+            raise TypeError(f"{name}={arguments[name]!r}")
