@@ -137,3 +137,19 @@ def test_a_run_that_stopped_early_and_was_killed_in_its_test_is_only_tested(tiny
     assert resumed.code == 0, resumed.err
     assert resumed.metrics["steps"] == whole.metrics["steps"] == resumed.last["global_step"]
     assert resumed.metrics["test"] == whole.metrics["test"]
+
+
+def test_a_run_that_was_killed_while_its_second_stage_was_saved_is_completed(tiny, tmp_path, monkeypatch):
+    settings = [*tiny, "strategy=crt", "ckpt=last"]
+    whole = run(tmp_path / "whole", *settings, report=False)
+    assert whole.code == 0, whole.err
+    killed = os.fork()
+    if not killed:
+        name = "counterpoise.training.second_stage_run.AtomicCheckpointIO"
+        monkeypatch.setattr(name, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        run(tmp_path / "killed", *settings, report=False)
+        os._exit(0)
+    assert os.waitpid(killed, 0)[1] == signal.SIGKILL
+    resumed = run(tmp_path / "killed", *settings, report=False)
+    assert resumed.code == 0, resumed.err
+    assert resumed.metrics["test"] == whole.metrics["test"]

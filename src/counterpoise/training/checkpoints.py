@@ -1,6 +1,7 @@
 """Checkpoint files: atomic writes, and loading without unpickling arbitrary objects."""
 
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -63,6 +64,12 @@ def load_checkpoint(path: Any) -> dict[str, Any]:
         if isinstance(error, UnpicklingError):
             reason = "it contains objects other than tensors and plain values"
         raise UserError(f"ckpt={path}: not a checkpoint that can be loaded safely ({reason})") from error
+
+
+def copy_checkpoint(path: Path, target: Path) -> None:
+    """Copy a checkpoint; a copy that is interrupted leaves the old target."""
+    with atomic_path(target) as unfinished:
+        shutil.copyfile(path, unfinished)
 
 
 def damage(path: Any) -> str | None:

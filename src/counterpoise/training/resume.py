@@ -1,6 +1,5 @@
 """Resuming a run from `last.ckpt`: exact training state, and the best checkpoint so far."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from torch.optim.lr_scheduler import LambdaLR
 
 from counterpoise.data.position import Position, training_position
-from counterpoise.training.checkpoints import FIRST_STAGE_CHECKPOINT, load_checkpoint
+from counterpoise.training.checkpoints import FIRST_STAGE_CHECKPOINT, copy_checkpoint, load_checkpoint
 
 STATE = "exact_resume"
 """Key of the state of `ExactResume` in a checkpoint."""
@@ -49,8 +48,7 @@ def _copy_best(best: Path, target: Path) -> None:
     """Copy a best checkpoint as training wrote it, without the head of a second stage."""
     trained = best.with_name(FIRST_STAGE_CHECKPOINT) if "second_stage" in load_checkpoint(best) else best
     if trained != target:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(trained, target)
+        copy_checkpoint(trained, target)
 
 
 class ExactResume(Callback):

@@ -12,7 +12,12 @@ from counterpoise.model.embeddings import encode
 from counterpoise.model.encoder import Encoder
 from counterpoise.model.second_stage import FirstStage, SecondStageResult
 from counterpoise.terminal import console
-from counterpoise.training.checkpoints import FIRST_STAGE_CHECKPOINT, AtomicCheckpointIO, load_checkpoint
+from counterpoise.training.checkpoints import (
+    FIRST_STAGE_CHECKPOINT,
+    AtomicCheckpointIO,
+    copy_checkpoint,
+    load_checkpoint,
+)
 from counterpoise.training.outcome import TrainingOutcome
 
 
@@ -57,7 +62,7 @@ def run_second_stage(
         model.scoring.tune(logits, data.splits["validation"].targets)
     target = best.with_name("best.ckpt")
     if target == best:
-        best.replace(best.with_name(FIRST_STAGE_CHECKPOINT))
+        copy_checkpoint(best, best.with_name(FIRST_STAGE_CHECKPOINT))
     changed = {"state_dict": model.state_dict(), "second_stage": result.settings}
     AtomicCheckpointIO().save_checkpoint(checkpoint | changed, target)
     return result, target
