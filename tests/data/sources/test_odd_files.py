@@ -107,6 +107,14 @@ def test_correctly_quoted_texts_of_several_lines_are_read(tmp_path, block, seed)
             assert split.labels.to_pylist() == [label for _, label in rows]
 
 
+def test_line_ends_in_quoted_texts_are_kept_where_blocks_end(tmp_path, monkeypatch):
+    texts = ["one\r\ntwo", "z\r\r\n\rz", "a\r\n\r\nb"] * 5
+    file = written(tmp_path / "a.csv", as_csv([(text, "x") for text in texts], quoting=csv.QUOTE_ALL))
+    for block in range(40, 80):
+        monkeypatch.setattr(readers.files, "BLOCK", block)
+        assert train(file).texts.to_pylist() == texts
+
+
 def test_quotes_inside_fields_are_text(tmp_path):
     file = written(tmp_path / "a.csv", 'text,label\na 5" pipe,x\nthe "best" one,y\n"quoted" start,x\n')
     assert train(file).texts.to_pylist()[:2] == ['a 5" pipe', 'the "best" one']

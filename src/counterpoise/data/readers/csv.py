@@ -1,5 +1,6 @@
 """Reading of CSV files."""
 
+import io
 import re
 
 import pyarrow as pa
@@ -11,6 +12,19 @@ from counterpoise.data.readers.encoding import TextFile
 from counterpoise.data.readers.files import NoticeSink, require_columns, reraise_as_user_error
 from counterpoise.data.readers.format import FileFormat
 from counterpoise.errors import UserError, one_line
+
+
+class _WholeLineEnds(io.RawIOBase):
+    """A stream whose blocks do not end between CR and LF: Arrow loses such an LF within a quoted text."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream, self._left = stream, b""
+
+    def read(self, size: int = -1) -> bytes:
+        """Return at most `size` bytes."""
+        data = self._left + self._stream.read(size - len(self._left))
+        self._left = b"\r" if len(data) > 1 and data.endswith(b"\r") else b""
+        return data[: len(data) - len(self._left)]
 
 
 def read_csv(file: TextFile, columns: list[str], form: FileFormat, suffix: str, keep: NoticeSink) -> pa.Table:
@@ -35,7 +49,7 @@ def read_csv(file: TextFile, columns: list[str], form: FileFormat, suffix: str, 
     def read(threads: bool) -> pa.RecordBatchReader:
         with reraise_as_user_error(file.path, (OSError,)):
             return pa.csv.open_csv(
-                file.open(),
+                pa.PythonFile(_WholeLineEnds(file.open())),
                 pa.csv.ReadOptions(
                     use_threads=threads,
                     block_size=files.BLOCK,
