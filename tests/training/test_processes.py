@@ -1,5 +1,6 @@
 """Processes of a run: their number is limited by the machine, and they end with their parent."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from counterpoise.errors import UserError
+from counterpoise.training import signals
 from counterpoise.training.processes import (
     GIB,
     LAUNCHER,
@@ -186,6 +188,28 @@ def test_several_started_processes_need_one_run_folder(environment, launched):
     with pytest.raises(UserError) as error:
         check_run_folder("outputs/${now:%H-%M-%S-%f}")
     assert "hydra.run.dir=outputs/NAME" in str(error.value)
+
+
+def test_a_spawned_process_that_does_not_stop_is_killed(monkeypatch):
+    def ignore_signals(ready) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ready.set()
+        time.sleep(600)
+
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    process = fork.Process(target=ignore_signals, args=(ready,))
+    process.start()
+    ready.wait()
+    trainer = build(accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False)
+    trainer.strategy.launcher.procs = [process]
+    monkeypatch.setattr(signals, "JOIN", 0.1)
+    with signals.handled():
+        with pytest.raises(signals.Stopped) as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        signals.StopOnSignal().on_exception(trainer, None, stop.value)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan")])

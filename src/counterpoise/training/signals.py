@@ -25,8 +25,8 @@ from counterpoise.stop_signals import SIGNALS, Stopped
 IMPATIENCE = 1.0
 """Seconds after which a second Ctrl-C ends the process at once. Some launchers deliver one Ctrl-C twice."""
 
-JOIN = 10.0
-"""Seconds that the parent of spawned processes waits for them after a signal."""
+JOIN = 30.0
+"""Seconds that spawned processes have after a signal to save and end before their parent kills them."""
 
 
 class _State:
@@ -114,8 +114,10 @@ class StopOnSignal(Callback):
             _state.received = _state.received or signal.Signals(number)
         if _state.received:
             launcher.kill(_state.received)
+            end = time.monotonic() + JOIN
             for process in launcher.procs:
-                process.join(JOIN)
+                process.join(max(0.0, end - time.monotonic()))
+                process.kill()  # One that waits for a lost process would keep this one from ending.
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Restore the handlers that `on_train_start` replaced."""
