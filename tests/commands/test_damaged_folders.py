@@ -26,6 +26,7 @@ from counterpoise.commands.trusted_classes import build
 from counterpoise.data.token_store import load_tokenizer
 from counterpoise.errors import UserError
 from counterpoise.model.encoder import EncoderSource
+from data.test_cache_damage import DAMAGE
 from test_saved_files import HOSTILE, JUNK
 
 pytestmark = pytest.mark.e2e
@@ -117,6 +118,25 @@ def test_comparisons_refuse_a_number_of_the_config_that_is_none(key, value, tmp_
     load_runs([folder])
     change(folder / "config.yaml", key, value)
     assert str(folder) in refusal(lambda: load_runs([folder]))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(150))
+def test_any_damage_to_a_run_is_refused_or_changes_no_prediction(seed, trained, copy):
+    chance, texts = random.Random(seed), ["alpha1 word2", "beta3 beta4 word5", "gamma0", "word1"]
+    path = chance.choice(sorted(path for path in copy.rglob("*") if path.is_file()))
+    damage = chance.choice(list(DAMAGE))
+    DAMAGE[damage](path, chance)
+    with suppress(UserError):
+        load_runs([copy])
+    message, same = "", True
+    try:
+        same = bool((load(copy)(texts) == load(trained)(texts)).all())
+    except UserError as error:
+        message = str(error)
+    assert "\n" not in message
+    # A changed number of config.yaml is another setting.
+    assert same or path.name == "config.yaml", (path, damage)
 
 
 class Foreign:

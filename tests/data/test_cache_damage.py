@@ -171,7 +171,7 @@ def kinds(tiny_encoder, tmp_path, monkeypatch) -> dict[str, Callable[[], list]]:
 
 
 @pytest.mark.parametrize("kind", ["tokens", "tables", "vectors"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(n, marks=pytest.mark.soak) for n in range(4, 40))])
 def test_damaged_results_are_computed_again(kinds, kind, seed, cache, caplog):
     expected = kinds[kind]()
     (entry,) = (path for path in (cache / kind).iterdir() if path.is_dir())

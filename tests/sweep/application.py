@@ -28,6 +28,8 @@ def main(config):
     write("running")
     (folder / "gpu").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     if not pathlib.Path("repaired").exists():
+        if config.seed in config.killed:
+            os.kill(os.getpid(), signal.SIGKILL)
         match config.how:
             case "sigkill":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -63,6 +65,7 @@ defaults:
   - override hydra/launcher: processes
 how: plain
 seed: 0
+killed: [] # seeds
 hydra:
   searchpath: ["file://%s"]
   sweep: {dir: sweep}
@@ -94,7 +97,7 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run a sweep of the application to its end."""
     process = start(folder, *arguments)
     try:
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -77,6 +78,23 @@ def test_a_job_that_takes_too_long_is_stopped(tmp_path):
     done = application.run(tmp_path, "how=hang", "hydra.launcher.timeout_min=0.02")
     assert "job 0, how=hang: failed in " in done.stdout
     assert status(tmp_path / "sweep/0")["reason"] == "killed: it took longer than timeout_min=0.02"
+
+
+@pytest.mark.soak
+def test_of_a_hundred_jobs_ten_are_killed_and_only_they_run_again(tmp_path):
+    killed = random.Random(0).sample(range(100), 10)
+    arguments = ["seed=range(100)", f"killed={killed}".replace(" ", ""), *PARALLEL]
+    application.run(tmp_path, *arguments)
+    sweep = tmp_path / "sweep"
+    for seed in range(100):
+        recorded = status(sweep / str(seed))
+        assert recorded["state"] == ("failed" if seed in killed else "finished"), seed
+        assert "SIGKILL" in recorded["reason"] if seed in killed else not recorded.get("reason")
+    (tmp_path / "repaired").touch()
+    again = application.run(tmp_path, *arguments)
+    assert "90 of 100 jobs finished earlier and are skipped" in again.stdout
+    assert attempts(sweep) == {str(seed): 1 + (seed in killed) for seed in range(100)}
+    assert all(status(sweep / str(seed))["state"] == "finished" for seed in range(100))
 
 
 def _alive(pids: list[int]) -> list[int]:
