@@ -71,6 +71,21 @@ def test_every_candidate_of_a_round_has_the_same_fold_and_seed():
     assert settings(9).of_round(3) == ["seed=3"]
 
 
+def test_a_candidate_that_misses_a_round_is_compared_on_the_others(tmp_path):
+    trainer = Trainer(tmp_path, seconds={"a": 10, "b": 10, "c": 10, "d": 45}, scores=dict.fromkeys("abcd", 0.1))
+
+    def of_round(overrides, number):
+        run = trainer(overrides, number)
+        name, seed = trainer.trained[-1]
+        score = {"a": 0.5 if seed == 1 else 0.9, "d": 0.8}.get(name, 0.1)
+        (run / "metrics.json").write_text(json.dumps({"validation": {"macro_f1": score}}))
+        return run
+
+    # The texts of the second round are harder, and there is no time to train d on them.
+    search(of_round, [], settings(97, "adbc", reserve=0), trainer.clock)
+    assert [name for name, _ in trainer.trained] == ["a", "d", "b", "c", "a", "a"]
+
+
 def test_a_run_that_was_trained_earlier_counts_with_its_recorded_duration(tmp_path):
     trainer = Trainer(tmp_path, seconds=dict.fromkeys("ab", 0))
 

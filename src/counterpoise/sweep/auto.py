@@ -65,13 +65,13 @@ class Candidate:
     Args:
         overrides: What distinguishes it.
         runs: Folders of its finished runs.
-        scores: Validation score of each run.
+        scores: Validation score of each round with a finished run.
         seconds: Duration of each run, failed ones included.
     """
 
     overrides: list[str]
     runs: list[Path]
-    scores: list[float]
+    scores: dict[int, float]
     seconds: list[float]
 
     @property
@@ -79,10 +79,10 @@ class Candidate:
         """The overrides in one string."""
         return " ".join(self.overrides)
 
-    @property
-    def mean(self) -> float:
-        """Mean validation score; minus infinity without a finished run."""
-        return sum(self.scores) / len(self.scores) if self.scores else -math.inf
+    def mean(self, rounds: set[int]) -> float:
+        """Return the mean validation score of some rounds; minus infinity if one has no finished run."""
+        found = [self.scores.get(number, -math.inf) for number in rounds]
+        return sum(found) / len(found) if found else -math.inf
 
 
 def read_budget(text: object) -> float:
@@ -128,7 +128,7 @@ def search(
     """
     start = clock()
     deadline = start + settings.budget * (1 - settings.reserve)
-    everyone = [Candidate(overrides.split(), [], [], []) for overrides in settings.candidates]
+    everyone = [Candidate(overrides.split(), [], {}, []) for overrides in settings.candidates]
     remaining = everyone
     longest, number = 0.0, 0
     for seed in range(settings.max_rounds):
@@ -146,12 +146,15 @@ def search(
             score = validation_score(folder)
             if score is not None:
                 candidate.runs.append(folder)
-                candidate.scores.append(score)
+                candidate.scores[seed] = score
         if not trained:
             break
-        remaining = sorted(remaining, key=lambda each: -each.mean)[: max(1, math.ceil(len(remaining) / 2))]
+        # Rounds differ in their validation texts: candidates are compared on those that all of them have finished.
+        trained_rounds = [set(each.scores) for each in remaining if each.scores]
+        common = set.intersection(*trained_rounds) if trained_rounds else set()
+        remaining = sorted(remaining, key=lambda each: -each.mean(common))[: max(1, math.ceil(len(remaining) / 2))]
         if remaining[0].runs:
-            shown = ", ".join(f"{each.name} ({each.mean:.3f})" for each in remaining)
+            shown = ", ".join(f"{each.name} ({each.mean(common):.3f})" for each in remaining)
             left = max(0.0, start + settings.budget - clock())
             console.print(
                 f"round {seed + 1}: best on validation: {shown}; {left / 60:.0f} min left",
