@@ -112,7 +112,8 @@ def run_application(script: Path, folder: Path, *arguments: str) -> Outcome:
     finally:
         torch.set_num_threads(1)
         for handler in root.handlers:
-            handler.close()
+            with contextlib.suppress(OSError):  # a full disk
+                handler.close()
         root.handlers, root.level = handlers, level
     return Outcome(code, out.getvalue(), err.getvalue(), folder)
 

@@ -82,8 +82,8 @@ def test_a_candidate_that_misses_a_round_is_compared_on_the_others(tmp_path):
         return run
 
     # The texts of the second round are harder, and there is no time to train d on them.
-    search(of_round, [], settings(97, "adbc", reserve=0), trainer.clock)
-    assert [name for name, _ in trainer.trained] == ["a", "d", "b", "c", "a", "a"]
+    search(of_round, [], settings(97, reserve=0), trainer.clock)
+    assert [name for name, _ in trainer.trained] == ["a", "b", "c", "d", "a", "a"]
 
 
 def test_a_run_that_was_trained_earlier_counts_with_its_recorded_duration(tmp_path):
