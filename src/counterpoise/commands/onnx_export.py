@@ -73,17 +73,27 @@ def export(run: Path, output: Path, int8: bool = False, packages: Sequence[str] 
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require_package(name)
+    _check_output(output)
     if (run / ENSEMBLE_FILE).is_file():
         return _export_ensemble(run, output, int8, packages)
-    _check_output(output)
+    return _export_run(run, output, int8, packages)
+
+
+def _export_run(
+    run: Path, output: Path, int8: bool, packages: Sequence[str], texts: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Export one run. With `texts`, it is compared on these and not scored. See `export`."""
     model, config = load_run(run, packages)
     ours = make_predictor(run, model, config, packages=packages)
+    tested = None
     try:
-        tested = read_tested_texts(run, config, ours.labels, packages)
-        tokens = ours.tokenise(tested.texts)
+        if texts is None:
+            tested = read_tested_texts(run, config, ours.labels, packages)
+            texts = tested.texts
+        tokens = ours.tokenise(texts)
     except UserError as error:
         log.warning("%s. The exported model is compared on random tokens, and test scores are not measured", error)
-        tested, tokens = None, _random_tokens(ours, config["encoder"]["max_length"])
+        tokens = _random_tokens(ours, config["encoder"]["max_length"])
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as unfinished:
         folder = Path(unfinished) / "model"
@@ -127,12 +137,19 @@ def _check_output(output: Path) -> None:
 
 def _export_ensemble(run: Path, output: Path, int8: bool, packages: Sequence[str]) -> dict[str, Any]:
     """Export each model of an ensemble, and copy the rest. See `export`."""
-    _check_output(output)
-    members = read_ensemble(run)["members"]
+    ensemble = read_ensemble(run)
+    members = ensemble["members"]
+    model, config = load_run(run / members[0], packages)
+    tested, texts = None, None
+    try:
+        tested = read_tested_texts(run / members[0], config, ensemble["labels"], packages)
+        texts = tested.texts
+    except UserError:
+        pass  # each model is compared on random tokens, with a warning
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as unfinished:
         folder = Path(unfinished) / "model"
-        exported = [export(run / name, folder / name, int8, packages) for name in members]
+        exported = [_export_run(run / name, folder / name, int8, packages, texts) for name in members]
         for name in (ENSEMBLE_FILE, "thresholds.json", "calibration.json"):
             if (run / name).is_file():
                 shutil.copy(run / name, folder / name)
@@ -142,10 +159,8 @@ def _export_ensemble(run: Path, output: Path, int8: bool, packages: Sequence[str
         for precision in content["largest_difference"]:
             differences = [each["largest_difference"][precision] for each in exported]
             content["largest_difference"][precision] = max(differences)
-        if exported[0]["test"]:
-            model, config = load_run(run / members[0], packages)
+        if tested is not None:
             ours = load(folder)
-            tested = read_tested_texts(run / members[0], config, ours.labels, packages)
             if isinstance(model.scoring, MultiLabelScoring):
                 model.scoring.thresholds.copy_(torch.from_numpy(ours.thresholds))
             # Those of the run stand for fp32 beside int8: the exported model in fp32 no longer exists then.
