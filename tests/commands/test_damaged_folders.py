@@ -124,7 +124,7 @@ def test_comparisons_refuse_a_number_of_the_config_that_is_none(key, value, tmp_
 @pytest.mark.parametrize("seed", range(150))
 def test_any_damage_to_a_run_is_refused_or_changes_no_prediction(seed, trained, copy):
     chance, texts = random.Random(seed), ["alpha1 word2", "beta3 beta4 word5", "gamma0", "word1"]
-    path = chance.choice(sorted(path for path in copy.rglob("*") if path.is_file()))
+    path = chance.choice(sorted(path for path in copy.rglob("*") if path.is_file() and path.stat().st_size))
     damage = chance.choice(list(DAMAGE))
     DAMAGE[damage](path, chance)
     with suppress(UserError):
