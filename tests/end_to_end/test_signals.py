@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from commandline import run, setting
+from commandline import Outcome, run, setting
 
 pytestmark = pytest.mark.e2e
 
@@ -45,6 +45,10 @@ def ctrl_c_is_not_ignored():
     signal.signal(signal.SIGINT, before)
 
 
+def logged(done: Outcome) -> str:
+    return (done.folder / "csv/metrics.csv").read_text()
+
+
 def assert_stopped_by(number: signal.Signals, done) -> None:
     assert done.code == 128 + number, done.err
     assert "Traceback" not in done.err
@@ -78,6 +82,7 @@ def test_a_run_stopped_after_its_training_is_resumed_with_its_test(tiny, tmp_pat
     resumed = run(tmp_path / "resumed", *tiny, f"ckpt={stopped.folder}/checkpoints/last.ckpt", report=False)
     assert resumed.code == 0, resumed.err
     assert resumed.metrics["test"] == whole.metrics["test"]
+    assert logged(resumed) == logged(whole)
 
 
 def test_handlers_are_restored_after_a_run_and_ignored_signals_stay_ignored(tiny, tmp_path):
@@ -108,6 +113,7 @@ def test_a_signal_while_a_checkpoint_is_written_stops_the_run_after_it(tiny, tmp
 def test_the_same_command_with_ckpt_last_starts_a_run_continues_it_and_repeats_its_test(tiny, tmp_path):
     settings = [*tiny, "ckpt=last", "trainer.max_epochs=2"]
     folder = tmp_path / "run"
+    whole = run(tmp_path / "whole", *settings, report=False)
     stopped = run(folder, *settings, send("on_before_backward", 9, signal.SIGTERM), report=False)
     assert stopped.code == 143
     assert "starts from the beginning" in " ".join(stopped.out.split())
@@ -116,10 +122,12 @@ def test_the_same_command_with_ckpt_last_starts_a_run_continues_it_and_repeats_i
     done = run(folder, *settings, report=False)
     assert done.code == 0, done.err
     assert "after 9 steps" in " ".join(done.out.split())
+    assert logged(done) == logged(whole)
     assert not (folder / "checkpoints/.last.0123abcd.ckpt").exists()
     again = run(folder, *settings, report=False)
     assert "after 12 steps" in " ".join(again.out.split())
     assert again.metrics["test"] == done.metrics["test"]
+    assert logged(again) == logged(whole)
 
 
 def test_a_run_that_stopped_early_and_was_killed_in_its_test_is_only_tested(tiny, tmp_path):

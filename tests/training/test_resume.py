@@ -1,5 +1,6 @@
 """A resumed training continues as the uninterrupted one, wherever it stopped and however its steps are divided."""
 
+import csv
 import dataclasses
 from collections import defaultdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from counterpoise.model.module import Classifier
 from counterpoise.model.optim import Optim
 from counterpoise.training.checks import steps_per_epoch
 from counterpoise.training.last_checkpoint import LastCheckpoint
+from counterpoise.training.metrics_log import MetricsLog
 from counterpoise.training.resume import BestCheckpoint, ExactResume
 from counterpoise.training.resume_checks import check_resumable
 from counterpoise.training.trainer import build
@@ -110,6 +112,12 @@ class Run:
     def last(self) -> Path:
         return self.folder / "last.ckpt"
 
+    @property
+    def metrics(self) -> list[list[str]]:
+        """Rows of metrics.csv."""
+        with (self.folder.parent / "csv/metrics.csv").open() as file:
+            return list(csv.reader(file))
+
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory) -> dict[str, str]:
@@ -143,7 +151,7 @@ def train(tables, tiny_encoder, tmp_path):
         **flags,
     ) -> Run:
         flags = {"max_epochs": 3} | flags
-        folder = tmp_path / f"run{next(number)}"
+        folder = tmp_path / f"run{next(number)}" / "checkpoints"
         pl.seed_everything(0, verbose=False)
         source = EncoderSource(str(tiny_encoder), hidden_dropout=dropout, attention_dropout=dropout, max_length=32)
         options = {"max_length": max_length, "batch_size": BATCH, "eval_batch_size": 4} | (loader or {})
@@ -164,6 +172,7 @@ def train(tables, tiny_encoder, tmp_path):
             dropout=dropout,
         )
         recorder, log = Recorder(stop), Log()
+        metrics = MetricsLog(str(folder.parent), ckpt=ckpt and str(ckpt))
         last = LastCheckpoint(folder, "last", minutes=minutes, save_on_exception=True, enable_version_counter=False)
         best = BestCheckpoint(folder, "best", monitor="val/macro_f1", mode="max", save_weights_only=True)
         callbacks = [recorder, LearningRateMonitor("step"), best, last]
@@ -180,7 +189,7 @@ def train(tables, tiny_encoder, tmp_path):
             1,
             "32-true",
             **{"num_sanity_val_steps": 0, "enable_progress_bar": False, "enable_model_summary": False} | flags,
-            logger=log,
+            logger=[log, metrics],
             callbacks=callbacks,
             log_every_n_steps=1,
         )
@@ -196,8 +205,19 @@ def train(tables, tiny_encoder, tmp_path):
     return trained
 
 
+def logged(run: Run, stopped: Run, first: int) -> list[list[str]]:
+    """Return the rows of metrics.csv, without those that the stopped run has not logged and a resumed one cannot.
+
+    These are the row of a step that a callback ended, and the mean loss of an epoch whose steps were all done.
+    """
+    header, *rows = run.metrics
+    step, loss = header.index("step"), header.index("train/loss_epoch")
+    ended = str(first - 1) if getattr(stopped.recorder, "hook", None) == "on_train_batch_end" else None
+    return [header, *(row for row in rows if row[step] != ended and not row[loss])]
+
+
 def assert_continues(whole: Run, stopped: Run, resumed: Run, ckpt: Path | None = None, exact: bool = True) -> None:
-    """Assert that a run and the one that resumes it do together what an uninterrupted run does."""
+    """Assert that a run and the one that resumes it do and log together what an uninterrupted run does."""
     first = load(ckpt or stopped.last)["global_step"]
     assert (
         stopped.recorder.steps_after(0).items()
@@ -215,6 +235,7 @@ def assert_continues(whole: Run, stopped: Run, resumed: Run, ckpt: Path | None =
     assert again.keys() == later.keys()
     if exact:
         assert again == later
+        assert logged(resumed, stopped, first) == logged(whole, stopped, first)
         assert same_weights({"state_dict": resumed.model.state_dict()}, {"state_dict": whole.model.state_dict()})
     else:
         assert again == pytest.approx(later, rel=1e-3, abs=1e-3)

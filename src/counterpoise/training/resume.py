@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from counterpoise.data.position import Position, training_position
 from counterpoise.training.checkpoints import FIRST_STAGE_CHECKPOINT, copy_checkpoint, load_checkpoint
+from counterpoise.training.metrics_log import MetricsLog
 
 STATE = "exact_resume"
 """Key of the state of `ExactResume` in a checkpoint."""
@@ -134,10 +135,13 @@ class ExactResume(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Set Lightning's counters to the position, in micro-batches of this run."""
+        """Set Lightning's counters to the position, in micro-batches of this run, and cut the log of metrics there."""
         self._restored = checkpoint[STATE]
         position = Position(*self._restored["position"])
         _set_progress(checkpoint, position, trainer.accumulate_grad_batches, self._restored["validation_due"])
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsLog):
+                logger.continue_after(position.epoch * position.steps + position.step)
         for callback in trainer.early_stopping_callbacks:
             if isinstance(callback, EarlyStopping) and callback.state_key in checkpoint["callbacks"]:
                 checkpoint["callbacks"][callback.state_key]["patience"] = callback.patience

@@ -1,7 +1,7 @@
 """How a run stops at a signal.
 
-A signal raises `Stopped` at once, except during training. There it is recorded, and `StopOnSignal` raises at the end of
-the batch, so that no checkpoint holds half an optimizer step.
+A signal raises `Stopped` at once, except during training. There it is recorded, and `StopOnSignal` raises between two
+batches, so that no checkpoint holds half an optimizer step.
 """
 
 import os
@@ -78,7 +78,7 @@ def check() -> None:
 
 
 class StopOnSignal(Callback):
-    """Defer signals during training and stop at the end of the batch, on all devices if any process received one.
+    """Defer signals during training and stop between batches, on all devices if any process received one.
 
     The checkpoint of `callbacks.last` is then saved as after any other exception.
     """
@@ -94,7 +94,8 @@ class StopOnSignal(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         self._stop(trainer)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:  # noqa: D102
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Stop after the previous batch: its metrics are logged after `on_train_batch_end`."""
         self._stop(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:  # noqa: D102
