@@ -131,3 +131,8 @@ def test_an_error_after_that_of_the_disk_is_the_disk_s():
     with pytest.raises(ValueError, match="ZIP") as error:
         write()
     assert user_error_line(error.value) == f"/there: {FULL}"
+
+
+def test_an_error_without_a_file_names_the_run_folder(tmp_path):
+    assert user_error_line(OSError(28, FULL), tmp_path) == f"{tmp_path}: {FULL}"
+    assert user_error_line(OSError(28, FULL, "/there"), tmp_path) == f"/there: {FULL}"

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.cells import cell_len
@@ -186,11 +187,15 @@ def _reject_undecodable(arguments: Sequence[str]) -> None:
             raise UserError(f"{shown}: {NO_UTF8}")
 
 
-def user_error_line(error: BaseException) -> str | None:
+def user_error_line(error: BaseException, folder: Path | None = None) -> str | None:
     """Return the one-line message of a user error, or None for any other exception.
 
     User errors are `UserError` anywhere in the chain of causes, a full or read-only disk, missing permissions, errors
     in the configuration, and running out of memory.
+
+    Args:
+        error: The exception.
+        folder: Folder to name for a full disk if the exception names no file, as when a file is closed.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -199,7 +204,7 @@ def user_error_line(error: BaseException) -> str | None:
         cause = cause.__cause__ or cause.__context__
     denied = error if isinstance(error, PermissionError) else disk_error(error)
     if denied is not None:
-        return f"{denied.filename or 'disk'}: {denied.strerror}"
+        return f"{denied.filename or folder or 'disk'}: {denied.strerror}"
     if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
         return f"{error.object}: {NO_UTF8}"
     if "hydra" in sys.modules and (line := config_error_line(error)):

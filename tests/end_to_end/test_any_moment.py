@@ -133,7 +133,8 @@ def test_a_run_that_is_killed_or_stopped_at_any_moment_is_completed(
             os.kill(process.pid, number)
         codes = finish(running)
         if number == signal.SIGTERM and any(codes) and (folder / "status.json").exists():
-            assert 143 in codes, (codes, moment)
+            # A signal before Python has imported the program ends it at once.
+            assert 143 in codes or (-15 in codes and moment < seconds / 2), (codes, moment)
         codes = finish(start(folder, *settings, processes=processes))
         assert codes == [0] * processes, (moment, shown(folder))
         assert_same_results(folder, whole)

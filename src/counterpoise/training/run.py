@@ -249,7 +249,7 @@ def _resume_hint(run: RunContext) -> str:
 
 def _record_failure(run: RunContext, error: Exception) -> None:
     """Record the exception that is being handled; raise it or exit, except in a sweep."""
-    line = user_error_line(error)
+    line = user_error_line(error, run.folder)
     reason = line or f"{type(error).__name__}: {' '.join(str(error).split())}"
     try:
         run.write_status("failed", reason)
