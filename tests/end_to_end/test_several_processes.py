@@ -17,7 +17,7 @@ from commandline import ROOT, Outcome, environment, finish, setting, start
 pytestmark = pytest.mark.e2e
 
 MOMENTS = {
-    "first step": ("on_train_batch_start", 1),
+    "first step": ("on_before_backward", 1),
     "step": ("on_before_backward", 4),
     "validation": ("on_validation_batch_end", 2),
     "checkpoint": ("on_save_checkpoint", 1),
