@@ -14,6 +14,7 @@ setfit    SetFit (`pip install setfit`): contrastive training of the encoder, at
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import datasets
@@ -37,6 +38,17 @@ def scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """Return accuracy and macro F1 over the classes of the targets."""
     macro_f1 = f1_score(targets, predicted, labels=np.unique(targets), average="macro", zero_division=0)
     return {"accuracy": float(accuracy_score(targets, predicted)), "macro_f1": float(macro_f1)}
+
+
+def steps_within(seconds: float, train: Callable[[int], object]) -> int:
+    """Return the number of steps that fit into a time, by the duration of `MEASURED_STEPS` steps."""
+    start = time.perf_counter()
+    train(MEASURED_STEPS)
+    per_step = (time.perf_counter() - start) / MEASURED_STEPS
+    steps = int((1 - KEPT) * (seconds / per_step)) - MEASURED_STEPS
+    if steps < 1:
+        raise UserError(f"--minutes: a step takes {per_step:.1f} s: give more time")
+    return steps
 
 
 def trainer(setting: Setting, seconds: float, seed: int) -> dict[str, float]:
@@ -82,10 +94,7 @@ def trainer(setting: Setting, seconds: float, seed: int) -> dict[str, float]:
         return one
 
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        run(MEASURED_STEPS, False, folder)
-        per_step = (time.perf_counter() - start) / MEASURED_STEPS
-        best = run(int((1 - KEPT) * (seconds / per_step)) - MEASURED_STEPS, True, folder)
+        best = run(steps_within(seconds, lambda steps: run(steps, False, folder)), True, folder)
         result = best.predict(encoded["test"])  # type: ignore[arg-type]
     return scores(result.predictions.argmax(1), result.label_ids)  # type: ignore[union-attr, arg-type]
 
@@ -102,7 +111,7 @@ def setfit(setting: Setting, seconds: float, seed: int) -> dict[str, float]:
         for split in ("train", "test")
     }
 
-    def run(steps: int) -> SetFitModel:
+    def run(steps: int, rows: range) -> SetFitModel:
         head = {"class_weight": "balanced", "max_iter": 1000}
         model = SetFitModel.from_pretrained(setting.source.locate(), head_params=head)
         model.model_body.max_seq_length = 64
@@ -110,11 +119,9 @@ def setfit(setting: Setting, seconds: float, seed: int) -> dict[str, float]:
         Trainer(model=model, args=arguments, train_dataset=data["train"].select(rows)).train()
         return model
 
-    start, rows = time.perf_counter(), range(10 * MEASURED_STEPS)
-    run(MEASURED_STEPS)
-    per_step = (time.perf_counter() - start) / MEASURED_STEPS
-    rows = range(len(data["train"]))
-    model = run(int((1 - KEPT) * (seconds / per_step)) - MEASURED_STEPS)
+    # The head is trained on all rows afterwards: few of them are enough to measure the steps.
+    steps = steps_within(seconds, lambda steps: run(steps, range(10 * MEASURED_STEPS)))
+    model = run(steps, range(len(data["train"])))
     return scores(np.asarray(model.predict(data["test"]["text"])), np.asarray(data["test"]["label"]))
 
 

@@ -157,7 +157,7 @@ def test_of_eight_runs_that_fill_an_empty_cache_seven_survive_the_end_of_the_one
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """A function that sets the size of a file system of its own, in bytes, and returns its folder."""
+    """Function that sets the size of a temporary file system, in bytes, and returns its folder."""
     folder = tmp_path / "disk"
     folder.mkdir()
 

@@ -128,7 +128,7 @@ def build_ensemble(
     by = validation_factors(models, baseline if used else None, weight, scoring.multi_label)
     parts = [*members, linear] if linear is not None and used else members
     logits = {
-        "validation": combine_held_out(models, [member.fold for member in members], baseline if used else None, by),
+        "validation": combined(members, weight),
         "test": combine([part.logits["test"] for part in parts], by),
     }
     everyone = members if linear is None else [*members, linear]

@@ -99,10 +99,8 @@ def read_folds(config: dict[str, Any], folds: Iterable[int], packages: Sequence[
     """
     read: dict[int, TextDataModule] = {}
     for fold in sorted(set(folds)):
-        loader = {name: value for name, value in config["loader"].items() if name != "fold"}
-        settings = config | {"loader": loader | ({"fold": fold} if fold else {})}
         with _quiet() if read else nullcontext():
-            read[fold] = read_data(settings, packages)
+            read[fold] = read_data(config | {"loader": config["loader"] | {"fold": fold}}, packages)
     return read
 
 
@@ -159,18 +157,15 @@ def linear_member(
     data = next(iter(folds.values()))
     if len(folds) == 1:
         fitted = cached_model(model, data)
-        return _linear({name: split_logits(fitted, data.splits[name], len(data.labels)) for name in SPLITS}), fitted
+        logits = {name: split_logits(fitted, data.splits[name], len(data.labels)) for name in SPLITS}
+        return Member("linear model", logits), fitted
     held_out = [cached_logits(model, data).logits["validation"] for data in folds.values()]
     with _quiet():
         everything = read_data(config, packages)
     everything.join_validation()
     fitted = cached_model(model, everything)
     test = split_logits(fitted, data.splits["test"], len(data.labels))
-    return _linear({"validation": np.concatenate(held_out), "test": test}), fitted
-
-
-def _linear(logits: dict[str, np.ndarray]) -> Member:
-    return Member("linear model", logits)
+    return Member("linear model", {"validation": np.concatenate(held_out), "test": test}), fitted
 
 
 def read_member(run: Path, data: TextDataModule) -> Member:

@@ -81,7 +81,7 @@ class Batcher:
     While the model is busy, texts wait; then all that wait are predicted in one batch. An idle model starts at once.
 
     Args:
-        predict: Predicts a list of texts; runs in a thread of its own.
+        predict: Predicts a list of texts; called in a separate thread.
         limits: Limits of a request.
     """
 
