@@ -230,6 +230,6 @@ def test_the_server_and_its_page_work(address):
         assert page.locator("#classes tr").first.locator("td").first.inner_text() == CLASSES[0]
         page.fill("textarea", "  ")
         page.click("button")
-        page.wait_for_function("document.getElementById('label').textContent.startsWith('No prediction')")
+        page.get_by_text("No prediction").wait_for()
         assert page.locator("#classes tr").count() == 0
     assert not problems
