@@ -50,6 +50,7 @@ LOCAL_FILES = {
     "debtags": write_packages,
     "files": write_csv,
     "hub": save_dataset,
+    "newsgroups": write_tab,
     "reuters_r8": write_tab,
     "reuters_r52": write_tab,
 }
