@@ -102,6 +102,10 @@ USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
         ["callbacks.early_stopping.monitor=val/macrof1"],
         ["callbacks.early_stopping.monitor=val/macrof1", "Did you mean 'val/macro_f1'?"],
     ),
+    "averaged weights": (
+        ["+callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging"],
+        ["EMAWeightAveraging", "not averaged"],
+    ),
     "unknown callback": (["callbacks.best._target_=nowhere.Best"], ["nowhere.Best"]),
     "wrong type of learning rate": (["optim.encoder_lr=fast"], ["optim.encoder_lr", "fast"]),
     "wrong type of alpha": (["strategy.sampler.alpha=much"], ["strategy.sampler.alpha", "much"]),

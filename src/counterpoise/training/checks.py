@@ -2,7 +2,7 @@
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.callbacks import LearningRateMonitor, StochasticWeightAveraging, WeightAveraging
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from counterpoise.balance import FittedStrategy
@@ -32,6 +32,7 @@ def check_before_training(
         )
     check_monitors(trainer.callbacks, known)  # type: ignore[attr-defined]
     _check_second_stage(trainer, model, fitted)
+    _check_weight_averaging(trainer)
     if config.costs:
         if model.scoring.multi_label:
             raise UserError("costs: a cost matrix is for single-label data; for several labels use decision.*")
@@ -55,6 +56,20 @@ def _check_second_stage(trainer: pl.Trainer, model: Classifier, fitted: FittedSt
     second_stage.check(fitted.final.correction, model.loss, model.head)
     if not any(isinstance(each, BestCheckpoint) for each in trainer.checkpoint_callbacks):
         raise UserError("strategy.second_stage starts from the best checkpoint and needs callbacks.best")
+
+
+def _check_weight_averaging(trainer: pl.Trainer) -> None:
+    """Raise UserError for a callback whose averaged weights would not be tested.
+
+    Lightning 2.6 does not write the averages into checkpoints with `save_weights_only`, or writes them after the last
+    validation.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, (WeightAveraging, StochasticWeightAveraging)):
+            raise UserError(
+                f"callbacks: {type(callback).__name__} has no effect, because the best checkpoint, which is tested, "
+                "holds weights that are not averaged; remove the callback"
+            )
 
 
 def _check_devices(run: RunContext, trainer: pl.Trainer, config: DictConfig) -> None:
