@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "counterpoise"
 LAYERS = [
-    {"errors", "io", "saved_files", "csv_tables", "terminal", "config_errors", "names", "stop_signals"},
+    {"errors", "io", "saved_files", "csv_tables", "formulas", "terminal", "config_errors", "names", "stop_signals"},
     {"balance"},
     {"metrics"},
     {"data"},

@@ -5,16 +5,13 @@ of a row. Labels, ids and texts come from data that others wrote.
 """
 
 import csv
-import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from counterpoise.formulas import escape_formula, unescape_formula
 from counterpoise.io import atomic_path
-
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
-_ESCAPED = re.compile(r"'+[=+\-@\t\r]")
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -38,17 +35,9 @@ def read_csv(path: Path, text: str, columns: list[str] | None = None) -> pd.Data
         columns: Columns to read. Defaults to all.
     """
     table = pd.read_csv(path, usecols=columns, dtype={text: str}, na_filter=False)
-    table[text] = [cell[1:] if _ESCAPED.match(cell) else cell for cell in table[text]]
+    table[text] = [unescape_formula(cell) for cell in table[text]]
     return table
 
 
 def _escape(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) and not _is_number(cell) else cell
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return escape_formula(cell) if isinstance(cell, str) else cell

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import softmax
 
+from counterpoise.commands.kept_columns import KeptColumns, add_kept_arguments, kept_names
 from counterpoise.commands.predictor import load
 from counterpoise.commands.run_config import read_config
 from counterpoise.commands.standard_streams import INPUT_FORMATS, STANDARD, input_file, output_target
@@ -24,7 +25,7 @@ from counterpoise.data.readers import notices_of, read_columns, suffix_of
 from counterpoise.data.readers.format import FileFormat
 from counterpoise.data.readers.json_lines import SUFFIXES as JSON_SUFFIXES
 from counterpoise.data.table import row_ids
-from counterpoise.data.table_writers import TEXT_FORMATS, Stream
+from counterpoise.data.table_writers import DELIMITERS, TEXT_FORMATS, Stream, format_of
 from counterpoise.errors import UserError
 from counterpoise.metrics.adjustment import Adjustment, read_adjustment
 from counterpoise.metrics.costs import least_cost, read_costs
@@ -59,6 +60,13 @@ def main() -> None:
         default=Path("predictions.parquet"),
         help="file to write: .parquet, .csv, .tsv or .jsonl (the last three also with .gz), or - for standard output",
     )
+    add_kept_arguments(parser)
+    parser.add_argument(
+        "--escape-formulas",
+        action="store_true",
+        help="put an apostrophe in front of texts in CSV and TSV that a spreadsheet would run as a formula: those that "
+        "start with = + - @ tab or CR and are no numbers. Such ids, labels and kept texts differ from the input then",
+    )
     parser.add_argument("--input-format", choices=INPUT_FORMATS, help="format of standard input (default: csv)")
     parser.add_argument("--output-format", choices=TEXT_FORMATS, help="format of standard output (default: csv)")
     arguments = parser.parse_args()
@@ -80,8 +88,11 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
         arguments: Parsed command line.
         target: What the predictions are written to.
     """
+    written_as = target.form if isinstance(target, Stream) else format_of(target, "--output")
+    if arguments.escape_formulas and written_as not in DELIMITERS:
+        raise UserError(f"--escape-formulas has no effect on {written_as}: it is for CSV and TSV")
     form = FileFormat(**csv_format_of(arguments))
-    table = _read(arguments, form)
+    table, keep = _read(arguments, form)
     for notice in notices_of(table):
         log.warning(notice)
     headers = np.flatnonzero(repeated_headers(table, [arguments.text, *([arguments.id] if arguments.id else [])])) + 1
@@ -91,6 +102,7 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
     ids = _ids(table[arguments.id], f"{arguments.file}: column {arguments.id!r} (--id)") if arguments.id else None
     if only_numbers(table[arguments.text]):
         log.warning("%s: column %r (--text) holds only numbers: is it the text?", arguments.file, arguments.text)
+    kept = KeptColumns(table, keep, arguments, written_as)
     packages = allowed_packages(arguments.allow)
     model = load(arguments.run, arguments.device, arguments.precision, packages)
     if arguments.thresholds:
@@ -107,12 +119,13 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
     costs = read_costs(arguments.costs, model.labels) if arguments.costs else None
     adjustment = _adjustment(arguments.run, model.labels, arguments.calibrated, costs is not None)
 
+    common: dict[str, Any] = {"reasons": True, "kept": kept.schema, "escape_formulas": arguments.escape_formulas}
     writer = (
         predictions_writer(
-            target, model.labels, least_cost=costs is not None, most_probable=arguments.calibrated, reasons=True
+            target, model.labels, least_cost=costs is not None, most_probable=arguments.calibrated, **common
         )
         if model.decision is None
-        else multilabel_predictions_writer(target, model.labels, reasons=True)
+        else multilabel_predictions_writer(target, model.labels, **common)
     )
     written, differing, missing = 0, 0, Counter[str]()
     with writer as write:
@@ -121,12 +134,13 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
             names = [str(row + 1) for row in rows] if ids is None else ids[rows.start : rows.stop].to_pylist()
             # Decisions use the raw logits, which the strategy trained and the thresholds were tuned on.
             adjusted = logits if adjustment is None else adjustment(logits)
+            beside = kept.rows(rows.start, rows.stop)
             shown = adjusted if arguments.calibrated else logits
             if model.decision is not None:
-                write(names, None, shown, model.decide(logits), reasons)
+                write(names, None, shown, model.decide(logits), reasons, beside)
             else:
                 cheapest = None if costs is None else least_cost(softmax(adjusted.astype(np.float64), axis=1), costs)
-                write(names, None, logits, shown, cheapest, reasons)
+                write(names, None, logits, shown, cheapest, reasons, beside)
                 decided = logits.argmax(axis=1)
                 predicted = reasons.is_null().to_numpy(zero_copy_only=False)
                 differing += int((predicted & (most_probable_class(shown, decided) != decided)).sum())
@@ -146,21 +160,24 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
     print(f"{written:,} predictions in {'standard output' if arguments.output == STANDARD else arguments.output}")
 
 
-def _read(arguments: argparse.Namespace, form: FileFormat) -> pa.Table:
-    """Return the columns of the text and the ids. Columns that are not given are those of the run's data."""
+def _read(arguments: argparse.Namespace, form: FileFormat) -> tuple[pa.Table, list[str]]:
+    """Return the columns of the text and the ids and those to keep, and the names of the latter.
+
+    Columns that are not given are those of the run's data.
+    """
     trained = trained_reading(arguments.run)
     arguments.text = arguments.text or trained.get("text") or "text"
     inherited = None if arguments.id else trained.get("id")
     arguments.id = arguments.id or inherited
-    ids = [arguments.id] if arguments.id else []
+    ids, kept = [arguments.id] if arguments.id else [], kept_names(arguments, form)
     try:
-        return read_columns(arguments.file, arguments.text, ids, form)
+        return read_columns(arguments.file, arguments.text, [*ids, *kept], form), kept
     except UserError as error:
         if inherited is None or f"no column {inherited!r}" not in str(error):
             raise
         warn_of_missing_ids(arguments.file, inherited)
         arguments.id = None
-        return read_columns(arguments.file, arguments.text, [], form)
+        return read_columns(arguments.file, arguments.text, kept, form), kept
 
 
 def warn_of_missing_ids(file: Path, column: str) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from counterpoise.data.arrow_columns import is_list
 from counterpoise.errors import UserError
+from counterpoise.formulas import escape_formula
 from counterpoise.io import atomic_path
 
 TEXT_FORMATS = ("csv", "tsv", "jsonl")
@@ -59,18 +62,22 @@ def format_of(path: Path, option: str) -> str:
 
 
 @contextmanager
-def table_writer(target: str | Path | Stream, schema: pa.Schema) -> Iterator[WriteTable]:
+def table_writer(
+    target: str | Path | Stream, schema: pa.Schema, *, escape_formulas: bool = False
+) -> Iterator[WriteTable]:
     """Open a file or stream of tables. A file appears when the block ends without an error.
 
     Args:
         target: The file, whose suffix selects the format (see `format_of`), or the stream.
         schema: Schema of the tables.
+        escape_formulas: Whether texts of CSV and TSV that a spreadsheet would evaluate start with an apostrophe. See
+            `formulas.escape_formula`. Defaults to False.
 
     Yields:
         A function that appends a table.
     """
     if isinstance(target, Stream):
-        with _text_writer(target.file, target.form, schema) as write:
+        with _text_writer(target.file, target.form, schema, escape_formulas) as write:
             yield write
         return
     path = Path(target)
@@ -85,25 +92,26 @@ def table_writer(target: str | Path | Stream, schema: pa.Schema) -> Iterator[Wri
                 # Without a time in its header, so that equal tables give equal files.
                 with (
                     gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-                    _text_writer(packed, form, schema) as write,
+                    _text_writer(packed, form, schema, escape_formulas) as write,
                 ):
                     yield write
             else:
-                with _text_writer(raw, form, schema) as write:
+                with _text_writer(raw, form, schema, escape_formulas) as write:
                     yield write
 
 
 @contextmanager
-def _text_writer(stream: Any, form: str, schema: pa.Schema) -> Iterator[WriteTable]:
+def _text_writer(stream: Any, form: str, schema: pa.Schema, escape_formulas: bool) -> Iterator[WriteTable]:
     """Write tables to a binary stream, which stays open.
 
-    Numbers have the shortest decimal form that gives the same float32. Lists are JSON in a field of CSV and TSV. A
-    missing value is an empty field, or null in JSON lines.
+    Numbers have the shortest decimal form that gives the same number. Lists are JSON in a field of CSV and TSV. Dates,
+    times and decimals are text. A missing value is an empty field, or null in JSON lines.
 
     Args:
         stream: The stream.
         form: "csv", "tsv" or "jsonl".
         schema: Schema of the tables.
+        escape_formulas: See `table_writer`.
 
     Yields:
         A function that appends a table.
@@ -122,6 +130,8 @@ def _text_writer(stream: Any, form: str, schema: pa.Schema) -> Iterator[WriteTab
 
         def write_rows(rows: Iterable[Sequence]) -> None:
             for row in rows:
+                if escape_formulas:
+                    row = [escape_formula(field) if isinstance(field, str) else field for field in row]
                 returns = any(isinstance(field, str) and "\r" in field for field in row)
                 (quoting if returns else writer).writerow(row)
 
@@ -140,19 +150,25 @@ def _text_writer(stream: Any, form: str, schema: pa.Schema) -> Iterator[WriteTab
 def _fields(column: pa.ChunkedArray) -> list:
     """Return the values of a column as fields of a CSV."""
     values = _plain(column)
-    return [None if value is None else _json(value) for value in values] if pa.types.is_list(column.type) else values
+    return [None if value is None else _json(value) for value in values] if is_list(column.type) else values
 
 
 def _plain(column: pa.ChunkedArray) -> list:
-    """Return the values of a column; NaN becomes None."""
-    array = column.combine_chunks()
-    if pa.types.is_list(array.type) and pa.types.is_floating(array.type.value_type):
-        return pa.ListArray.from_arrays(array.offsets, _decimal(array.values), mask=array.is_null()).to_pylist()
-    return (_decimal(array) if pa.types.is_floating(array.type) else array).to_pylist()
+    """Return the values of a column as text, numbers, bools and lists of these; NaN becomes None."""
+    kind = column.type
+    if is_list(kind):
+        values = iter(_plain(pc.list_flatten(column)))
+        sizes = pc.list_value_length(column).to_pylist()
+        return [None if size is None else list(islice(values, size)) for size in sizes]
+    if pa.types.is_floating(kind):
+        return _decimal(column).to_pylist()
+    if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
+        return column.cast(pa.string()).to_pylist()
+    return column.to_pylist()
 
 
-def _decimal(values: pa.Array) -> pa.Array:
-    """Return float64 values whose shortest decimal form is that of the given float32 values."""
+def _decimal(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return float64 values whose shortest decimal form is that of the given values."""
     shown = pc.if_else(pc.is_nan(values), None, values)
     return shown.cast(pa.string()).cast(pa.float64())
 

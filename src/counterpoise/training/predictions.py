@@ -11,6 +11,7 @@ from scipy import sparse
 from scipy.special import expit
 
 from counterpoise.data.table_writers import Stream, table_writer
+from counterpoise.errors import UserError
 
 MAX_ROWS = 16_384
 """Maximum number of rows per row group."""
@@ -69,6 +70,8 @@ def predictions_writer(
     least_cost: bool = False,
     most_probable: bool = False,
     reasons: bool = False,
+    kept: pa.Schema | None = None,
+    escape_formulas: bool = False,
 ) -> Iterator[Callable[..., None]]:
     """Open a file for single-label predictions that are written in blocks.
 
@@ -83,10 +86,13 @@ def predictions_writer(
         most_probable: Whether the file has the column `most_probable`, the class with the largest calibrated
             probability. Calibration may change which one that is; the prediction is of the uncalibrated logits.
         reasons: Whether the file has the column `not_predicted`.
+        kept: Schema of further columns, which come last. Defaults to None: there are none.
+        escape_formulas: See `table_writer`.
 
     Yields:
-        write(ids, truth, logits, calibrated=None, least_cost=None, reasons=None) with the arguments of
+        write(ids, truth, logits, calibrated=None, least_cost=None, reasons=None, kept=None) with the arguments of
         `write_predictions`. `reasons` is string [N]: rows with a reason have no prediction and no probabilities.
+        `kept` is the table of the further columns, N rows.
     """
     full, names = len(labels) <= full_up_to, pa.array(labels, pa.string())
     decisions = ["most_probable"] * most_probable + ["least_cost"] * least_cost
@@ -99,6 +105,7 @@ def predictions_writer(
         calibrated: np.ndarray | None = None,
         cheapest: np.ndarray | None = None,
         why: pa.Array | None = None,
+        beside: pa.Table | None = None,
     ) -> None:
         logits, rows = np.asarray(logits), len(ids)
         truth = np.full(rows, -1) if truth is None else np.asarray(truth)
@@ -128,9 +135,10 @@ def predictions_writer(
                 columns += [_float32(column) for column in probabilities.T]
             else:
                 columns += _ranked(probabilities, _top(probabilities, top_k), names)
-            write_table(_without_predictions(pa.table(columns, schema=schema), why, part))
+            write_table(_completed(pa.table(columns, schema=schema), why, beside, part))
 
-    with table_writer(path, schema.append(REASON) if reasons else schema) as write_table:
+    whole = _whole_schema(schema, reasons, kept)
+    with table_writer(path, whole, escape_formulas=escape_formulas) as write_table:
         yield write
 
 
@@ -177,7 +185,13 @@ def write_multilabel_predictions(
 
 @contextmanager
 def multilabel_predictions_writer(
-    path: str | Path | Stream, labels: Sequence[str], top_k: int = 5, *, reasons: bool = False
+    path: str | Path | Stream,
+    labels: Sequence[str],
+    top_k: int = 5,
+    *,
+    reasons: bool = False,
+    kept: pa.Schema | None = None,
+    escape_formulas: bool = False,
 ) -> Iterator[Callable[..., None]]:
     """Open a file for multi-label predictions that are written in blocks.
 
@@ -188,9 +202,12 @@ def multilabel_predictions_writer(
         labels: Names of the C labels.
         top_k: See `write_multilabel_predictions`.
         reasons: See `predictions_writer`.
+        kept: See `predictions_writer`.
+        escape_formulas: See `table_writer`.
 
     Yields:
-        write(ids, targets, logits, decided, reasons=None) with the arguments of `write_multilabel_predictions`.
+        write(ids, targets, logits, decided, reasons=None, kept=None) with the arguments of
+        `write_multilabel_predictions`.
     """
     names = pa.array(labels, pa.string())
     columns = ("labels", "predictions", "probabilities", "top_labels", "top_probabilities")
@@ -203,6 +220,7 @@ def multilabel_predictions_writer(
         logits: np.ndarray,
         decided: np.ndarray,
         why: pa.Array | None = None,
+        beside: pa.Table | None = None,
     ) -> None:
         logits, decided = np.asarray(logits), np.asarray(decided, bool)
         shape = (len(ids), len(labels))
@@ -222,23 +240,43 @@ def multilabel_predictions_writer(
                 _ranked(logits[part], cells, names, expit) for cells in (decided[part], _top(logits[part], top_k))
             ]
             table = pa.table([pa.array(texts, pa.string()), true, *ranked[0], *ranked[1]], schema=schema)
-            write_table(_without_predictions(table, why, part))
+            write_table(_completed(table, why, beside, part))
 
-    with table_writer(path, schema.append(REASON) if reasons else schema) as write_table:
+    whole = _whole_schema(schema, reasons, kept)
+    with table_writer(path, whole, escape_formulas=escape_formulas) as write_table:
         yield write
 
 
-def _without_predictions(table: pa.Table, reasons: pa.Array | None, part: slice) -> pa.Table:
-    """Return the table with the column of reasons, and null instead of predictions where there is a reason."""
-    if reasons is None:
-        return table
-    reasons = reasons[part.start : part.stop]
-    for place, field in enumerate(table.schema):
-        if field.name not in ("id", "label", "labels"):
-            values = table.column(place).combine_chunks()
-            kept = pc.if_else(pc.is_valid(reasons), pa.scalar(None, field.type), values)
-            table = table.set_column(place, field, kept)
-    return table.append_column(REASON, reasons)
+def _whole_schema(schema: pa.Schema, reasons: bool, kept: pa.Schema | None) -> pa.Schema:
+    """Return the schema of a file: that of the predictions, the column of reasons, and the further columns.
+
+    Raises:
+        UserError: Two columns have the same name.
+    """
+    whole = pa.schema([*schema, *([REASON] if reasons else []), *(kept or [])])
+    for name in kept.names if kept else []:
+        if whole.names.count(name) > 1:
+            raise UserError(
+                f"two columns of the output would have the name {name!r}: put a prefix in front of the names of the "
+                "kept columns, such as --keep-prefix input_"
+            )
+    return whole
+
+
+def _completed(table: pa.Table, reasons: pa.Array | None, kept: pa.Table | None, part: slice) -> pa.Table:
+    """Return the table with null instead of predictions where there is a reason, the reasons, and the kept columns."""
+    if reasons is not None:
+        reasons = reasons[part.start : part.stop]
+        for place, field in enumerate(table.schema):
+            if field.name not in ("id", "label", "labels"):
+                values = table.column(place).combine_chunks()
+                valid = pc.if_else(pc.is_valid(reasons), pa.scalar(None, field.type), values)
+                table = table.set_column(place, field, valid)
+        table = table.append_column(REASON, reasons)
+    if kept is not None:
+        for field, values in zip(kept.schema, kept.slice(part.start, len(table)).columns, strict=True):
+            table = table.append_column(field, values)
+    return table
 
 
 def _row_groups(rows: int, labels: int) -> list[slice]:

@@ -12,12 +12,12 @@ from counterpoise.data.arrow_cache import TableSink, cached_table, content_diges
 from counterpoise.data.arrow_columns import find_text_faults, is_text
 from counterpoise.data.checksums import file_state
 from counterpoise.data.readers.csv import read_csv
-from counterpoise.data.readers.csv_structure import DELIMITERS
+from counterpoise.data.readers.csv_structure import DELIMITERS, CsvStructure
 from counterpoise.data.readers.encoding import TextFile
 from counterpoise.data.readers.files import NoticeSink, require_file, reraise_as_user_error
 from counterpoise.data.readers.format import FileFormat
-from counterpoise.data.readers.json_lines import SUFFIXES, read_json
-from counterpoise.data.readers.parquet import read_parquet
+from counterpoise.data.readers.json_lines import SUFFIXES, json_names, read_json
+from counterpoise.data.readers.parquet import parquet_names, read_parquet
 from counterpoise.errors import UserError
 
 MAX_IN_MEMORY = 32 * 2**20
@@ -49,12 +49,7 @@ def read_columns(path: Path, text: str, others: Sequence[str], form: FileFormat 
         UserError: The file is missing, is not valid for its suffix, or lacks a column.
     """
     form = form or FileFormat()
-    form.check()
-    require_file(path)
-    gz, suffix = path.suffix.lower() == ".gz", suffix_of(path)
-    if suffix not in (*DELIMITERS, *SUFFIXES) and (suffix != ".parquet" or gz):
-        known = ", ".join([*DELIMITERS, *SUFFIXES])
-        raise UserError(f"{path.name} has the suffix {suffix!r}; known are {known} (each also with .gz) and .parquet")
+    suffix, gz = _checked_suffix(path, form), path.suffix.lower() == ".gz"
     columns = list(dict.fromkeys([text, *others]))
 
     def read(keep: NoticeSink) -> pa.Table:
@@ -82,6 +77,25 @@ def read_columns(path: Path, text: str, others: Sequence[str], form: FileFormat 
     return cached_table(_digest([*how, columns]), read_unchanged, digest=_digest(how))
 
 
+def column_names(path: Path, form: FileFormat | None = None) -> list[str]:
+    """Return the names of all columns of a file; of JSON the keys of all objects, in the order of their first use.
+
+    Args:
+        path: The file.
+        form: How the file is read. Defaults to `FileFormat()`.
+
+    Raises:
+        UserError: The file is missing or is not valid for its suffix.
+    """
+    form = form or FileFormat()
+    suffix = _checked_suffix(path, form)
+    if suffix == ".parquet":
+        return parquet_names(path)
+    with reraise_as_user_error(path):
+        file = TextFile.of(path, form.encoding)
+        return CsvStructure.of(file, form, suffix).names if suffix in DELIMITERS else json_names(file)
+
+
 def notices_of(table: pa.Table) -> list[str]:
     """Return what the user should know of the file of a table, one line each, such as its encoding."""
     return json.loads((table.schema.metadata or {}).get(NOTICES, "[]"))
@@ -90,6 +104,17 @@ def notices_of(table: pa.Table) -> list[str]:
 def suffix_of(path: Path) -> str:
     """Return the suffix that selects the format of a file, in lower case and without .gz."""
     return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+
+
+def _checked_suffix(path: Path, form: FileFormat) -> str:
+    """Return the suffix that selects the format of a file; raise UserError for a missing or an unknown file."""
+    form.check()
+    require_file(path)
+    suffix = suffix_of(path)
+    if suffix not in (*DELIMITERS, *SUFFIXES) and (suffix != ".parquet" or path.suffix.lower() == ".gz"):
+        known = ", ".join([*DELIMITERS, *SUFFIXES])
+        raise UserError(f"{path.name} has the suffix {suffix!r}; known are {known} (each also with .gz) and .parquet")
+    return suffix
 
 
 def _digest(values: list) -> str:

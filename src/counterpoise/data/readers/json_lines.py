@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -88,6 +89,21 @@ def read_json(file: TextFile, text: str, columns: list[str], keep: TableSink) ->
         raise UserError(f"{file.name} has no rows") from fault
     message = _find_bad_json_row(file.name, opened(), text, columns)
     raise UserError(message or f"cannot read {file.name}: {fault}") from fault
+
+
+def json_names(file: TextFile) -> list[str]:
+    """Return the keys of all objects of a file, in the order of their first use. Lines that are no objects have none.
+
+    Arrow infers the columns of the first block only.
+    """
+    names: dict[str, None] = {}
+    stream = file.open() if _first_character(file) != b"[" else pa.input_stream(_array_as_lines(file))
+    with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="\n") as lines:
+        for line in lines:
+            with suppress(ValueError, RecursionError):  # `read_json` reports the row.
+                found = json.loads(line)
+                names.update(dict.fromkeys(found) if isinstance(found, dict) else {})
+    return list(names)
 
 
 class _EncodeSurrogates:

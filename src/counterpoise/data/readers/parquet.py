@@ -9,6 +9,12 @@ from counterpoise.data.arrow_cache import TableSink
 from counterpoise.data.readers.files import require_columns, reraise_as_user_error
 
 
+def parquet_names(path: Path) -> list[str]:
+    """Return the names of the columns of a Parquet file."""
+    with reraise_as_user_error(path, (OSError, pa.ArrowException)):
+        return pa.parquet.read_schema(path).names
+
+
 def read_parquet(path: Path, columns: list[str], keep: TableSink) -> pa.Table:
     """Read columns of a Parquet file with their stored types.
 
