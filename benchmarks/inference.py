@@ -20,6 +20,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def write_untrained_run(folder: Path, classes: int = 52) -> None:
     torch.save({"labels": labels, "state_dict": model.state_dict()}, folder / "checkpoints" / "best.ckpt")
 
 
-def pipeline(run: Path) -> Callable[[Sequence[str], int], None]:
+def pipeline(run: Path) -> Callable[[Sequence[str], int], Any]:
     """Return a function that classifies texts at a batch size, with a pipeline that has the encoder of the run."""
     model, config = load_run(run)
     backbone = model.encoder.backbone
@@ -74,8 +75,8 @@ def pipeline(run: Path) -> Callable[[Sequence[str], int], None]:
     pipe = transformers.pipeline("text-classification", model=peer, tokenizer=tokenizer, device="cpu")
     truncation = {"truncation": True, "max_length": config["encoder"]["max_length"]}
 
-    def classify(texts: Sequence[str], batch_size: int) -> None:
-        pipe(texts[0] if len(texts) == 1 else list(texts), batch_size=batch_size, **truncation)
+    def classify(texts: Sequence[str], batch_size: int) -> Any:
+        return pipe(texts[0] if len(texts) == 1 else list(texts), batch_size=batch_size, **truncation)
 
     return classify
 
