@@ -33,6 +33,18 @@ def test_multi_label_predictions_are_sorted_by_probability():
     np.testing.assert_allclose(found.probabilities[0], 1 / (1 + np.exp([-1, -2, 0])))
 
 
+def test_a_table_holds_labels_with_their_probabilities(predictor):
+    found = TextClassifier(predictor).predict(["a", "", "b c b"])
+    table = found.table().to_pydict()
+    assert table["prediction"] == ["A", None, "B"]
+    assert table["probability"] == [found.probabilities[0, 0], None, found.probabilities[2, 1]]
+    assert table["not_predicted"] == [None, "blank text", None]
+    found = TextClassifier(counting_model(thresholds=[0.6, 0.6, 0.9])).predict(["a b b", "c", ""])
+    table = found.table().to_pydict()
+    assert table["predictions"] == [["B", "A"], [], None]
+    assert table["probabilities"] == [[found.probabilities[0, 1], found.probabilities[0, 0]], [], None]
+
+
 def test_texts_without_a_prediction_say_why(predictor):
     found = TextClassifier(predictor).predict(["", "unheard of", "b"])
     assert found.labels == [None, None, "B"]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -27,15 +27,39 @@ class Predictions:
             None without a prediction.
         probabilities: Float64 [N, C], in the order of `classes`; NaN without a prediction.
         not_predicted: Why a text has no prediction, such as "blank text"; None if it has one.
+        multi_label: Whether a text may have any number of labels.
     """
 
     classes: list[str]
     labels: list[Label]
     probabilities: np.ndarray
     not_predicted: list[str | None]
+    multi_label: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def table(self) -> pa.Table:
+        """Return the predicted labels and their probabilities as an Arrow table of N rows.
+
+        Columns: `prediction`, `probability` and `not_predicted`; several labels per text: the lists `predictions` and
+        `probabilities`, and `not_predicted`. A text without a prediction has nulls.
+        """
+        text, number, place = pa.string(), pa.float64(), {name: c for c, name in enumerate(self.classes)}
+
+        def probability(row: np.ndarray, label: Label) -> Any:
+            if label is None:
+                return None
+            return [row[place[each]] for each in label] if isinstance(label, list) else row[place[label]]
+
+        found = [probability(row, label) for row, label in zip(self.probabilities, self.labels, strict=True)]
+        reasons = pa.array(self.not_predicted, text)
+        if self.multi_label:
+            names, columns = ["predictions", "probabilities"], (pa.list_(text), pa.list_(number))
+        else:
+            names, columns = ["prediction", "probability"], (text, number)
+        values = [pa.array(each, kind) for each, kind in zip((self.labels, found), columns, strict=True)]
+        return pa.table([*values, reasons], names=[*names, "not_predicted"])
 
 
 class TextClassifier:
@@ -97,7 +121,7 @@ class TextClassifier:
         why = reasons.to_pylist()
         decided = self._decide(logits)
         labels = [None if reason else own for own, reason in zip(decided, why, strict=True)]
-        return Predictions(self.classes, labels, probabilities, why)
+        return Predictions(self.classes, labels, probabilities, why, self.multi_label)
 
     def _decide(self, logits: np.ndarray) -> list[Label]:
         names = self._predictor.labels
