@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help train test soak sweep probe fork bench lint format typecheck clean
+.PHONY: help train test soak sweep probe fork bench docs lint format typecheck clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ bench: $(STAMP) ## measure speed and memory on this CPU against peers (about 15 
 	$(BIN)/python benchmarks/samplers.py --json outputs/bench/samplers.json
 	$(BIN)/python benchmarks/data_scale.py --rows 100000 200000 --json outputs/bench/data_scale.json
 	$(BIN)/python benchmarks/scaling.py --json outputs/bench --picture outputs/bench
+
+docs: $(STAMP) ## build the documentation into build/docs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]" -c constraints.txt
+	$(BIN)/python -m sphinx -W -n --keep-going docs build/docs
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 n_c is the number of training examples of class c. The sampler draws class c with probability q_c ~ n_c^(1 - alpha), the
 loss weights it by w_c ~ n_c^(-beta), and its effective prior is e_c = q_c w_c ~ n_c^(1 - alpha - beta). In multi-label
-data each label is a binary problem. The package does not depend on Lightning or Hydra.
+data each label is a binary problem. The package does not depend on Lightning or Hydra. For example::
 
     index = ClassIndex.from_targets(targets, len(labels))
     fitted = Strategy(PowerSampler(0.5), InverseFrequency(0.5)).fit(labels, index)

@@ -1,7 +1,7 @@
 """The registry of metrics: the only place that lists what is measured and where it is shown.
 
 Add a metric with one function. In a clone, decorate it in `metrics/single_label.py`, `metrics/multi_label.py` or
-`metrics/averages.py`; in a fork, decorate it in any module and list its dotted path in the config key `metrics`:
+`metrics/averages.py`; in a fork, decorate it in any module and list its dotted path in the config key `metrics`::
 
     from counterpoise.metrics.registry import EvaluatedSplit, metric
 
@@ -15,7 +15,7 @@ Add a metric with one function. In a clone, decorate it in `metrics/single_label
 The metric is then logged as `val/error_rate` and `test/error_rate`, can be monitored (`monitor=val/error_rate`), and
 appears in metrics.json, the results table, the leaderboard, the report and the comparison of runs.
 
-A place that shows metrics asks for its view, in the order of display:
+A place that shows metrics asks for its view, in the order of display::
 
     for metric in select("single_label", "results"):
         print(metric.title, scores.get(metric.name))
