@@ -40,7 +40,7 @@ def main(run: RunContext) -> float | None:
     data = TextDataModule(
         instantiate(config.data),
         load_tokenizer(source.locate(), source.revision),
-        max_length=source.max_length,
+        source.tokenisation,
         packed=source.packed,
         seed=config.seed,
         **config.loader,

@@ -42,6 +42,7 @@ from counterpoise.data.cache import cache_root
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.token_store import load_tokenizer, tokenise
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.model.encoder import EncoderSource
 from counterpoise.model.module import Classifier
 from counterpoise.model.optim import Optim
@@ -127,7 +128,7 @@ def relative_tokenisation_speed(file: str, folder: str) -> float:
 
     def ours() -> float:
         shutil.rmtree(cache_root() / "tokens", ignore_errors=True)
-        return timed(lambda: tokenise(texts, tokenizer, MAX_LENGTH, "texts"))
+        return timed(lambda: tokenise(texts, tokenizer, Tokenisation(MAX_LENGTH), "texts"))
 
     ours()  # warm-up: sets the truncation length and starts the threads of the tokenizer
     seconds = interleaved(
@@ -139,7 +140,7 @@ def relative_tokenisation_speed(file: str, folder: str) -> float:
 
 def module(file: str, folder: str) -> TextDataModule:
     """Return the data module of a file, before `setup`."""
-    return TextDataModule(FileSource(file), load_tokenizer(f"{folder}/encoder"), max_length=MAX_LENGTH)
+    return TextDataModule(FileSource(file), load_tokenizer(f"{folder}/encoder"), Tokenisation(MAX_LENGTH))
 
 
 def set_up(data: TextDataModule) -> None:

@@ -45,6 +45,7 @@ from counterpoise.analysis.plot_style import COLOURS, FAINT, MUTED, PAPER
 from counterpoise.balance import ClassIndex, InverseFrequency, PowerSampler, Strategy
 from counterpoise.data.batching import BucketBatchSampler
 from counterpoise.data.token_store import load_tokenizer, tokenise
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.metrics import calibration
 from counterpoise.metrics.buckets import DEFAULT_BOUNDS
 from counterpoise.metrics.scoring import MultiLabelScoring, SingleLabelScoring
@@ -129,9 +130,9 @@ def token_store(rows: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["COUNTERPOISE_CACHE"] = folder  # affects only this process
         start = time.perf_counter()
-        tokenise(texts, tokenizer, 64, f"{rows:,} texts")
+        tokenise(texts, tokenizer, Tokenisation(64), f"{rows:,} texts")
         first = time.perf_counter() - start
-        return {"tokenise": first, "open again": median(lambda: tokenise(texts, tokenizer, 64, "texts"))}
+        return {"tokenise": first, "open again": median(lambda: tokenise(texts, tokenizer, Tokenisation(64), "texts"))}
 
 
 def measure_labels() -> list[Row]:

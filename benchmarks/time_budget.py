@@ -58,7 +58,7 @@ def trainer(setting: Setting, seconds: float, seed: int) -> dict[str, float]:
     encoded = {}
     for split in ("train", "validation", "test"):
         texts, labels = setting.texts(split)
-        tokens = data.tokenizer(texts, truncation=True, max_length=data.max_length)
+        tokens = data.tokenizer(texts, truncation=True, max_length=data.tokenisation.max_length)
         encoded[split] = datasets.Dataset.from_dict({**tokens, "labels": labels})
 
     def run(steps: int, evaluate: bool, folder: str) -> WeightedTrainer:

@@ -143,7 +143,7 @@ def usual(setting: Setting, lr: float, epochs: int) -> list[dict[str, float]]:
     encoded = {}
     for split in ("train", "validation"):
         texts, labels = setting.texts(split)
-        tokens = data.tokenizer(texts, truncation=True, max_length=data.max_length)
+        tokens = data.tokenizer(texts, truncation=True, max_length=data.tokenisation.max_length)
         encoded[split] = datasets.Dataset.from_dict({**tokens, "labels": labels})
 
     def macro_f1(prediction: Any) -> dict[str, float]:

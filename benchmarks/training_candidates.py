@@ -130,7 +130,7 @@ def prepare(data: str, max_length: int, precision: str, *overrides: str) -> Sett
     source = instantiate(config.encoder)
     tokenizer = load_tokenizer(source.locate())
     module = SampledDataModule(
-        instantiate(config.data), tokenizer, max_length=max_length, seed=config.seed, **config.loader
+        instantiate(config.data), tokenizer, source.tokenisation, seed=config.seed, **config.loader
     )
     module.prepare_data()
     module.setup()
@@ -271,7 +271,7 @@ class Padded(Dataset):
 
 def forum(setting: Setting, choose: ChooseBatches) -> Training:
     """Train in the loop of many tutorials."""
-    data, max_length = setting.data, setting.data.max_length
+    data, max_length = setting.data, setting.data.tokenisation.max_length
     dataset = Padded(*setting.texts("train"), data.tokenizer, max_length)
     model = Peer(setting)
     order = torch.randperm(len(dataset)).numpy()  # the order of `shuffle=True`
@@ -329,7 +329,9 @@ def trainer(setting: Setting, choose: ChooseBatches, grouped: bool = False) -> T
     """Train with Hugging Face's Trainer; `grouped` selects its fastest configuration."""
     data, ends = setting.data, TrainerStepTimes()
     texts, labels = setting.texts("train")
-    encodings = data.tokenizer(texts, truncation=True, max_length=data.max_length, return_token_type_ids=False)
+    encodings = data.tokenizer(
+        texts, truncation=True, max_length=data.tokenisation.max_length, return_token_type_ids=False
+    )
     lengths = data.splits["train"].dataset.lengths
     model = Peer(setting)
     with tempfile.TemporaryDirectory() as folder:
@@ -379,7 +381,12 @@ def evaluate_peer_test(model: Peer, setting: Setting) -> tuple[Tensor, Tensor]:
     """Return logits [N, C] and classes [N] of the test split."""
     model.eval()
     texts, labels = setting.texts("test")
-    settings = {"padding": True, "truncation": True, "max_length": setting.data.max_length, "return_tensors": "pt"}
+    settings = {
+        "padding": True,
+        "truncation": True,
+        "max_length": setting.data.tokenisation.max_length,
+        "return_tensors": "pt",
+    }
     parts = [texts[start : start + 64] for start in range(0, len(texts), 64)]
     encoded = [setting.data.tokenizer(part, return_token_type_ids=False, **settings) for part in parts]
     return torch.cat([model(**part)["logits"] for part in encoded]), torch.tensor(labels)

@@ -212,6 +212,6 @@ def user_error_line(error: BaseException, folder: Path | None = None) -> str | N
     if isinstance(error, RuntimeError) and out_of_memory(error):
         return (
             "out of memory: lower micro_batch_size (texts per forward and backward pass), loader.eval_batch_size "
-            "(texts per evaluation batch) or encoder.max_length"
+            "(texts per evaluation batch), encoder.max_length or encoder.max_chunks"
         )
     return None

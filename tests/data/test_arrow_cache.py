@@ -15,6 +15,7 @@ from counterpoise.data import arrow_cache, readers
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.token_store import load_tokenizer, tokenise
+from counterpoise.data.tokenisation import Tokenisation
 
 ROWS = 3000
 TEXTS = [f"text {row} " + "two words, " * (row % 7) for row in range(ROWS)]
@@ -207,7 +208,7 @@ def test_the_data_module_of_a_large_file_equals_that_of_a_small_one(tmp_path, ca
     tokenizer = load_tokenizer(str(tiny_encoder))
 
     def made(**options) -> TextDataModule:
-        data = TextDataModule(FileSource(file, **options), tokenizer, max_length=16)
+        data = TextDataModule(FileSource(file, **options), tokenizer, Tokenisation(16))
         data.prepare_data()
         data.setup()
         return data
@@ -231,7 +232,7 @@ def test_the_data_module_of_a_large_file_equals_that_of_a_small_one(tmp_path, ca
 def test_texts_of_one_digest_are_tokenised_once_per_tokenizer_and_length(tiny_encoder):
     tokenizer = load_tokenizer(str(tiny_encoder))
     texts = pa.chunked_array([pa.array(["word1", "word2"], pa.large_string())])
-    first = tokenise(texts, tokenizer, 8, "texts", "a")
-    assert tokenise(texts, tokenizer, 8, "texts", "a").folder == first.folder
-    assert tokenise(texts, tokenizer, 8, "texts", "b").folder != first.folder
-    assert tokenise(texts, tokenizer, 9, "texts", "a").folder != first.folder
+    first = tokenise(texts, tokenizer, Tokenisation(8), "texts", "a")
+    assert tokenise(texts, tokenizer, Tokenisation(8), "texts", "a").folder == first.folder
+    assert tokenise(texts, tokenizer, Tokenisation(8), "texts", "b").folder != first.folder
+    assert tokenise(texts, tokenizer, Tokenisation(9), "texts", "a").folder != first.folder

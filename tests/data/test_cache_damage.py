@@ -17,6 +17,7 @@ from counterpoise.data import arrow_cache, checksums, readers, token_store
 from counterpoise.data.cache import cached
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.token_store import load_tokenizer
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.model.embeddings import cached_embeddings
 from counterpoise.model.encoder import EncoderSource
 
@@ -154,7 +155,7 @@ def kinds(tiny_encoder, tmp_path, monkeypatch) -> dict[str, Callable[[], list]]:
     encoder = EncoderSource(str(tiny_encoder), 64).load()
 
     def store() -> token_store.TokenStore:
-        return token_store.tokenise(texts, load_tokenizer(str(tiny_encoder)), 8, "texts")
+        return token_store.tokenise(texts, load_tokenizer(str(tiny_encoder)), Tokenisation(8), "texts")
 
     def tokens() -> list:
         found = store()

@@ -11,6 +11,7 @@ from counterpoise.balance import PowerSampler
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.token_store import load_tokenizer
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.errors import UserError
 
 
@@ -26,7 +27,7 @@ def make(tokenizer, tmp_path):
     def made(on_bad_row: str = "drop", options=None, **counts: dict[str, int]) -> TextDataModule:
         files = {name: str(write_texts(tmp_path / f"{name}.csv", of)) for name, of in counts.items()}
         source = FileSource(**files, on_bad_row=on_bad_row)
-        data = TextDataModule(source, tokenizer, max_length=16, **(options or {}))
+        data = TextDataModule(source, tokenizer, Tokenisation(16), **(options or {}))
         data.prepare_data()
         data.setup()
         return data
@@ -252,7 +253,7 @@ def test_setting_up_twice_changes_nothing(make):
 
 def test_setup_without_prepare_data_gives_the_same_splits(make, tokenizer):
     prepared = make(train=COUNTS)
-    alone = TextDataModule(prepared.source, tokenizer, max_length=16)
+    alone = TextDataModule(prepared.source, tokenizer, Tokenisation(16))
     alone.setup()
     for name, examples in prepared.splits.items():
         np.testing.assert_array_equal(alone.splits[name].rows, examples.rows)
@@ -347,7 +348,7 @@ def make_tagged(tokenizer, tagged):
 
     def made(source=None, options=None) -> TextDataModule:
         files = {"train": str(tagged["train"]), "label": "labels"} | (source or {})
-        data = TextDataModule(FileSource(**files), tokenizer, max_length=16, **(options or {}))
+        data = TextDataModule(FileSource(**files), tokenizer, Tokenisation(16), **(options or {}))
         data.prepare_data()
         data.setup()
         return data
@@ -381,7 +382,7 @@ def test_rows_of_a_group_stay_together(make_tagged, tagged):
 def test_single_label_rows_of_a_group_stay_together(tokenizer, tmp_path):
     lines = [f"alpha{i % 8},{'alpha' if i // 2 % 5 else 'beta'},g{i // 2}" for i in range(200)]
     (tmp_path / "grouped.csv").write_text("\n".join(["text,label,source", *lines]))
-    data = TextDataModule(FileSource(str(tmp_path / "grouped.csv"), group="source"), tokenizer, max_length=16)
+    data = TextDataModule(FileSource(str(tmp_path / "grouped.csv"), group="source"), tokenizer, Tokenisation(16))
     data.setup()
     parts = [{(row - 1) // 2 for row in part.rows} for part in data.splits.values()]
     assert sum(map(len, parts)) == len(set().union(*parts)) == 100
@@ -407,7 +408,7 @@ def test_a_test_without_any_known_label_is_refused(make_tagged, tmp_path):
 def test_instance_weights_apply_to_training_only_with_mean_1(tokenizer, tmp_path):
     lines = [f"alpha{i % 8},{'alpha' if i % 3 else 'beta'},{1 + i % 4}" for i in range(60)]
     (tmp_path / "weighted.csv").write_text("\n".join(["text,label,cost", *lines]))
-    data = TextDataModule(FileSource(str(tmp_path / "weighted.csv"), weight="cost"), tokenizer, max_length=16)
+    data = TextDataModule(FileSource(str(tmp_path / "weighted.csv"), weight="cost"), tokenizer, Tokenisation(16))
     data.setup()
     train = data.splits["train"]
     assert train.dataset.weights.mean() == pytest.approx(1)
@@ -439,7 +440,7 @@ def test_on_bad_row_of_any_source_decides_about_classes_that_training_lacks(toke
         def load(self):
             return files.load()
 
-    data = TextDataModule(OwnSource(), tokenizer, max_length=16)
+    data = TextDataModule(OwnSource(), tokenizer, Tokenisation(16))
     if choice == "error":
         with pytest.raises(UserError, match="'omega'"):
             data.setup()

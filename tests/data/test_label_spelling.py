@@ -11,6 +11,7 @@ from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.label_spelling import replace_labels, spelling_key
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.token_store import load_tokenizer
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.errors import UserError
 
 PAIRS = {
@@ -52,7 +53,9 @@ def make(tmp_path, tiny_encoder):
                 path, index=False
             )
             files[name] = str(path)
-        data = TextDataModule(FileSource(**files, **(options or {})), load_tokenizer(str(tiny_encoder)), max_length=16)
+        data = TextDataModule(
+            FileSource(**files, **(options or {})), load_tokenizer(str(tiny_encoder)), Tokenisation(16)
+        )
         data.prepare_data()
         data.setup()
         return data
@@ -162,7 +165,7 @@ def test_label_columns_without_a_positive_are_kept_and_named(tmp_path, tiny_enco
     )
     frame.to_csv(tmp_path / "a.csv", index=False)
     source = FileSource(str(tmp_path / "a.csv"), label=["c", "b", "a"])
-    data = TextDataModule(source, load_tokenizer(str(tiny_encoder)), max_length=16)
+    data = TextDataModule(source, load_tokenizer(str(tiny_encoder)), Tokenisation(16))
     data.setup()
     assert data.labels == ["a", "b", "c"]
     assert "'c'" in one_warning(data, "without a training text")
@@ -182,7 +185,7 @@ def test_a_label_that_a_sample_of_training_rows_lacks_is_named(tmp_path, tiny_en
         tmp_path / "a.csv", index=False
     )
     source = FileSource(str(tmp_path / "a.csv"))
-    data = TextDataModule(source, load_tokenizer(str(tiny_encoder)), max_length=16, train_limit=20)
+    data = TextDataModule(source, load_tokenizer(str(tiny_encoder)), Tokenisation(16), train_limit=20)
     data.setup()
     assert data.labels == ["a", "b"]
     assert "'c'" in one_warning(data, "without a training text")

@@ -9,6 +9,7 @@ from counterpoise.data import near_duplicates, quality
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.token_store import load_tokenizer
+from counterpoise.data.tokenisation import Tokenisation
 
 
 def texts(*values: str) -> pa.Array:
@@ -176,7 +177,7 @@ def split_data(tmp_path, tiny_encoder):
         for name, pairs in rows.items():
             paths[name] = str(tmp_path / f"{name}.tsv")
             Path(paths[name]).write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in pairs))
-        data = TextDataModule(FileSource(**paths), load_tokenizer(str(tiny_encoder)), max_length=max_length)
+        data = TextDataModule(FileSource(**paths), load_tokenizer(str(tiny_encoder)), Tokenisation(max_length))
         data.prepare_data()
         data.setup()
         return data

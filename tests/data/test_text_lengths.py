@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from counterpoise.data.text_lengths import MAX_TRUNCATED, length_percentiles, truncated_fraction, truncation_warnings
+from counterpoise.data.tokenisation import Tokenisation
 
 
 def lengths(truncated: float, max_length: int = 64, texts: int = 100) -> np.ndarray:
@@ -14,7 +15,7 @@ def lengths(truncated: float, max_length: int = 64, texts: int = 100) -> np.ndar
 @pytest.mark.parametrize("max_length", [3, 64, 512])
 def test_a_warning_names_the_share_and_the_setting(fraction, split, max_length):
     by_split = {name: lengths(fraction * (name == split), max_length) for name in ("train", "validation", "test")}
-    found = truncation_warnings(by_split, max_length, 512)
+    found = truncation_warnings(by_split, Tokenisation(max_length), max_length, 512)
     assert bool(found) == (fraction > MAX_TRUNCATED)
     for line in found:
         assert f"encoder.max_length={max_length}" in line
@@ -25,7 +26,7 @@ def test_a_warning_names_the_share_and_the_setting(fraction, split, max_length):
 
 def test_percentiles_are_those_of_whole_texts():
     tokens = np.concatenate([np.full(95, 273), np.full(5, 9000)])
-    [line] = truncation_warnings({"train": tokens}, 64, int(1e30))
+    [line] = truncation_warnings({"train": tokens}, Tokenisation(64), 64, int(1e30))
     assert "273" in line
     assert "at most" not in line
     assert length_percentiles(tokens) == {"median": 273, "95%": 709, "99%": 9000, "longest": 9000}
@@ -34,5 +35,5 @@ def test_percentiles_are_those_of_whole_texts():
 def test_no_text_is_not_truncated():
     none = np.empty(0, np.int64)
     assert truncated_fraction(none, 64) == 0
-    assert truncation_warnings({"train": none}, 64, 512) == []
+    assert truncation_warnings({"train": none}, Tokenisation(64), 64, 512) == []
     assert length_percentiles(none)["median"] == 0

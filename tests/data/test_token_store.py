@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from counterpoise.data import token_store
 from counterpoise.data.token_store import TokenStore, load_tokenizer
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.errors import UserError
 
 TEXTS = [
@@ -34,7 +35,7 @@ def column(texts: list[str], *cuts: int) -> pa.ChunkedArray:
 
 
 def tokenise(tokenizer, texts=TEXTS, max_length=8, cuts=()) -> TokenStore:
-    return token_store.tokenise(column(texts, *cuts), tokenizer, max_length, "texts")
+    return token_store.tokenise(column(texts, *cuts), tokenizer, Tokenisation(max_length), "texts")
 
 
 def rows(store: TokenStore) -> list[list[int]]:
@@ -145,7 +146,7 @@ def test_the_key_does_not_depend_on_the_chunks_of_the_column(tokenizer, cuts):
 
 
 def test_a_slice_of_a_column_has_the_key_of_its_own_texts(tokenizer):
-    part = token_store.tokenise(column(TEXTS).slice(1, 3), tokenizer, 8, "texts")
+    part = token_store.tokenise(column(TEXTS).slice(1, 3), tokenizer, Tokenisation(8), "texts")
     assert rows(part) == rows(tokenise(tokenizer))[1:4]
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.token_store import load_tokenizer
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.data.tokenizer_checks import tokenizer_digest
 from counterpoise.errors import UserError
 
@@ -93,7 +94,7 @@ def test_texts_of_unknown_tokens_are_named_above_a_share(unknown, tiny_encoder, 
     data = TextDataModule(
         FileSource(train=str(file), validation=str(file), test=str(file)), load_tokenizer(str(tiny_encoder))
     )
-    data.max_length = 32
+    data.tokenisation = Tokenisation(32)
     with caplog.at_level(logging.WARNING):
         data.setup()
     named = [record.getMessage() for record in caplog.records if "unknown to the tokenizer" in record.getMessage()]

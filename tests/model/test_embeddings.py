@@ -5,6 +5,7 @@ import torch
 
 from counterpoise.data.batching import TokenDataset
 from counterpoise.data.token_store import TokenStore, load_tokenizer, tokenise
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.model.embeddings import PrecomputedEmbeddings, cached_embeddings, encode, fingerprint
 from counterpoise.model.encoder import Encoder, EncoderSource
 
@@ -24,7 +25,7 @@ def store(tiny_encoder) -> TokenStore:
 
 def tokens(tiny_encoder, texts: list[str], max_length: int = 16) -> TokenStore:
     column = pa.chunked_array([pa.array(texts, pa.large_string())])
-    return tokenise(column, load_tokenizer(str(tiny_encoder)), max_length, "texts")
+    return tokenise(column, load_tokenizer(str(tiny_encoder)), Tokenisation(max_length), "texts")
 
 
 def dataset(store: TokenStore, rows) -> TokenDataset:

@@ -28,6 +28,7 @@ from counterpoise.data.batching import split_batch
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.token_store import load_tokenizer
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.errors import UserError
 from counterpoise.metrics.thresholds import Decision
 from counterpoise.model.encoder import EncoderSource
@@ -70,7 +71,7 @@ def parts(tables, tiny_encoder, cache):
         options = {"hidden_dropout": dropout, "attention_dropout": dropout, "max_length": 32} | encoder
         source = EncoderSource(str(tiny_encoder), **options)
         tokenizer = load_tokenizer(source.locate())
-        data = TextDataModule(FileSource(**files), tokenizer, max_length=32, batch_size=32, eval_batch_size=5)
+        data = TextDataModule(FileSource(**files), tokenizer, Tokenisation(32), batch_size=32, eval_batch_size=5)
         data.prepare_data()
         data.setup()
         fitted = strategy.fit(data.labels, data.index, epochs)

@@ -18,6 +18,7 @@ from counterpoise.balance import InverseFrequency, PowerSampler, Progressive, St
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.token_store import load_tokenizer
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.errors import UserError
 from counterpoise.model.encoder import EncoderSource
 from counterpoise.model.module import Classifier
@@ -154,7 +155,7 @@ def train(tables, tiny_encoder, tmp_path):
         folder = tmp_path / f"run{next(number)}" / "checkpoints"
         pl.seed_everything(0, verbose=False)
         source = EncoderSource(str(tiny_encoder), hidden_dropout=dropout, attention_dropout=dropout, max_length=32)
-        options = {"max_length": max_length, "batch_size": BATCH, "eval_batch_size": 4} | (loader or {})
+        options = {"tokenisation": Tokenisation(max_length), "batch_size": BATCH, "eval_batch_size": 4} | (loader or {})
         data = TextDataModule(FileSource(**files), load_tokenizer(source.locate()), **options)
         data.prepare_data()
         data.setup()

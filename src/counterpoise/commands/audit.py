@@ -52,7 +52,7 @@ def main() -> None:
     data = TextDataModule(
         instantiate(config.data),
         load_tokenizer(encoder.locate(), encoder.revision),
-        max_length=encoder.max_length,
+        encoder.tokenisation,
         seed=config.seed,
         **config.loader,
     )

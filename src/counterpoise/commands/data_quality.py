@@ -95,7 +95,7 @@ def measure(data: TextDataModule, bounds: Bounds) -> tuple[dict[str, Any], dict[
     strategy, reason = _recommended(data, int((bucket == "tail").sum()))
     findings = {
         "task": data.task,
-        "max_length": data.max_length,
+        "max_length": data.readable_length,
         "imbalance": quality.imbalance(counts[counts > 0]),
         "buckets": {
             name: {"number": int((bucket == name).sum()), "examples": int(counts[bucket == name].sum())}
@@ -185,7 +185,7 @@ def _split_findings(compared: ComparedTexts, unusual: Mapping[str, np.ndarray]) 
             "repeats": int(in_split.sum()) - len(np.unique(groups[in_split])),
             "with_near_duplicate": int(quality.has_near_duplicate(groups[in_split], compared.near).sum()),
             "tokens": length_percentiles(tokens),
-            "truncated": truncated_fraction(tokens, data.max_length),
+            "truncated": truncated_fraction(tokens, data.readable_length),
             "unusual": {reason: int(in_split[rows].sum()) for reason, rows in unusual.items()},
         }
     return findings

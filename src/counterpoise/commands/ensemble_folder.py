@@ -270,7 +270,7 @@ def _results(
         validation_targets=targets["validation"],
         validation_logits=logits["validation"],
         lengths=train.full_lengths,
-        max_length=data.max_length,
+        max_length=data.readable_length,
         decided=decided if scoring.multi_label else None,
         thresholds=None if scoring.thresholds is None else scoring.thresholds.cpu().numpy(),
         calibration=calibration,

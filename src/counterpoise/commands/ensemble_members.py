@@ -122,7 +122,7 @@ def read_data(config: dict[str, Any], packages: Sequence[str]) -> TextDataModule
     data = TextDataModule(
         build(config["data"], packages),
         load_tokenizer(source.locate(), source.revision),
-        max_length=source.max_length,
+        source.tokenisation,
         packed=source.packed,
         seed=config["seed"],
         **config["loader"],

@@ -39,10 +39,10 @@ def warnings_about(
         reason = " ".join(str(error).split())
         lines.append(f"{split.file}: not compared with the training texts, which cannot be read ({reason})")
     if isinstance(predictor, Predictor) and (cut := _count_truncated(split, predictor)):
-        length = config["encoder"]["max_length"]
+        read = predictor.tokenisation
         lines.append(
-            f"{split.file}: {cut:,} of {total:,} texts are longer than encoder.max_length={length} tokens of the run, "
-            "and their ends are not read"
+            f"{split.file}: {cut:,} of {total:,} texts are longer than {read.limit} of the run, and their "
+            f"{read.unread}s are not read"
         )
     return lines
 
@@ -59,6 +59,7 @@ def _training_texts(run: Path, config: dict[str, Any], packages: Sequence[str]) 
 def _count_truncated(split: Split, predictor: Predictor) -> int:
     texts, cut = to_array(split.texts), 0
     for start in range(0, len(texts), TEXTS_PER_CHUNK):
-        encodings = predictor.tokenizer.encode_batch_fast(texts[start : start + TEXTS_PER_CHUNK].to_pylist())
-        cut += sum(bool(encoding.overflowing) for encoding in encodings)
+        part = texts[start : start + TEXTS_PER_CHUNK].to_pylist()
+        read = predictor.tokenisation.encode(predictor.tokenizer, part)
+        cut += sum(tokens.full_length > predictor.readable_length for tokens in read)
     return cut

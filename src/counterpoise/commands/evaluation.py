@@ -16,7 +16,7 @@ from counterpoise.balance import ClassIndex, Correction, PowerSampler
 from counterpoise.balance.counts import Targets
 from counterpoise.commands.evaluated_texts import warnings_about
 from counterpoise.commands.predict import csv_format_of, warn_of_missing_ids
-from counterpoise.commands.predictor import BlockPredictor, load
+from counterpoise.commands.predictor import BlockPredictor, Predictor, load
 from counterpoise.commands.run_predictor import make_predictor
 from counterpoise.commands.saved_run import load_run
 from counterpoise.commands.trusted_classes import allowed_packages
@@ -100,7 +100,7 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
         validation_targets=nothing,
         validation_logits=logits[:0],
         lengths=np.empty(0, np.int64),
-        max_length=config["encoder"]["max_length"],
+        max_length=predictor.readable_length if isinstance(predictor, Predictor) else config["encoder"]["max_length"],
         decided=predictor.decide(logits) if multi_label else None,
         thresholds=predictor.thresholds,
     )

@@ -3,11 +3,12 @@
 By default the run becomes an ONNX model. Its folder needs only `onnxruntime` and `tokenizers`, and
 `counterpoise.predict` accepts it in place of a run:
 
-    model.onnx        logits, float32 [B, C], of input_ids and attention_mask, int64 [B, T], for any B and T
-    tokenizer.json    truncates texts to the run's length and pads batches
+    model.onnx        logits, float32 [B, C], of input_ids and attention_mask, int64 [B, T], for any B and T; of a run
+                      with encoder.long_texts=chunk int64 [B, chunks, T]
+    tokenizer.json    truncates texts to the run's length, unless encoder.long_texts is set, and pads batches
     export.json       labels: the C names; decision: arguments of `Decision`, null for single-label runs; reading:
-                      format of the training file; tokenizer_sha256: digest of tokenizer.json; versions, differences
-                      and scores
+                      format of the training file; tokenisation: what is read of long texts; tokenizer_sha256: digest
+                      of tokenizer.json; versions, differences and scores
     thresholds.json   multi-label runs: probability threshold of each label
     calibration.json  if the run has one: probabilities are those of (logits - shift) / temperature
 

@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from counterpoise.commands.predictor import MAX_TOKENS, Predictor
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.errors import UserError
 from counterpoise.metrics.thresholds import Decision, read_thresholds
 from counterpoise.saved_files import read_json, reading
@@ -58,11 +59,21 @@ def _build(folder: Path, device: str, runtime: Any) -> Predictor:
         raise UserError(f"{file} is not the tokenizer that was exported (SHA-256 in export.json): export the run again")
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_padding()
+    # Without this entry the tokenizer alone decides what is read.
+    tokenisation = Tokenisation(**content.get("tokenisation", {}))
+    length = tokenisation.max_length
+
+    def logits(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        if tokenisation.chunked:
+            ids, mask = (values.reshape(len(ids), -1, min(length, ids.shape[1])) for values in (ids, mask))
+        return session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
+
     found = Predictor(
         labels=labels,
         tokenizer=tokenizer,
         pad=content["pad_token_id"],
-        model=lambda ids, mask: session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0],
+        model=logits,
+        tokenisation=tokenisation,
         max_tokens=MAX_TOKENS["cpu" if session.get_providers()[0].startswith("CPU") else "cuda"],
     )
     if content["decision"] is not None:

@@ -81,8 +81,13 @@ def export_hugging_face(run: Path, output: Path, packages: Sequence[str] = (PACK
             f"{run}: transformers has no model of {type(encoder).__name__} with {type(head).__name__}: linear heads "
             "can be exported. Use --format onnx"
         )
-    ours = make_predictor(run, model, config, packages=packages)
     source = build(config["encoder"], packages)
+    if source.long_texts != "truncate":
+        raise UserError(
+            f"{run}: transformers and sentence-transformers truncate long texts, and do not read them as "
+            f"encoder.long_texts={source.long_texts}. Use --format onnx"
+        )
+    ours = make_predictor(run, model, config, packages=packages)
     tokenizer = load_tokenizer(source.locate(), source.revision)
     tokenizer.model_max_length = source.max_length
     texts = _compared_texts(run, config, ours.labels, tokenizer, packages)

@@ -49,8 +49,8 @@ class LogitsGraph(nn.Module):
         """Return logits, float [B, C].
 
         Args:
-            input_ids: Token ids, int64 [B, T].
-            attention_mask: 1 for tokens and 0 for padding, int64 [B, T].
+            input_ids: Token ids, int64 [B, T]; of an encoder with chunks [B, chunks, T].
+            attention_mask: 1 for tokens and 0 for padding, of the same shape.
         """
         return self.head(self.encoder(input_ids, attention_mask))
 
@@ -93,7 +93,7 @@ def _export_run(
         tokens = ours.tokenise(texts)
     except UserError as error:
         log.warning("%s. The exported model is compared on random tokens, and test scores are not measured", error)
-        tokens = _random_tokens(ours, config["encoder"]["max_length"])
+        tokens = _random_tokens(ours)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as unfinished:
         folder = Path(unfinished) / "model"
@@ -179,10 +179,11 @@ def _export_ensemble(run: Path, output: Path, int8: bool, packages: Sequence[str
 def _write_model(path: Path, model: Classifier) -> None:
     """Write the model in fp32. Weights beyond 2 GB, the limit of an ONNX file, are stored beside it."""
     # Two texts, one padded, so that no dimension or mask is traced as a constant.
-    ids = torch.ones(2, 8, dtype=torch.int64)
+    chunked = getattr(model.encoder, "chunks", None) is not None
+    ids = torch.ones((2, 3, 8) if chunked else (2, 8), dtype=torch.int64)
     mask = torch.ones_like(ids)
-    mask[1, 5:] = 0
-    axes = {0: "batch", 1: "length"}
+    mask[1, ..., 5:] = 0
+    axes = {0: "batch", 1: "chunks", 2: "length"} if chunked else {0: "batch", 1: "length"}
     with _quiet_exporters():
         for module in model.encoder.modules():
             if isinstance(module, PreTrainedModel):
@@ -233,7 +234,7 @@ def _export_info(run: Path, ours: Predictor, config: dict) -> dict[str, Any]:
     return {
         "run": str(run.resolve()),
         "labels": ours.labels,
-        "max_length": config["encoder"]["max_length"],
+        "tokenisation": asdict(ours.tokenisation),
         "pad_token_id": ours.pad,
         "reading": training_csv_format(config),
         "decision": None if ours.decision is None else asdict(ours.decision),
@@ -253,10 +254,13 @@ def _write_info(folder: Path, content: dict[str, Any]) -> None:
     (folder / "export.json").write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def _random_tokens(ours: Predictor, longest: int) -> list[np.ndarray]:
-    """Return random token ids of every length up to `longest`."""
-    rng, size = np.random.default_rng(0), ours.tokenizer.get_vocab_size()
-    return [rng.integers(0, size, length, np.int32) for length in range(1, longest + 1)]
+def _random_tokens(ours: Predictor) -> list[np.ndarray]:
+    """Return random token ids of every length that is read at once, and of every number of chunks."""
+    rng, size, read = np.random.default_rng(0), ours.tokenizer.get_vocab_size(), ours.tokenisation
+    lengths = [*range(1, read.max_length + 1)]
+    if read.chunked:
+        lengths += [chunks * read.max_length for chunks in range(2, read.max_chunks + 1)]
+    return [rng.integers(0, size, length, np.int32) for length in lengths]
 
 
 def _largest_difference(ours: Predictor, exported: Predictor, tokens: list[np.ndarray]) -> float:

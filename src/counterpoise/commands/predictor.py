@@ -6,7 +6,7 @@ logits = predictor(["a text", "another"])
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +22,7 @@ from counterpoise.commands.run_config import read_ensemble
 from counterpoise.commands.trusted_classes import PACKAGE, build
 from counterpoise.data.arrow_columns import is_blank_text
 from counterpoise.data.padding import pad_sequences
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.errors import UserError
 from counterpoise.metrics.thresholds import Decision, read_thresholds
 from counterpoise.model.ensemble import combine
@@ -120,10 +121,11 @@ class Predictor(BlockPredictor):
     """A trained encoder and head that predict texts.
 
     Args:
-        tokenizer: Truncates texts to the length of the model, without padding.
+        tokenizer: Tokenizer, prepared for the tokenisation.
         pad: Token id of padding.
         model: Returns logits [B, C] of input_ids and attention_mask, int64 [B, T].
         max_tokens: Largest number of tokens per batch, padding included.
+        tokenisation: What is read of each text. Defaults to the tokens that the tokenizer returns.
         gather: Concatenates the logits of batches to float32 [N, C]. A GPU's logits are copied here, at once, because
             waiting for each batch would leave it idle.
     """
@@ -132,6 +134,7 @@ class Predictor(BlockPredictor):
     pad: int
     model: Callable[[np.ndarray, np.ndarray], Any]
     max_tokens: int
+    tokenisation: Tokenisation = field(default_factory=Tokenisation)
     gather: Callable[[Sequence[Any]], np.ndarray] = np.concatenate
 
     def prepare(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -145,8 +148,13 @@ class Predictor(BlockPredictor):
     def tokenise(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, special tokens included."""
         batches = (texts[start : start + TEXTS_PER_CHUNK] for start in range(0, len(texts), TEXTS_PER_CHUNK))
-        encodings = (encoding for batch in batches for encoding in self.tokenizer.encode_batch_fast(batch))
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        read = (tokens for batch in batches for tokens in self.tokenisation.encode(self.tokenizer, batch))
+        return [np.array(tokens.ids, np.int32) for tokens in read]
+
+    @property
+    def readable_length(self) -> int:
+        """Largest number of tokens of a text that is read whole."""
+        return self.tokenisation.readable_length(self.tokenizer.num_special_tokens_to_add(is_pair=False))
 
     @cached_property
     def _uninformative(self) -> np.ndarray:

@@ -47,13 +47,13 @@ def make_predictor(
         tokenizer = load_tokenizer(source.locate(), source.revision)
         check_tokenizer(run, source, tokenizer)
         backend, scoring = tokenizer.backend_tokenizer, model.scoring
-        backend.enable_truncation(source.max_length)
-        backend.no_padding()
+        source.tokenisation.prepare(backend)
     found = Predictor(
         labels=model.labels,
         tokenizer=backend,
         pad=tokenizer.pad_token_id or 0,
         model=logits,
+        tokenisation=source.tokenisation,
         max_tokens=MAX_TOKENS.get(kind, MAX_TOKENS["cpu"]),
         gather=lambda outputs: torch.cat(tuple(outputs)).cpu().numpy(),
     )

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from counterpoise.data.splits import sample_rows, unseen_labels
 from counterpoise.data.table import Split
 from counterpoise.data.text_lengths import truncation_warnings
 from counterpoise.data.token_store import TokenStore, tokenise
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.data.tokenizer_checks import warn_of_unknown_tokens
 from counterpoise.errors import UserError
 
@@ -53,7 +54,7 @@ class TextDataModule(pl.LightningDataModule):
     Args:
         source: Provider of the splits.
         tokenizer: A fast tokenizer.
-        max_length: Maximum number of tokens per text. Defaults to 128.
+        tokenisation: What the encoder reads of each text. Defaults to its first 128 tokens.
         packed: Make batches without padding, see `TokenDataset`. Defaults to False.
         batch_size: Examples per optimizer step, over all devices and accumulated micro-batches. Defaults to 16.
         eval_batch_size: Examples per evaluation batch on one device. Defaults to 64.
@@ -79,8 +80,8 @@ class TextDataModule(pl.LightningDataModule):
         self,
         source: Source,
         tokenizer: PreTrainedTokenizerBase,
+        tokenisation: Tokenisation | None = None,
         *,
-        max_length: int = 128,
         packed: bool = False,
         batch_size: int = 16,
         eval_batch_size: int = 64,
@@ -120,7 +121,8 @@ class TextDataModule(pl.LightningDataModule):
         if folds is None and fold:
             raise UserError(f"loader.fold={fold} needs the number of folds: set loader.folds, for example to 5")
         self.folds, self.fold = folds, fold
-        self.source, self.tokenizer, self.max_length, self.packed = source, tokenizer, max_length, packed
+        self.source, self.tokenizer, self.packed = source, tokenizer, packed
+        self.tokenisation = tokenisation or Tokenisation()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
         self.group_by_length, self.eval_order, self.num_workers = group_by_length, eval_order, num_workers
@@ -157,8 +159,16 @@ class TextDataModule(pl.LightningDataModule):
     def data_warnings(self) -> list[str]:
         """Data warnings, one line each: notices of the files, truncation, and those of `quality.find_data_warnings`."""
         lengths = {name: part.dataset.full_lengths for name, part in self.splits.items()}
-        truncation = truncation_warnings(lengths, self.max_length, self.tokenizer.model_max_length)
+        truncation = truncation_warnings(
+            lengths, self.tokenisation, self.readable_length, self.tokenizer.model_max_length
+        )
         return [*self.notices, *truncation, *find_data_warnings(self.splits, self.labels)]
+
+    @property
+    def readable_length(self) -> int:
+        """Largest number of tokens of a text that is read whole."""
+        special = self.tokenizer.backend_tokenizer.num_special_tokens_to_add(is_pair=False)
+        return self.tokenisation.readable_length(special)
 
     @property
     def notices(self) -> list[str]:
@@ -278,7 +288,7 @@ class TextDataModule(pl.LightningDataModule):
             "settings": {
                 "seed": self.seed,
                 **{f"loader.{name}": getattr(self, name) for name in names},
-                "encoder.max_length": self.max_length,
+                **{f"encoder.{name}": value for name, value in asdict(self.tokenisation).items()},
             },
             "number": len(self.splits["train"]),
             "examples": self._examples,
@@ -326,7 +336,7 @@ class TextDataModule(pl.LightningDataModule):
             if len(rows) < len(split):
                 texts = pa.chunked_array([take_rows(split.texts, rows)])
                 digest = digest and f"{digest}-{array_digest(rows)}"
-            store = tokenise(texts, self.tokenizer, self.max_length, f"{split.file} ({name})", digest)
+            store = tokenise(texts, self.tokenizer, self.tokenisation, f"{split.file} ({name})", digest)
             self._stores[name] = store, rows
 
     def _encode_split(self, name: str, split: Split, rows: np.ndarray, encoded: Targets | None = None) -> EncodedSplit:

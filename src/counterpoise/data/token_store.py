@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from counterpoise.data.arrow_cache import release_pages
 from counterpoise.data.arrow_columns import Column, to_array
 from counterpoise.data.cache import cached, save_array
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.data.tokenizer_checks import check_tokenizer
 from counterpoise.errors import UserError, one_line
 from counterpoise.terminal import progress
@@ -89,21 +90,25 @@ def load_tokenizer(folder: str, revision: str = "main") -> PreTrainedTokenizerBa
 
 
 def tokenise(
-    texts: pa.ChunkedArray, tokenizer: PreTrainedTokenizerBase, max_length: int, what: str, digest: str | None = None
+    texts: pa.ChunkedArray,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenisation: Tokenisation,
+    what: str,
+    digest: str | None = None,
 ) -> TokenStore:
     """Return the token store of `texts`, from the cache if the same texts were tokenised with the same settings.
 
     Args:
         texts: large_string [N].
         tokenizer: A fast tokenizer.
-        max_length: Maximum number of tokens per text, special tokens included. Longer texts are truncated.
+        tokenisation: What is read of each text.
         what: Name shown beside the progress bar.
         digest: Digest of the texts, if known. The texts are then read only if they must be tokenised.
 
     Raises:
         UserError: `max_length` exceeds the encoder's limit or leaves no token for the text.
     """
-    longest = tokenizer.model_max_length
+    longest, max_length = tokenizer.model_max_length, tokenisation.max_length
     if max_length > longest:
         raise UserError(f"encoder.max_length={max_length} is too long: this encoder takes at most {longest} tokens")
     backend = tokenizer.backend_tokenizer
@@ -112,31 +117,29 @@ def tokenise(
         raise UserError(
             f"encoder.max_length={max_length} leaves no token for the text: use more than the {special} special tokens"
         )
-    backend.no_padding()
-    backend.enable_truncation(max_length)
+    tokenisation.prepare(backend)
     dtype = "uint16" if len(tokenizer) <= 2**16 else "int32"
 
     def build(folder: Path) -> None:
-        _write_store(folder, texts, backend, max_length, dtype, what)
+        _write_store(folder, texts, backend, tokenisation, dtype, what)
 
-    return TokenStore.open(cached(f"tokens/{_cache_key(texts, backend.to_str(), digest)}", build))
+    key = _cache_key(texts, backend.to_str() + tokenisation.key, digest)
+    return TokenStore.open(cached(f"tokens/{key}", build))
 
 
-def _write_store(folder: Path, texts: Column, backend: Tokenizer, max_length: int, dtype: str, what: str) -> None:
+def _write_store(
+    folder: Path, texts: Column, backend: Tokenizer, tokenisation: Tokenisation, dtype: str, what: str
+) -> None:
     """Tokenise the texts and write the files of a store."""
-    lengths, full_lengths, special = array("q"), array("q"), backend.num_special_tokens_to_add(is_pair=False)
+    lengths, full_lengths = array("q"), array("q")
     with (folder / "tokens.bin").open("wb") as file, progress() as display:
         task = display.add_task(f"tokenising {what}", total=len(texts))
         for chunk in _chunks(texts):
             tokens = array(np.dtype(dtype).char)
-            for encoding in backend.encode_batch_fast(chunk.to_pylist()):
-                ids = encoding.ids
-                tokens.fromlist(ids)
+            for ids, full_length in tokenisation.encode(backend, chunk.to_pylist()):
+                tokens.extend(ids)
                 lengths.append(len(ids))
-                # Reading `overflowing` copies the rest of the text: read it only for texts that may be truncated. Its
-                # parts repeat the special tokens.
-                rest = encoding.overflowing if len(ids) == max_length else ()
-                full_lengths.append(len(ids) + sum(len(part) - special for part in rest))
+                full_lengths.append(full_length)
             file.write(tokens)
             release_pages()
             display.advance(task, len(chunk))

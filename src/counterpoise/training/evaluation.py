@@ -168,7 +168,7 @@ def _metrics(outcome: TrainingOutcome, evaluated: dict[str, SplitLogits]) -> dic
                 "dropped": split.split.dropped,
                 "unseen": split.unseen,
                 "tokens": length_percentiles(split.dataset.full_lengths),
-                "truncated": truncated_fraction(split.dataset.full_lengths, outcome.data.max_length),
+                "truncated": truncated_fraction(split.dataset.full_lengths, outcome.data.readable_length),
             }
             for name, split in outcome.data.splits.items()
         },
@@ -228,7 +228,7 @@ def _results(
         validation_targets=data.splits["validation"].targets,
         validation_logits=evaluated["validation"].logits,
         lengths=train.full_lengths,
-        max_length=data.max_length,
+        max_length=data.readable_length,
         decided=decided,
         thresholds=None if scoring.thresholds is None else scoring.thresholds.numpy(),
         least_cost=cheapest,

@@ -229,6 +229,11 @@ RULES = (
         "the encoder of a linear probe is frozen and encodes each text once; use train=finetune",
     ),
     Rule(
+        ["encoder.chunk_overlap", "encoder.chunk_pooling", "encoder.max_chunks"],
+        lambda settings, facts: settings.get("encoder.long_texts") != "chunk",
+        "long texts are read in chunks with encoder.long_texts=chunk only",
+    ),
+    Rule(
         ["optim.encoder_lr", "optim.layer_decay", "encoder.hidden_dropout", "encoder.attention_dropout"],
         _always_frozen,
         "the encoder is frozen and has neither a learning rate nor dropout",

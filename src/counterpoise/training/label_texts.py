@@ -106,8 +106,10 @@ def encode_texts(encoder: Encoder, texts: Sequence[str], data: TextDataModule) -
     vectors = []
     for start in range(0, len(texts), data.eval_batch_size):
         part = list(texts[start : start + data.eval_batch_size])
-        tokens = data.tokenizer(part, truncation=True, max_length=data.max_length)["input_ids"]
-        ids, mask = pad_sequences([np.asarray(each) for each in tokens], data.tokenizer.pad_token_id or 0)
+        backend = data.tokenizer.backend_tokenizer
+        data.tokenisation.prepare(backend)
+        tokens = [np.asarray(ids) for ids, _ in data.tokenisation.encode(backend, part)]
+        ids, mask = pad_sequences(tokens, data.tokenizer.pad_token_id or 0)
         vectors.append(encoder(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))).float())
     encoder.train(training)
     return torch.cat(vectors)

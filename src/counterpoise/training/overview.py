@@ -25,8 +25,8 @@ def show_overview(run: RunContext, data: TextDataModule, fitted: FittedStrategy)
     noun = "labels" if fitted.final.correction.multi_label else "classes"
     console.print(
         f"examples: {sizes}; {len(data.labels)} {noun}; tokens per text: median {np.median(lengths):.0f}, "
-        f"longest {lengths.max():,}; {truncated_fraction(lengths, data.max_length):.0%} truncated at "
-        f"encoder.max_length={data.max_length}"
+        f"longest {lengths.max():,}; {truncated_fraction(lengths, data.readable_length):.0%} truncated at "
+        f"{data.tokenisation.limit}"
     )
     if run.rank == 0:
         for line in data.data_warnings:

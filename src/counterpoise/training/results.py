@@ -58,7 +58,7 @@ class RunResults:
         validation_targets: Targets of the validation split.
         validation_logits: Logits of the validation split.
         lengths: Tokens of each training text before truncation, int.
-        max_length: Tokens per text at most.
+        max_length: Largest number of tokens of a text that is read whole.
         decided: Predicted labels of the test texts, bool [N, C]; None for single-label data.
         thresholds: Probability threshold of each label, float [C]; None for single-label data.
         least_cost: Class of least expected cost for each test text, int [N]; None without a cost matrix.

@@ -13,6 +13,7 @@ from commandline import ROOT
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.sources import Source
 from counterpoise.data.token_store import load_tokenizer
+from counterpoise.data.tokenisation import Tokenisation
 
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))
 ROWS = [(f"word{i} alpha{i % 3}", f"class{i % 2}") for i in range(40)]
@@ -102,7 +103,7 @@ def test_loading_twice_gives_the_same_rows(source):
 
 
 def test_a_data_module_trains_on_a_source(source, tiny_encoder):
-    data = TextDataModule(source, load_tokenizer(str(tiny_encoder)), max_length=16)
+    data = TextDataModule(source, load_tokenizer(str(tiny_encoder)), Tokenisation(16))
     data.prepare_data()
     data.setup()
     assert set(data.splits) == {"train", "validation", "test"}

@@ -14,7 +14,9 @@ from counterpoise.training.results import RunResults, one_hot
 
 def data_panel(results: RunResults) -> Panel:
     """Return the panel of the data."""
-    limit = f"encoder.max_length={results.max_length}"
+    chunks = results.setting("encoder", "long_texts") == "chunk"
+    read = f"the {results.max_length} tokens of encoder.max_chunks={results.setting('encoder', 'max_chunks')}"
+    limit = read if chunks else f"encoder.max_length={results.max_length}"
     truncated = truncated_fraction(results.lengths, results.max_length)
     note = f"The median training text has {length_percentiles(results.lengths)['median']:,} tokens; "
     if truncated:
@@ -67,7 +69,7 @@ def _lengths(results: RunResults) -> go.Figure:
     plot.add_vline(results.max_length + 0.5, line={"color": "var(--c2)", "width": 2, "dash": "dash"})
     truncated = f"{fraction:.1%}" if (fraction := truncated_fraction(results.lengths, results.max_length)) else "none"
     plot.add_annotation(
-        x=results.max_length, y=1, yref="paper", text=f"max_length {results.max_length}: {truncated} truncated",
+        x=results.max_length, y=1, yref="paper", text=f"{results.max_length} tokens are read: {truncated} truncated",
         showarrow=False, xanchor="right", xshift=-6, yanchor="bottom", font={"color": "var(--c2)"},
     )  # fmt: skip
     plot.update_layout(height=280, showlegend=False, bargap=0, margin={"l": 8, "r": 12, "t": 30, "b": 8})
