@@ -191,7 +191,7 @@ class FirstStep(pl.Callback):
 def encoder(folder: Path) -> pa.Array:
     """Write a random encoder with the tokenizer of MiniLM into a folder; return the words of Reuters R52."""
     settings = OmegaConf.load(CONF / "encoder" / "minilm.yaml")
-    tokenizer = load_tokenizer(str(instantiate(settings.download).folder() / settings.name))
+    tokenizer = load_tokenizer(str(instantiate(settings.mirror).locate()))
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(

