@@ -420,7 +420,7 @@ def test_a_column_that_is_not_text_is_refused_in_one_line(finished, tmp_path, mo
     for values, kind in (([["a"], ["b"]], "list<"), ([0.5, 2.0], "double"), ([True, False], "bool")):
         pq.write_table(pa.table({"text": values}), tmp_path / "new.parquet")
         assert call(predict.main, monkeypatch, finished, tmp_path / "new.parquet") == 2
-        assert f"column 'text' (--text) has type {kind}" in capsys.readouterr().err
+        assert f"column 'text' (--text) holds {kind}" in capsys.readouterr().err
     file.write_bytes(b"text,name\nalpha1,a\nalpha1,\xff\n")
     assert call(predict.main, monkeypatch, finished, file, "--encoding", "utf-8", "--id", "name") == 2
     assert "column 'name' (--id) is not in UTF-8 in row 2" in capsys.readouterr().err

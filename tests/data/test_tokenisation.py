@@ -79,7 +79,7 @@ def test_chunks_are_full_overlap_and_cover_the_text(tokenizer, overlap):
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5])
 def test_the_readable_length_is_that_of_the_longest_text_without_a_loss(tokenizer, max_chunks, overlap):
     settings = {"long_texts": "chunk", "chunk_overlap": overlap, "max_chunks": max_chunks}
-    readable = Tokenisation(8, **settings).readable_length(2)
+    readable = Tokenisation(8, **settings).readable_length(tokenizer)
     for length, text, found in zip(LENGTHS, TEXTS, read(tokenizer, **settings), strict=True):
         assert len(found.ids) <= max_chunks * 8
         lost = set(text.split()) - set(words(tokenizer, found.ids))

@@ -15,7 +15,7 @@ from counterpoise.analysis.job_folders import ENSEMBLE_FILE
 from counterpoise.balance import ClassIndex, Correction, PowerSampler
 from counterpoise.balance.counts import Targets
 from counterpoise.commands.evaluated_texts import warnings_about
-from counterpoise.commands.predict import csv_format_of, warn_of_missing_ids
+from counterpoise.commands.predict import csv_format_of, given_columns, warn_of_missing_ids
 from counterpoise.commands.predictor import BlockPredictor, Predictor, load
 from counterpoise.commands.run_predictor import make_predictor
 from counterpoise.commands.saved_run import load_run
@@ -26,6 +26,7 @@ from counterpoise.data.label_spelling import canonical_spellings, label_counts_o
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.splits import Vocabulary, unseen_labels
 from counterpoise.data.table import Split
+from counterpoise.data.table_format import text_columns
 from counterpoise.errors import UserError
 from counterpoise.metrics import registry
 from counterpoise.metrics.scoring import MultiLabelScoring
@@ -65,6 +66,7 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
             model.scoring.thresholds.copy_(torch.from_numpy(predictor.thresholds))
     else:
         predictor = make_predictor(arguments.run, model, config, *options)
+    predictor.check_columns(text_columns(_text_of(arguments, config)), arguments.run)
     first = arguments.run / "members" / "0" if ensemble else arguments.run
     warnings = warnings_about(split, first, config, predictor, packages)
     for line in warnings:
@@ -111,10 +113,10 @@ def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_l
     data = config["data"]
     if arguments.separator and not multi_label:
         raise UserError(f"--separator {arguments.separator!r} has no effect: {arguments.run} is a single-label run")
-    label = arguments.label.split(",") if arguments.label and "," in arguments.label else arguments.label
+    label = given_columns(arguments.label)
     source = FileSource(
         train=str(arguments.file),
-        text=arguments.text or data.get("text", "text"),
+        text=_text_of(arguments, config),
         label=label or data.get("label", "label"),
         id=arguments.id or data.get("id"),
         separator=arguments.separator or data.get("separator"),
@@ -131,6 +133,11 @@ def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_l
             raise
         warn_of_missing_ids(arguments.file, source.id)
         return replace(source, id=None).load()["train"]
+
+
+def _text_of(arguments: argparse.Namespace, config: dict[str, Any]) -> str | list[str]:
+    """Return the column or columns of the text: those that are given, otherwise those of the run's data."""
+    return given_columns(arguments.text) or config["data"].get("text", "text")
 
 
 def known_rows(split: Split, vocabulary: Vocabulary) -> tuple[Targets, np.ndarray, int]:

@@ -88,6 +88,11 @@ def export_hugging_face(run: Path, output: Path, packages: Sequence[str] = (PACK
             f"encoder.long_texts={source.long_texts}. Use --format onnx"
         )
     ours = make_predictor(run, model, config, packages=packages)
+    if ours.columns > 1:
+        raise UserError(
+            f"{run}: texts of several columns (data.text) are no single text, which transformers and "
+            "sentence-transformers expect. Use --format onnx"
+        )
     tokenizer = load_tokenizer(source.locate(), source.revision)
     tokenizer.model_max_length = source.max_length
     texts = _compared_texts(run, config, ours.labels, tokenizer, packages)

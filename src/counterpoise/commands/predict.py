@@ -19,13 +19,15 @@ from counterpoise.commands.predictor import load
 from counterpoise.commands.run_config import read_config
 from counterpoise.commands.standard_streams import INPUT_FORMATS, STANDARD, input_file, output_target
 from counterpoise.commands.trusted_classes import allowed_packages
-from counterpoise.data.arrow_columns import Column, format_rows, is_text, only_numbers
+from counterpoise.data.arrow_columns import Column, chunks, format_rows, only_numbers
 from counterpoise.data.dropped_rows import repeated_headers
 from counterpoise.data.readers import notices_of, read_columns, suffix_of
 from counterpoise.data.readers.format import FileFormat
 from counterpoise.data.readers.json_lines import SUFFIXES as JSON_SUFFIXES
-from counterpoise.data.table import row_ids
+from counterpoise.data.table import read_texts, row_ids
+from counterpoise.data.table_format import text_columns
 from counterpoise.data.table_writers import DELIMITERS, TEXT_FORMATS, Stream, format_of
+from counterpoise.data.text_columns import shown_columns
 from counterpoise.errors import UserError
 from counterpoise.metrics.adjustment import Adjustment, read_adjustment
 from counterpoise.metrics.costs import least_cost, read_costs
@@ -95,16 +97,20 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
     table, keep = _read(arguments, form)
     for notice in notices_of(table):
         log.warning(notice)
-    headers = np.flatnonzero(repeated_headers(table, [arguments.text, *([arguments.id] if arguments.id else [])])) + 1
+    columns = text_columns(arguments.text)
+    headers = np.flatnonzero(repeated_headers(table, [*columns, *([arguments.id] if arguments.id else [])])) + 1
     if len(headers):
         log.warning("%s: a header is predicted like a text in %s", arguments.file, format_rows(headers))
-    _require_text(table[arguments.text], f"{arguments.file}: column {arguments.text!r} (--text)")
+    texts, _ = read_texts(table, columns, str(arguments.file), "--text")
+    where = f"{arguments.file}: column {shown_columns(columns)} (--text)"
+    texts = _as_utf8(texts, where)
     ids = _ids(table[arguments.id], f"{arguments.file}: column {arguments.id!r} (--id)") if arguments.id else None
-    if only_numbers(table[arguments.text]):
-        log.warning("%s: column %r (--text) holds only numbers: is it the text?", arguments.file, arguments.text)
+    if only_numbers(texts):
+        log.warning("%s holds only numbers: is it the text?", where)
     kept = KeptColumns(table, keep, arguments, written_as)
     packages = allowed_packages(arguments.allow)
     model = load(arguments.run, arguments.device, arguments.precision, packages)
+    model.check_columns(columns, arguments.run)
     if arguments.thresholds:
         if model.decision is None:
             raise UserError(f"--thresholds: {arguments.run} is a single-label model, which has no thresholds")
@@ -129,7 +135,7 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
     )
     written, differing, missing = 0, 0, Counter[str]()
     with writer as write:
-        for logits, reasons in model.predict_blocks(table[arguments.text]):
+        for logits, reasons in model.predict_blocks(texts):
             rows = range(written, written + len(logits))
             names = [str(row + 1) for row in rows] if ids is None else ids[rows.start : rows.stop].to_pylist()
             # Decisions use the raw logits, which the strategy trained and the thresholds were tuned on.
@@ -166,18 +172,24 @@ def _read(arguments: argparse.Namespace, form: FileFormat) -> tuple[pa.Table, li
     Columns that are not given are those of the run's data.
     """
     trained = trained_reading(arguments.run)
-    arguments.text = arguments.text or trained.get("text") or "text"
+    arguments.text = given_columns(arguments.text) or trained.get("text") or "text"
     inherited = None if arguments.id else trained.get("id")
     arguments.id = arguments.id or inherited
+    first, *others = text_columns(arguments.text)
     ids, kept = [arguments.id] if arguments.id else [], kept_names(arguments, form)
     try:
-        return read_columns(arguments.file, arguments.text, [*ids, *kept], form), kept
+        return read_columns(arguments.file, first, [*others, *ids, *kept], form), kept
     except UserError as error:
         if inherited is None or f"no column {inherited!r}" not in str(error):
             raise
         warn_of_missing_ids(arguments.file, inherited)
         arguments.id = None
-        return read_columns(arguments.file, arguments.text, kept, form), kept
+        return read_columns(arguments.file, first, [*others, *kept], form), kept
+
+
+def given_columns(option: str | None) -> str | list[str] | None:
+    """Return the column that an option names, or its columns, separated by commas."""
+    return option.split(",") if option and "," in option else option
 
 
 def warn_of_missing_ids(file: Path, column: str) -> None:
@@ -205,7 +217,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, model: str = "folder of
 def add_file_arguments(parser: argparse.ArgumentParser, content: str) -> None:
     """Add the input file and how to read it. `content` names what the file holds."""
     parser.add_argument("file", type=Path, help=f"{content}: .csv .tsv .jsonl (plain or .gz) or .parquet")
-    parser.add_argument("--text", help="column of the text (default: as in the run)")
+    parser.add_argument(
+        "--text", help="column of the text, or several columns separated by commas (default: as in the run)"
+    )
     parser.add_argument("--id", help="column of row ids (default: as in the run, else the row number)")
     default = "default: as in the run's training file, for a file with the same suffix"
     for key, option, kind, description in (
@@ -273,13 +287,10 @@ def _character(option: str) -> str | None:
     return character or None
 
 
-def _require_text(column: pa.ChunkedArray, where: str) -> None:
-    """Raise UserError before the first prediction if any value is not text in UTF-8."""
-    if not is_text(column.type):
-        raise UserError(f"{where} has type {column.type}, not text")
+def _as_utf8(column: Column, where: str) -> pa.ChunkedArray:
+    """Return texts as large_string; raise UserError before the first prediction if a value is not in UTF-8."""
     try:
-        for chunk in column.chunks:
-            chunk.cast(pa.large_string())
+        return pa.chunked_array([chunk.cast(pa.large_string()) for chunk in chunks(column)], pa.large_string())
     except pa.ArrowException as error:
         raise UserError(f"{where} is not text in UTF-8") from error
 

@@ -22,6 +22,7 @@ from counterpoise.commands.run_config import read_ensemble
 from counterpoise.commands.trusted_classes import PACKAGE, build
 from counterpoise.data.arrow_columns import is_blank_text
 from counterpoise.data.padding import pad_sequences
+from counterpoise.data.text_columns import shown_columns
 from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.errors import UserError
 from counterpoise.metrics.thresholds import Decision, read_thresholds
@@ -68,6 +69,11 @@ class BlockPredictor:
     decision: Decision | None = None
     thresholds: np.ndarray | None = None
 
+    @property
+    def columns(self) -> int:
+        """Number of columns of a text. Those of several are joined, see `data.text_columns`."""
+        return 1
+
     def prepare(self, texts: Sequence[str]) -> Any:
         """Return what `finish` needs of the texts, such as their tokens."""
         raise NotImplementedError
@@ -107,6 +113,14 @@ class BlockPredictor:
                 (prepared, reasons), ahead = ahead.result(), pool.submit(prepare, start + size)
                 yield Block(self.finish(prepared, lambda texts: display.advance(task, texts)), reasons)
 
+    def check_columns(self, columns: Sequence[str], run: Path) -> None:
+        """Raise UserError unless the model was trained on texts of as many columns."""
+        if len(columns) != self.columns:
+            raise UserError(
+                f"--text: {run} was trained on texts of {self.columns} column{'s' * (self.columns > 1)}, not of "
+                f"{len(columns)} ({shown_columns(columns)}): name as many, separated by commas"
+            )
+
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """Return the predicted labels of each text, bool [N, C]. Multi-label only."""
         if self.decision is None or self.thresholds is None:
@@ -137,6 +151,11 @@ class Predictor(BlockPredictor):
     tokenisation: Tokenisation = field(default_factory=Tokenisation)
     gather: Callable[[Sequence[Any]], np.ndarray] = np.concatenate
 
+    @property
+    def columns(self) -> int:
+        """Number of columns of a text."""
+        return self.tokenisation.columns
+
     def prepare(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, special tokens included."""
         return self.tokenise(texts)
@@ -154,7 +173,7 @@ class Predictor(BlockPredictor):
     @property
     def readable_length(self) -> int:
         """Largest number of tokens of a text that is read whole."""
-        return self.tokenisation.readable_length(self.tokenizer.num_special_tokens_to_add(is_pair=False))
+        return self.tokenisation.readable_length(self.tokenizer)
 
     @cached_property
     def _uninformative(self) -> np.ndarray:
@@ -205,6 +224,11 @@ class EnsemblePredictor(BlockPredictor):
     members: list[BlockPredictor]
     baseline: "FittedBaseline | None"
     factors: np.ndarray
+
+    @property
+    def columns(self) -> int:
+        """Number of columns of a text."""
+        return self.members[0].columns
 
     def prepare(self, texts: Sequence[str]) -> tuple[Sequence[str], list[Any]]:
         """Return the texts, and what each model needs of them."""

@@ -1,6 +1,7 @@
 """Predict texts with the PyTorch model of a finished run."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from counterpoise.commands.predictor import MAX_TOKENS, Predictor
 from counterpoise.commands.trusted_classes import PACKAGE, build
+from counterpoise.data.table_format import text_columns
 from counterpoise.data.token_store import load_tokenizer
 from counterpoise.errors import UserError
 from counterpoise.metrics.scoring import MultiLabelScoring
@@ -47,13 +49,15 @@ def make_predictor(
         tokenizer = load_tokenizer(source.locate(), source.revision)
         check_tokenizer(run, source, tokenizer)
         backend, scoring = tokenizer.backend_tokenizer, model.scoring
-        source.tokenisation.prepare(backend)
+        columns = len(text_columns(config["data"].get("text") or "text"))
+        tokenisation = replace(source.tokenisation, columns=columns)
+        tokenisation.prepare(backend)
     found = Predictor(
         labels=model.labels,
         tokenizer=backend,
         pad=tokenizer.pad_token_id or 0,
         model=logits,
-        tokenisation=source.tokenisation,
+        tokenisation=tokenisation,
         max_tokens=MAX_TOKENS.get(kind, MAX_TOKENS["cpu"]),
         gather=lambda outputs: torch.cat(tuple(outputs)).cpu().numpy(),
     )

@@ -1,6 +1,7 @@
 """Serve predictions over HTTP: `python -m counterpoise.serve EXPORT`.
 
     POST /predict   {"text": "..."} or {"texts": ["...", ...]}, and optionally "top", the number of classes to return
+                    (a model of several columns of text: a list of their texts in place of each "...")
     GET  /health    {"status": "ok", ...} as soon as the model is loaded
     GET  /          a page to try texts
 

@@ -11,6 +11,7 @@ from scipy.special import expit, softmax
 
 from counterpoise.commands.predictor import BlockPredictor, load
 from counterpoise.commands.trusted_classes import PACKAGE
+from counterpoise.data.text_columns import join_texts
 from counterpoise.errors import UserError
 from counterpoise.metrics.adjustment import Adjustment, read_adjustment
 
@@ -91,16 +92,21 @@ class TextClassifier:
         """Whether a text may have any number of labels."""
         return self._predictor.decision is not None
 
-    def predict(self, texts: Sequence[str], calibrated: bool = False) -> Predictions:
+    @property
+    def columns(self) -> int:
+        """Number of columns of a text, such as 2 for a title and a body."""
+        return self._predictor.columns
+
+    def predict(self, texts: Sequence[str | Sequence[str]], calibrated: bool = False) -> Predictions:
         """Return the predictions of texts, as `python -m counterpoise.predict` writes them.
 
         Args:
-            texts: N texts.
+            texts: N texts. If the model was trained on texts of several columns, each is a list of their texts.
             calibrated: Return calibrated probabilities. The predicted labels stay those of the uncalibrated model.
                 Defaults to False.
 
         Raises:
-            TypeError: `texts` is a string, or holds a value that is none.
+            TypeError: `texts` is a string, or holds a value that is no text, or not one for each column.
             ValueError: A text is not valid Unicode.
             UserError: `calibrated` is set and the model has no calibration.
         """
@@ -109,10 +115,12 @@ class TextClassifier:
         if calibrated and self._adjustment is None:
             raise UserError("calibrated=True: the model has no calibration.json")
         texts = list(texts)
-        if wrong := [row for row, text in enumerate(texts) if not isinstance(text, str)]:
-            raise TypeError(f"texts[{wrong[0]}] is of type {type(texts[wrong[0]]).__name__}, not str")
-        column = pa.chunked_array([pa.array(texts, pa.large_string())])
-        prepared = self._predictor.prepare(texts)
+        if wrong := [row for row, text in enumerate(texts) if not self.accepts(text)]:
+            expected = "str" if self.columns == 1 else f"a list of {self.columns} str, one for each column of the model"
+            raise TypeError(f"texts[{wrong[0]}] is of type {type(texts[wrong[0]]).__name__}, not {expected}")
+        plain = [text if isinstance(text, str) else join_texts(text) for text in texts]
+        column = pa.chunked_array([pa.array(plain, pa.large_string())])
+        prepared = self._predictor.prepare(plain)
         logits = self._predictor.finish(prepared, lambda texts: None)
         reasons = self._predictor.reasons(column, prepared)
         shown = self._adjustment(logits) if calibrated and self._adjustment else logits.astype(np.float64)
@@ -122,6 +130,12 @@ class TextClassifier:
         decided = self._decide(logits)
         labels = [None if reason else own for own, reason in zip(decided, why, strict=True)]
         return Predictions(self.classes, labels, probabilities, why, self.multi_label)
+
+    def accepts(self, text: Any) -> bool:
+        """Return whether a value is a text of this model: a string, or with several columns a list of strings."""
+        if self.columns == 1 or not isinstance(text, Sequence) or isinstance(text, str):
+            return self.columns == 1 and isinstance(text, str)
+        return len(text) == self.columns and all(isinstance(part, str) for part in text)
 
     def _decide(self, logits: np.ndarray) -> list[Label]:
         names = self._predictor.labels

@@ -60,12 +60,12 @@ Text = Annotated[str, AfterValidator(_require_unicode)]
 
 
 class Texts(BaseModel):
-    """Body of a request: one text, or several."""
+    """Body of a request: one text, or several. A text of several columns is a list of their texts."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    text: Text | None = None
-    texts: list[Text] | None = None
+    text: Text | list[Text] | None = None
+    texts: list[Text | list[Text]] | None = None
     top: Annotated[int, Field(ge=1)] = 5
 
     @model_validator(mode="after")
@@ -85,12 +85,12 @@ class Batcher:
         limits: Limits of a request.
     """
 
-    def __init__(self, predict: Callable[[list[str]], Predictions], limits: Limits) -> None:
+    def __init__(self, predict: Callable[[list[Any]], Predictions], limits: Limits) -> None:
         self._predict, self._limits = predict, limits
-        self._waiting: list[tuple[list[str], asyncio.Future[list[Any]]]] = []
+        self._waiting: list[tuple[list[Any], asyncio.Future[list[Any]]]] = []
         self._arrived = asyncio.Event()
 
-    async def submit(self, texts: list[str]) -> list[Any]:
+    async def submit(self, texts: list[Any]) -> list[Any]:
         """Return one row per text: (label or labels, probabilities float64 [C], reason).
 
         Raises:
@@ -130,9 +130,9 @@ class Batcher:
                         result.set_result(rows[start : start + len(own)])
                     start += len(own)
 
-    def _next_batch(self) -> list[tuple[list[str], "asyncio.Future[list[Any]]"]]:
+    def _next_batch(self) -> list[tuple[list[Any], "asyncio.Future[list[Any]]"]]:
         """Take waiting requests, up to `max_texts` texts. Those that are no longer awaited are dropped."""
-        batch: list[tuple[list[str], asyncio.Future[list[Any]]]] = []
+        batch: list[tuple[list[Any], asyncio.Future[list[Any]]]] = []
         size = 0
         self._waiting = [(texts, result) for texts, result in self._waiting if not result.done()]
         while self._waiting and (not batch or size + len(self._waiting[0][0]) <= self._limits.max_texts):
@@ -179,9 +179,11 @@ def create_application(
         UserError: `calibrated` is set and the model has no calibration.
     """
     limits = limits or Limits()
-    model.predict(["a text"], calibrated)  # What is wrong with the model is wrong before the first request.
+    # What is wrong with the model is wrong before the first request.
+    model.predict(["a text" if model.columns == 1 else ["a text"] * model.columns], calibrated)
     batcher = Batcher(lambda texts: model.predict(texts, calibrated), limits)
-    page = PAGE.read_text(encoding="utf-8").replace("{{ name }}", html.escape(name))
+    page = PAGE.read_text(encoding="utf-8").replace("{{ columns }}", str(model.columns))
+    page = page.replace("{{ name }}", html.escape(name))
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
@@ -197,10 +199,14 @@ def create_application(
 
     @application.post("/predict")
     async def predict(body: Texts) -> JSONResponse:
-        texts = body.texts if body.texts is not None else [str(body.text)]
+        texts: list[Any] = body.texts if body.texts is not None else [body.text]
         if len(texts) > limits.max_texts:
             raise HTTPException(413, f"{len(texts)} texts: a request may have {limits.max_texts}")
-        if long := [row for row, text in enumerate(texts) if len(text) > limits.max_characters]:
+        if wrong := [row for row, text in enumerate(texts) if not model.accepts(text)]:
+            expected = "a text" if model.columns == 1 else f"a list of {model.columns} texts, one for each column"
+            raise HTTPException(422, f"texts[{wrong[0]}] is not {expected}")
+        sizes = [len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts]
+        if long := [row for row, size in enumerate(sizes) if size > limits.max_characters]:
             raise HTTPException(413, f"texts[{long[0]}] has more than {limits.max_characters:,} characters")
         rows = await batcher.submit(texts) if texts else []
         return JSONResponse({"predictions": [_content(model, row, body.top) for row in rows]})

@@ -167,8 +167,7 @@ class TextDataModule(pl.LightningDataModule):
     @property
     def readable_length(self) -> int:
         """Largest number of tokens of a text that is read whole."""
-        special = self.tokenizer.backend_tokenizer.num_special_tokens_to_add(is_pair=False)
-        return self.tokenisation.readable_length(special)
+        return self.tokenisation.readable_length(self.tokenizer.backend_tokenizer)
 
     @property
     def notices(self) -> list[str]:
@@ -185,8 +184,10 @@ class TextDataModule(pl.LightningDataModule):
         if self.splits:
             return
         fractions = {"test": self.test_fraction, "validation": self.validation_fraction}
+        loaded = self.source.load()
+        self.tokenisation = replace(self.tokenisation, columns=loaded["train"].columns)
         found = partition(
-            self.source.load(),
+            loaded,
             fractions,
             self.split_seed,
             self.train_limit,
@@ -288,7 +289,7 @@ class TextDataModule(pl.LightningDataModule):
             "settings": {
                 "seed": self.seed,
                 **{f"loader.{name}": getattr(self, name) for name in names},
-                **{f"encoder.{name}": value for name, value in asdict(self.tokenisation).items()},
+                **{f"encoder.{name}": value for name, value in asdict(self.tokenisation).items() if name != "columns"},
             },
             "number": len(self.splits["train"]),
             "examples": self._examples,

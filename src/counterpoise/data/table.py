@@ -1,6 +1,7 @@
 """Usable rows of a table: their validation, and the resulting split."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +29,7 @@ from counterpoise.data.dropped_rows import HEADER, DroppedRows, repeated_headers
 from counterpoise.data.labels import read_labels, task_of
 from counterpoise.data.readers import TEXT_FAULTS, notices_of
 from counterpoise.data.table_format import TableFormat
+from counterpoise.data.text_columns import join_columns
 from counterpoise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Split:
         label_names: Names of all labels that the source declares, whether or not a row has them. None: unknown.
         notices: What the user should know of the file, one line each: its encoding, and dropped rows.
         digest: Digest of the texts if they are mapped from the cache, else None.
+        columns: Number of columns whose texts are joined in `texts`. See `data.text_columns`.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Split:
     label_names: tuple[str, ...] | None = None
     notices: tuple[str, ...] = ()
     digest: str | None = None
+    columns: int = 1
 
     @property
     def task(self) -> str:
@@ -126,11 +130,9 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
     labels, unusable = read_labels(table, source.label, source.separator, source.task, shown, source.names)
     for reason, bad in unusable.items():
         bad_rows.drop(bad, reason)
-    texts = table[source.text]
-    if not is_text(texts.type):
-        raise UserError(f"{shown}: column {source.text!r} (data.text) holds {texts.type}, not text")
-    texts = texts.cast(pa.large_binary())
-    faults = table[TEXT_FAULTS].to_numpy() if TEXT_FAULTS in table.column_names else find_text_faults(texts)
+    texts, digest = read_texts(table, source.text_columns, shown, "data.text")
+    known = TEXT_FAULTS in table.column_names and len(source.text_columns) == 1
+    faults = table[TEXT_FAULTS].to_numpy() if known else find_text_faults(texts)
     bad_rows.drop(faults == NOT_UTF8, "with a text that is not UTF-8")
     bad_rows.drop(faults == BLANK, "without a text")
     ids = groups = weights = None
@@ -156,7 +158,7 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
     def kept(column: pa.Array | pa.ChunkedArray) -> Any:
         return column if keep.all() else column.filter(pa.array(keep))
 
-    texts, digest = filter_column(texts, keep, text_digest(table))
+    texts, digest = filter_column(texts, keep, digest)
     labels = kept(labels)
     if is_list(labels.type) and not len(labels.flatten()):
         given = source.label if isinstance(source.label, str) else f"[{','.join(source.label)}]"
@@ -176,7 +178,28 @@ def usable_rows(source: TableFormat, name: str, shown: str, table: pa.Table, fil
         groups=None if groups is None else to_array(kept(groups).cast(pa.string())),
         weights=weights,
         digest=digest,
+        columns=len(source.text_columns),
     )
+
+
+def read_texts(table: pa.Table, columns: Sequence[str], shown: str, option: str) -> tuple[pa.ChunkedArray, str | None]:
+    """Return the texts of a table, large_binary [N], and their digest if they are mapped from the cache.
+
+    Args:
+        table: The table.
+        columns: Columns of the text. Several are joined, in memory. See `data.text_columns`.
+        shown: Name of the file in messages.
+        option: Setting that names the columns, for messages.
+
+    Raises:
+        UserError: A column does not hold text.
+    """
+    for column in columns:
+        if not is_text(table[column].type):
+            raise UserError(f"{shown}: column {column!r} ({option}) holds {table[column].type}, not text")
+    if len(columns) == 1:
+        return table[columns[0]].cast(pa.large_binary()), text_digest(table)
+    return join_columns([table[column] for column in columns]), None
 
 
 def row_ids(column: Column, where: str) -> tuple[Column, np.ndarray]:

@@ -17,7 +17,7 @@ class TableFormat:
     """Meaning of the columns of a table, and treatment of rows that cannot be used.
 
     Args:
-        text: Column of the text.
+        text: Column of the text, or several columns, such as title and body, that are read together.
         label: Column of the labels, or several columns of 0 and 1 that are a label each.
         id: Column of the row ids.
         task: "single_label" or "multi_label". None: multi-label if labels are lists, split by `separator`, or in
@@ -36,7 +36,7 @@ class TableFormat:
             its rows, or this fraction. 1: no limit.
     """
 
-    text: str = "text"
+    text: str | list[str] = "text"
     label: str | list[str] = "label"
     id: str | None = None
     task: str | None = None
@@ -51,18 +51,21 @@ class TableFormat:
 
     def __post_init__(self) -> None:
         """Raise UserError for values that cannot be column names."""
-        several = isinstance(self.label, Sequence) and not isinstance(self.label, str)
-        self.text = _column("text", self.text)
-        self.label = [_column("label", each) for each in self.label] if several else _column("label", self.label)
+        self.text, self.label = _columns("text", self.text), _columns("label", self.label)
         for key in ("id", "group", "weight"):
             if getattr(self, key) is not None:
                 setattr(self, key, _column(key, getattr(self, key)))
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The columns of the text."""
+        return text_columns(self.text)
 
     def needed(self, split: str) -> list[str]:
         """Return the distinct columns to read for a split, the text first."""
         of_training = [self.group, self.weight] if split == "train" else []
         labels = [self.label] if isinstance(self.label, str) else self.label
-        return list(dict.fromkeys([self.text, *labels, *(each for each in (self.id, *of_training) if each)]))
+        return list(dict.fromkeys([*self.text_columns, *labels, *(each for each in (self.id, *of_training) if each)]))
 
     @cached_property
     def names(self) -> list[str] | None:
@@ -111,8 +114,11 @@ class TableFormat:
             raise UserError(
                 "data.separator splits one column, but data.label names several: remove one of the two settings"
             )
-        if self.text == self.label or (several and self.text in self.label):
-            raise UserError(f"data.text and data.label are both {self.text!r}; they must be different columns")
+        if not isinstance(self.text, str) and (len(self.text) < 2 or len(set(self.text)) < len(self.text)):
+            raise UserError(f"data.text={list(self.text)}: name one column, or several different ones in a list")
+        labels = self.label if several else [self.label]
+        if both := [column for column in self.text_columns if column in labels]:
+            raise UserError(f"data.text and data.label are both {both[0]!r}; they must be different columns")
 
 
 def check_on_bad_row(choice: str) -> None:
@@ -125,6 +131,17 @@ def check_min_count(least: int) -> None:
     """Raise UserError for an invalid `data.min_count`."""
     if not isinstance(least, int) or least < 1:
         raise UserError(f"data.min_count={least}: use a whole number of 1 or more; 1 keeps every label")
+
+
+def text_columns(text: Any) -> list[str]:
+    """Return the columns that a value of `data.text` names."""
+    return [text] if isinstance(text, str) else list(text)
+
+
+def _columns(key: str, names: Any) -> str | list[str]:
+    if isinstance(names, Sequence) and not isinstance(names, str):
+        return [_column(key, name) for name in names]
+    return _column(key, names)
 
 
 def _column(key: str, name: Any) -> str:

@@ -112,12 +112,12 @@ def tokenise(
     if max_length > longest:
         raise UserError(f"encoder.max_length={max_length} is too long: this encoder takes at most {longest} tokens")
     backend = tokenizer.backend_tokenizer
-    special = backend.num_special_tokens_to_add(is_pair=False)
+    tokenisation.prepare(backend)
+    special = tokenisation.special_tokens(backend)
     if max_length <= special:
         raise UserError(
             f"encoder.max_length={max_length} leaves no token for the text: use more than the {special} special tokens"
         )
-    tokenisation.prepare(backend)
     dtype = "uint16" if len(tokenizer) <= 2**16 else "int32"
 
     def build(folder: Path) -> None:

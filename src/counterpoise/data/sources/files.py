@@ -73,7 +73,7 @@ class FileSource(TableFormat):
         for name, file in (("train", self.train), ("validation", self.validation), ("test", self.test)):
             if file:
                 path = folder / Path(str(file)).expanduser()
-                table = read_columns(path, self.text, self.needed(name), form)
+                table = read_columns(path, self.text_columns[0], self.needed(name), form)
                 splits[name] = usable_rows(self, name, path.name, table, str(path))
         return clean_labels(self, splits)
 
