@@ -161,6 +161,13 @@ def test_options_without_effect_and_unknown_columns_are_refused(arguments, line,
     assert line in refused(monkeypatch, capsys, "new.csv", *arguments)
 
 
+def test_a_column_that_cannot_be_read_is_named_with_what_to_do(monkeypatch, capsys):
+    Path("nested.jsonl").write_text('{"text": "a", "meta": {"x": 1}, "name": "y"}\n')
+    line = refused(monkeypatch, capsys, "nested.jsonl", "--keep-all")
+    assert "'meta' holds dict, not text. Name the columns to keep with --keep" in line
+    assert call(predict.main, monkeypatch, "model", "nested.jsonl", "--keep", "name", "--output", "out.csv") == 0
+
+
 def test_infinity_is_refused_in_json(monkeypatch, capsys):
     pq.write_table(pa.table({"text": ["a", "b"], "x": [0.5, float("inf")]}), "infinite.parquet")
     given = ("infinite.parquet", "--keep", "x", "--output")
