@@ -165,6 +165,8 @@ def test_a_column_that_cannot_be_read_is_named_with_what_to_do(monkeypatch, caps
     Path("nested.jsonl").write_text('{"text": "a", "meta": {"x": 1}, "name": "y"}\n')
     line = refused(monkeypatch, capsys, "nested.jsonl", "--keep-all")
     assert "'meta' holds dict, not text. Name the columns to keep with --keep" in line
+    line = refused(monkeypatch, capsys, "nested.jsonl", "--keep-all", "--text", "text,name")
+    assert "'meta' holds dict, not text. Name the columns to keep with --keep" in line
     assert call(predict.main, monkeypatch, "model", "nested.jsonl", "--keep", "name", "--output", "out.csv") == 0
 
 

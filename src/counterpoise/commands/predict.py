@@ -181,7 +181,7 @@ def _read(arguments: argparse.Namespace, form: FileFormat) -> tuple[pa.Table, li
         return read_columns(arguments.file, first, [*others, *ids, *kept], form), kept
     except UserError as error:
         if inherited is None or f"no column {inherited!r}" not in str(error):
-            kept_only = {*kept} - {arguments.text, arguments.id}
+            kept_only = {*kept} - {first, *others, arguments.id}
             if arguments.keep_all and any(f"column {name!r}" in str(error) for name in kept_only):
                 raise UserError(f"{error}. Name the columns to keep with --keep instead of --keep-all") from error
             raise
