@@ -14,6 +14,7 @@ import pytest
 
 from commandline import call
 from counterpoise.commands import predict, predictor
+from counterpoise.data import readers
 from counterpoise.data.readers import column_names
 from counting import counting_model
 
@@ -82,6 +83,14 @@ def test_all_columns_are_kept_in_order_in_every_format(given, written, monkeypat
         assert as_cells(kept) == as_cells(expected)
     else:
         assert kept == [list(row) for row in expected]
+
+
+@pytest.mark.parametrize("given", FORMATS)
+def test_columns_of_files_that_are_mapped_from_the_cache_are_kept(given, monkeypatch):
+    monkeypatch.setattr(readers, "MAX_IN_MEMORY", 0)
+    assert call(predict.main, monkeypatch, "model", f"new.{given}", "--keep-all", "--output", "out.parquet") == 0
+    kept = [[row[name] for name in TABLE] for row in read("out.parquet")]
+    assert as_cells(kept) == as_cells([*zip(*TABLE.values(), strict=True)])
 
 
 def test_named_columns_are_kept_in_the_given_order(monkeypatch):
