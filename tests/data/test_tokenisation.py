@@ -37,6 +37,12 @@ def test_short_texts_are_read_whole_and_lengths_are_those_of_whole_texts(tokeniz
             assert words(tokenizer, found.ids) == ["[CLS]", *text.split(), "[SEP]"]
 
 
+@pytest.mark.parametrize("mode", ["truncate", "head_tail", "chunk"])
+def test_token_ids_are_those_of_encode(tokenizer, mode):
+    found = [tokens.ids for tokens in read(tokenizer, long_texts=mode)]
+    assert list(Tokenisation(8, mode).token_ids(tokenizer, TEXTS)) == found
+
+
 def test_truncation_keeps_the_first_tokens(tokenizer):
     assert words(tokenizer, read(tokenizer)[-1].ids) == ["[CLS]", *TEXTS[-1].split()[:6], "[SEP]"]
 

@@ -167,8 +167,8 @@ class Predictor(BlockPredictor):
     def tokenise(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, special tokens included."""
         batches = (texts[start : start + TEXTS_PER_CHUNK] for start in range(0, len(texts), TEXTS_PER_CHUNK))
-        read = (tokens for batch in batches for tokens in self.tokenisation.encode(self.tokenizer, batch))
-        return [np.array(tokens.ids, np.int32) for tokens in read]
+        read = (ids for batch in batches for ids in self.tokenisation.token_ids(self.tokenizer, batch))
+        return [np.array(ids, np.int32) for ids in read]
 
     @property
     def readable_length(self) -> int:

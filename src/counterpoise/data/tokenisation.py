@@ -157,6 +157,12 @@ class Tokenisation:
         for encoding in tokenizer.encode_batch_fast(list(texts)):
             yield self._truncated(encoding) if self._truncates else self._read(*_parts(encoding))
 
+    def token_ids(self, tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[Sequence[int]]:
+        """Yield the token ids of each text, without counting what is not read. See `encode`."""
+        if self._truncates:
+            return (encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts)))
+        return (tokens.ids for tokens in self.encode(tokenizer, texts))
+
     def _truncated(self, encoding: Encoding) -> Tokens:
         ids = encoding.ids
         # Reading `overflowing` copies the rest of the text: read it only for texts that may be truncated. Its parts

@@ -107,8 +107,8 @@ class EncoderSource:
         if self.mirror:
             if (self.name, self.revision) != (self.mirror.name, self.mirror.revision):
                 raise UserError(
-                    f"encoder.name={self.name} encoder.revision={self.revision}: this encoder is {self.mirror.name} at "
-                    f"{self.mirror.revision}: choose another one with encoder=local encoder.name={self.name}"
+                    f"encoder.name={self.name}, encoder.revision={self.revision}: this option of encoder is fixed to "
+                    f"{self.mirror.name} at {self.mirror.revision[:7]}. Use encoder=local encoder.name={self.name}"
                 )
             return str(self.mirror.locate())
         path = Path(self.name).expanduser()

@@ -108,7 +108,7 @@ def encode_texts(encoder: Encoder, texts: Sequence[str], data: TextDataModule) -
         part = list(texts[start : start + data.eval_batch_size])
         backend = data.tokenizer.backend_tokenizer
         data.tokenisation.prepare(backend)
-        tokens = [np.asarray(ids) for ids, _ in data.tokenisation.encode(backend, part)]
+        tokens = [np.asarray(ids) for ids in data.tokenisation.token_ids(backend, part)]
         ids, mask = pad_sequences(tokens, data.tokenizer.pad_token_id or 0)
         vectors.append(encoder(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))).float())
     encoder.train(training)
