@@ -25,8 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder to write")
     parser.add_argument("--tokens", type=int, default=128, help="texts of more tokens are kept (default: 128)")
+    parser.add_argument("--texts", type=int, help="keep this many of them, evenly spaced in the file (default: all)")
     parser.add_argument("overrides", nargs="*", help="overrides of train.py that choose data and encoder")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", arguments.overrides)
     encoder, source = instantiate(config.encoder), instantiate(config.data)
@@ -36,10 +37,13 @@ def main() -> None:
     for name, split in source.load().items():
         read = replace(encoder.tokenisation, long_texts="truncate")
         lengths = tokenise(split.texts, tokenizer, read, name, split.digest).full_lengths
-        long = pa.array(np.flatnonzero(lengths > arguments.tokens))
+        rows = np.flatnonzero(lengths > arguments.tokens)
+        if arguments.texts and arguments.texts < len(rows):
+            rows = rows[np.linspace(0, len(rows) - 1, arguments.texts).astype(int)]
+        long = pa.array(rows)
         table = pa.table({"text": split.texts.take(long), "label": split.labels.take(long)})
         pq.write_table(table, arguments.folder / f"{name}.parquet")
-        kept = lengths[long.to_numpy()]
+        kept = lengths[rows]
         print(
             f"{name}: {len(long):,} of {len(split):,} texts; tokens: median {np.median(kept):.0f}, "
             f"95th percentile {np.percentile(kept, 95):.0f}, longest {kept.max():,}"

@@ -48,6 +48,11 @@ def found(*overrides: str, index: ClassIndex = SINGLE, own: frozenset = frozense
 
 
 IGNORED: dict[str, tuple[list[str], dict, list[str]]] = {
+    "chunks of truncated texts": (
+        ["encoder.long_texts=head_tail", "encoder.max_chunks=3", "encoder.chunk_overlap=0.5"],
+        {},
+        ["encoder.chunk_overlap", "encoder.max_chunks"],
+    ),
     "thresholds of single-label data": (
         ["decision.thresholds=global", "decision.top_k=3"],
         {},

@@ -1,6 +1,6 @@
 """From a text to the token ids that an encoder reads, and what is read of a text longer than the encoder takes at once.
 
-It needs `tokenizers` and NumPy only, because exported models read texts with it, too.
+Exported models read texts with it, too, so it needs no PyTorch.
 """
 
 import math
@@ -17,7 +17,7 @@ from counterpoise.errors import UserError
 
 LONG_TEXTS = ("truncate", "head_tail", "chunk")
 HEAD = 0.25
-"""Fraction of the tokens that `head_tail` takes from the start: 128 of 510 (Sun et al., 2019, section 5.3.1)."""
+"""Fraction of the tokens that `head_tail` takes from the start: 128 of 510 (Sun et al., 2019)."""
 
 
 class Tokens(NamedTuple):
@@ -51,7 +51,10 @@ class Specials(NamedTuple):
         one, pair = tokenizer.encode("a"), tokenizer.encode("a", "a")
         places = [number == 0 for number in one.sequence_ids]
         if True not in places:
-            raise UserError("data.text: this tokenizer does not know the letter a, so no column can be joined by it")
+            raise UserError(
+                "data.text: this tokenizer has no token for the letter a, by which its special tokens are found: name "
+                "one column"
+            )
         first, last = places.index(True), len(places) - places[::-1].index(True)
         before, after = one.ids[:first], one.ids[last:]
         columns = pair.sequence_ids
