@@ -62,7 +62,7 @@ const report = (() => {
         font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: ink },
         paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)",
         colorway: [1, 2, 3, 4, 5, 6].map((number) => colour(`var(--c${number})`)),
-        xaxis: axis, yaxis: axis, hovermode: "closest",
+        xaxis: { ...axis, ticklabelstandoff: 4 }, yaxis: { ...axis, ticklabelstandoff: 2 }, hovermode: "closest",
         hoverlabel: {
           bgcolor: colour("var(--raised)"), bordercolor: colour("var(--rule)"), align: "left",
           font: { color: ink, family: getComputedStyle(document.body).fontFamily, size: 12.5 },
