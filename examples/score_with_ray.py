@@ -2,7 +2,8 @@
 
 EXPORT is a folder that `counterpoise.export` wrote; workers import neither PyTorch nor `transformers`. INPUT is a
 Parquet file or a folder of them, OUTPUT the folder of the results: all columns of the input and the predictions, in the
-order of the input. On a cluster, EXPORT must have the same path on every node.
+order of the input. On a cluster, EXPORT must have the same path on every node. Models of several columns of text are
+not supported.
 """
 
 import argparse
@@ -25,6 +26,8 @@ class Score:
 
     def __init__(self, folder: str, text: str) -> None:
         self._model, self._text = counterpoise.load(folder, device="cpu"), text
+        if self._model.columns > 1:
+            raise ValueError(f"{folder} reads {self._model.columns} columns of text, this recipe one")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return the batch with the columns of its predictions."""

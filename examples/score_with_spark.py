@@ -2,7 +2,7 @@
 
 EXPORT is a folder that `counterpoise.export` wrote; workers import neither PyTorch nor `transformers`. INPUT is a
 Parquet file or a folder of them, OUTPUT the folder of the results: all columns of the input and the predictions. On a
-cluster, EXPORT must have the same path on every node.
+cluster, EXPORT must have the same path on every node. Models of several columns of text are not supported.
 """
 
 import argparse
@@ -21,7 +21,10 @@ SEVERAL_LABELS = "predictions array<string>, probabilities array<double>, not_pr
 
 def predictor(folder: str) -> Callable[..., Any]:
     """Return a pandas UDF that predicts a column of texts with an exported folder."""
-    multi_label = counterpoise.load(folder, device="cpu").multi_label
+    first = counterpoise.load(folder, device="cpu")
+    if first.columns > 1:
+        raise SystemExit(f"error: {folder} reads {first.columns} columns of text, this recipe one")
+    multi_label = first.multi_label
 
     def predict(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
         # A task loads the model once, for all batches of its partition.

@@ -81,6 +81,26 @@ def test_columns_of_other_names_are_given_with_commas(finished, tables, tmp_path
     assert call(evaluate.main, monkeypatch, finished, tmp_path / "other.csv", "--text", "a,b") == 0
 
 
+def named(file: Path, folder: Path, name: str) -> Path:
+    """Write a table with the texts in a column of this name."""
+    rows = pd.read_csv(file).assign(text=lambda table: table.title + " " + table.body.fillna(""))
+    rows.rename(columns={"text": name})[[name, "label"]].to_csv(folder / file.name, index=False)
+    return folder / file.name
+
+
+@pytest.mark.parametrize("name", ["7", "title, long"])
+def test_odd_names_of_one_column_are_used_alike(name, tables, tiny_encoder, tmp_path, monkeypatch):
+    files = {split: named(file, tmp_path, name) for split, file in tables.items()}
+    shared = [*setting(files, tiny_encoder), f"data.text='{name}'" if "," in name else f"data.text={name}"]
+    outcome = run(tmp_path / "run", *shared, "trainer.max_epochs=1", report=False)
+    assert outcome.code == 0, outcome.err
+    for command in (predict, evaluate):
+        for options in ([], ["--text", name]):
+            out = ["--output", tmp_path / "out.csv"] if command is predict else []
+            assert call(command.main, monkeypatch, outcome.folder, files["test"], *options, *out) == 0
+    assert counterpoise.load(outcome.folder).predict(["alpha1"]).labels
+
+
 def test_the_hugging_face_format_is_refused_by_name(finished, tmp_path, monkeypatch, capsys):
     assert call(export.main, monkeypatch, finished, "--format", "hf", "--output", tmp_path / "hf") == 2
     assert "data.text" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers.logger import DummyLogger
 
@@ -498,20 +499,43 @@ def test_a_change_that_would_skip_or_repeat_examples_is_refused(before, after, s
     assert all(part in str(error.value) for part in says), error.value
 
 
-@pytest.mark.parametrize("change", ["a row less", "another label", "another order", "another length"])
+@pytest.mark.parametrize("change", ["a row less", "another label", "another order", "another length", "other words"])
 def test_other_training_examples_are_refused(change, train, tables, tmp_path):
     first = train(("on_before_backward", 8))
     header, *rows = Path(tables["train"]).read_text().splitlines()
-    one = next(i for i, row in enumerate(rows) if row.endswith("alpha"))
+    one = next(i for i, row in enumerate(rows) if row.endswith(",alpha"))
+    words = rows[one].removesuffix(",alpha")
     changed = {
         "a row less": [*rows[:one], *rows[one + 1 :]],
         "another label": [*rows[:one], rows[one].replace(",alpha", ",beta"), *rows[one + 1 :]],
         "another order": rows[::-1],
         "another length": [*rows[:one], "word1 " + rows[one], *rows[one + 1 :]],
+        "other words": [*rows[:one], " ".join(words.split()[::-1]) + ",alpha", *rows[one + 1 :]],
     }[change]
     (tmp_path / "train.csv").write_text("\n".join([header, *changed]))
     with pytest.raises(UserError, match=r"other training examples .* was 33\).*data\."):
         train(ckpt=first.last, files=tables | {"train": str(tmp_path / "train.csv")})
+
+
+def test_another_pooling_is_refused(train, tmp_path):
+    checkpoint = load(train(("on_before_backward", 8)).last)
+    torch.save(checkpoint | {"pooling": {"encoder.pooling": "cls"}}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"encoder\.pooling=mean \(was cls\)"):
+        train(ckpt=tmp_path / "last.ckpt")
+
+
+def test_a_checkpoint_of_an_earlier_version_was_trained_on_truncated_texts(train):
+    first = train(("on_before_backward", 8))
+    checkpoint = load(first.last)
+    del checkpoint["TextDataModule"]["tokens"], checkpoint["pooling"]
+    for name in ("long_texts", "chunk_overlap", "max_chunks"):
+        del checkpoint["TextDataModule"]["settings"][f"encoder.{name}"]
+    torch.save(checkpoint, first.last)
+    assert_continues(train(), first, train(ckpt=first.last))
+    data = first.trainer.datamodule
+    data.tokenisation = dataclasses.replace(data.tokenisation, long_texts="head_tail")
+    with pytest.raises(UserError, match=r"encoder\.long_texts=head_tail \(was truncate\)"):
+        check_resumable(str(first.last), first.trainer, first.model, data, STEPS)
 
 
 @pytest.mark.parametrize(

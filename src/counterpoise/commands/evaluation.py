@@ -113,11 +113,11 @@ def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_l
     data = config["data"]
     if arguments.separator and not multi_label:
         raise UserError(f"--separator {arguments.separator!r} has no effect: {arguments.run} is a single-label run")
-    label = given_columns(arguments.label)
+    label = given_columns(arguments.label, several=True)
     source = FileSource(
         train=str(arguments.file),
         text=_text_of(arguments, config),
-        label=label or data.get("label", "label"),
+        label=(label if len(label) > 1 else label[0]) if label else data.get("label", "label"),
         id=arguments.id or data.get("id"),
         separator=arguments.separator or data.get("separator"),
         label_names=data.get("label_names"),
@@ -137,7 +137,9 @@ def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_l
 
 def _text_of(arguments: argparse.Namespace, config: dict[str, Any]) -> str | list[str]:
     """Return the column or columns of the text: those that are given, otherwise those of the run's data."""
-    return given_columns(arguments.text) or config["data"].get("text", "text")
+    of_run = text_columns(config["data"].get("text") or "text")
+    columns = given_columns(arguments.text, len(of_run) > 1) or of_run
+    return columns if len(columns) > 1 else columns[0]
 
 
 def known_rows(split: Split, vocabulary: Vocabulary) -> tuple[Targets, np.ndarray, int]:

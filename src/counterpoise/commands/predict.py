@@ -172,7 +172,8 @@ def _read(arguments: argparse.Namespace, form: FileFormat) -> tuple[pa.Table, li
     Columns that are not given are those of the run's data.
     """
     trained = trained_reading(arguments.run)
-    arguments.text = given_columns(arguments.text) or trained.get("text") or "text"
+    of_run = text_columns(trained.get("text") or "text")
+    arguments.text = given_columns(arguments.text, len(of_run) > 1) or of_run
     inherited = None if arguments.id else trained.get("id")
     arguments.id = arguments.id or inherited
     first, *others = text_columns(arguments.text)
@@ -190,9 +191,11 @@ def _read(arguments: argparse.Namespace, form: FileFormat) -> tuple[pa.Table, li
         return read_columns(arguments.file, first, [*others, *kept], form), kept
 
 
-def given_columns(option: str | None) -> str | list[str] | None:
-    """Return the column that an option names, or its columns, separated by commas."""
-    return option.split(",") if option and "," in option else option
+def given_columns(option: str | None, several: bool) -> list[str]:
+    """Return the columns that an option names. If there can be `several`, commas separate their names."""
+    if not option:
+        return []
+    return option.split(",") if several else [option]
 
 
 def warn_of_missing_ids(file: Path, column: str) -> None:

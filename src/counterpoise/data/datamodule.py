@@ -1,5 +1,6 @@
 """LightningDataModule: from a source to batches of token ids."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
@@ -293,6 +294,7 @@ class TextDataModule(pl.LightningDataModule):
             },
             "number": len(self.splits["train"]),
             "examples": self._examples,
+            "tokens": self._tokens,
             "sampler": str(sampler),
             "drawn": drawn,
         }
@@ -317,6 +319,11 @@ class TextDataModule(pl.LightningDataModule):
             (train.targets,) if isinstance(train.targets, np.ndarray) else (train.targets.indptr, train.targets.indices)
         )
         return array_digest(train.rows, *targets, train.dataset.lengths)
+
+    @cached_property
+    def _tokens(self) -> str:
+        """Digest of the token ids of the file with the training examples."""
+        return hashlib.blake2b(self.splits["train"].dataset.store.tokens, digest_size=16).hexdigest()
 
     @property
     def _rank(self) -> int:

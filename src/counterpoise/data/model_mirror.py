@@ -15,7 +15,7 @@ from counterpoise.errors import UserError
 log = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
-NEEDED = ("config.json", WEIGHTS, "tokenizer.json")
+NEEDED = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")
 """Files without which a copy in the cache of the Hub is not complete."""
 
 

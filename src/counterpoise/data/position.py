@@ -11,6 +11,10 @@ import pytorch_lightning as pl
 from counterpoise.errors import UserError
 
 
+EARLIER = {"encoder.long_texts": "truncate"}
+"""Settings that checkpoints of earlier versions do not have, and what these versions did."""
+
+
 class Position(NamedTuple):
     """Position of a training.
 
@@ -51,16 +55,18 @@ def check_same_order(saved: Mapping[str, Any], now: Mapping[str, Any], ckpt: str
         ckpt: Path of the checkpoint, for the message.
     """
     settings = now["settings"]
-    changed = [f"{key}={settings[key]} (was {old})" for key, old in saved["settings"].items() if settings[key] != old]
+    before = EARLIER | saved["settings"]
+    changed = [f"{key}={settings[key]} (was {old})" for key, old in before.items() if settings[key] != old]
     if changed:
         raise UserError(
             f"ckpt={ckpt} cannot be resumed with other settings of the training data: {', '.join(changed)}. Use the "
             "old values, or start a new run"
         )
-    if now["examples"] != saved["examples"]:
+    # Checkpoints of earlier versions have no digest of the tokens.
+    if now["examples"] != saved["examples"] or saved.get("tokens", now["tokens"]) != now["tokens"]:
         raise UserError(
             f"ckpt={ckpt} cannot be resumed with other training examples ({now['number']}, was {saved['number']}): "
-            "data.* must give the same rows and labels, and encoder.name the same tokens"
+            "data.* must give the same rows, texts and labels, and encoder.name the same tokens"
         )
     if now["steps"] != saved["steps"]:
         raise UserError(

@@ -263,6 +263,12 @@ class Encoder(nn.Module):
         """Set the training mode. A frozen encoder stays in evaluation mode, without dropout."""
         return super().train(mode and not self.frozen)
 
+    @property
+    def poolings(self) -> dict[str, str]:
+        """The settings that turn the vectors of tokens and of chunks into that of a text."""
+        chunks = {} if self.chunks is None else {"encoder.chunk_pooling": self.chunks.pooling}
+        return {"encoder.pooling": self.pooling, **chunks}
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return pooled vectors [B, H].
 

@@ -215,9 +215,11 @@ class Classifier(OutOfMemoryRetries):
             self.log("train/grad_norm", norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the labels, which name the logits, and the training loss of the epoch so far."""
+        """Store the labels, which name the logits, the pooling, and the training loss of the epoch so far."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["labels"] = self.labels
+        if isinstance(self.encoder, Encoder):
+            checkpoint["pooling"] = self.encoder.poolings
         checkpoint["epoch_loss"] = {"sum": self._loss_sum, "count": self._loss_count}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
