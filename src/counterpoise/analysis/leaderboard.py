@@ -59,8 +59,8 @@ def collect(sweep_dir: str | Path, final: bool = False) -> pd.DataFrame:
 
     Returns:
         A table with the columns `columns()`. setting: the overrides except seed and fold, or "default". probe: whether
-        the job is a linear probe. state: "finished", "running" or "failed"; reason: why it failed. test_set: a letter,
-        equal for jobs tested on the same texts and true labels; NaN if unknown.
+        the job is a linear probe. state: "finished", "running", "pruned" or "failed"; reason: why it failed or was
+        pruned. test_set: a letter, equal for jobs tested on the same texts and true labels; NaN if unknown.
     """
     sweep_dir = Path(sweep_dir)
     folders = jobs_of(sweep_dir)
@@ -116,7 +116,8 @@ def job(folder: Path, final: bool = False) -> dict[str, Any]:
         if status["state"] == "running":
             return row | {"state": "running"}
         if status["state"] != "finished":
-            return row | {"reason": str(status.get("reason") or "no reason given")}
+            state = "pruned" if status["state"] == "pruned" else "failed"
+            return row | {"state": state, "reason": str(status.get("reason") or "no reason given")}
         reading = "metrics.json"
         metrics = read_json(folder / reading)
         test, row["probe"] = metrics["test"], bool(metrics.get("probe"))
@@ -145,8 +146,8 @@ def have_different_test_sets(table: pd.DataFrame) -> bool:
 
 
 def rank(table: pd.DataFrame) -> pd.DataFrame:
-    """Sort by state (finished, running, failed), then test set, then macro F1, best first."""
-    state = table.state.map({"finished": 0, "running": 1, "failed": 2})
+    """Sort by state (finished, running, pruned, failed), then test set, then macro F1, best first."""
+    state = table.state.map({"finished": 0, "running": 1, "pruned": 2, "failed": 3})
     keys = table.assign(rank=state, texts=table.test_set if have_different_test_sets(table) else 0)
     keys = keys.sort_values(["rank", "texts", "macro_f1"], ascending=[True, True, False], kind="stable")
     return keys.drop(columns=["rank", "texts"])

@@ -36,7 +36,8 @@ def show(table: pd.DataFrame, console: Console) -> None:
         failed = row["state"] == "failed"
         setting = Text(row["setting"])
         if row["state"] != "finished":
-            setting.append(f"\n{row['reason'] if failed else 'running'}", style="" if failed else "italic")
+            detail = {"failed": row["reason"], "pruned": f"pruned: {row['reason']}"}.get(row["state"], "running")
+            setting.append(f"\n{detail}", style="" if failed else "italic")
         cells = [Text(_number(row[c], c), style="bold green" if _is_best(row[c], c, best) else "") for c in columns]
         identity = [_cell(row[c]) for c in _identity_columns(table)]
         printed.add_row(Text(row["job"]), setting, *identity, *cells, style="red" if failed else None)

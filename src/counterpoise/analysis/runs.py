@@ -199,13 +199,15 @@ def finished_jobs(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:
     unfinished = [
         f"{path.name} ({row['setting']}: {_state_text(row)})"
         for path, row in rows.items()
-        if path.resolve() not in done
+        if path.resolve() not in done and row["state"] != "pruned"  # which a search does to most trials
     ]
     return done, [f"Not included from {folder}: {'; '.join(unfinished)}."] if unfinished else []
 
 
 def _state_text(row: dict[str, Any]) -> str:
-    return f"failed, {' '.join(row['reason'].split())}" if row["state"] == "failed" else "did not finish"
+    if row["state"] in ("failed", "pruned"):
+        return f"{row['state']}, {' '.join(row['reason'].split())}"
+    return "did not finish"
 
 
 def _override_parts(row: dict[str, Any]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from rich.text import Text
 from counterpoise.analysis import plots
 from counterpoise.analysis.comparison import Comparison, Group
 from counterpoise.analysis.job_folders import is_job
+from counterpoise.analysis.search_results import read_search
 from counterpoise.analysis.significance import significant
 from counterpoise.csv_tables import write_csv
 from counterpoise.errors import UserError, nearest
@@ -105,8 +106,11 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def write(folder: Path, comparison: Comparison, drawn: Sequence[str]) -> None:
-    """Write the report, the tables and the recall plot of the groups `drawn` into the folder."""
-    write_comparison_report(folder / "comparison.html", comparison)
+    """Write the report, the tables and the recall plot of the groups `drawn` into the folder.
+
+    The report shows the search of hyperparameters if this is the folder of one.
+    """
+    write_comparison_report(folder / "comparison.html", comparison, read_search(folder))
     with atomic_path(folder / "comparison.md") as path:
         path.write_text(_markdown(comparison), encoding="utf-8")
     for name, table in (

@@ -13,7 +13,9 @@ from omegaconf import DictConfig
 
 from counterpoise.analysis import leaderboard, leaderboard_table
 from counterpoise.analysis.comparison import compare_runs
+from counterpoise.analysis.search_results import read_search
 from counterpoise.commands.comparison_output import drawn_groups, show, write
+from counterpoise.commands.parameter_search import show_search
 from counterpoise.errors import UserError
 from counterpoise.terminal import console, status
 
@@ -67,8 +69,11 @@ class LeaderboardCallback(Callback):
         if leaderboard.have_different_test_sets(table) and not leaderboard.have_different_test_sets(shown):
             console.print(f"finished jobs were {leaderboard.INCOMPARABLE}")
         console.print(str(sweep_dir / "leaderboard.csv"), soft_wrap=True, highlight=False, markup=False)
+        search = read_search(sweep_dir)
         if (table.state == "finished").sum() > 1:
-            _compare(sweep_dir)
+            _compare(sweep_dir, printed=search is None)
+        if search is not None:
+            show_search(sweep_dir, search)
         # Hydra turns an Exception from a callback into a warning; a SystemExit passes.
         if failed.any():
             raise SystemExit(1)
@@ -83,11 +88,13 @@ def _modified(folder: Path) -> float:
     return (folder / "status.json").stat().st_mtime
 
 
-def _compare(sweep_dir: Path) -> None:
+def _compare(sweep_dir: Path, printed: bool) -> None:
+    """Write the comparison, and print it unless it compares the single runs of a search."""
     try:
         with status("comparing the runs"):
             comparison = compare_runs([str(sweep_dir)])
-        show(comparison, console)
+        if printed:
+            show(comparison, console)
         write(sweep_dir, comparison, drawn_groups(comparison, None))
         console.print(str(sweep_dir / "comparison.html"), soft_wrap=True, highlight=False, markup=False)
     except UserError as error:

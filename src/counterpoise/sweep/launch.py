@@ -1,8 +1,9 @@
 """One batch of a sweep: skip finished jobs, run the others in worker processes, report each and record the failures."""
 
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from omegaconf import DictConfig
 from counterpoise import stop_signals
 from counterpoise.analysis.job_folders import (
     Job,
+    differing_overrides,
     find_folders,
     finished_value,
     has_finished,
@@ -24,7 +26,7 @@ from counterpoise.analysis.job_folders import (
 )
 from counterpoise.errors import UserError
 from counterpoise.io import exclusive
-from counterpoise.sweep.processes import THREAD_VARIABLES, Limits, Outcome, run_jobs
+from counterpoise.sweep.processes import THREAD_VARIABLES, Limits, Outcome, Queue, run_jobs
 from counterpoise.sweep.progress import Progress
 from counterpoise.sweep.worker import Program
 
@@ -107,10 +109,7 @@ def launch(
         UserError: Another sweep is running in the folder.
         Stopped: A signal arrived. Running jobs have been stopped.
     """
-    sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
-    sweep_dir.mkdir(parents=True, exist_ok=True)
-    refusal = f"another sweep is running in {sweep_dir}: wait for its end, or set hydra.sweep.dir"
-    with exclusive(sweep_dir / ".sweep.lock", refusal), stop_signals.handled():
+    with sweep_folder(config) as sweep_dir:
         jobs = find_folders(sweep_dir, job_overrides, first)
         values: dict[int, Any] = {
             job.number: finished_value(job.folder)
@@ -118,47 +117,98 @@ def launch(
             if job.folder is not None and has_finished(job.folder, job.overrides)
         }
         missing = [job for job in jobs if job.number not in values]
-        progress = Progress(jobs, missing, sweep_dir, limits.n_jobs, str(config.get("monitor", "value")))
+        shared, texts = differing_overrides(jobs)
+        described = {job.number: text for job, text in zip(jobs, texts, strict=True)}
+        progress = Progress(
+            len(jobs),
+            len(missing),
+            shared,
+            lambda job: described[job.number],
+            sweep_dir,
+            limits.n_jobs,
+            str(config.get("monitor", "value")),
+        )
         program = Program(config, hydra_context, task, Singleton.get_state(), list(sys.argv))
-        running: dict[int, Job] = {}
-        try:
-            with closing(run_jobs(cloudpickle.dumps(program), missing, limits)) as events:
-                for job, outcome in events:
-                    if outcome is None:
-                        running[job.number] = job
-                        if job.folder is not None:  # What it holds later belongs to this attempt.
-                            (job.folder / "status.json").unlink(missing_ok=True)
-                        progress.started(job)
-                        continue
-                    del running[job.number]
-                    values[job.number] = outcome.value
-                    failed = record(job, outcome, sweep_dir)
-                    if outcome.died:
-                        died = JobReturn(overrides=list(job.overrides), status=JobStatus.FAILED)
-                        hydra_context.callbacks.on_job_end(config=config, job_return=died)
-                    progress.ended(job, outcome, failed)
-        except BaseException as end:
-            for job in running.values():
-                folder = job.folder or sweep_dir / str(job.number)
-                if folder.is_dir() and read_status(folder).get("state") in (None, "running"):
-                    record_failure(folder, job.overrides, "stopped with the sweep", 0.0)
-            # The end of the last job: callbacks update the leaderboard.
-            hydra_context.callbacks.on_job_end(config=config, job_return=JobReturn(status=JobStatus.FAILED))
-            if isinstance(end, stop_signals.Stopped):
-                progress.stopped(end.cause)
-            raise
+
+        def ended(job: Job, outcome: Outcome) -> None:
+            values[job.number] = outcome.value
+
+        run_queue(program, deque(missing), limits, progress, ended)
     return [_returned(job, values[job.number]) for job in jobs]
 
 
-def record(job: Job, outcome: Outcome, sweep_dir: Path) -> bool:
-    """Write the reason of a failure that the job has not recorded itself; return whether the job failed."""
+@contextmanager
+def sweep_folder(config: DictConfig) -> Iterator[Path]:
+    """Hold the folder of the sweep, which is created, and turn signals into `Stopped`.
+
+    Raises:
+        UserError: Another sweep is running in the folder.
+    """
+    sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    refusal = f"another sweep is running in {sweep_dir}: wait for its end, or set hydra.sweep.dir"
+    with exclusive(sweep_dir / ".sweep.lock", refusal), stop_signals.handled():
+        yield sweep_dir
+
+
+def run_queue(
+    program: Program, waiting: Queue, limits: Limits, progress: Progress, ended: Callable[[Job, Outcome], None]
+) -> None:
+    """Run the jobs in worker processes, print the progress and record failures.
+
+    Args:
+        program: What the jobs have in common.
+        waiting: The jobs.
+        limits: Limits of jobs and workers.
+        progress: Prints the progress.
+        ended: Called with each job that has ended and its outcome.
+
+    Raises:
+        Stopped: A signal arrived. Running jobs have been stopped.
+    """
+    config, callbacks, sweep_dir = program.config, program.hydra_context.callbacks, progress.sweep_dir
+    running: dict[int, Job] = {}
+    try:
+        with closing(run_jobs(cloudpickle.dumps(program), waiting, limits)) as events:
+            for job, outcome in events:
+                if outcome is None:
+                    running[job.number] = job
+                    if job.folder is not None:  # What it holds later belongs to this attempt.
+                        (job.folder / "status.json").unlink(missing_ok=True)
+                    progress.started(job)
+                    continue
+                del running[job.number]
+                state = record(job, outcome, sweep_dir)
+                if outcome.died:
+                    died = JobReturn(overrides=list(job.overrides), status=JobStatus.FAILED)
+                    callbacks.on_job_end(config=config, job_return=died)
+                progress.ended(job, outcome, state)
+                ended(job, outcome)
+    except BaseException as end:
+        for job in running.values():
+            folder = job.folder or sweep_dir / str(job.number)
+            if folder.is_dir() and read_status(folder).get("state") in (None, "running"):
+                record_failure(folder, job.overrides, "stopped with the sweep", 0.0)
+        # The end of the last job: callbacks update the leaderboard.
+        callbacks.on_job_end(config=config, job_return=JobReturn(status=JobStatus.FAILED))
+        if isinstance(end, stop_signals.Stopped):
+            progress.stopped(end.cause)
+        raise
+
+
+def record(job: Job, outcome: Outcome, sweep_dir: Path) -> str:
+    """Write the reason of a failure that the job has not recorded itself.
+
+    Returns:
+        "finished", "failed" or "pruned".
+    """
     folder = outcome.folder or job.folder or sweep_dir / str(job.number)
     state = read_status(folder).get("state")
-    if state == "finished":  # it died afterwards
-        return False
+    if state in ("finished", "pruned"):  # it may have died afterwards
+        return str(state)
     if outcome.reason is not None and (outcome.killed or state != "failed"):
         record_failure(folder, job.overrides, outcome.reason, outcome.seconds)
-    return outcome.reason is not None or state == "failed"
+    return "failed" if outcome.reason is not None or state == "failed" else "finished"
 
 
 def _returned(job: Job, value: Any) -> JobReturn:

@@ -6,13 +6,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cloudpickle
 
@@ -71,6 +70,16 @@ class Outcome:
     killed: bool
     folder: Path | None
     seconds: float
+
+
+class Queue(Protocol):
+    """Jobs that wait: a deque, or a source that chooses the next job when a worker is free."""
+
+    def __len__(self) -> int:
+        """Return the number of jobs that are left."""
+
+    def popleft(self) -> Job:
+        """Remove the next job and return it."""
 
 
 class Worker:
@@ -166,12 +175,12 @@ class Worker:
         self.kill_at = time.monotonic() + STOP_SECONDS
 
 
-def run_jobs(program: bytes, jobs: Sequence[Job], limits: Limits) -> Generator[tuple[Job, Outcome | None]]:
+def run_jobs(program: bytes, waiting: Queue, limits: Limits) -> Generator[tuple[Job, Outcome | None]]:
     """Run the jobs in worker processes.
 
     Args:
         program: A pickled `Program`.
-        jobs: The jobs, in the order in which they start.
+        waiting: The jobs, in the order in which they start. A job is taken when a worker is free.
         limits: Limits of jobs and workers.
 
     Yields:
@@ -179,7 +188,6 @@ def run_jobs(program: bytes, jobs: Sequence[Job], limits: Limits) -> Generator[t
         `close()` or an exception, stops the running jobs.
     """
     gpus = Gpus() if limits.one_gpu_each else None
-    waiting = deque(jobs)
     workers: list[Worker] = []
     retired: list[Worker] = []
     try:

@@ -2,10 +2,10 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from counterpoise.analysis.job_folders import Job, differing_overrides
+from counterpoise.analysis.job_folders import Job
 from counterpoise.sweep.processes import Outcome
 from counterpoise.terminal import console
 
@@ -14,20 +14,27 @@ class Progress:
     """Prints the progress of a sweep.
 
     Args:
-        jobs: All jobs of the sweep.
-        missing: Those that have to run.
+        total: Number of jobs of the sweep.
+        missing: Number of those that have to run.
+        shared: Overrides that all jobs share.
+        describe: Returns the other overrides of a job as text.
         sweep_dir: Folder of the sweep.
         n_jobs: Jobs at the same time.
         measure: Name of the value that the jobs return.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], missing: Sequence[Job], sweep_dir: Path, n_jobs: int, measure: str = "value"
+        self,
+        total: int,
+        missing: int,
+        shared: Sequence[str],
+        describe: Callable[[Job], str],
+        sweep_dir: Path,
+        n_jobs: int,
+        measure: str = "value",
     ) -> None:
-        shared, texts = differing_overrides(jobs)
-        self.texts = {job.number: text for job, text in zip(jobs, texts, strict=True)}
-        self.missing, self.total, self.sweep_dir, self.n_jobs = len(missing), len(jobs), sweep_dir, n_jobs
-        self.measure = measure
+        self.describe, self.measure = describe, measure
+        self.missing, self.total, self.sweep_dir, self.n_jobs = missing, total, sweep_dir, n_jobs
         self.done = self.failed = 0
         self.begun = time.monotonic()
         at_once = f", {n_jobs} at a time" if n_jobs > 1 else ""
@@ -40,20 +47,27 @@ class Progress:
     def started(self, job: Job) -> None:
         """Announce a job whose output follows."""
         if self.n_jobs == 1:
-            _print(f"job {job.number} ({self.done + 1} of {self.missing}): {self.texts[job.number]}")
+            _print(f"job {job.number} ({self.done + 1} of {self.missing}): {self.describe(job)}")
 
-    def ended(self, job: Job, outcome: Outcome, failed: bool) -> None:
-        """Say how a job ended, and how long the others will take."""
+    def ended(self, job: Job, outcome: Outcome, state: str) -> None:
+        """Say how a job ended, and how long the others will take.
+
+        Args:
+            job: The job.
+            outcome: Its end.
+            state: "finished", "failed" or "pruned".
+        """
+        failed = state == "failed"
         self.done += 1
         self.failed += failed
         left = (time.monotonic() - self.begun) / self.done * (self.missing - self.done)
-        state = f"{'failed' if failed else 'finished'} in {_duration(outcome.seconds)}"
+        state = f"{state} in {_duration(outcome.seconds)}"
         if failed:
             detail = f" ({outcome.reason})" if outcome.reason else ""
         else:
             detail = f", {self.measure} {outcome.value:.4f}" if isinstance(outcome.value, float) else ""
         remaining = f"; about {_duration(left)} left" if left else ""
-        _print(f"[{self.done}/{self.missing}] job {job.number}, {self.texts[job.number]}: {state}{detail}{remaining}")
+        _print(f"[{self.done}/{self.missing}] job {job.number}, {self.describe(job)}: {state}{detail}{remaining}")
 
     def stopped(self, cause: str) -> None:
         """Say what stopped the sweep, how far it came and how to run the rest."""

@@ -36,9 +36,10 @@ from counterpoise.training.last_checkpoint import checkpoint_to_resume
 from counterpoise.training.launcher import LostProcess, lost_process, watched
 from counterpoise.training.next_steps import resume_command
 from counterpoise.training.processes import check_cores, check_run_folder, end_with_launcher
+from counterpoise.training.pruning import TrialPruned
 from counterpoise.training.shown_settings import show_settings, shown_path
 from hydra_plugins.counterpoise_launcher.launcher import ProcessLauncher
-from hydra_plugins.counterpoise_launcher.sweeper import AutoSweeper
+from hydra_plugins.counterpoise_launcher.sweeper import AutoSweeper, GridSweeper, OptunaSweeper
 
 log = logging.getLogger(__name__)
 
@@ -146,8 +147,8 @@ class RunContext:
         """Write `status.json`.
 
         Args:
-            state: "running", "finished" or "failed".
-            reason: Why the run failed, one line.
+            state: "running", "finished", "failed" or "pruned".
+            reason: Why the run failed or was pruned, one line.
             value: What a finished run returns to the sweeper.
         """
         if self.rank != 0:
@@ -172,7 +173,7 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
     its folder before is skipped.
     """
     # Hydra searches installed plugins only, and not those of an editable installation.
-    for plugin in (ProcessLauncher, AutoSweeper):
+    for plugin in (ProcessLauncher, AutoSweeper, GridSweeper, OptunaSweeper):
         Plugins.instance().register(plugin)
 
     @functools.wraps(task)
@@ -187,6 +188,10 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
                 value = task(run)
                 signals.defer()
                 run.write_status("finished", value=value)
+            except TrialPruned as pruned:
+                signals.defer()
+                value = None
+                run.write_status("pruned", str(pruned))
             except (Exception, KeyboardInterrupt, SystemExit) as end:
                 signals.defer()
                 # What a signal raises may become another error, such as that of an archive which is not closed.

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from counterpoise.analysis.class_recalls import MIN_TEST_TEXTS
 from counterpoise.analysis.comparison import Comparison
 from counterpoise.analysis.comparison_tables import BUCKETS
+from counterpoise.analysis.search_results import SearchResults
 from counterpoise.analysis.significance import ALPHA, significant
 from counterpoise.metrics import registry
 from counterpoise.report.comparison import class_figures, group_figures
@@ -29,19 +30,27 @@ from counterpoise.report.comparison.formatting import (
     shown_name,
     unit,
 )
+from counterpoise.report.comparison.grid_panel import grid_panels
+from counterpoise.report.comparison.search_panels import search_panels
 from counterpoise.report.html_page import Panel, data, data_and_layout, figure, render, table, template_text, write
 
 _SPENT: tuple[Literal["seconds", "steps"], ...] = ("seconds", "steps")
 _COSTS = {"seconds": "seconds", "epochs": "epochs", "steps": "optimizer steps"}
 
 
-def write_comparison_report(path: Path, comparison: Comparison) -> None:
-    """Write the report as one self-contained HTML file. A single group has no comparison panels."""
+def write_comparison_report(path: Path, comparison: Comparison, search: SearchResults | None = None) -> None:
+    """Write the report as one self-contained HTML file. A single group has no comparison panels.
+
+    Args:
+        path: File to write.
+        comparison: The comparison.
+        search: The search of hyperparameters that the runs come from; None if they come from none.
+    """
     count = len(comparison.groups)
     title = f"Comparison of {count} groups of runs" if count > 1 else f"Report on {shown_name(comparison, 0)}"
     if all(comparison.probes):
         title += " (linear probe)"
-    write(path, title, subtitle(comparison), panels(comparison), template_text("comparison/comparison.js"))
+    write(path, title, subtitle(comparison), panels(comparison, search), template_text("comparison/comparison.js"))
 
 
 def subtitle(comparison: Comparison) -> str:
@@ -60,10 +69,11 @@ def subtitle(comparison: Comparison) -> str:
     return " · ".join(parts)
 
 
-def panels(comparison: Comparison) -> list[Panel]:
+def panels(comparison: Comparison, search: SearchResults | None = None) -> list[Panel]:
     """Return the panels in order."""
     several = len(comparison.groups) > 1
-    made = [_verdict(comparison), _leaderboard(comparison)]
+    made = [*(search_panels(search) if search else grid_panels(comparison)), _verdict(comparison)]
+    made.append(_leaderboard(comparison))
     if several:
         made += [_pairs(comparison), _recall(comparison), _effects(comparison)]
         made += [_buckets(comparison)] if len(comparison.buckets) else []

@@ -10,6 +10,10 @@ from counterpoise.analysis.significance import significant
 from counterpoise.names import shorten
 
 GAIN, LOSS, UNDECIDED = "var(--c1)", "var(--c2)", "var(--faint)"
+HALF = "var(--half, color-mix(in srgb, var(--c1) 50%, var(--card)))"
+"""Halfway between the page's blue and its background."""
+FAINT_TO_STRONG = [[0, "var(--grid)"], [0.001, "var(--c1-faint)"], [1, HALF]]
+"""Colours of a heat map, on which text is legible."""
 
 
 class Difference(NamedTuple):

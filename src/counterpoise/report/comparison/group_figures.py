@@ -9,6 +9,7 @@ from counterpoise.analysis.comparison import Comparison
 from counterpoise.metrics import registry
 from counterpoise.names import shorten
 from counterpoise.report.comparison.formatting import (
+    FAINT_TO_STRONG,
     GAIN,
     behind_best,
     differences,
@@ -18,9 +19,6 @@ from counterpoise.report.comparison.formatting import (
     shown_name,
 )
 from counterpoise.report.html_page import DEFAULT_HEIGHT
-
-# Halfway between the page's blue and its background.
-_HALF = "var(--half, color-mix(in srgb, var(--c1) 50%, var(--card)))"
 
 
 def ranking(comparison: Comparison) -> go.Figure:
@@ -117,7 +115,7 @@ def matrix(comparison: Comparison) -> go.Figure:
     plot = go.Figure(
         go.Heatmap(
             z=lead,
-            colorscale=[[0, "var(--grid)"], [0.001, "var(--c1-faint)"], [1, _HALF]],
+            colorscale=FAINT_TO_STRONG,
             zmin=0,
             zmax=max(float(np.nan_to_num(lead).max()), 1e-4),
             showscale=False,
