@@ -38,6 +38,7 @@ def test_predictions_of_the_test_split_are_those_of_the_run(finished, texts):
     assert found.labels == own.prediction.tolist()
 
 
+@pytest.mark.parametrize("finished", ["head_tail", "chunk"], indirect=True)
 def test_the_exported_model_has_the_logits_of_the_run(finished, tmp_path, monkeypatch):
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name)
