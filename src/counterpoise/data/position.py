@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 
 from counterpoise.errors import UserError
 
-
 EARLIER = {"encoder.long_texts": "truncate"}
 """Settings that checkpoints of earlier versions do not have, and what these versions did."""
 
