@@ -156,6 +156,7 @@ def test_the_same_seed_repeats_a_run_and_another_seed_changes_the_order_only(tin
         ["encoder.packed=true", "micro_batch_size=3", "strategy.sampler.epoch_size=30"],
         ["encoder.freeze=1", "callbacks.early_stopping=null", "callbacks.progress=null", "strategy.max_ratio=2"],
         ["trainer.precision=bf16-mixed", "trainer.val_check_interval=0.5", "trainer.gradient_clip_val=null"],
+        ["trainer.deterministic=true", "trainer.profiler=simple"],
     ],
     ids=lambda overrides: overrides[0],
 )
