@@ -23,6 +23,7 @@ from counterpoise.training.overview import show_overview, show_test_results
 from counterpoise.training.precision import choose_precision
 from counterpoise.training.probe import embed_splits
 from counterpoise.training.run import RunContext, record_status
+from counterpoise.training.trackers import send_results
 from counterpoise.training.trainer import leave_process_group
 
 
@@ -102,6 +103,7 @@ def main(run: RunContext) -> float | None:
     write_results(run.folder, results)
     if not run.part_of_probe_sweep:
         write_run_report(run.folder / "report.html", results)
+    send_results(trainer.loggers, run.folder, results)
     show_test_results(run, results)
     return results.metrics["validation"][config.monitor.removeprefix("val/")]
 
