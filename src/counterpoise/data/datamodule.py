@@ -323,7 +323,7 @@ class TextDataModule(pl.LightningDataModule):
     @cached_property
     def _tokens(self) -> str:
         """Digest of the token ids of the file with the training examples."""
-        return hashlib.blake2b(self.splits["train"].dataset.store.tokens, digest_size=16).hexdigest()
+        return hashlib.blake2b(self.splits["train"].dataset.store.tokens.data, digest_size=16).hexdigest()
 
     @property
     def _rank(self) -> int:

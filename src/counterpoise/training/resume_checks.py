@@ -68,9 +68,11 @@ def check_resumable(path: str, trainer: pl.Trainer, model: Classifier, data: Tex
 def _check_parameters(checkpoint: dict[str, Any], model: Classifier, path: str) -> None:
     """Raise UserError if the model or the optimizer has other parameters than the checkpoint, or pools otherwise."""
     # Checkpoints of earlier versions do not have the pooling.
-    if isinstance(model.encoder, Encoder) and (old := checkpoint.get("pooling", now := model.encoder.poolings)) != now:
-        shown = ", ".join(f"{name}={value} (was {old.get(name)})" for name, value in now.items())
-        raise UserError(f"ckpt={path} cannot be resumed with another pooling: {shown}. Use the old one")
+    if isinstance(model.encoder, Encoder) and "pooling" in checkpoint:
+        poolings, before = model.encoder.poolings, checkpoint["pooling"]
+        if poolings != before:
+            shown = ", ".join(f"{name}={value} (was {before.get(name)})" for name, value in poolings.items())
+            raise UserError(f"ckpt={path} cannot be resumed with another pooling: {shown}. Use the old one")
     saved = {name: tuple(values.shape) for name, values in checkpoint["state_dict"].items()}
     now = {name: tuple(values.shape) for name, values in model.state_dict().items()}
     changed = sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
