@@ -80,6 +80,7 @@ def test_poor_trials_are_pruned_and_a_search_is_continued(texts, tiny_encoder, t
         ("strategy.sampler.alpha=0.5,1", "strategy.sampler.alpha"),
         ("monitor=train/loss_epoch", "validation split"),
         ("seed=1,2", "luck"),
+        ("+hydra.sweeper.params.monitor=val/loss", "on the command line instead"),
     ],
 )
 def test_other_settings_are_refused_before_the_first_trial(override, message, texts, tiny_encoder, tmp_path):

@@ -62,6 +62,8 @@ def test_the_command_line_replaces_and_adds_to_the_configured_space():
         ("seed=0,1,2", "luck"),
         ("data=files,hub", "not comparable"),
         ("loader.fold=0,1", "not comparable"),
+        ("experiment=r8,r52", "not comparable"),
+        ("ckpt=a,b", "start anew"),
         ("monitor=val/accuracy,val/macro_f1", "measure the same"),
         ("dropout=0.1", "nothing to search"),
     ],

@@ -137,6 +137,8 @@ def test_the_first_trial_has_the_configured_values(folder):
         {"space": SearchSpace({"a": FloatDistribution(0, 2)}, ["x=1"])},
         {"space": SearchSpace({**SPACE.distributions, "c": CategoricalDistribution(["u", "v"])}, ["x=1"])},
         {"direction": "minimize"},
+        {"limit": 0.5},
+        {"seed": 1},
     ],
 )
 def test_a_search_of_other_settings_is_not_continued(folder, other):

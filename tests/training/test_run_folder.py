@@ -45,3 +45,13 @@ def test_a_run_that_was_killed_frees_its_folder(tmp_path):
     os.waitpid(holder, 0)
     with exclusive(lock, "held"), pytest.raises(UserError, match="held"), exclusive(lock, "held"):
         pass
+
+
+@pytest.mark.parametrize(("state", "warned"), [("failed", True), ("running", True), ("finished", False)])
+def test_a_run_that_starts_anew_over_an_interrupted_one_says_so(state, warned, texts, tiny_encoder, tmp_path, caplog):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/last.ckpt").write_bytes(b"")
+    (tmp_path / "run/status.json").write_text(f'{{"state": "{state}"}}')
+    done = run(tmp_path / "run", *setting(texts, tiny_encoder), "monitor=val/nothing", "baseline=none")
+    assert done.code == 2
+    assert ("ckpt=last continues it" in " ".join((done.out + done.err + caplog.text).split())) == warned

@@ -29,6 +29,8 @@ from counterpoise.training.next_steps import python
 from counterpoise.training.shown_settings import shown_path
 from hydra_plugins.counterpoise_launcher.launcher import ProcessLauncher
 
+OF_THE_CONFIGURATION = ("monitor", "monitor_mode", "metrics", "train", "probe", "strategy")
+"""Keys that decide how a search is done, which therefore cannot be set for its trials alone."""
 OF_THE_SEARCH = ("sweep", "n_trials")
 """Keys that a single run of the best values does not need."""
 
@@ -117,7 +119,13 @@ def run_search(
 def _space(settings: Settings, config: DictConfig, arguments: Sequence[str]) -> SearchSpace:
     params = without_encoder_lr(settings.params, bool(config.probe))
     own = [each for each in arguments if each.partition("=")[0].lstrip("+") != "n_trials"]
-    return read_space(params, own, lambda key: _configured(config, key))
+    space = read_space(params, own, lambda key: _configured(config, key))
+    given = {each.partition("=")[0].lstrip("+~") for each in own}
+    for key in params.keys() - given:
+        # The direction and the limit are those of the configuration, which does not have these values.
+        if key.partition(".")[0].partition("/")[0] in OF_THE_CONFIGURATION and key not in space.distributions:
+            raise UserError(f"hydra.sweeper.params: {key} has a single value: set it on the command line instead")
+    return space
 
 
 def _configured(config: DictConfig, key: str) -> Any:
@@ -141,10 +149,11 @@ def _direction(config: DictConfig) -> str:
 
 def _limit(settings: Settings, config: DictConfig, space: SearchSpace) -> tuple[list[str], float]:
     """Return the searched keys whose sum is limited, and the limit that the other keys leave."""
-    limited = [key for key in settings.at_most_one if key in space.distributions]
+    written = {key.lstrip("+"): key for key in space.distributions}
+    limited = [written[key] for key in settings.at_most_one if key in written]
     if not limited or config.strategy.get("allow_overcorrection"):
         return [], 1.0
-    set_keys = [key for key in settings.at_most_one if key not in space.distributions]
+    set_keys = [key for key in settings.at_most_one if key not in written]
     values = {key: OmegaConf.select(config, key) for key in set_keys}
     for key, value in values.items():
         if not is_number(value):

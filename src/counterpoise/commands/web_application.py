@@ -243,6 +243,8 @@ async def _invalid_request(request: Request, error: RequestValidationError) -> J
     first: Any = error.errors()[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f" {part}" for part in first["loc"][1:]).strip()
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = f"no such key; known are {', '.join(Texts.model_fields)}"
     return JSONResponse({"error": f"{where}: {message}" if where else message}, 422)
 
 

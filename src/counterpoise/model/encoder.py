@@ -96,6 +96,8 @@ class EncoderSource:
 
     def __post_init__(self) -> None:
         self.name = str(self.name)  # the command line parses a folder named 3 as a number
+        if self.pooling not in POOLINGS:
+            raise UserError(f"encoder.pooling={self.pooling}: use {', '.join(POOLINGS)}")
         # Both refuse settings that are out of range.
         self.tokenisation = Tokenisation(self.max_length, self.long_texts, self.chunk_overlap, self.max_chunks)
         self._chunks = Chunks(self.max_length, self.chunk_pooling)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 INCOMPARABLE = (
     ("seed", "the best of several seeds is luck; search with one seed, then compare the best setting with several"),
     ("data", "scores on different texts are not comparable"),
+    ("experiment", "scores on different texts are not comparable"),
+    ("debug", "it changes what is trained and measured"),
+    ("ckpt", "trials start anew"),
+    ("costs", "it does not change the score"),
     ("metrics", "every trial must measure the same"),
     ("monitor", "every trial must measure the same"),
     ("monitor_mode", "every trial must measure the same"),

@@ -24,9 +24,11 @@ def open_storage(folder: Path) -> "RDBStorage":
     """
     check_optuna()
     from optuna.storages import RDBStorage
+    from sqlalchemy import URL
 
-    path = (folder / DATABASE).absolute()
-    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
+    # A path may have characters that are special in an address, such as ?.
+    address = URL.create("sqlite", database=str((folder / DATABASE).absolute()))
+    return RDBStorage(address.render_as_string(), engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
 
 
 def check_optuna() -> None:

@@ -68,7 +68,13 @@ class Trials:
             )
             known = self.study.user_attrs
             earlier = self.study.get_trials(deepcopy=False)
-        settings = {"fixed": sorted(space.fixed), "space": _as_text(space.distributions), "direction": direction}
+        settings = {
+            "fixed": sorted(space.fixed),
+            "space": _as_text(space.distributions),
+            "direction": direction,
+            "limit": [f"{' + '.join(limited)} <= {limit:g}"],
+            "draws": [f"startup_trials={startup_trials}", f"seed={seed}"],
+        }
         for name, value in settings.items():
             if known.get(name, value) != value:
                 raise UserError(

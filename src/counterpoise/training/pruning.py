@@ -57,7 +57,9 @@ class TrialPruning(Callback):
             return
         score, stop = float(trainer.callback_metrics[self.score]), False
         if self._trial is not None:
-            self._trial.report(score, trainer.global_step)
+            # The share of the training, because trials may differ in batch size and epochs.
+            share = round(1000 * trainer.global_step / trainer.estimated_stepping_batches)
+            self._trial.report(score, share)
             stop = trainer.global_step < trainer.estimated_stepping_batches and self._trial.should_prune()
         if trainer.strategy.broadcast(stop):
             raise TrialPruned(f"{self.score} {score:.4f} after {trainer.global_step:,} steps, worse than other trials")

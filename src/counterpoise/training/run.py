@@ -23,7 +23,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from counterpoise import stop_signals
-from counterpoise.analysis.job_folders import finished_value, has_finished
+from counterpoise.analysis.job_folders import finished_value, has_finished, read_status
 from counterpoise.analysis.run_process import this_process
 from counterpoise.data.cache import build_seconds
 from counterpoise.errors import UserError
@@ -184,6 +184,7 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
             return finished_value(run.folder)
         with _alone_in_folder(run), signals.handled(), watched(functools.partial(_record_lost, run)):
             try:
+                _warn_of_interrupted_run(run)
                 run.write_status("running")
                 value = task(run)
                 signals.defer()
@@ -221,6 +222,18 @@ def _alone_in_folder(run: RunContext) -> AbstractContextManager[None]:
     setting = "hydra.sweep.dir" if run.sweep else "hydra.run.dir"
     refusal = f"another run is writing to {run.folder}: wait for its end, or set {setting}"
     return exclusive(run.folder / ".run.lock", refusal)
+
+
+def _warn_of_interrupted_run(run: RunContext) -> None:
+    """Warn that a run starts anew in the folder of one that could be resumed. A sweep repeats such jobs on purpose."""
+    if run.rank != 0 or run.sweep or run.config.ckpt or not (run.folder / "checkpoints" / LAST_CHECKPOINT).is_file():
+        return
+    if read_status(run.folder).get("state") in ("running", "failed"):
+        log.warning(
+            "%s holds a run that was interrupted. This run starts anew and replaces its checkpoints; ckpt=last "
+            "continues it",
+            shown_path(run.folder),
+        )
 
 
 def _record_stop(run: RunContext, cause: str) -> None:

@@ -6,6 +6,7 @@ run folder are complete without it.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ MODEL = "checkpoints/best.ckpt"
 """File that a tracker receives as well, if it stores the model."""
 FOLDER = "run"
 """Folder of the files among the artifacts of MLflow. With the model it can be loaded as a run folder."""
-
-
 SQLITE = "sqlite:///"
+"""Start of the address of a SQLite database."""
+DATABASE = f"{SQLITE}outputs/mlflow.db"
+"""Where MLflow stores runs by default."""
 
 
 class _Tolerant:
@@ -85,7 +87,8 @@ class MLflowTracker(_Tolerant, MLFlowLogger):
     """Lightning's MLflow logger that also stores the files of a run, and does not end a run when the server does.
 
     Args:
-        tracking_uri: Server, or SQLite database, whose folder is created.
+        tracking_uri: Server, or SQLite database, whose folder is created. Defaults to the environment variable
+            MLFLOW_TRACKING_URI, which may hold a password and is not recorded, or to `DATABASE`.
         artifact_location: Folder or bucket of the files of a new experiment. Defaults to the server's, and for a SQLite
             database to a folder beside it.
         store_model: Whether the best checkpoint is stored, so that the stored files are a run folder.
@@ -95,13 +98,20 @@ class MLflowTracker(_Tolerant, MLFlowLogger):
     title = "MLflow"
 
     def __init__(
-        self, tracking_uri: str, artifact_location: str | None = None, store_model: bool = True, **options: Any
+        self,
+        tracking_uri: str | None = None,
+        artifact_location: str | None = None,
+        store_model: bool = True,
+        **options: Any,
     ) -> None:
-        if tracking_uri.startswith(SQLITE):
-            database = Path(tracking_uri.removeprefix(SQLITE)).absolute()
-            database.parent.mkdir(parents=True, exist_ok=True)
-            artifact_location = artifact_location or (database.parent / "mlflow-files").as_uri()
+        tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DATABASE
+        # MLflow's default are seven attempts, which take minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         try:
+            if tracking_uri.startswith(SQLITE):
+                database = Path(tracking_uri.removeprefix(SQLITE)).absolute()
+                database.parent.mkdir(parents=True, exist_ok=True)
+                artifact_location = artifact_location or (database.parent / "mlflow-files").as_uri()
             super().__init__(tracking_uri=tracking_uri, artifact_location=artifact_location, **options)
         except ModuleNotFoundError as error:
             raise UserError("logger=mlflow needs MLflow: pip install 'counterpoise[mlflow]'") from error
