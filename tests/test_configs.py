@@ -105,6 +105,13 @@ def test_a_setting_accepts_auto_where_its_comment_says_so(group, name, key, tmp_
             check_types(OmegaConf.to_container(config))
 
 
+@pytest.mark.parametrize("setting", ["trainer.timeout", "callbacks.last.minutes"])
+def test_minutes_may_be_fractions(setting, tmp_path):
+    config = composed(tmp_path, f"{setting}=0.5")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        check_types(OmegaConf.to_container(config))
+
+
 @pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "strategy"])
 def test_every_strategy_gives_a_correction_and_a_loss(name, tmp_path):
     config = composed(tmp_path, f"strategy={name}", *NEEDED.get(("strategy", name), []))
