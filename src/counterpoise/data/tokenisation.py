@@ -97,6 +97,8 @@ class Tokenisation:
     def __post_init__(self) -> None:
         if self.long_texts not in LONG_TEXTS:
             raise UserError(f"encoder.long_texts={self.long_texts}: use {', '.join(LONG_TEXTS)}")
+        if self.max_length < 1:
+            raise UserError(f"encoder.max_length={self.max_length}: use a whole number of at least 1")
         if not 0 <= self.chunk_overlap <= 0.9:
             raise UserError(f"encoder.chunk_overlap={self.chunk_overlap}: use a fraction from 0 to 0.9")
         if self.max_chunks < 1:

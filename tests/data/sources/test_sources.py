@@ -308,7 +308,7 @@ def test_invalid_settings_are_refused(folder):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("text", None), ("text", ["a"]), ("text", 1.5), ("label", None), ("label", ["a", ["b"]]), ("id", True)],
+    [("text", None), ("text", ["a", ["b"]]), ("text", 1.5), ("label", None), ("label", ["a", ["b"]]), ("id", True)],
 )
 def test_invalid_column_names_are_refused(key, value):
     with pytest.raises(UserError, match=f"data.{key} is .*; it must be the name of a column"):
