@@ -34,7 +34,7 @@ USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
     "missing folder": (["data.train=nowhere/good.csv"], ["nowhere/good.csv"]),
     "no file": (["data.train=null"], ["data.train is not set"]),
     "no text column": (["data.text=null"], ["data.text", "the name of a column"]),
-    "several text columns": (["data.text=[a]"], ["data.text", "['a']", "the name of a column"]),
+    "one text column in a list": (["data.text=[a]"], ["data.text", "['a']", "name one column"]),
     "no label column": (["data.label=null"], ["data.label", "the name of a column"]),
     "delimiter": (["data.delimiter=1"], ["data.delimiter is 1", "one ASCII character"]),
     "column beside one not in UTF-8": (
