@@ -48,6 +48,19 @@ TRIED = 128
 """Number of texts that select the best batch size."""
 
 
+def write_run(run: Path, trained: Path | None) -> None:
+    """Write a run folder to export: what is needed of a trained run, or an untrained one.
+
+    Without splits.npz, export skips the scores of the test split, which are not needed here.
+    """
+    if trained is None:
+        write_untrained_run(run)
+        return
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "checkpoints/best.ckpt"):
+        shutil.copy(trained / name, run / name)
+
+
 def write_untrained_run(folder: Path, classes: int = 52) -> None:
     """Write a run folder of MiniLM with an untrained head: the parts that prediction needs."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -99,13 +112,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
-        if arguments.run:
-            # Without splits.npz, export skips the scores of the test split, which are not needed here.
-            (run / "checkpoints").mkdir(parents=True)
-            for name in ("config.yaml", "checkpoints/best.ckpt"):
-                shutil.copy(arguments.run / name, run / name)
-        else:
-            write_untrained_run(run)
+        write_run(run, arguments.run)
         folders = {"ours, PyTorch": run, "ours, ONNX": run / "onnx", "ours, ONNX int8": run / "onnx-int8"}
         for name in ("onnx", "onnx-int8"):
             export(run, run / name, int8=name == "onnx-int8")

@@ -41,7 +41,7 @@ import transformers
 import uvicorn
 from fastapi import FastAPI
 from hydra.utils import instantiate
-from inference import CONF, pipeline, write_untrained_run
+from inference import CONF, pipeline, write_run
 from measure import ratio, report
 from omegaconf import OmegaConf
 from pydantic import BaseModel
@@ -186,13 +186,7 @@ def main() -> None:
     texts = source.load()["test"].texts.to_pylist()
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         run = Path(temporary) / "run"
-        if arguments.run:
-            # Without splits.npz, export skips the scores of the test split, which are not needed here.
-            (run / "checkpoints").mkdir(parents=True)
-            for name in ("config.yaml", "checkpoints/best.ckpt"):
-                shutil.copy(arguments.run / name, run / name)
-        else:
-            write_untrained_run(run)
+        write_run(run, arguments.run)
         for name in ("onnx", "onnx-int8"):
             if arguments.run and (arguments.run / name / "export.json").is_file():
                 shutil.copytree(arguments.run / name, run / name)

@@ -63,7 +63,7 @@ def test_the_command_line_replaces_and_adds_to_the_configured_space():
         ("data=files,hub", "not comparable"),
         ("loader.fold=0,1", "not comparable"),
         ("experiment=r8,r52", "not comparable"),
-        ("ckpt=a,b", "start anew"),
+        ("ckpt=a,b", "cannot resume"),
         ("monitor=val/accuracy,val/macro_f1", "measure the same"),
         ("dropout=0.1", "nothing to search"),
     ],

@@ -19,7 +19,7 @@ class Trial:
     Args:
         number: Number of the trial and of its job folder.
         state: "finished", "pruned", "failed" or "running".
-        value: Score on the validation split; of a pruned trial the last one, None if there is none.
+        value: Score on the validation split; for a pruned trial its last score. None without a validation.
         values: Values of the searched keys: numbers, or options as texts.
     """
 

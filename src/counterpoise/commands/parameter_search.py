@@ -129,7 +129,7 @@ def _space(settings: Settings, config: DictConfig, arguments: Sequence[str]) -> 
 
 
 def _configured(config: DictConfig, key: str) -> Any:
-    """Return the configured value of a key or the chosen option of a group; None if there is none."""
+    """Return the configured value of a key, or the chosen option of a group; None if the key does not exist."""
     if "/" in key or key in config.hydra.runtime.choices:
         return config.hydra.runtime.choices.get(key)
     value = OmegaConf.select(config, key)

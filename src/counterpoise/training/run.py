@@ -225,13 +225,13 @@ def _alone_in_folder(run: RunContext) -> AbstractContextManager[None]:
 
 
 def _warn_of_interrupted_run(run: RunContext) -> None:
-    """Warn that a run starts anew in the folder of one that could be resumed. A sweep repeats such jobs on purpose."""
+    """Warn if the run folder holds an interrupted run whose checkpoints will be replaced. Sweeps do this on purpose."""
     if run.rank != 0 or run.sweep or run.config.ckpt or not (run.folder / "checkpoints" / LAST_CHECKPOINT).is_file():
         return
     if read_status(run.folder).get("state") in ("running", "failed"):
         log.warning(
-            "%s holds a run that was interrupted. This run starts anew and replaces its checkpoints; ckpt=last "
-            "continues it",
+            "%s holds an interrupted run. Its checkpoints are replaced, because training starts from the beginning; "
+            "ckpt=last continues it instead",
             shown_path(run.folder),
         )
 

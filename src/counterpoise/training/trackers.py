@@ -41,8 +41,10 @@ DATABASE = f"{SQLITE}outputs/mlflow.db"
 """Where MLflow stores runs by default."""
 
 
-class _Tolerant:
+class _Tolerant(Logger):
     """Methods of a tracker's logger that warn instead of raising, once the tracker has been reached.
+
+    It precedes one of Lightning's loggers among the base classes, which sends what these methods receive.
 
     Attributes:
         title: Name of the tracker.
@@ -53,6 +55,18 @@ class _Tolerant:
     title: str
     store_model: bool
     failed = False
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        self.reach(super().log_hyperparams, params)  # type: ignore[safe-super]
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.attempt(super().log_metrics, metrics, step)  # type: ignore[safe-super]
+
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:
+        self.attempt(super().finalize, status)
 
     def attempt(self, send: Callable[..., Any], *values: Any, **named: Any) -> None:
         """Call a function that sends something; after a failure warn and send nothing more."""
@@ -119,18 +133,6 @@ class MLflowTracker(_Tolerant, MLFlowLogger):
             raise UserError(f"logger.mlflow: {one_line(error)}") from error
         self.store_model = store_model
 
-    @rank_zero_only
-    def log_hyperparams(self, params: Any) -> None:  # noqa: D102
-        self.reach(super().log_hyperparams, params)
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # noqa: D102
-        self.attempt(super().log_metrics, metrics, step)
-
-    @rank_zero_only
-    def finalize(self, status: str = "success") -> None:  # noqa: D102
-        self.attempt(super().finalize, status)
-
     def send_files(self, folder: Path, files: Iterable[str]) -> None:
         """Store files of the run folder as artifacts."""
         for name in files:
@@ -158,18 +160,6 @@ class WandbTracker(_Tolerant, WandbLogger):
 
         if wandb.run is not None:  # Lightning would continue the run of an earlier job in this process.
             wandb.finish()
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any) -> None:  # noqa: D102
-        self.reach(super().log_hyperparams, params)
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # noqa: D102
-        self.attempt(super().log_metrics, metrics, step)
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:  # noqa: D102
-        self.attempt(super().finalize, status)
 
     def send_files(self, folder: Path, files: Iterable[str]) -> None:
         """Store files of the run folder as an artifact, and show the report; then end the run of W&B."""
