@@ -1,6 +1,7 @@
 """`python -m counterpoise.serve`: predictions over HTTP."""
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -183,6 +184,13 @@ def test_a_port_in_use_is_one_line(monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "cannot listen on 127.0.0.1" in error
     assert error.count("\n") == 1
+
+
+def test_responses_do_not_wait_for_an_acknowledgement():
+    with serve._listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_missing_library_is_one_line(monkeypatch, capsys):

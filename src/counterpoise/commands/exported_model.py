@@ -92,6 +92,8 @@ def _start_session(path: Path, device: str, runtime: Any) -> Any:
     """Return the ONNX Runtime session of a model on a device; on the CPU if the runtime does not support the device."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads = _num_threads()
+    # Threads that wait in a loop take the cores from other processes, and from the tokenizer.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     available = runtime.get_available_providers()
     wanted = f"{'CUDA' if device == 'auto' else device.partition(':')[0].upper()}ExecutionProvider"
     if wanted not in available and device != "auto":

@@ -59,7 +59,11 @@ def main() -> None:
 def _listen(host: str, port: int) -> socket.socket:
     """Return a socket that is bound to the address."""
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        # Connections inherit it. asyncio does not set it on those of a given socket, and their responses, of two
+        # packets, would wait 40 ms for the client's delayed acknowledgement of the first.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot listen on {host}, port {port}: {reason}") from error
