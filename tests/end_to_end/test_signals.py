@@ -1,13 +1,16 @@
 """A signal stops a run in every phase: a checkpoint if training has begun, the reason, the command that resumes it."""
 
 import os
+import shlex
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from commandline import Outcome, run, setting
+from commandline import ROOT, Outcome, run, run_application, setting
+from counterpoise.config_errors import quoted_override
 
 pytestmark = pytest.mark.e2e
 
@@ -83,6 +86,34 @@ def test_a_run_stopped_after_its_training_is_resumed_with_its_test(tiny, tmp_pat
     assert resumed.code == 0, resumed.err
     assert resumed.metrics["test"] == whole.metrics["test"]
     assert logged(resumed) == logged(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("plain", []),
+        ("a b=c's (1)", ["hydra.job.chdir=true"]),
+        ("options", ["--config-dir", "own", "experiment=mine", "hydra.job.name=other", "hydra.output_subdir=settings"]),
+    ],
+)
+def test_the_printed_command_resumes_the_run_in_its_folder(name, arguments, tiny, tmp_path, monkeypatch):
+    (tmp_path / "own/experiment").mkdir(parents=True)
+    (tmp_path / "own/experiment/mine.yaml").write_text("# @package _global_\ndropout: 0.0\n")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / name
+    override = shlex.split(quoted_override(f"hydra.run.dir={folder}"))
+    stop = send("on_before_backward", 4, signal.SIGTERM)
+    stopped = run_application(ROOT / "train.py", folder, *arguments, *tiny, *override, stop)
+    assert stopped.code == 143, stopped.err
+    command = shlex.split(stopped.err.partition("to resume: ")[2].splitlines()[0])
+    assert tmp_path / command[1] == ROOT / "train.py"
+    resumed = run_application(ROOT / "train.py", folder, *(text for text in command[2:] if text != stop))
+    assert resumed.code == 0, resumed.err
+    assert "after 4 steps" in " ".join(resumed.out.split())
+    assert resumed.status["state"] == "finished"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["dropout"] == (0.0 if name == "options" else 0.1)
+    assert (folder / ("other.log" if name == "options" else "train.log")).is_file()
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_handlers_are_restored_after_a_run_and_ignored_signals_stay_ignored(tiny, tmp_path):

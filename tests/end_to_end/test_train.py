@@ -461,8 +461,8 @@ def test_a_stopped_run_records_the_signal_and_leaves_a_checkpoint(sent, code, by
     assert "Traceback" not in done.err
     command = done.err.partition("to resume: ")[2].splitlines()[0]
     overrides = shlex.split(command)[2:]
-    assert overrides[-1] == f"ckpt={folder / 'checkpoints' / 'last.ckpt'}"
-    assert overrides[:-1] == done.status["overrides"]
+    assert overrides[-2:] == ["ckpt=last", f"hydra.run.dir={folder}"]
+    assert overrides[:-2] == done.status["overrides"]
 
 
 def test_the_report_of_a_file_has_its_name_as_title(tiny, tmp_path):

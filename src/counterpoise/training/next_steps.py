@@ -11,26 +11,28 @@ from rich.text import Text
 
 from counterpoise.config_errors import quoted_override
 from counterpoise.terminal import console, encodable
+from counterpoise.training.checkpoints import LAST_CHECKPOINT
 from counterpoise.training.results import RunResults
-from counterpoise.training.shown_settings import shown_path
+from counterpoise.training.shown_settings import shown_path, start_directory
 
 
-def show_next_steps(folder: Path, overrides: Sequence[str], results: RunResults) -> None:
+def show_next_steps(folder: Path, arguments: Sequence[str], results: RunResults) -> None:
     """Print the worst class or label and the commands to report, predict, continue and compare.
 
     Args:
         folder: Run folder.
-        overrides: Overrides of the run.
+        arguments: Arguments of the run's command.
         results: Results of the run.
     """
     console.print(worst_class(results), highlight=False, markup=False)
-    run, checkpoint = shlex.quote(shown_path(folder)), folder / "checkpoints" / "last.ckpt"
+    run, checkpoint = shlex.quote(shown_path(folder)), folder / "checkpoints" / LAST_CHECKPOINT
     steps = {}
     if (folder / "report.html").exists():
         steps["report"] = f"{python()} -m webbrowser {shlex.quote((folder / 'report.html').as_uri())}"
     steps["predict"] = f"{python()} -m counterpoise.predict {run} NEW.csv"
     if checkpoint.exists() and (longer := _longer(results)):
-        steps["train on"] = resume_command(checkpoint, overrides, longer)
+        folder_of_longer = folder if "ckpt=last" in arguments else None
+        steps["train on"] = resume_command(arguments, checkpoint, folder_of_longer, longer)
     steps["compare"] = f"{python()} -m counterpoise.compare {run} OTHER_RUN"
     for name, command in steps.items():
         # Commands are not wrapped, so that they can be copied.
@@ -62,26 +64,31 @@ def _longer(results: RunResults) -> str | None:
     return None
 
 
-def resume_command(checkpoint: Path, overrides: Sequence[str], *changes: str) -> str:
-    """Return the command that resumes a run from a checkpoint with the overrides of the run and further ones.
-
-    A run with `ckpt=last` is resumed in its folder.
+def resume_command(arguments: Sequence[str], checkpoint: Path, folder: Path | None, *changes: str) -> str:
+    """Return the command that resumes a run from a checkpoint, for a shell in the directory of the first command.
 
     Args:
-        checkpoint: Path of last.ckpt.
-        overrides: Overrides of the run. `ckpt` and the keys of `changes` are left out.
+        arguments: Arguments of the run's command. `ckpt`, `hydra.run.dir`, `hydra.mode` and the keys of `changes` are
+            left out.
+        checkpoint: Path of the checkpoint. `ckpt=last` is written for that of `folder`.
+        folder: Folder of the resumed run; None: a new one.
         changes: Overrides that differ.
     """
-    in_folder = "ckpt=last" in overrides
-    path = shown_path(checkpoint.parent.parent if in_folder else checkpoint)
-    resume = f"{'hydra.run.dir' if in_folder else 'ckpt'}={path}"
-    if not re.fullmatch(r"[\w./-]+", path, re.ASCII):
-        resume = quoted_override(resume) or resume
-    replaced = {change.partition("=")[0] for change in changes} | (set() if in_folder else {"ckpt"})
-    kept = [text for text in overrides if text.partition("=")[0].lstrip("+") not in replaced]
-    return " ".join(
-        [python(), shlex.quote(shown_path(Path(sys.argv[0]).absolute())), *map(shlex.quote, [*kept, *changes]), resume]
-    )
+    replaced = {"ckpt", "hydra.run.dir", "hydra.mode", *(change.partition("=")[0] for change in changes)}
+    kept = [text for text in arguments if text.partition("=")[0].lstrip("+") not in replaced]
+    own = folder is not None and checkpoint == folder / "checkpoints" / LAST_CHECKPOINT
+    resume = ["ckpt=last" if own else _path_override("ckpt", checkpoint)]
+    if folder is not None:
+        resume.append(_path_override("hydra.run.dir", folder))
+    script = shown_path(start_directory() / sys.argv[0])
+    return " ".join([python(), shlex.quote(script), *map(shlex.quote, [*kept, *changes]), *resume])
+
+
+def _path_override(key: str, path: Path) -> str:
+    """Return KEY=PATH, quoted for Hydra and the shell where it must be."""
+    shown = shown_path(path)
+    plain = re.fullmatch(r"[\w./-]+", shown, re.ASCII)
+    return f"{key}={shown}" if plain else quoted_override(f"{key}={shown}") or shlex.quote(f"{key}={shown}")
 
 
 def python() -> str:

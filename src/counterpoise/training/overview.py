@@ -49,7 +49,7 @@ def show_test_results(run: RunContext, results: RunResults) -> None:
         f"[dim]finished in {run.seconds:.0f} s{cache}; results are in[/dim] {shown_path(run.folder)}", soft_wrap=True
     )
     if not run.sweep:
-        show_next_steps(run.folder, run.overrides, results)
+        show_next_steps(run.folder, run.arguments, results)
 
 
 def _listed(strengths: Sequence[float]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
@@ -53,6 +54,8 @@ class RunContext:
         folder: Run folder, created by Hydra.
         choices: Chosen option of each configuration group, for example {"strategy": "weighted"}.
         overrides: Command-line overrides of the run.
+        arguments: Arguments of the command: Hydra's options, such as --config-dir, the overrides of Hydra's own
+            settings and those of the run.
         sweep: Whether the run is a job of a sweep (`-m`).
         job_number: Number of the job in its sweep, None in a single run.
         started: `time.monotonic()` at the start.
@@ -63,6 +66,7 @@ class RunContext:
     folder: Path
     choices: Mapping[str, str]
     overrides: Sequence[str]
+    arguments: Sequence[str]
     sweep: bool
     job_number: int | None
     started: float
@@ -77,6 +81,7 @@ class RunContext:
             folder=Path(hydra.runtime.output_dir),
             choices=dict(hydra.runtime.choices),
             overrides=list(hydra.overrides.task),
+            arguments=[*_options(), *hydra.overrides.hydra, *hydra.overrides.task],
             sweep=hydra.mode == RunMode.MULTIRUN,
             job_number=OmegaConf.select(hydra, "job.num"),  # type: ignore[arg-type]
             started=time.monotonic(),
@@ -224,6 +229,13 @@ def _alone_in_folder(run: RunContext) -> AbstractContextManager[None]:
     return exclusive(run.folder / ".run.lock", refusal)
 
 
+def _options() -> list[str]:
+    """Return the options of Hydra on the command line that say where the configuration is."""
+    given = get_args_parser().parse_known_args(sys.argv[1:])[0]
+    values = {name: getattr(given, name) for name in ("config_path", "config_name", "config_dir")}
+    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value]
+
+
 def _warn_of_interrupted_run(run: RunContext) -> None:
     """Warn if the run folder holds an interrupted run whose checkpoints will be replaced. Sweeps do this on purpose."""
     if run.rank != 0 or run.sweep or run.config.ckpt or not (run.folder / "checkpoints" / LAST_CHECKPOINT).is_file():
@@ -256,13 +268,13 @@ def _record_lost(run: RunContext, lost: LostProcess) -> int:
 def _resume_hint(run: RunContext) -> str:
     """Return the command that resumes a stopped run, or an empty string if it has no checkpoint or is part of a sweep.
 
-    The command repeats the overrides of the run, so that the settings stay the same.
+    The command repeats the arguments of the run and continues it in its folder.
     """
     own = run.folder / "checkpoints" / LAST_CHECKPOINT
     checkpoint = own if own.exists() else run.config.ckpt
     if run.sweep or not checkpoint:
         return ""
-    return f"; to resume: {resume_command(Path(checkpoint), run.overrides)}"
+    return f"; to resume: {resume_command(run.arguments, Path(checkpoint), run.folder)}"
 
 
 def _record_failure(run: RunContext, error: Exception) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
@@ -55,8 +56,14 @@ def show_settings(
 
 
 def shown_path(path: Path) -> str:
-    """Return a path relative to the working directory, if it is inside it."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    """Return a path relative to the directory in which the program was started, if it is inside it."""
+    start = start_directory()
+    return str(path.relative_to(start) if path.is_relative_to(start) else path)
+
+
+def start_directory() -> Path:
+    """Return the directory in which the program was started: with `hydra.job.chdir=true` a run works in another one."""
+    return Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()
 
 
 def _show_tree(config: Mapping[str, Any]) -> None:
