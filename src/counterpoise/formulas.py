@@ -16,7 +16,7 @@ def escape_formula(text: str) -> str:
     Numbers are not changed. Texts that already start with apostrophes before such a character get one more, so that
     `unescape_formula` returns every text as it was.
     """
-    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+    return f"'{text}" if _FORMULA.match(text) and not is_number_text(text) else text
 
 
 def unescape_formula(text: str) -> str:
@@ -24,7 +24,8 @@ def unescape_formula(text: str) -> str:
     return text[1:] if _ESCAPED.match(text) else text
 
 
-def _is_number(text: str) -> bool:
+def is_number_text(text: str) -> bool:
+    """Return whether a text is a number, as Python reads it."""
     try:
         float(text)
     except ValueError:

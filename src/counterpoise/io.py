@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +42,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {os.strerror(cause.errno or 0)}; free space in {path.parent}") from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Write a folder that appears complete or not at all: yield a new one, which replaces `path` when the block ends.
+
+    Args:
+        path: The folder to write. Missing parent folders are created.
+
+    Yields:
+        The empty folder to fill. If the block raises, it is removed and `path` is unchanged.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as unfinished:
+        folder = Path(unfinished) / "folder"
+        folder.mkdir()
+        yield folder
+        if path.exists():
+            shutil.rmtree(path)
+        folder.replace(path)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from counterpoise.analysis.search_results import read_search
 from counterpoise.errors import UserError
 from counterpoise.sweep.search_space import SearchSpace
+from counterpoise.sweep.trial_sampler import Draws
 from counterpoise.sweep.trial_storage import DATABASE, open_storage
 from counterpoise.sweep.trials import Trials
 
@@ -35,7 +36,7 @@ SPACE = SearchSpace({"a": FloatDistribution(0, 1), "b": FloatDistribution(0, 1)}
 
 def trials(folder, number=6, space=SPACE, first=None, limit=1.0, direction="maximize", seed=0):
     limited = [key for key in "ab" if key in space.distributions]
-    return Trials(folder, space, number, direction, first, limited, limit, startup_trials=3, seed=seed)
+    return Trials(folder, space, number, direction, first, Draws(limited, limit, startup_trials=3, seed=seed))
 
 
 def write_status(folder, job, state="finished", **status):

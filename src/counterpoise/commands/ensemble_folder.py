@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from counterpoise.commands.predictor import BlockPredictor, load
 from counterpoise.commands.trusted_classes import build
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError
+from counterpoise.io import atomic_folder
 from counterpoise.metrics import registry
 from counterpoise.metrics.calibration import PriorShift
 from counterpoise.metrics.calibration import measure as calibrate
@@ -293,9 +293,7 @@ def _write(
     packages: Sequence[str],
 ) -> None:
     """Write the folder of the ensemble; it appears complete or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as unfinished:
-        folder = Path(unfinished) / "ensemble"
+    with atomic_folder(output) as folder:
         for run, name in zip(runs, content["members"], strict=True):
             (folder / name / "checkpoints").mkdir(parents=True)
             for file in COPIED:
@@ -312,9 +310,6 @@ def _write(
         (folder / "status.json").write_text(json.dumps(_status(runs), indent=2), encoding="utf-8")
         write_run_report(folder / "report.html", results)
         _compare_logits(load(folder, packages=packages), results)
-        if output.exists():
-            shutil.rmtree(output)
-        folder.replace(output)
 
 
 def _status(runs: Sequence[Path]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from counterpoise.csv_tables import read_csv
 from counterpoise.data.label_cleaning import respell
 from counterpoise.data.label_spelling import canonical_spellings, label_counts_of
 from counterpoise.data.sources.files import FileSource
-from counterpoise.data.splits import Vocabulary, unseen_labels
+from counterpoise.data.splits import Vocabulary, describe_unseen, unseen_labels
 from counterpoise.data.table import Split
 from counterpoise.data.table_format import text_columns
 from counterpoise.errors import UserError
@@ -151,12 +151,9 @@ def known_rows(split: Split, vocabulary: Vocabulary) -> tuple[Targets, np.ndarra
     unseen = unseen_labels(split.labels, vocabulary)
     count = sum(rows for _, rows in unseen)
     if count:
-        names = ", ".join(f"'{label}' ({rows})" for label, rows in unseen[:5])
-        more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
-        known = canonical_spellings([label for label, _ in unseen], vocabulary.labels)
-        if any(label != spelling for label, spelling in known.items()):
-            more += " (some differ only in spelling from labels of the run, see data.normalise_labels)"
-        log.warning("%s: %d labels that the run was not trained on: %s%s", split.file, count, names, more)
+        hint = "some differ only in spelling from labels of the run, see data.normalise_labels"
+        described = describe_unseen(unseen, vocabulary.labels, hint)
+        log.warning("%s: %d labels that the run was not trained on: %s", split.file, count, described)
     kept = targets >= 0 if isinstance(targets, np.ndarray) else np.ones(targets.shape[0], bool)
     targets = targets[kept]
     if not (len(targets) if isinstance(targets, np.ndarray) else targets.nnz):

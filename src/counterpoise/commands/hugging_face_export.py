@@ -8,7 +8,6 @@ needs code of this package, or `trust_remote_code`.
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from counterpoise.commands.tested_texts import read_tested_texts
 from counterpoise.commands.trusted_classes import PACKAGE, build
 from counterpoise.data.token_store import load_tokenizer
 from counterpoise.errors import UserError
+from counterpoise.io import atomic_folder
 from counterpoise.model.encoder import Encoder
 from counterpoise.model.heads import is_linear
 from counterpoise.model.module import Classifier
@@ -96,9 +96,7 @@ def export_hugging_face(run: Path, output: Path, packages: Sequence[str] = (PACK
     tokenizer = load_tokenizer(source.locate(), source.revision)
     tokenizer.model_max_length = source.max_length
     texts = _compared_texts(run, config, ours.labels, tokenizer, packages)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as unfinished:
-        folder = Path(unfinished) / "model"
+    with atomic_folder(output) as folder:
         tokenizer.save_pretrained(folder)
         _set_labels(encoder.backbone.config, model)
         if encoder.pooling == "pooler":
@@ -117,9 +115,6 @@ def export_hugging_face(run: Path, output: Path, packages: Sequence[str] = (PACK
         exported = Exported(layout, ours.labels, difference)
         _write_companions(folder, run, exported)
         write_model_card(folder, run, layout, config)
-        if output.exists():
-            shutil.rmtree(output)
-        folder.replace(output)
     return exported
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from counterpoise.commands.saved_run import load_run
 from counterpoise.commands.tested_texts import read_tested_texts
 from counterpoise.commands.trusted_classes import PACKAGE
 from counterpoise.errors import UserError
+from counterpoise.io import atomic_folder
 from counterpoise.metrics.scoring import MultiLabelScoring
 from counterpoise.model.module import Classifier
 
@@ -94,10 +94,7 @@ def _export_run(
     except UserError as error:
         log.warning("%s. The exported model is compared on random tokens, and test scores are not measured", error)
         tokens = _random_tokens(ours)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as unfinished:
-        folder = Path(unfinished) / "model"
-        folder.mkdir()
+    with atomic_folder(output) as folder:
         _write_companions(folder, run, ours)
         content = _export_info(run, ours, config) | {"tokenizer_sha256": _digest(folder / "tokenizer.json")}
 
@@ -123,9 +120,6 @@ def _export_run(
             _quantise(folder / "model.onnx")
             record_checks("int8")
         _write_info(folder, content)
-        if output.exists():
-            shutil.rmtree(output)
-        folder.replace(output)
     return content
 
 
@@ -146,9 +140,7 @@ def _export_ensemble(run: Path, output: Path, int8: bool, packages: Sequence[str
         texts = tested.texts
     except UserError:
         pass  # each model is compared on random tokens, with a warning
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as unfinished:
-        folder = Path(unfinished) / "model"
+    with atomic_folder(output) as folder:
         exported = [_export_run(run / name, folder / name, int8, packages, texts) for name in members]
         for name in (ENSEMBLE_FILE, "thresholds.json", "calibration.json"):
             if (run / name).is_file():
@@ -170,9 +162,6 @@ def _export_ensemble(run: Path, output: Path, int8: bool, packages: Sequence[str
             if int8:
                 content["test"]["int8"] = tested.scores(model, ours(tested.texts))
         _write_info(folder, content)
-        if output.exists():
-            shutil.rmtree(output)
-        folder.replace(output)
     return content
 
 

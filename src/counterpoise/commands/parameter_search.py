@@ -89,16 +89,16 @@ def run_search(
     space, direction = _space(settings, config, arguments), _direction(config)
     check(_examples(space))
 
-    # This import needs Optuna.
+    # These imports need Optuna.
+    from counterpoise.sweep.trial_sampler import Draws
     from counterpoise.sweep.trials import Trials
 
     with sweep_folder(config) as folder:
         OmegaConf.save(config, folder / "multirun.yaml")
         limited, limit = _limit(settings, config, space)
         first = _configured_values(config, space, limited, limit)
-        trials = Trials(
-            folder, space, settings.n_trials, direction, first, limited, limit, settings.startup_trials, settings.seed
-        )
+        draws = Draws(limited, limit, settings.startup_trials, settings.seed)
+        trials = Trials(folder, space, settings.n_trials, direction, first, draws)
         try:
             if isinstance(launcher, ProcessLauncher):
                 total = max(settings.n_trials, trials.taken)

@@ -28,12 +28,11 @@ from counterpoise.data.batching import (
     stratified_batches,
 )
 from counterpoise.data.encoded_split import EncodedSplit
-from counterpoise.data.label_spelling import canonical_spellings
 from counterpoise.data.partition import partition
 from counterpoise.data.position import Position, array_digest, training_position
 from counterpoise.data.quality import find_data_warnings
 from counterpoise.data.sources import Source
-from counterpoise.data.splits import sample_rows, unseen_labels
+from counterpoise.data.splits import describe_unseen, sample_rows, unseen_labels
 from counterpoise.data.table import Split
 from counterpoise.data.text_lengths import truncation_warnings
 from counterpoise.data.token_store import TokenStore, tokenise
@@ -356,13 +355,10 @@ class TextDataModule(pl.LightningDataModule):
         lacking = unseen_labels(split.labels.take(pa.array(rows)), self.vocabulary) if encoded is None else []
         missing = sum(count for _, count in lacking)
         if missing:
-            names = ", ".join(f"'{label}' ({count})" for label, count in lacking[:5])
-            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-            known = canonical_spellings([label for label, _ in lacking], self.labels)
-            if any(label != spelling for label, spelling in known.items()):
-                more += " (some differ only in spelling: set data.normalise_labels=true)"
+            hint = "some differ only in spelling: set data.normalise_labels=true"
+            described = describe_unseen(lacking, self.labels, hint)
             message = (
-                f"{split.file}: {missing} {name} rows have {split.noun} that do not occur in training: {names}{more}"
+                f"{split.file}: {missing} {name} rows have {split.noun} that do not occur in training: {described}"
             )
             if self.source.on_bad_row == "error":
                 raise UserError(f"{message}; set data.on_bad_row=drop to drop them")
@@ -371,7 +367,7 @@ class TextDataModule(pl.LightningDataModule):
             rows, targets = rows[targets >= 0], targets[targets >= 0]
         if not (len(rows) if isinstance(targets, np.ndarray) else targets.nnz):
             kind = "class" if split.task == "single_label" else "label"
-            found = f"; it has {names}{more}" if missing else ""
+            found = f"; it has {described}" if missing else ""
             raise UserError(f"{split.file}: no {name} row has a {kind} that occurs in training{found}")
         weights = None
         if name == "train" and split.weights is not None:

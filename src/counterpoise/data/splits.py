@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from counterpoise.balance.counts import ClassIndex, Targets
 from counterpoise.data.arrow_columns import Column, flatten_lists, is_list
 from counterpoise.data.iterative_stratification import iterative_split
+from counterpoise.data.label_spelling import canonical_spellings
 
 
 def split_off(
@@ -160,6 +161,21 @@ def unseen_labels(labels: Column, vocabulary: Vocabulary) -> Sequence[tuple[str,
     unknown = pc.invert(pc.is_in(names, value_set=pa.array(vocabulary.labels, names.type)))
     counts = pc.value_counts(pc.filter(names, unknown)).to_pylist()
     return sorted(((entry["values"], entry["counts"]) for entry in counts), key=lambda pair: (-pair[1], pair[0]))
+
+
+def describe_unseen(unseen: Sequence[tuple[str, int]], labels: Sequence[str], spelling_hint: str) -> str:
+    """Return the most frequent of the unseen labels with their rows, for a message.
+
+    Args:
+        unseen: (label, rows) for each label, see `unseen_labels`.
+        labels: Labels of the vocabulary.
+        spelling_hint: What to add if some unseen labels differ only in spelling from those of the vocabulary.
+    """
+    names = ", ".join(f"'{label}' ({rows})" for label, rows in unseen[:5])
+    more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+    known = canonical_spellings([label for label, _ in unseen], labels)
+    misspelt = any(label != spelling for label, spelling in known.items())
+    return f"{names}{more}{f' ({spelling_hint})' if misspelt else ''}"
 
 
 def _label_values(labels: Column) -> tuple[np.ndarray, Column]:

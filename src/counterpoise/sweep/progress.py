@@ -7,7 +7,7 @@ from pathlib import Path
 
 from counterpoise.analysis.job_folders import Job
 from counterpoise.sweep.processes import Outcome
-from counterpoise.terminal import console
+from counterpoise.terminal import console, duration
 
 
 class Progress:
@@ -61,12 +61,12 @@ class Progress:
         self.done += 1
         self.failed += failed
         left = (time.monotonic() - self.begun) / self.done * (self.missing - self.done)
-        state = f"{state} in {_duration(outcome.seconds)}"
+        state = f"{state} in {duration(outcome.seconds)}"
         if failed:
             detail = f" ({outcome.reason})" if outcome.reason else ""
         else:
             detail = f", {self.measure} {outcome.value:.4f}" if isinstance(outcome.value, float) else ""
-        remaining = f"; about {_duration(left)} left" if left else ""
+        remaining = f"; about {duration(left)} left" if left else ""
         _print(f"[{self.done}/{self.missing}] job {job.number}, {self.describe(job)}: {state}{detail}{remaining}")
 
     def stopped(self, cause: str) -> None:
@@ -82,9 +82,3 @@ def _print(line: str) -> None:
 
 def _jobs(number: int) -> str:
     return f"{number:,} job{'' if number == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,6 +1,7 @@
 """The Optuna sampler of a search: TPE on the allowed part of the space, with values of three significant digits."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,23 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial
 
 from counterpoise.errors import UserError
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How the values of trials are drawn.
+
+    Args:
+        limited: Searched keys whose sum must not exceed `limit`.
+        limit: The largest sum.
+        startup_trials: Trials that are drawn uniformly.
+        seed: Seed of the search.
+    """
+
+    limited: Sequence[str]
+    limit: float
+    startup_trials: int
+    seed: int
 
 
 class TrialSampler(TPESampler):
@@ -22,31 +40,22 @@ class TrialSampler(TPESampler):
 
     Args:
         space: Distributions of all trials by name.
-        limited: Names of numbers whose sum must not exceed `limit`.
-        limit: The largest sum.
-        startup_trials: Trials that are drawn uniformly.
-        seed: Seed of a single trial, so that an interrupted search continues as it would have without interruption.
+        draws: How values are drawn.
+        taken: Number of trials before this one. An interrupted search continues as it would have without interruption.
 
     Raises:
         UserError: The lower bounds exceed the limit.
     """
 
-    def __init__(
-        self,
-        space: Mapping[str, BaseDistribution],
-        limited: Sequence[str],
-        limit: float,
-        startup_trials: int,
-        seed: Sequence[int],
-    ) -> None:
-        number = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        super().__init__(n_startup_trials=startup_trials, seed=number, multivariate=True, constant_liar=True)
-        self._space, self._limit = dict(space), limit
-        self._limited: dict[str, FloatDistribution] = {name: space[name] for name in limited}  # type: ignore[misc]
-        if sum(distribution.low for distribution in self._limited.values()) > limit:
+    def __init__(self, space: Mapping[str, BaseDistribution], draws: Draws, taken: int) -> None:
+        seed = int(np.random.SeedSequence((draws.seed, taken)).generate_state(1)[0])
+        super().__init__(n_startup_trials=draws.startup_trials, seed=seed, multivariate=True, constant_liar=True)
+        self._space, self._limit = dict(space), draws.limit
+        self._limited: dict[str, FloatDistribution] = {name: space[name] for name in draws.limited}  # type: ignore[misc]
+        if sum(distribution.low for distribution in self._limited.values()) > draws.limit:
             raise UserError(
-                f"sweep=optuna: {' + '.join(limited)} must not exceed {limit:g} (hydra.sweeper.at_most_one), and their "
-                "lower bounds do: lower them"
+                f"sweep=optuna: {' + '.join(draws.limited)} must not exceed {draws.limit:g} "
+                "(hydra.sweeper.at_most_one), and their lower bounds do: lower them"
             )
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -1,7 +1,7 @@
 """The trials of `sweep=optuna` as a queue of jobs. They are kept in an Optuna study, in the folder of the sweep."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from counterpoise.analysis.search_results import SearchResults, Trial
 from counterpoise.errors import UserError
 from counterpoise.saved_files import reading
 from counterpoise.sweep.search_space import SearchSpace
-from counterpoise.sweep.trial_sampler import TrialSampler
+from counterpoise.sweep.trial_sampler import Draws, TrialSampler
 from counterpoise.sweep.trial_storage import DATABASE, STUDY, open_storage
 
 STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -33,10 +33,7 @@ class Trials:
         number: Trials in total, with those that were done earlier.
         direction: "maximize" or "minimize".
         first: Values of the first trial; None to choose them as those of the others.
-        limited: Searched keys whose sum must not exceed `limit`.
-        limit: The largest sum.
-        startup_trials: Trials that are drawn uniformly.
-        seed: Seed of the search.
+        draws: How the values of the other trials are drawn.
 
     Raises:
         UserError: The folder has a search of other settings, or other jobs.
@@ -49,14 +46,9 @@ class Trials:
         number: int,
         direction: str,
         first: Mapping[str, Any] | None,
-        limited: Sequence[str],
-        limit: float,
-        startup_trials: int,
-        seed: int,
+        draws: Draws,
     ) -> None:
-        self.folder, self.space, self.number = folder, space, number
-        self._sampling = (space.distributions, limited, limit, startup_trials)
-        self._seed = seed
+        self.folder, self.space, self.number, self._draws = folder, space, number, draws
         # The sampler draws limited values one after another on purpose, of which Optuna warns.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with reading(folder / DATABASE):
@@ -72,8 +64,8 @@ class Trials:
             "fixed": sorted(space.fixed),
             "space": _as_text(space.distributions),
             "direction": direction,
-            "limit": [f"{' + '.join(limited)} <= {limit:g}"],
-            "draws": [f"startup_trials={startup_trials}", f"seed={seed}"],
+            "limit": [f"{' + '.join(draws.limited)} <= {draws.limit:g}"],
+            "draws": [f"startup_trials={draws.startup_trials}", f"seed={draws.seed}"],
         }
         for name, value in settings.items():
             if known.get(name, value) != value:
@@ -107,7 +99,7 @@ class Trials:
         if self.again:
             trial = self.again.pop(0)
             return self.job(trial.number, trial.params)
-        self.study.sampler = TrialSampler(*self._sampling, seed=(self._seed, self.taken))
+        self.study.sampler = TrialSampler(self.space.distributions, self._draws, self.taken)
         self.taken += 1
         asked = self.study.ask(dict(self.space.distributions))
         return self.job(asked.number, asked.params)

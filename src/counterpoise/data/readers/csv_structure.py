@@ -16,6 +16,7 @@ from counterpoise.data.readers import files
 from counterpoise.data.readers.encoding import TextFile
 from counterpoise.data.readers.format import FileFormat
 from counterpoise.errors import UserError
+from counterpoise.formulas import is_number_text
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 SEP_LINE = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=([^\r\n])"?\r?\n', re.IGNORECASE)
@@ -212,15 +213,7 @@ def _usual_value(values: Sequence[str]) -> Callable[[str], bool] | None:
     distinct = set(values)
     if distinct and len(distinct) <= len(values) / 2:
         return distinct.__contains__
-    return _is_number if len(values) > 1 and sum(map(_is_number, values)) >= 0.95 * len(values) else None
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
+    return is_number_text if len(values) > 1 and sum(map(is_number_text, values)) >= 0.95 * len(values) else None
 
 
 def _parse(data: bytes, delimiter: str, form: FileFormat) -> Iterable[list[str]]:
