@@ -15,7 +15,7 @@ from counterpoise.analysis.job_folders import ENSEMBLE_FILE
 from counterpoise.balance import ClassIndex, Correction, PowerSampler
 from counterpoise.balance.counts import Targets
 from counterpoise.commands.evaluated_texts import warnings_about
-from counterpoise.commands.predict import csv_format_of, given_columns, warn_of_missing_ids
+from counterpoise.commands.predict import chosen_text_columns, csv_format_of, given_columns, warn_of_missing_ids
 from counterpoise.commands.predictor import BlockPredictor, Predictor, load
 from counterpoise.commands.run_predictor import make_predictor
 from counterpoise.commands.saved_run import load_run
@@ -26,7 +26,6 @@ from counterpoise.data.label_spelling import canonical_spellings, label_counts_o
 from counterpoise.data.sources.files import FileSource
 from counterpoise.data.splits import Vocabulary, describe_unseen, unseen_labels
 from counterpoise.data.table import Split
-from counterpoise.data.table_format import text_columns
 from counterpoise.errors import UserError
 from counterpoise.metrics import registry
 from counterpoise.metrics.scoring import MultiLabelScoring
@@ -52,6 +51,7 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
     with reading(arguments.run):
         correction = read_correction(arguments.run, model.labels, model.scoring.multi_label)
     model.scoring.counts = correction.counts
+    arguments.text = chosen_text_columns(arguments.text, config["data"])
     split = read_labelled(arguments, config, correction.multi_label)
     if config["data"].get("normalise_labels"):
         split = respell(split, canonical_spellings(label_counts_of(split.labels), model.labels))
@@ -66,7 +66,7 @@ def evaluate(arguments: argparse.Namespace) -> RunResults:
             model.scoring.thresholds.copy_(torch.from_numpy(predictor.thresholds))
     else:
         predictor = make_predictor(arguments.run, model, config, *options)
-    predictor.check_columns(text_columns(_text_of(arguments, config)), arguments.run)
+    predictor.check_columns(arguments.text, arguments.run)
     first = arguments.run / "members" / "0" if ensemble else arguments.run
     warnings = warnings_about(split, first, config, predictor, packages)
     for line in warnings:
@@ -116,8 +116,8 @@ def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_l
     label = given_columns(arguments.label, several=True)
     source = FileSource(
         train=str(arguments.file),
-        text=_text_of(arguments, config),
-        label=(label if len(label) > 1 else label[0]) if label else data.get("label", "label"),
+        text=_one_or_several(arguments.text),
+        label=_one_or_several(label) if label else data.get("label", "label"),
         id=arguments.id or data.get("id"),
         separator=arguments.separator or data.get("separator"),
         label_names=data.get("label_names"),
@@ -135,10 +135,8 @@ def read_labelled(arguments: argparse.Namespace, config: dict[str, Any], multi_l
         return replace(source, id=None).load()["train"]
 
 
-def _text_of(arguments: argparse.Namespace, config: dict[str, Any]) -> str | list[str]:
-    """Return the column or columns of the text: those that are given, otherwise those of the run's data."""
-    of_run = text_columns(config["data"].get("text") or "text")
-    columns = given_columns(arguments.text, len(of_run) > 1) or of_run
+def _one_or_several(columns: list[str]) -> str | list[str]:
+    """Return columns as a source expects them: a single one by its name."""
     return columns if len(columns) > 1 else columns[0]
 
 

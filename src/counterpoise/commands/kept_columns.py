@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from counterpoise.data.arrow_columns import chunks, decode_utf8, flatten_lists, format_rows, is_list, is_text
 from counterpoise.data.readers import column_names, suffix_of
 from counterpoise.data.readers.format import FileFormat
-from counterpoise.data.table_format import text_columns
 from counterpoise.errors import UserError
 
 
@@ -59,7 +58,7 @@ class KeptColumns:
     Args:
         table: Table with the columns.
         names: Names of the columns in the table.
-        arguments: Command line: the input file, the column of the text, and the prefix of the names.
+        arguments: Command line: the input file, the columns of the text, and the prefix of the names.
         form: Format of the output.
 
     Attributes:
@@ -73,7 +72,7 @@ class KeptColumns:
         self._table = table.select(list(names))
         from_parquet, fields = suffix_of(arguments.file) == ".parquet", []
         for name, column in zip(names, self._table.columns, strict=True):
-            as_stored = form == "parquet" and from_parquet and name not in text_columns(arguments.text)
+            as_stored = form == "parquet" and from_parquet and name not in arguments.text
             kind = _plain_type(column.type, as_stored)
             where = f"{arguments.file}: column {name!r} (--keep)"
             if form != "parquet" and not _is_writable(kind):

@@ -7,6 +7,7 @@ standard output.
 import argparse
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 from scipy.special import softmax
 
 from counterpoise.commands.kept_columns import KeptColumns, add_kept_arguments, kept_names
-from counterpoise.commands.predictor import load
+from counterpoise.commands.predictor import BlockPredictor, load
 from counterpoise.commands.run_config import read_config
 from counterpoise.commands.standard_streams import INPUT_FORMATS, STANDARD, input_file, output_target
 from counterpoise.commands.trusted_classes import allowed_packages
@@ -97,7 +98,7 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
     table, keep = _read(arguments, form)
     for notice in notices_of(table):
         log.warning(notice)
-    columns = text_columns(arguments.text)
+    columns = arguments.text
     headers = np.flatnonzero(repeated_headers(table, [*columns, *([arguments.id] if arguments.id else [])])) + 1
     if len(headers):
         log.warning("%s: a header is predicted like a text in %s", arguments.file, format_rows(headers))
@@ -111,17 +112,9 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
     packages = allowed_packages(arguments.allow)
     model = load(arguments.run, arguments.device, arguments.precision, packages)
     model.check_columns(columns, arguments.run)
+    _check_task(arguments, model)
     if arguments.thresholds:
-        if model.decision is None:
-            raise UserError(f"--thresholds: {arguments.run} is a single-label model, which has no thresholds")
-        if model.decision.top_k is not None:
-            raise UserError(
-                f"--thresholds: {arguments.run} predicts the {model.decision.top_k} most probable labels "
-                "(decision.top_k), without thresholds"
-            )
         model.thresholds = read_thresholds(arguments.thresholds, model.labels)
-    if arguments.costs and model.decision is not None:
-        raise UserError(f"--costs: {arguments.run} is a multi-label model, and costs are for single-label models")
     costs = read_costs(arguments.costs, model.labels) if arguments.costs else None
     adjustment = _adjustment(arguments.run, model.labels, arguments.calibrated, costs is not None)
 
@@ -172,11 +165,10 @@ def _read(arguments: argparse.Namespace, form: FileFormat) -> tuple[pa.Table, li
     Columns that are not given are those of the run's data.
     """
     trained = trained_reading(arguments.run)
-    of_run = text_columns(trained.get("text") or "text")
-    arguments.text = given_columns(arguments.text, len(of_run) > 1) or of_run
+    arguments.text = chosen_text_columns(arguments.text, trained)
     inherited = None if arguments.id else trained.get("id")
     arguments.id = arguments.id or inherited
-    first, *others = text_columns(arguments.text)
+    first, *others = arguments.text
     ids, kept = [arguments.id] if arguments.id else [], kept_names(arguments, form)
     try:
         return read_columns(arguments.file, first, [*others, *ids, *kept], form), kept
@@ -196,6 +188,17 @@ def given_columns(option: str | None, several: bool) -> list[str]:
     if not option:
         return []
     return option.split(",") if several else [option]
+
+
+def chosen_text_columns(option: str | None, data: Mapping[str, Any]) -> list[str]:
+    """Return the columns of the text that `--text` names, by default those of the run's data.
+
+    Args:
+        option: Value of `--text`.
+        data: Configuration of the run's data.
+    """
+    of_run = text_columns(data.get("text"))
+    return given_columns(option, len(of_run) > 1) or of_run
 
 
 def warn_of_missing_ids(file: Path, column: str) -> None:
@@ -272,6 +275,20 @@ def training_csv_format(config: dict[str, Any]) -> dict[str, Any]:
     csv_format = {key: data.get(key, default) for key, default in CSV_FORMAT.items()}
     columns = {name: data.get(name) for name in ("text", "id")}
     return csv_format | columns | {"suffix": suffix_of(Path(str(data.get("train") or "")))}
+
+
+def _check_task(arguments: argparse.Namespace, model: BlockPredictor) -> None:
+    """Raise UserError for `--thresholds` and `--costs` if the model does not decide by them."""
+    if arguments.thresholds:
+        if model.decision is None:
+            raise UserError(f"--thresholds: {arguments.run} is a single-label model, which has no thresholds")
+        if model.decision.top_k is not None:
+            raise UserError(
+                f"--thresholds: {arguments.run} predicts the {model.decision.top_k} most probable labels "
+                "(decision.top_k), without thresholds"
+            )
+    if arguments.costs and model.decision is not None:
+        raise UserError(f"--costs: {arguments.run} is a multi-label model, and costs are for single-label models")
 
 
 def _adjustment(run: Path, labels: list[str], calibrated: bool, costs: bool) -> Adjustment | None:

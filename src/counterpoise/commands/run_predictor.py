@@ -49,7 +49,7 @@ def make_predictor(
         tokenizer = load_tokenizer(source.locate(), source.revision)
         check_tokenizer(run, source, tokenizer)
         backend, scoring = tokenizer.backend_tokenizer, model.scoring
-        columns = len(text_columns(config["data"].get("text") or "text"))
+        columns = len(text_columns(config["data"].get("text")))
         tokenisation = replace(source.tokenisation, columns=columns)
         tokenisation.prepare(backend)
     found = Predictor(

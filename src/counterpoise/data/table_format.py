@@ -134,8 +134,13 @@ def check_min_count(least: int) -> None:
 
 
 def text_columns(text: Any) -> list[str]:
-    """Return the columns that a value of `data.text` names. YAML reads a name such as 7 as a whole number."""
-    return list(map(str, text)) if isinstance(text, Sequence) and not isinstance(text, str) else [str(text)]
+    """Return the columns that a value of `data.text` names; "text" if it is None.
+
+    YAML reads a name such as 7 as a whole number.
+    """
+    if isinstance(text, Sequence) and not isinstance(text, str):
+        return list(map(str, text))
+    return ["text" if text is None else str(text)]
 
 
 def _columns(key: str, names: Any) -> str | list[str]:
