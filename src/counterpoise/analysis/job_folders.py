@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from counterpoise.analysis.run_process import has_died
 from counterpoise.errors import UserError
 from counterpoise.io import atomic_path
-from counterpoise.saved_files import read_json, read_yaml
+from counterpoise.saved_files import read_json, read_yaml, reading
 
 ENSEMBLE_FILE = "ensemble.json"
 """File that the folder of an ensemble holds, and a run folder does not."""
@@ -90,6 +91,36 @@ def differing_overrides(jobs: Sequence[Job]) -> tuple[list[str], list[str]]:
     """Return the overrides that all jobs share, and for each job the other ones as text."""
     shared = [each for each in jobs[0].overrides if all(each in job.overrides for job in jobs)] if len(jobs) > 1 else []
     return shared, [" ".join(each for each in job.overrides if each not in shared) or "default" for job in jobs]
+
+
+def check_finished(folder: Path) -> None:
+    """Raise UserError, with what to do, for the folder of a run that has not finished.
+
+    A folder without `status.json`, such as a model's in an ensemble, is not checked.
+    """
+    path = folder / "status.json"
+    if not path.is_file():
+        return
+    status = read_json(path)
+    state, reason = status.get("state"), " ".join(str(status.get("reason") or "no reason given").split())
+    with reading(path):
+        alive = state == "running" and not has_died(status.get("process"))
+    if state == "finished":
+        return
+    if state == "pruned":
+        raise UserError(f"{folder} is not a finished run: it was pruned, {reason}. Name a finished trial of its sweep")
+    if alive:
+        problem, otherwise = "it is running", "Wait for its end. If it was killed on another host, "
+    else:
+        problem, otherwise = "it was killed" if state == "running" else f"it failed, {reason}", ""
+    if (folder.parent / "multirun.yaml").is_file():
+        action = f"repeat the command of its sweep with hydra.sweep.dir={folder.parent}"
+    elif (folder / "checkpoints" / "last.ckpt").is_file():
+        action = f"continue it: repeat its command with ckpt=last hydra.run.dir={folder}"
+    else:
+        action = "train it again, because it has no checkpoint to continue from"
+    action = f"{otherwise}{action}" if otherwise else action[0].upper() + action[1:]
+    raise UserError(f"{folder} is not a finished run: {problem}. {action}")
 
 
 def has_finished(folder: Path, overrides: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from counterpoise.analysis import leaderboard
-from counterpoise.analysis.job_folders import ENSEMBLE_FILE, is_job
+from counterpoise.analysis.job_folders import ENSEMBLE_FILE, check_finished, is_job
 from counterpoise.analysis.leaderboard import BASELINE, BASELINE_PREDICTIONS
 from counterpoise.csv_tables import read_csv
 from counterpoise.errors import UserError
@@ -181,6 +181,7 @@ def _precision_warning(groups: Mapping[str, Sequence[Run]]) -> list[str]:
 def finished_jobs(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:
     """Return the finished jobs of a run or a sweep by folder, and a warning about the other jobs of the sweep."""
     if is_job(folder):
+        check_finished(folder)
         row = leaderboard.job(folder)
         if row["state"] != "finished":
             raise UserError(f"{folder} is not a finished run: {_state_text(row)}")

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from counterpoise.analysis.job_folders import ENSEMBLE_FILE
+from counterpoise.analysis.job_folders import ENSEMBLE_FILE, check_finished
 from counterpoise.errors import UserError
 from counterpoise.saved_files import read_json, read_yaml, reading
 
@@ -13,14 +13,15 @@ PARTS = ("data", "encoder", "head", "decision", "buckets")
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """Return the configuration of a run folder.
+    """Return the configuration of a finished run.
 
     Raises:
-        UserError: The folder has no config.yaml, or it is not the configuration of a run.
+        UserError: The folder has no config.yaml, or it is not the configuration of a run, or the run has not finished.
     """
     path = run / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run} is not a run folder: it has no config.yaml (an exported model has an export.json)")
+    check_finished(run)
     config = read_yaml(path)
     absent = [part for part in PARTS if not isinstance(config.get(part), dict) or "_target_" not in config[part]]
     if absent:
