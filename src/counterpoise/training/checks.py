@@ -1,22 +1,66 @@
 """Checks before training for settings that would otherwise fail after minutes."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytorch_lightning as pl
-from omegaconf import DictConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor, StochasticWeightAveraging, WeightAveraging
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from counterpoise.balance import FittedStrategy
+from counterpoise.balance.counts import ClassIndex
 from counterpoise.data.batching import optimizer_steps
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError, nearest
+from counterpoise.metrics import registry
 from counterpoise.metrics.costs import read_costs
 from counterpoise.model.module import Classifier
 from counterpoise.training.ignored_settings import warn_of_ignored_settings
-from counterpoise.training.monitors import check_monitors
+from counterpoise.training.label_texts import NAMES
+from counterpoise.training.monitors import check_monitors, set_modes
 from counterpoise.training.processes import check_memory
 from counterpoise.training.resume import BestCheckpoint
 from counterpoise.training.resume_checks import check_resumable
 from counterpoise.training.run import RunContext
+
+
+def check_before_data(config: DictConfig) -> None:
+    """Choose the modes of callbacks, and raise UserError for settings that are wrong whatever the data are."""
+    set_modes(config.callbacks)
+    known = [f"val/{metric.name}" for task in registry.TASKS for metric in registry.select(task)]
+    if config.monitor not in known:
+        raise UserError(f"monitor={config.monitor}: no such metric.{_choice(config.monitor, known)}")
+    for key, also in (("ckpt", ()), ("costs", ()), ("label_texts", (NAMES,)), ("decision.file", ())):
+        value = OmegaConf.select(config, key)
+        if isinstance(value, str) and value not in also and not Path(value).is_file():
+            raise UserError(f"{key}={value}: no such file")
+
+
+def check_metrics(config: DictConfig, data: TextDataModule) -> None:
+    """Raise UserError for a monitored metric or costs that do not fit the data."""
+    known = _validation_metrics(config, data)
+    if config.monitor not in known:
+        raise UserError(
+            f"monitor={config.monitor}: no such metric of this validation split.{_choice(config.monitor, known)}"
+        )
+    if config.costs:
+        if data.task == "multi_label":
+            raise UserError("costs: a cost matrix is for single-label data; for several labels use decision.*")
+        read_costs(config.costs, data.labels)
+
+
+def _validation_metrics(config: DictConfig, data: TextDataModule) -> list[str]:
+    """Return the names of the metrics of the validation split, such as "val/macro_f1"."""
+    support = ClassIndex.from_targets(data.splits["validation"].targets, len(data.labels)).counts
+    bounds = instantiate(config.buckets)
+    metrics = registry.select("multi_label" if data.task == "multi_label" else "single_label")
+    return [f"val/{each.name}" for each in metrics if each.exists(support, data.counts, bounds)]
+
+
+def _choice(monitor: str, known: Sequence[str]) -> str:
+    return f"{nearest(monitor, known)} Available: {', '.join(dict.fromkeys(known))}"
 
 
 def check_before_training(
@@ -24,19 +68,9 @@ def check_before_training(
 ) -> None:
     """Raise UserError for settings that would fail only during or after training."""
     config = run.config
-    known = [f"val/{name}" for name in model.scoring.names(data.splits["validation"].targets)]
-    if config.monitor not in known:
-        raise UserError(
-            f"monitor={config.monitor}: no such metric of this validation split.{nearest(config.monitor, known)} "
-            f"Available: {', '.join(known)}"
-        )
-    check_monitors(trainer.callbacks, known)  # type: ignore[attr-defined]
+    check_monitors(trainer.callbacks, _validation_metrics(config, data))  # type: ignore[attr-defined]
     _check_second_stage(trainer, model, fitted)
     _check_weight_averaging(trainer)
-    if config.costs:
-        if model.scoring.multi_label:
-            raise UserError("costs: a cost matrix is for single-label data; for several labels use decision.*")
-        read_costs(config.costs, data.labels)
     if not trainer.loggers and any(isinstance(each, LearningRateMonitor) for each in trainer.callbacks):  # type: ignore[attr-defined]
         raise UserError("callbacks.learning_rate needs a logger: add one, or set callbacks.learning_rate=null")
     _check_devices(run, trainer, config)

@@ -12,13 +12,12 @@ from counterpoise.report.run.run_report import write_run_report
 from counterpoise.terminal import command_line
 from counterpoise.training.artifacts import write_inputs, write_results
 from counterpoise.training.baseline import add_baseline, fit_baseline
-from counterpoise.training.checks import check_before_training
+from counterpoise.training.checks import check_before_data, check_before_training, check_metrics
 from counterpoise.training.encoder_record import record_encoder
 from counterpoise.training.evaluation import evaluate_best_checkpoint
 from counterpoise.training.head_bias import initial_head_bias
 from counterpoise.training.hyperparameters import log_hyperparameters
 from counterpoise.training.label_texts import start_from_label_texts
-from counterpoise.training.monitors import set_modes
 from counterpoise.training.overview import show_overview, show_test_results
 from counterpoise.training.precision import choose_precision
 from counterpoise.training.probe import embed_splits
@@ -36,6 +35,12 @@ def main(run: RunContext) -> float | None:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     registry.load(config.metrics)
 
+    # Settings: what can be refused without data is refused before any is read
+    check_before_data(config)
+    strategy, optim, head = instantiate(config.strategy), instantiate(config.optim), instantiate(config.head)
+    callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
+    loggers = [instantiate(logger) for logger in config.logger.values() if logger]
+
     # Data
     source = instantiate(config.encoder)
     data = TextDataModule(
@@ -50,14 +55,12 @@ def main(run: RunContext) -> float | None:
     data.setup()
 
     # Strategy: the sampler and the loss of each epoch, computed from the training counts
-    fitted = instantiate(config.strategy).fit(data.labels, data.index, config.trainer.max_epochs)
+    fitted = strategy.fit(data.labels, data.index, config.trainer.max_epochs)
     data.sampler = fitted.sampler
     show_overview(run, data, fitted)
+    check_metrics(config, data)
     if run.rank == 0:
         write_inputs(run.folder, fitted.final.correction, data)
-
-    # Baseline: a linear model on the same splits, in seconds
-    baseline = fit_baseline(run, data)
 
     # Model
     encoder = embed_splits(source, data, config) if config.probe else source.load()
@@ -67,11 +70,11 @@ def main(run: RunContext) -> float | None:
     model = Classifier(
         encoder,
         first.loss,
-        instantiate(config.optim),
+        optim,
         data.labels,
         data.counts,
         data.batch_size,
-        head=instantiate(config.head),
+        head=head,
         losses=fitted.loss,
         micro_batch_size=config.micro_batch_size,
         dropout=config.dropout,
@@ -82,13 +85,15 @@ def main(run: RunContext) -> float | None:
 
     start_from_label_texts(run, model, data)
 
-    # Training
-    set_modes(config.callbacks)
-    callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
-    loggers = [instantiate(logger) for logger in config.logger.values() if logger]
+    # Trainer
     precision = choose_precision(config, encoder)
     trainer: pl.Trainer = instantiate(config.trainer, precision=precision, callbacks=callbacks, logger=loggers)
     check_before_training(run, trainer, model, data, fitted)
+
+    # Baseline: a linear model on the same splits, in seconds
+    baseline = fit_baseline(run, data)
+
+    # Training
     log_hyperparameters(run, trainer, model, data)
     trainer.fit(model, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
 
