@@ -1,13 +1,23 @@
 """Odd files: each is read to the right rows, or refused in one line that names the place and the setting."""
 
+import bz2
 import csv
 import gzip
 import io
 import json
 import logging
+import lzma
+import pickle
 import random
+import tarfile
+import zipfile
+from collections.abc import Callable
+from typing import BinaryIO
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.orc
 import pyarrow.parquet as pq
 import pytest
 
@@ -220,10 +230,85 @@ def test_gzip_is_read_under_any_name(tmp_path, name):
     assert len(train(written(tmp_path / name, gzip.compress(data.encode())))) == 1
 
 
-@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1\x15", b"\xfd7zXZ\x00", b"BZh91AY"])
-@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
-def test_a_file_of_another_format_is_named(tmp_path, name, start):
-    assert "not a text file" in refused(FileSource(written(tmp_path / name, start + b"\0\xff" * 50)))
+FRAME = pd.DataFrame({"text": [f"text {row}" for row in range(100)], "label": ["x", "y"] * 50})
+
+
+def archive(write: Callable[[BinaryIO], object]) -> bytes:
+    buffer = io.BytesIO()
+    write(buffer)
+    return buffer.getvalue()
+
+
+def zipped(*names: str) -> bytes:
+    """A ZIP archive; that of an Excel workbook has the file xl/workbook.xml."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as target:
+        for name in names:
+            target.writestr(name, FRAME.to_csv())
+    return buffer.getvalue()
+
+
+def tar(buffer: BinaryIO) -> None:
+    with tarfile.open(fileobj=buffer, mode="w") as target:
+        target.addfile(tarfile.TarInfo("a.csv"), io.BytesIO())
+
+
+def arrow(buffer: BinaryIO, new: Callable[..., pa.RecordBatchReader]) -> None:
+    table = pa.Table.from_pandas(FRAME)
+    with new(buffer, table.schema) as target:
+        target.write_table(table)
+
+
+OTHER_FORMATS = {
+    "an Excel workbook": [zipped("[Content_Types].xml", "xl/workbook.xml"), b"\xd0\xcf\x11\xe0" + b"\0\xff" * 50],
+    "a Word document": [zipped("word/document.xml")],
+    "a ZIP archive": [zipped("a.csv"), zipped("a.csv")[:500]],
+    "an empty ZIP archive": [zipped()],
+    "a Parquet file": [archive(FRAME.to_parquet)],
+    "compressed by xz": [lzma.compress(FRAME.to_csv().encode())],
+    "compressed by bzip2": [bz2.compress(FRAME.to_csv().encode())],
+    "compressed by zstd": [pa.compress(FRAME.to_csv().encode(), "zstd", asbytes=True)],
+    "a tar archive": [archive(tar)],
+    "a pickle": [pickle.dumps(FRAME, protocol) for protocol in range(2, 6)],
+    "an Arrow file": [archive(FRAME.to_feather), archive(lambda buffer: arrow(buffer, pa.ipc.new_file))],
+    "an Arrow stream": [archive(lambda buffer: arrow(buffer, pa.ipc.new_stream))],
+    "an ORC file": [archive(lambda buffer: pa.orc.write_table(pa.Table.from_pandas(FRAME), buffer))],
+    "a NumPy array": [archive(lambda buffer: np.save(buffer, np.arange(50)))],
+    "a PNG image": [b"\x89PNG\r\n\x1a\n" + b"\0\xff" * 50],
+    "a JPEG image": [b"\xff\xd8\xff\xe0" + b"\0\x10JFIF" * 9],
+    "a GIF image": [b"GIF89a\x14\0\x14\0" + b"\0\xff" * 50],
+    "a SQLite database": [b"SQLite format 3\0" + b"\0\1" * 50],
+    "a PDF document": [b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n"],
+}
+
+
+@pytest.mark.parametrize(("kind", "data"), [(kind, data) for kind in OTHER_FORMATS for data in OTHER_FORMATS[kind]])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz", "a.jsonl", "a.json", "a.parquet"])
+@pytest.mark.parametrize("encoding", ["auto", "utf-8"])
+def test_a_file_of_another_format_is_named(tmp_path, name, kind, data, encoding):
+    if name == "a.parquet" and (kind == "a Parquet file" or encoding != "auto"):
+        pytest.skip("it is the format, or the encoding has no effect")
+    wanted = "Parquet" if name == "a.parquet" else "text"
+    content = gzip.compress(data) if name.endswith(".gz") else data
+    line = refused(FileSource(written(tmp_path / name, content), encoding=encoding))
+    assert f"{name} is {kind}, not a {wanted} file: " in line
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_a_file_of_an_unknown_format_is_refused(tmp_path, name, seed):
+    data = b"\x01" + np.random.default_rng(seed).bytes(1000 * 4**seed)
+    assert "file: " in refused(FileSource(written(tmp_path / name, data)))
+
+
+def test_a_text_file_with_the_suffix_of_parquet_is_named(tmp_path):
+    assert "is a text file, not a Parquet file" in refused(FileSource(written(tmp_path / "a.parquet", FRAME.to_csv())))
+
+
+@pytest.mark.parametrize("start", ["ORC", "BZh9", "GIF8", "FEA1", "PAR1", "Obj", "Rar!", "7z", "PK"])
+def test_a_text_that_begins_like_another_format_is_read(tmp_path, start):
+    file = written(tmp_path / "a.csv", f"{start},text,label\n1,a,x\n2,b,y\n")
+    assert len(train(file)) == 2
 
 
 # Headers and delimiters

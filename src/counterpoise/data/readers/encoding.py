@@ -8,19 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from counterpoise.data.readers import files
+from counterpoise.data.readers.binary_formats import START, reject_binary, reject_unlike_text
 from counterpoise.data.readers.format import AUTO
 from counterpoise.errors import UserError
 
 GZIP = b"\x1f\x8b"
-OTHER_FORMATS = {
-    b"PK\x03\x04": "a ZIP archive or an Excel workbook",
-    b"\xd0\xcf\x11\xe0": "an Excel workbook",
-    b"PAR1\x15": "a Parquet file",
-    b"\xfd7zXZ\x00": "compressed by xz",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd",
-    b"BZh91AY": "compressed by bzip2",
-}
-"""First bytes of files that are not text."""
 BYTE_ORDER_MARKS = {
     b"\xff\xfe\0\0": "utf-32",
     b"\0\0\xfe\xff": "utf-32",
@@ -63,11 +55,7 @@ class TextFile:
         Raises:
             UserError: The file is not a text file, or its encoding cannot be determined.
         """
-        with path.open("rb") as file:
-            start = file.read(8)
-        for magic, what in OTHER_FORMATS.items():
-            if start.startswith(magic):
-                raise UserError(f"{path.name} is {what}, not a text file: convert it, or correct its suffix")
+        reject_binary(path, open_bytes(path).read(START))
         if encoding != AUTO:
             return cls(path, encoding)
         return cls(path, *detect_encoding(path))
@@ -98,10 +86,10 @@ def detect_encoding(path: Path) -> tuple[str, tuple[str, ...]]:
     even if some rows are damaged, or in cp1252 if most characters outside ASCII are not valid UTF-8.
 
     Raises:
-        UserError: The text is neither in UTF-8 nor in a language that cp1252 can represent.
+        UserError: The file holds no text, or the text is neither in UTF-8 nor in a language that cp1252 can represent.
     """
     stream = open_bytes(path)
-    start = stream.read(4096)
+    start = stream.read(START)
     for mark, encoding in BYTE_ORDER_MARKS.items():
         if start.startswith(mark):
             wide = encoding != "utf-8"
@@ -109,6 +97,7 @@ def detect_encoding(path: Path) -> tuple[str, tuple[str, ...]]:
     for place, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
         if start and start[place::2].count(0) > 0.7 * len(start[place::2]) and start[1 - place :: 2].count(0) == 0:
             return encoding, (f"{path.name} is read as {encoding.upper()}, because every second byte is 0",)
+    reject_unlike_text(path, start)
     if _is_utf8(path):
         return "utf-8", ()
     sequences = invalid = lines = outside = 0

@@ -6,11 +6,13 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from counterpoise.data.arrow_cache import TableSink
+from counterpoise.data.readers.binary_formats import require_parquet
 from counterpoise.data.readers.files import require_columns, reraise_as_user_error
 
 
 def parquet_names(path: Path) -> list[str]:
     """Return the names of the columns of a Parquet file."""
+    require_parquet(path)
     with reraise_as_user_error(path, (OSError, pa.ArrowException)):
         return pa.parquet.read_schema(path).names
 
@@ -19,8 +21,9 @@ def read_parquet(path: Path, columns: list[str], keep: TableSink) -> pa.Table:
     """Read columns of a Parquet file with their stored types.
 
     Raises:
-        UserError: The file cannot be opened or lacks a column.
+        UserError: The file is not a Parquet file, cannot be opened, or lacks a column.
     """
+    require_parquet(path)
     with reraise_as_user_error(path, (OSError,)):
         opened = pa.parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
     with opened as file:
