@@ -96,9 +96,7 @@ def build_ensemble(
         raise UserError("--baseline-weight: the runs have no linear model (baseline=none)")
     elif baseline_weight is None:
         console.print("no linear model: the runs have baseline=none")
-    decision = scoring.decision if isinstance(scoring, MultiLabelScoring) else None
-    fixed = decision is not None and decision.top_k is None and not decision.tunes
-    if fixed and (linear is not None or len(runs) > 1):
+    if (linear is not None or len(runs) > 1) and _has_fixed_thresholds(scoring):
         raise UserError(
             "the runs have fixed thresholds (decision), which do not fit combined logits: use thresholds that are tuned"
         )
@@ -185,6 +183,12 @@ def _scoring(config: dict[str, Any], data: TextDataModule, packages: Sequence[st
     return MultiLabelScoring(data.labels, data.counts, bounds, build(config["decision"], packages))
 
 
+def _has_fixed_thresholds(scoring: AnyScoring) -> bool:
+    if not isinstance(scoring, MultiLabelScoring):
+        return False
+    return scoring.decision.top_k is None and not scoring.decision.tunes
+
+
 def _score(scoring: AnyScoring, logits: np.ndarray, targets: Any) -> float:
     """Return the score that the weight of the linear model is chosen by; higher is better.
 
@@ -207,15 +211,7 @@ def _results(
     """Return the results of the combined logits; the correction is that of the first run."""
     data = next(iter(folds.values()))
     targets = {"validation": held_out_targets(folds), "test": data.splits["test"].targets}
-    scored, decisions = [], []
-    for part in parts:
-        own = targets if part.run is None else {**targets, "validation": folds[part.fold].splits["validation"].targets}
-        scoring.tune(part.logits["validation"], own["validation"])
-        measured = {name: scoring.measure(part.logits[name], own[name]) for name in SPLITS}
-        if part.run is None:  # distances to a plane are no log-odds
-            measured = {name: {key: each[key] for key in each if key != "loss"} for name, each in measured.items()}
-        scored.append(measured)
-        decisions.append(scoring.decide(part.logits["test"]))
+    scored, decisions = _score_members(parts, folds, scoring, targets)
     scoring.tune(logits["validation"], targets["validation"])
     decided = scoring.decide(logits["test"])
     best = max(range(len(parts)), key=lambda number: scored[number]["validation"]["macro_f1"])
@@ -276,6 +272,25 @@ def _results(
         calibration=calibration,
         data_warnings=data.data_warnings,
     )
+
+
+def _score_members(
+    parts: Sequence[Member],
+    folds: Mapping[int, TextDataModule],
+    scoring: AnyScoring,
+    targets: dict[str, Any],
+) -> tuple[list[dict[str, dict[str, float]]], list[Any]]:
+    """Return the scores of each model by split, and its decisions on the test split."""
+    scored, decisions = [], []
+    for part in parts:
+        own = targets if part.run is None else {**targets, "validation": folds[part.fold].splits["validation"].targets}
+        scoring.tune(part.logits["validation"], own["validation"])
+        measured = {name: scoring.measure(part.logits[name], own[name]) for name in SPLITS}
+        if part.run is None:  # distances to a plane are no log-odds
+            measured = {name: {key: each[key] for key in each if key != "loss"} for name, each in measured.items()}
+        scored.append(measured)
+        decisions.append(scoring.decide(part.logits["test"]))
+    return scored, decisions
 
 
 def _indicators(decided: Any, classes: int) -> csr_matrix:

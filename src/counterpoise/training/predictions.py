@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from counterpoise.data.table_writers import Stream, table_writer
 from counterpoise.errors import UserError
@@ -119,7 +119,7 @@ def predictions_writer(
             got = None if cheapest is None else np.shape(cheapest)
             raise ValueError(f"expected least_cost [{rows}] for {rows} ids, got {got}")
         for part in _row_groups(rows, len(labels)):
-            probabilities = _softmax(calibrated[part])
+            probabilities = softmax(calibrated[part].astype(np.float64), axis=1)
             decided = logits[part].argmax(axis=1)
             columns = [
                 pa.array([str(i) for i in ids[part]], pa.string()),
@@ -327,13 +327,6 @@ def _schema(labels: Sequence[str], full: bool, decisions: Sequence[str]) -> pa.S
     if full:
         return pa.schema([*fields, *((f"p:{label}", pa.float32()) for label in labels)])
     return pa.schema([*fields, ("top_labels", _NAMES), ("top_probabilities", _NUMBERS)])
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities, float64 [N, C], of logits [N, C]."""
-    logits = logits.astype(np.float64)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _float32(values: np.ndarray) -> pa.Array:

@@ -99,11 +99,7 @@ def check_quotes(file: TextFile, structure: CsvStructure, form: FileFormat) -> l
     """
     if (quote := form.quote) is None:
         return []
-    mark, escape, between = (re.escape((each or "").encode()) for each in (quote, form.escape, structure.delimiter))
-    plain = rb"[^%b%b]*+" % (mark, escape)
-    inside_mark = rb"(?:%b%b%b)" % (mark, mark, rb"|%b(?s:.)" % escape if escape else b"")
-    field = re.compile(rb"(?<![^%b\r\n])%b(%b(?:%b%b)*+)(%b?)" % (between, mark, plain, inside_mark, plain, mark))
-    closed = re.compile(rb"[ \t]*(?:%b|[\r\n]|$)" % between)
+    field, closed = _quoted_field(quote, form.escape, structure.delimiter)
     stream, buffer, place, lines, final = file.open(), b"", 0, 1, False
     looks_like_rows: Callable[[Sequence[bytes]], bool] | None = None
     followed: list[int] = []
@@ -160,6 +156,15 @@ def check_quotes(file: TextFile, structure: CsvStructure, form: FileFormat) -> l
         f"{file.name}: text follows a closing quotation mark {quote}, which is removed, in "
         f"{format_rows(np.array(followed), 'line')}; set data.quote=null if quotation marks are part of the text"
     ]
+
+
+def _quoted_field(quote: str, escape: str | None, delimiter: str) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+    """Return patterns of a quoted field, with its content and its closing mark as groups, and of what may follow it."""
+    mark, escaping, between = (re.escape((each or "").encode()) for each in (quote, escape, delimiter))
+    plain = rb"[^%b%b]*+" % (mark, escaping)
+    inside_mark = rb"(?:%b%b%b)" % (mark, mark, rb"|%b(?s:.)" % escaping if escaping else b"")
+    field = re.compile(rb"(?<![^%b\r\n])%b(%b(?:%b%b)*+)(%b?)" % (between, mark, plain, inside_mark, plain, mark))
+    return field, re.compile(rb"[ \t]*(?:%b|[\r\n]|$)" % between)
 
 
 def _row_test(file: TextFile, structure: CsvStructure, form: FileFormat) -> Callable[[Sequence[bytes]], bool]:

@@ -3,6 +3,7 @@
 `recall`, `effect` and `effect_axis` have no points: the script draws what the reader chooses.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import plotly.graph_objects as go
 
 from counterpoise.analysis.comparison import Comparison
 from counterpoise.analysis.comparison_tables import BUCKETS
-from counterpoise.analysis.plots import count_marks
 from counterpoise.analysis.significance import significant
 from counterpoise.metrics.buckets import buckets
 from counterpoise.report.comparison.formatting import (
@@ -24,6 +24,10 @@ from counterpoise.report.comparison.formatting import (
     shown_name,
     unit,
 )
+from counterpoise.report.count_axis import bucket_spans, log_count_axis, positions
+
+MARGIN = 1.3
+"""Factor by which the axis of training counts extends beyond the counts."""
 
 
 def page_data(comparison: Comparison) -> dict[str, Any]:
@@ -67,8 +71,7 @@ def places(counts: np.ndarray) -> np.ndarray:
     Classes with equal counts are placed side by side, within a third of the distance to the next count. A count of 0
     is placed at 1/2.
     """
-    counts = np.asarray(counts)
-    logs = np.log10(np.maximum(counts, 0.5))
+    logs = np.log10(positions(counts))
     levels, level, sizes = np.unique(logs, return_inverse=True, return_counts=True)
     gaps = np.diff(levels, prepend=levels[0] - 1, append=levels[-1] + 1)
     reach = np.minimum(np.minimum(gaps[:-1], gaps[1:]) / 3, 0.012 * (sizes - 1))[level]
@@ -83,9 +86,6 @@ def recall(comparison: Comparison) -> go.Figure:
 
     Traces (empty): lines of gains, lines of losses, first group, and gains, losses and no change of the second.
     """
-    drawn = np.maximum(np.asarray(comparison.counts, float), 0.5)
-    marks = count_marks(float(drawn.min()), float(drawn.max()), 1.3)
-    low, high = float(drawn.min()) / 1.3, float(drawn.max()) * 1.3
     one = unit(comparison)
     hover = (
         "%{customdata[0]}<br>%{customdata[1]:,} training, %{customdata[2]:,} test examples"
@@ -104,21 +104,15 @@ def recall(comparison: Comparison) -> go.Figure:
     plot.update_layout(
         height=460,
         xaxis={
-            "type": "log",
-            "range": [np.log10(low), np.log10(high)],
-            "tickvals": marks[0],
-            "ticktext": marks[1],
+            **log_count_axis(comparison.counts, MARGIN),
             "title": {"text": f"training examples of the {one} (log scale)"},
         },
         yaxis={"range": [-0.04, 1.12], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1], "title": {"text": "recall"}},
     )
-    tail, head = comparison.bounds
-    borders = [low, tail - 0.5, head - 0.5, high]
-    for border in borders[1:3]:
-        if low < border < high:
-            plot.add_vline(border, line={"color": "var(--faint)", "width": 1, "dash": "dot"}, layer="below")
-    for name, left, right in zip(("tail", "medium", "head"), borders, borders[1:], strict=False):
-        left, right = max(left, low), min(right, high)
+    spans = bucket_spans(comparison.counts, comparison.bounds, MARGIN)
+    for _, border, _ in spans[1:]:
+        plot.add_vline(border, line={"color": "var(--faint)", "width": 1, "dash": "dot"}, layer="below")
+    for name, left, right in spans:
         if right > left * 1.15:
             middle = float(np.log10(left * right) / 2)
             plot.add_annotation(x=middle, y=1, yref="paper", yanchor="top", text=name, showarrow=False)
@@ -199,39 +193,9 @@ def bucket_effects(comparison: Comparison) -> go.Figure:
     for column, bucket in enumerate(present):
         suffix = str(column + 1) if column else ""
         found = [rows[comparison.groups[number].name, bucket] for number in others]
-        values = np.round([row["difference"] for row in found], 4)
         apart = np.array([(row["group"], bucket) in significant_pairs for row in found])
-        over, under = apart & (values > 0), apart & (values < 0)
-        plot.add_bar(
-            orientation="h",
-            x=values,
-            y=list(range(len(found))),
-            xaxis=f"x{suffix}",
-            name=bucket,
-            showlegend=False,
-            marker={
-                "color": np.select([over, under], ["var(--c1-faint)", "var(--c2-faint)"], "var(--grid)").tolist(),
-                "line": {"color": np.select([over, under], [GAIN, LOSS], UNDECIDED).tolist(), "width": 1},
-            },
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": np.round([row["high"] - row["difference"] for row in found], 4),
-                "arrayminus": np.round([row["difference"] - row["low"] for row in found], 4),
-                "color": "var(--ink)",
-                "thickness": 1.3,
-                "width": 3,
-            },
-            customdata=[
-                [
-                    *(name, round(row["recall"], 4), round(row["low"], 4), round(row["high"], 4)),
-                    p_value(p[row["group"], f"{bucket}_recall"]),
-                ]
-                for name, row in zip(names, found, strict=True)
-            ],
-            hovertemplate="%{customdata[0]}<br>%{x:+.4f} (%{customdata[2]:+.4f} to %{customdata[3]:+.4f})"
-            "<br>mean recall %{customdata[1]:.4f}<br>adjusted p %{customdata[4]}<extra></extra>",
-        )
+        p_values = [p_value(p[row["group"], f"{bucket}_recall"]) for row in found]
+        plot.add_trace(_bucket_bars(found, names, apart, p_values).update(name=bucket, xaxis=f"x{suffix}"))
         width = 1 / len(present)
         count = int(found[0]["classes"])
         plot.layout[f"xaxis{suffix}"] = {
@@ -269,6 +233,46 @@ def bucket_effects(comparison: Comparison) -> go.Figure:
         },
     )
     return plot
+
+
+def _bucket_bars(
+    rows: Sequence[dict[str, Any]], names: Sequence[str], is_significant: np.ndarray, p_values: Sequence[str]
+) -> go.Bar:
+    """Return the bars of a bucket, one per group.
+
+    Args:
+        rows: Change in mean recall of G groups, from `Comparison.buckets`.
+        names: Shown names of the groups.
+        is_significant: Whether each change is significant, bool [G].
+        p_values: Adjusted p-values as text.
+    """
+    values = np.round([row["difference"] for row in rows], 4)
+    over, under = is_significant & (values > 0), is_significant & (values < 0)
+    return go.Bar(
+        orientation="h",
+        x=values,
+        y=list(range(len(rows))),
+        showlegend=False,
+        marker={
+            "color": np.select([over, under], ["var(--c1-faint)", "var(--c2-faint)"], "var(--grid)").tolist(),
+            "line": {"color": np.select([over, under], [GAIN, LOSS], UNDECIDED).tolist(), "width": 1},
+        },
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": np.round([row["high"] - row["difference"] for row in rows], 4),
+            "arrayminus": np.round([row["difference"] - row["low"] for row in rows], 4),
+            "color": "var(--ink)",
+            "thickness": 1.3,
+            "width": 3,
+        },
+        customdata=[
+            [name, round(row["recall"], 4), round(row["low"], 4), round(row["high"], 4), p]
+            for name, row, p in zip(names, rows, p_values, strict=True)
+        ],
+        hovertemplate="%{customdata[0]}<br>%{x:+.4f} (%{customdata[2]:+.4f} to %{customdata[3]:+.4f})"
+        "<br>mean recall %{customdata[1]:.4f}<br>adjusted p %{customdata[4]}<extra></extra>",
+    )
 
 
 def significant_buckets(comparison: Comparison) -> set[tuple[str, str]]:
