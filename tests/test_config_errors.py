@@ -118,6 +118,12 @@ def test_an_unknown_key_leads_to_the_whole_key_that_exists(key, expected, monkey
         (["--batchsize", "8"], "loader.batch_size=8"),
         (["--nonsense"], "KEY=VALUE"),
         (["-x"], "KEY=VALUE"),
+        (["--confg", "other"], "--cfg or --config-"),
+        (["--confgi-dir=other"], "--config-dir"),
+        (["--multi-run"], "--multirun"),
+        (["--resume", "a.ckpt"], "ckpt=a.ckpt"),
+        (["seed=1", "--config-dir", "other", "seed=2"], "in front of all settings"),
+        (["--cfg", "jobs"], "'jobs'"),
     ],
 )
 def test_an_option_leads_to_the_override_that_is_meant(arguments, expected, tmp_path):

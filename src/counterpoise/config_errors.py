@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -58,8 +58,13 @@ def reject_options(arguments: Sequence[str]) -> None:
     """
     from hydra._internal.utils import get_args_parser
 
-    options = [each for each in get_args_parser().parse_known_args(arguments)[1] if each.startswith("-")]
+    parser = get_args_parser()
+    parser.error = _raise_parser_error  # type: ignore[method-assign]
+    unknown = parser.parse_known_args(arguments)[1]
+    options = [each for each in unknown if each.startswith("-")]
     if not options:
+        if unknown:
+            raise UserError(f"{unknown[0]}: write options, which begin with a dash, in front of all settings KEY=VALUE")
         return
     option, _, value = options[0].partition("=")
     following = arguments[arguments.index(options[0]) + 1 :][:1]
@@ -70,9 +75,18 @@ def reject_options(arguments: Sequence[str]) -> None:
     if key in known:
         raise UserError(f"{option}: settings have no dashes; write {key}={value or '...'}")
     keys = suggested_keys(key, known)
+    others = [each for each in parser._option_string_actions if each.startswith("--")]
+    similar = get_close_matches(option, others, n=MAX_SUGGESTIONS, cutoff=0.7)
+    if similar and not any(key in (each.rpartition(".")[2], *OTHER_NAMES.get(each, ())) for each in keys):
+        raise UserError(f"{option}: no such option; did you mean {' or '.join(similar)}? --help lists all")
     written = " or ".join(f"{each}={value or '...'}" for each in keys)
     meant = f"; did you mean {written}?" if keys else ""
     raise UserError(f"{option}: settings are written KEY=VALUE without dashes{meant}; --help lists them")
+
+
+def _raise_parser_error(message: str) -> NoReturn:
+    """Raise UserError for arguments that Hydra's parser refuses."""
+    raise UserError(f"{message}; --help lists the options")
 
 
 def quoted_override(override: str) -> str | None:

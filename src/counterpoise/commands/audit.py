@@ -5,7 +5,6 @@ lengths, unusual texts, data warnings and a recommended strategy. `--output FOLD
 in question as CSV.
 """
 
-import argparse
 import json
 import logging
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, flag_override
 from rich.text import Text
 
+from counterpoise.commands.arguments import Parser
 from counterpoise.errors import UserError
 from counterpoise.io import atomic_path
 from counterpoise.terminal import console, status
@@ -27,7 +27,7 @@ from counterpoise.training.config_types import check_types
 
 def main() -> None:
     """Read the command line, measure the data quality, print it and write the files."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="counterpoise.audit",
         description="Check texts and labels before training: imbalance, duplicates, leaks, conflicts and lengths.",
     )

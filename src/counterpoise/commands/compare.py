@@ -8,6 +8,7 @@ recall_vs_count.png. `--losses` instead plots training loss and gradient norm by
 import argparse
 from pathlib import Path
 
+from counterpoise.commands.arguments import Parser
 from counterpoise.errors import UserError
 from counterpoise.terminal import console, status
 
@@ -16,7 +17,7 @@ PICTURES = (".png", ".pdf", ".svg")
 
 def main() -> None:
     """Read the command line, compare or plot the runs, print and write the results."""
-    parser = argparse.ArgumentParser(prog="counterpoise.compare", description=__doc__.partition("\n\n")[2])
+    parser = Parser(prog="counterpoise.compare", description=__doc__.partition("\n\n")[2])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="sweep folder, run folder, or NAME=RUN")
     parser.add_argument(
         "--reference", metavar="NAME", help="group to compare the others with (default: plain, else the best)"

@@ -7,11 +7,11 @@ folder that is written holds copies of the models and the files of a run: `predi
 accept it in place of one.
 """
 
-import argparse
 import logging
 from pathlib import Path
 
 from counterpoise.analysis.job_folders import ENSEMBLE_FILE
+from counterpoise.commands.arguments import Parser
 from counterpoise.errors import UserError
 from counterpoise.terminal import console
 
@@ -20,7 +20,7 @@ AUTO = "auto"
 
 def main() -> None:
     """Read the command line, combine the runs, print the scores and write the folder."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="counterpoise.ensemble",
         description="Combine finished runs and a linear model into one model, and test it.",
     )

@@ -3,11 +3,11 @@
 Writes metrics.json, per_class.csv, predictions.parquet and report.html. A multi-label run uses its own thresholds.
 """
 
-import argparse
 import logging
 import shutil
 from pathlib import Path
 
+from counterpoise.commands.arguments import Parser
 from counterpoise.commands.predict import add_file_arguments, add_model_arguments
 from counterpoise.commands.run_config import read_config
 from counterpoise.errors import UserError
@@ -16,7 +16,7 @@ from counterpoise.terminal import console
 
 def main() -> None:
     """Read the command line, evaluate, print the metrics and write the files."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="counterpoise.evaluate", description="Score a finished run on a labelled file and write a report."
     )
     add_model_arguments(parser)

@@ -20,7 +20,6 @@ depend slightly on the other texts of its batch. The change of the test scores i
 `commands/hugging_face_export.py`.
 """
 
-import argparse
 import logging
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from counterpoise.commands.arguments import Parser
 from counterpoise.commands.run_config import read_config
 from counterpoise.commands.trusted_classes import allowed_packages
 from counterpoise.errors import UserError
@@ -36,7 +36,7 @@ from counterpoise.terminal import console, status
 
 def main() -> None:
     """Read the command line, export, and print the checks and the test scores."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="counterpoise.export",
         description="Export a finished run to ONNX or a Hugging Face folder, and compare it with the run.",
     )

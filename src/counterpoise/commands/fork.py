@@ -4,12 +4,12 @@ The project holds its own data source, head and loss as examples, a `conf/` that
 package as a pinned dependency.
 """
 
-import argparse
 import keyword
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from counterpoise.commands.arguments import Parser
 from counterpoise.errors import UserError
 
 PLACEHOLDER = "mytask"
@@ -19,7 +19,7 @@ PINNED = ("torch", "pytest")
 
 def main() -> None:
     """Read the command line and write the project."""
-    parser = argparse.ArgumentParser(prog="counterpoise.fork", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="counterpoise.fork", description=__doc__.partition("\n")[0])
     parser.add_argument("name", help="import name of the new package, such as support_tickets")
     parser.add_argument("directory", type=Path, help="folder to write; must not exist or be empty")
     parser.add_argument("--wheel", type=Path, help="wheel of counterpoise to install (default: the package index)")

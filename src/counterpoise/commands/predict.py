@@ -7,7 +7,7 @@ standard output.
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import softmax
 
+from counterpoise.commands.arguments import Parser
 from counterpoise.commands.kept_columns import KeptColumns, add_kept_arguments, kept_names
 from counterpoise.commands.predictor import BlockPredictor, load
 from counterpoise.commands.run_config import read_config
@@ -22,7 +23,7 @@ from counterpoise.commands.standard_streams import INPUT_FORMATS, STANDARD, inpu
 from counterpoise.commands.trusted_classes import allowed_packages
 from counterpoise.data.arrow_columns import Column, chunks, format_rows, only_numbers
 from counterpoise.data.dropped_rows import repeated_headers
-from counterpoise.data.readers import notices_of, read_columns, suffix_of
+from counterpoise.data.readers import column_names, notices_of, read_columns, suffix_of
 from counterpoise.data.readers.format import FileFormat
 from counterpoise.data.readers.json_lines import SUFFIXES as JSON_SUFFIXES
 from counterpoise.data.table import read_texts, row_ids
@@ -47,7 +48,7 @@ CSV_OPTIONS = {"skip_rows_after_header": "--skip-rows"}
 
 def main() -> None:
     """Read the command line and write a table with one prediction per row."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="counterpoise.predict", description="Predict the classes of new texts and write them to a table."
     )
     add_model_arguments(parser, "folder of a finished run, or of an exported model")
@@ -177,10 +178,22 @@ def _read(arguments: argparse.Namespace, form: FileFormat) -> tuple[pa.Table, li
             kept_only = {*kept} - {first, *others, arguments.id}
             if arguments.keep_all and any(f"column {name!r}" in str(error) for name in kept_only):
                 raise UserError(f"{error}. Name the columns to keep with --keep instead of --keep-all") from error
+            _explain_list("--keep", kept, "repeat --keep", arguments.file, form, error)
+            only = "the model reads texts of one column"
+            _explain_list("--text", arguments.text, only, arguments.file, form, error)
             raise
         warn_of_missing_ids(arguments.file, inherited)
         arguments.id = None
         return read_columns(arguments.file, first, [*others, *kept], form), kept
+
+
+def _explain_list(
+    option: str, names: Sequence[str], advice: str, file: Path, form: FileFormat, error: UserError
+) -> None:
+    """Raise UserError with advice if the column that a file lacks is a list of its columns, separated by commas."""
+    for name in names:
+        if f"no column {name!r}" in str(error) and {*name.split(",")} <= {*column_names(file, form)}:
+            raise UserError(f"{option} {name}: {file} has no such column, but each of these: {advice}") from error
 
 
 def given_columns(option: str | None, several: bool) -> list[str]:

@@ -14,6 +14,7 @@ import logging
 import socket
 from pathlib import Path
 
+from counterpoise.commands.arguments import Parser
 from counterpoise.commands.text_classifier import TextClassifier
 from counterpoise.commands.trusted_classes import allowed_packages
 from counterpoise.errors import UserError
@@ -21,7 +22,7 @@ from counterpoise.errors import UserError
 
 def main() -> None:
     """Read the command line, load the model and serve it until Ctrl-C."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="counterpoise.serve", description="Serve the predictions of a model over HTTP, with a page to try texts."
     )
     parser.add_argument("model", type=Path, help="folder of an exported model, or of a finished run or ensemble")
