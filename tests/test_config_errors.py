@@ -9,7 +9,7 @@ from hydra.errors import OverrideParseException
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commandline import ROOT, run
+from commandline import ROOT, run, setting
 from counterpoise.config_errors import config_error_line, quoted_override
 
 SPECIAL = "=(),[]{}:'\"\\ #&!~@;<>^`$%|*?é产🙂、"
@@ -146,3 +146,14 @@ def test_help_explains_settings_and_lists_options_of_groups(tmp_path):
     assert "strategy/loss: " in done.out
     assert len(done.out.splitlines()) < 85
     assert max(map(len, done.out.partition("== Groups")[0].splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", ["own", "my own [1]"])
+def test_a_group_of_a_folder_on_the_search_path_is_found(name, texts, tiny_encoder, tmp_path):
+    folder = tmp_path / name / "sweep"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("# @package _global_\ndropout: 0.05\n")
+    path = f'hydra.searchpath=["file://{folder.parent}"]'
+    settings = [*setting(texts, tiny_encoder), path, "sweep=mine"]
+    refused = run(tmp_path / "refused", *settings, "dropout=high", report=False)
+    assert "dropout=high: use a number, such as 0.05 (the default)" in refused.error

@@ -1,6 +1,7 @@
 """Type checks of the resolved configuration: every value has the type of its default."""
 
 import functools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,7 +92,7 @@ def _current_defaults() -> dict[str, Any]:
     """Return the default values of the current Hydra job, without interpolations resolved."""
     job = HydraConfig.get()
     groups = [item for item in job.overrides.task if item.partition("=")[0].lstrip("+~") in job.runtime.choices]
-    return _defaults(str(job.job.config_name), tuple(groups))
+    return _defaults(str(job.job.config_name), tuple(groups), tuple(job.searchpath))
 
 
 def _not_a_value(key: str, value: Any, below: list[str], defaults: Mapping[str, Any], is_group: bool) -> str:
@@ -108,9 +109,10 @@ def _shown(value: Any) -> Any:
 
 
 @functools.lru_cache
-def _defaults(config_name: str, groups: tuple[str, ...]) -> dict[str, Any]:
-    """Return the default values by dotted key, for the chosen options of configuration groups."""
-    return flatten(OmegaConf.to_container(compose(config_name, list(groups))))
+def _defaults(config_name: str, groups: tuple[str, ...], search_path: tuple[str, ...]) -> dict[str, Any]:
+    """Return the default values by dotted key, for the chosen options of configuration groups in these folders."""
+    folders = ",".join(json.dumps(folder, ensure_ascii=False) for folder in search_path)
+    return flatten(OmegaConf.to_container(compose(config_name, [f"hydra.searchpath=[{folders}]", *groups])))
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
