@@ -8,6 +8,7 @@ import pytest
 
 from counterpoise import terminal
 from counterpoise.data.datamodule import TextDataModule
+from counterpoise.model.module import Classifier
 from counterpoise.terminal import duration
 from counterpoise.terminal import progress as bar
 from counterpoise.training import progress
@@ -67,17 +68,21 @@ def test_outside_a_terminal_the_estimate_and_then_lines_are_printed(monkeypatch,
     clock = iter(np.arange(0.0, 1000.0, 2.0).tolist())
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     callback, fit = Progress(), trainer(global_step=0)
-    callback.setup(fit, None, "fit")
-    callback.on_train_start(fit, None)
+    model = Classifier.__new__(Classifier)
+    callback.setup(fit, model, "fit")
+    callback.on_train_start(fit, model)
     for step in range(40):
         fit.global_step = step + 1
-        callback.on_train_batch_end(fit, None, None, None, step)
+        monkeypatch.setattr(Classifier, "mean_loss", lambda model, step=step: (step + 1) / 100)
+        callback.on_train_batch_end(fit, model, None, None, step)
     first, *others = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     # Steps of 2 seconds: 94 more steps, and 2100 evaluated texts of which 48 cost as much as a step.
     assert first.startswith("about 5 min until the results, evaluation included (2 s a step")
     assert 2 <= len(others) <= 4  # 68 seconds, a line every 20
     assert others[0].startswith("Epoch 1 of 2, batch 1")
-    assert "of 50: about" in others[0]
+    for line in others:
+        batch = int(line.partition("batch ")[2].partition(" ")[0])
+        assert f"batch {batch} of 50: mean loss {batch / 100:.3f}, about" in line
 
 
 def test_bars_become_lines_outside_a_terminal(monkeypatch, capsys):

@@ -1,8 +1,10 @@
 """What a run prints: the table of the correction, and lines about calibration."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
@@ -10,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from counterpoise.balance import ClassIndex, InverseFrequency, PowerSampler, Strategy
 from counterpoise.training import summary
+from counterpoise.training.next_steps import worst_class
 from counterpoise.training.summary import show_calibration, show_correction
 
 
@@ -42,6 +45,24 @@ def test_the_criterion_and_both_calibration_errors_are_printed(variant, shown, c
     out = " ".join(capsys.readouterr().out.split())
     for part in shown:
         assert part in out
+
+
+def test_a_likelihood_that_rounding_does_not_change_is_not_lowered(capsys):
+    measured = metrics("temperature")
+    measured["calibration"]["cross_validation"]["nll"] |= {"raw": 0.10321, "temperature": 0.10319}
+    show_calibration(measured)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "lowers" not in out
+    assert "The NLL stays 0.1032 in 5-fold" in out
+
+
+@pytest.mark.parametrize("f1", [(1.0, 1.0, 0.0), (1.0, 0.9996, 0.0), (0.5, 0.5, 0.0)])
+def test_the_worst_class_is_named_if_one_has_mistakes(f1):
+    table = pd.DataFrame({"f1": f1, "recall": f1, "test_count": [5, 5, 0]})
+    names = {"labels": ["a", "b", "c"], "counts": [9, 8, 7], "noun": "class", "nouns": "classes"}
+    line = worst_class(SimpleNamespace(table=table, **names))
+    assert ("worst class" in line) == (f1[1] < 1)
+    assert ("1 more class with the same F1" in line) == (f1[0] == 0.5)
 
 
 @pytest.mark.parametrize("ece", [(0.048, 0.082), (0.082, 0.048), (0.05, 0.05)])

@@ -41,11 +41,16 @@ def show_next_steps(folder: Path, arguments: Sequence[str], results: RunResults)
 
 
 def worst_class(results: RunResults) -> str:
-    """Return a sentence about the class with the lowest F1 on the test split; of equal ones, the most frequent one."""
+    """Return a sentence about the class with the lowest F1 on the test split; of equal ones, the most frequent one.
+
+    If no test text has a mistake, the sentence says this.
+    """
     table = results.table
     f1, tested = table.f1.to_numpy(), table.test_count.to_numpy()
     supported = [c for c in range(len(f1)) if tested[c] > 0]
     worst = min(supported, key=lambda c: (f1[c], -tested[c]))
+    if f1[worst] == 1:
+        return f"F1 of every {results.noun} with test texts: 1.000"
     equal = sum(f1[c] == f1[worst] for c in supported) - 1
     also = f"; {equal} more {results.noun if equal == 1 else results.nouns} with the same F1" if equal else ""
     return (

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 
 from counterpoise.data.datamodule import TextDataModule
+from counterpoise.model.module import Classifier
 from counterpoise.terminal import LINE_SECONDS, console, duration
 
 SKIPPED_STEPS = 3
@@ -21,10 +22,10 @@ TRAIN_SAMPLE = 500
 
 
 class Progress(RichProgressBar):
-    """Lightning's progress bar with the last logged training loss, and an estimate of the time of the run.
+    """Lightning's progress bar with the mean training loss of the epoch, and an estimate of the time of the run.
 
-    It reads the loss only when a step is logged. Logging with `prog_bar=True` would synchronise with the device in
-    every step. Where output is not a terminal, it prints a line instead of a bar.
+    The bar reads the loss only when a step is logged. Logging with `prog_bar=True` would synchronise with the device
+    in every step. Where output is not a terminal, it prints a line instead of a bar.
     """
 
     def __init__(self) -> None:
@@ -69,10 +70,10 @@ class Progress(RichProgressBar):
         """Return the values beside the bar."""
         metrics = super().get_metrics(trainer, pl_module)
         logged = trainer.global_step // max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
-        if logged != self._last_logged and "train/loss_step" in trainer.callback_metrics:
-            self._last_logged, self._loss = (logged, trainer.callback_metrics["train/loss_step"].item())
+        if logged != self._last_logged and isinstance(pl_module, Classifier):
+            self._last_logged, self._loss = logged, pl_module.mean_loss()
         shown = {name: value for name, value in metrics.items() if name != "v_num"}
-        return shown if self._loss is None else shown | {"train/loss": self._loss}
+        return shown if self._loss is None else shown | {"mean loss": self._loss}
 
     def _get_train_description(self, current_epoch: int) -> str:
         """Return "Epoch 1 of 3", as wide as the description of a validation."""
@@ -87,11 +88,11 @@ class Progress(RichProgressBar):
         return f"about {duration(left)} until the results, evaluation included ({rate}{early})"
 
     def _line(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch_idx: int) -> str:
-        loss = self.get_metrics(trainer, pl_module).get("train/loss")
+        loss = pl_module.mean_loss() if isinstance(pl_module, Classifier) else None
         epoch = self._get_train_description(trainer.current_epoch).strip()
         return (
             f"{epoch}, batch {batch_idx + 1:,} of {self.total_train_batches:,}: "
-            + (f"training loss {loss:.3f}, " if loss is not None else "")
+            + (f"mean loss {loss:.3f}, " if loss is not None else "")
             + f"about {duration(seconds_left(trainer, self._seconds / self._steps))} left"
         )
 

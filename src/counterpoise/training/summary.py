@@ -132,7 +132,9 @@ def show_calibration(metrics: Mapping[str, Any]) -> None:
         if variant == "raw" and tested["folds"]:
             line += f". No adjustment lowers the NLL of {tested['nll']['raw']:.4f} {how}"
         elif tested["folds"]:
-            line += f". It lowers the NLL from {tested['nll']['raw']:.4f} to {tested['nll'][variant]:.4f} {how}"
+            before, after = (f"{tested['nll'][name]:.4f}" for name in ("raw", variant))
+            line += f". It lowers the NLL from {before} to {after}" if before != after else f". The NLL stays {after}"
+            line += f" {how}"
         if risen := risen_scores(raw, chosen):
             line += f". Only the validation NLL decides: {risen}"
         console.print(line, highlight=False)
