@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from counterpoise.analysis.search_results import read_search
 from counterpoise.errors import UserError
@@ -58,6 +58,18 @@ def do(folder, queue, number=None):
         write_status(folder, done[-1], value=score(done[-1]))
         queue.tell(done[-1])
     return done
+
+
+def test_drawn_numbers_are_those_of_the_range(folder):
+    space = SearchSpace({"a": FloatDistribution(0.1, 0.7, step=0.2), "n": IntDistribution(8, 32, step=8)}, [])
+    queue = Trials(folder, space, 12, "maximize", None, Draws([], 1.0, startup_trials=3, seed=0))
+    drawn = set()
+    while queue:
+        job = queue.popleft()
+        drawn |= set(job.overrides)
+        write_status(folder, job, value=float(job.number))
+        queue.tell(job)
+    assert {"a=0.1", "n=8"} < drawn <= {f"a={a}" for a in (0.1, 0.3, 0.5, 0.7)} | {f"n={n}" for n in (8, 16, 24, 32)}
 
 
 def test_a_search_that_is_continued_equals_an_uninterrupted_one(empty, tmp_path):

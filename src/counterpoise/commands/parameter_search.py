@@ -159,7 +159,8 @@ def _limit(settings: Settings, config: DictConfig, space: SearchSpace) -> tuple[
         if not is_number(value):
             raise UserError(f"hydra.sweeper.at_most_one: {key} is no number: leave it out")
     for key in limited:
-        if type(space.distributions[key]).__name__ != "FloatDistribution":
+        distribution = space.distributions[key]
+        if type(distribution).__name__ != "FloatDistribution" or distribution.step is not None:  # type: ignore[attr-defined]
             raise UserError(f"{key}: give it an interval of numbers, or leave it out of hydra.sweeper.at_most_one")
     return limited, 1.0 - sum(values.values())
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -105,14 +107,14 @@ def _distribution(override: Override, default: object) -> "BaseDistribution":
         for option in value.list:
             _check_type(line, option, default)
         options = [option_text(option) for option in override.sweep_iterator(Transformer.encode)]
-        return CategoricalDistribution(list(dict.fromkeys(options)))
+        return _ordered(value.list) or CategoricalDistribution(list(dict.fromkeys(options)))
     if isinstance(value, RangeSweep):
         numbers = list(value.range())
         if not numbers:
             raise UserError(f"{line}: the range is empty")
         for number in numbers:
             _check_type(line, number, default)
-        return CategoricalDistribution(list(map(str, numbers)))
+        return _ordered(numbers) or CategoricalDistribution(list(map(str, numbers)))
     if not isinstance(value, IntervalSweep):
         raise UserError(f"{line}: {FORMS}")
     low, high = value.start, value.end
@@ -124,6 +126,22 @@ def _distribution(override: Override, default: object) -> "BaseDistribution":
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log="log" in tags)
     return FloatDistribution(float(low), float(high), log="log" in tags)  # type: ignore[arg-type]
+
+
+def _ordered(options: Sequence[object]) -> "BaseDistribution | None":
+    """Return the distribution of evenly spaced numbers, which keeps their order; None for other options."""
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    if not all(is_number(option) for option in options):
+        return None
+    numbers = sorted({Decimal(str(option)) for option in options})
+    steps = {after - before for before, after in pairwise(numbers)}
+    if len(steps) != 1:
+        return None
+    low, high, step = numbers[0], numbers[-1], steps.pop()
+    if all(isinstance(option, int) for option in options):
+        return IntDistribution(int(low), int(high), step=int(step))
+    return FloatDistribution(float(low), float(high), step=float(step))
 
 
 def option_text(value: object) -> str:

@@ -86,4 +86,7 @@ class TrialSampler(TPESampler):
 def _rounded(value: Any, distribution: BaseDistribution) -> Any:
     if not isinstance(distribution, FloatDistribution):
         return value
+    if distribution.step is not None:
+        steps = round((value - distribution.low) / distribution.step)
+        return float(f"{distribution.low + steps * distribution.step:.12g}")
     return min(max(float(f"{value:.3g}"), distribution.low), float(f"{distribution.high:.12g}"))
