@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from counterpoise.errors import UserError
+from refusals import user_error
 
 torch.set_num_threads(1)
 # The duration of an example and of its generation depends on the load of the machine.
@@ -152,7 +152,4 @@ def hub(tmp_path, monkeypatch):
 
 def refused(source) -> str:
     """Return the message of the UserError that a data source raises."""
-    with pytest.raises(UserError) as error:
-        source.load()
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return user_error(source.load)

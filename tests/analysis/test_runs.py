@@ -9,6 +9,7 @@ import finished
 from counterpoise.analysis.runs import data_warnings, load_runs
 from counterpoise.errors import UserError
 from counterpoise.metrics.buckets import Bounds
+from refusals import user_error
 
 
 def names(runs) -> list[tuple[str, int | None]]:
@@ -92,9 +93,8 @@ def test_a_repeated_run_counts_once_and_keeps_its_name(tmp_path):
 def test_a_given_name_cannot_equal_the_name_of_another_setting(tmp_path):
     combined = [finished.run(tmp_path / f"c{seed}", "strategy=combined", f"seed={seed}") for seed in range(2)]
     plain = [finished.run(tmp_path / f"p{seed}", "strategy=plain", f"seed={seed}") for seed in range(2)]
-    with pytest.raises(UserError) as error:
-        load_runs([f"plain={combined[0]}", plain[0]])
-    assert f"plain2={plain[0]}" in str(error.value)
+    error = user_error(load_runs, [f"plain={combined[0]}", plain[0]])
+    assert f"plain2={plain[0]}" in error
     assert names(load_runs([f"plain={plain[0]}", plain[1]])[0]) == [("plain", 0), ("plain", 1)]
     assert names(load_runs([f"plain={combined[0]}", f"plain2={plain[0]}"])[0]) == [("plain", 0), ("plain2", 0)]
 

@@ -18,7 +18,7 @@ from counterpoise.balance import (
     RepeatFactorSampler,
     Strategy,
 )
-from counterpoise.errors import UserError
+from refusals import user_error
 
 COUNTS = np.array([500, 60, 25, 4])
 INDEX = ClassIndex.from_targets(np.repeat(np.arange(4), COUNTS), 4)
@@ -40,13 +40,6 @@ def assert_same(one: Correction, other: Correction, rtol: float = 0.0) -> None:
     for name in ARRAYS:
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=rtol, atol=0)
     assert one.epoch_size == other.epoch_size
-
-
-def refused(action, *arguments) -> str:
-    with pytest.raises(UserError) as error:
-        action(*arguments)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 class TestDeferred:
@@ -71,12 +64,12 @@ class TestDeferred:
 
     @pytest.mark.parametrize("start", [0, -0.5, 1.5, -3, True, float("nan"), float("inf"), "late", None])
     def test_an_invalid_start_is_refused(self, start):
-        message = refused(Deferred, start)
+        message = user_error(Deferred, start)
         assert f"strategy.schedule.start={start}" in message
 
     @pytest.mark.parametrize("start", [5, 8])
     def test_a_start_after_the_last_epoch_is_refused(self, start):
-        message = refused(Strategy(schedule=Deferred(start)).fit, LABELS, INDEX, 5)
+        message = user_error(Strategy(schedule=Deferred(start)).fit, LABELS, INDEX, 5)
         assert f"strategy.schedule.start={start} is never reached: trainer.max_epochs=5" in message
         Strategy(schedule=Deferred(start)).fit(LABELS, INDEX, start + 1)
 
@@ -234,7 +227,7 @@ class TestFittedStrategy:
     @pytest.mark.parametrize("schedule", [Deferred(), Deferred(1), Progressive()], ids=str)
     @pytest.mark.parametrize("epochs", [1, 0, -1, None])
     def test_a_schedule_with_one_epoch_is_refused(self, schedule, epochs):
-        message = refused(Strategy(schedule=schedule).fit, LABELS, INDEX, epochs)
+        message = user_error(Strategy(schedule=schedule).fit, LABELS, INDEX, epochs)
         assert "two epochs" in message
         assert f"trainer.max_epochs={epochs}" in message
         assert "strategy.schedule=null" in message
@@ -245,4 +238,4 @@ class TestFittedStrategy:
 
     def test_over_correction_is_refused_before_the_first_epoch(self):
         twice = Strategy(PowerSampler(1.0), InverseFrequency(1.0), schedule=Progressive())
-        assert "over-correct" in refused(twice.fit, LABELS, INDEX, 5)
+        assert "over-correct" in user_error(twice.fit, LABELS, INDEX, 5)

@@ -27,6 +27,7 @@ from counterpoise.balance import (
     cross_entropy,
 )
 from counterpoise.errors import UserError
+from refusals import user_error
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(file.stem for file in (CONF / "strategy").glob("*.yaml") if file.stem not in ("base", "manual"))
@@ -75,10 +76,7 @@ def strategy(alpha: float, beta: float, **options) -> Strategy:
 
 
 def refused(strategy: Strategy, data: np.ndarray | csr_matrix = R8) -> str:
-    with pytest.raises(UserError) as error:
-        balanced(strategy, data)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return user_error(balanced, strategy, data)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -27,6 +27,7 @@ from counterpoise.data.token_store import load_tokenizer
 from counterpoise.errors import UserError
 from counterpoise.model.encoder import EncoderSource
 from data.test_cache_damage import DAMAGE
+from refusals import user_error
 from test_saved_files import HOSTILE, JUNK
 
 pytestmark = pytest.mark.e2e
@@ -43,13 +44,6 @@ def trained(tmp_path_factory, texts, tiny_encoder) -> Path:
 @pytest.fixture
 def copy(trained, tmp_path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "copy"))
-
-
-def refusal(work: Callable[[], Any]) -> str:
-    with pytest.raises(UserError) as error:
-        work()
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def change(path: Path, key: str, value: Any) -> None:
@@ -85,14 +79,14 @@ def test_every_command_refuses_a_config_that_is_none(kind, copy, texts, tmp_path
 @pytest.mark.parametrize("value", [..., None, 3, [1], {}, {"a": 1}])
 def test_a_part_of_the_config_that_is_none_is_refused(part, value, copy):
     change(copy / "config.yaml", part, value)
-    refusal(lambda: load_run(copy))
+    user_error(lambda: load_run(copy))
 
 
 @pytest.mark.parametrize("key", ["encoder/pooling", "encoder/max_length", "head/_target_"])
 @pytest.mark.parametrize("value", ["x", -1, [1], {"a": 1}])
 def test_a_value_of_the_config_that_does_not_fit_is_refused_before_texts_are_predicted(key, value, copy, texts):
     change(copy / "config.yaml", key, value)
-    refusal(lambda: load(copy)(["alpha1"]))
+    user_error(lambda: load(copy)(["alpha1"]))
 
 
 @pytest.mark.parametrize("value", ["x", None, [1], {"a": 1}], ids=repr)
@@ -104,7 +98,7 @@ def test_a_number_of_the_config_that_is_none_is_refused(value, copy):
         for name, old in number[part].items():
             if isinstance(old, int | float) and not (value is None and name.endswith("dropout")):
                 change(copy / "config.yaml", f"{part}/{name}", value)
-                message = refusal(lambda part=part: build(read_config(copy)[part]))
+                message = user_error(lambda part=part: build(read_config(copy)[part]))
                 assert f"{name}={value!r}" in message
                 (copy / "config.yaml").write_text(original, encoding="utf-8")
                 tried += 1
@@ -117,7 +111,7 @@ def test_comparisons_refuse_a_number_of_the_config_that_is_none(key, value, tmp_
     folder = finished.run(tmp_path / "run", config={"seed": 1, "buckets": {"head_min": 101, "tail_max": 20}})
     load_runs([folder])
     change(folder / "config.yaml", key, value)
-    assert str(folder) in refusal(lambda: load_runs([folder]))
+    assert str(folder) in user_error(lambda: load_runs([folder]))
 
 
 @pytest.mark.soak
@@ -166,14 +160,14 @@ def test_a_checkpoint_that_is_none_is_refused(kind, copy):
         path.write_bytes(JUNK[kind])
     else:
         torch.save(CHECKPOINTS[kind](torch.load(path, weights_only=True)), path)
-    refusal(lambda: load_run(copy))
+    user_error(lambda: load_run(copy))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_cut_checkpoint_is_refused(seed, copy):
     path = copy / "checkpoints" / "best.ckpt"
     path.write_bytes(path.read_bytes()[: random.Random(seed).randrange(path.stat().st_size)])
-    refusal(lambda: load_run(copy))
+    user_error(lambda: load_run(copy))
 
 
 @pytest.mark.parametrize("name", ["balance.csv", "metrics.json"])
@@ -193,9 +187,9 @@ def test_comparisons_refuse_damaged_results_and_leaderboards_list_them(name, kin
     if name in ("metrics.json", "status.json"):
         _, warnings = load_runs([sweep])
         assert f"unreadable {name}" in warnings[0]
-        refusal(lambda: load_runs([sweep / "1"]))
+        user_error(lambda: load_runs([sweep / "1"]))
     else:
-        assert str(sweep / "1") in refusal(lambda: load_runs([sweep]))
+        assert str(sweep / "1") in user_error(lambda: load_runs([sweep]))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +251,7 @@ def test_a_damaged_file_of_an_exported_model_is_refused(name, kind, exported, tm
     (folder / name).write_bytes(data)
     if name == "tokenizer.json":
         change(folder / "export.json", "tokenizer_sha256", hashlib.sha256(data).hexdigest())
-    refusal(lambda: load(folder))
+    user_error(lambda: load(folder))
 
 
 @pytest.mark.parametrize(
@@ -274,7 +268,7 @@ def test_a_damaged_file_of_an_exported_model_is_refused(name, kind, exported, tm
 def test_values_of_an_exported_model_that_do_not_fit_are_refused(key, value, exported, tmp_path):
     folder = Path(shutil.copytree(exported, tmp_path / "copy"))
     change(folder / "export.json", key, value)
-    refusal(lambda: load(folder))
+    user_error(lambda: load(folder))
 
 
 def test_an_exported_tokenizer_with_more_tokens_than_the_model_is_refused(exported, tmp_path):
@@ -282,7 +276,7 @@ def test_an_exported_tokenizer_with_more_tokens_than_the_model_is_refused(export
     change(folder / "tokenizer.json", "model/vocab/alpha1", 5000)
     digest = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
     change(folder / "export.json", "tokenizer_sha256", digest)
-    refusal(lambda: load(folder))
+    user_error(lambda: load(folder))
 
 
 # Encoders
@@ -298,7 +292,7 @@ def use(folder: Path) -> None:
 def test_a_damaged_file_of_an_encoder_is_refused(name, kind, tiny_encoder, tmp_path):
     folder = Path(shutil.copytree(tiny_encoder, tmp_path / "copy"))
     (folder / name).write_bytes((JUNK | {"object": b"{}"})[kind])
-    refusal(lambda: use(folder))
+    user_error(lambda: use(folder))
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "num_hidden_layers", "pad_token_id"])
@@ -306,11 +300,11 @@ def test_a_damaged_file_of_an_encoder_is_refused(name, kind, tiny_encoder, tmp_p
 def test_an_encoder_that_describes_more_than_it_holds_is_refused(key, value, tiny_encoder, tmp_path):
     folder = Path(shutil.copytree(tiny_encoder, tmp_path / "copy"))
     change(folder / "config.json", key, value)
-    refusal(lambda: use(folder))
+    user_error(lambda: use(folder))
 
 
 @pytest.mark.parametrize("value", [10**10, 4 * 10**9, 5000])
 def test_a_tokenizer_with_more_ids_than_its_encoder_is_refused(value, tiny_encoder, tmp_path):
     folder = Path(shutil.copytree(tiny_encoder, tmp_path / "copy"))
     change(folder / "tokenizer.json", "model/vocab/word0", value)
-    refusal(lambda: use(folder))
+    user_error(lambda: use(folder))

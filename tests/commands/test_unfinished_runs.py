@@ -14,6 +14,7 @@ from counterpoise.analysis.job_folders import check_finished
 from counterpoise.analysis.run_process import this_process
 from counterpoise.commands import compare, ensemble, evaluate, export, predict, serve
 from counterpoise.errors import UserError
+from refusals import user_error
 
 PARTS = {part: {"_target_": "counterpoise.none"} for part in ("data", "encoder", "head", "decision", "buckets")}
 DEAD = {"host": socket.gethostname(), "pid": 2**22 + 1, "started": "1"}
@@ -77,9 +78,7 @@ def test_the_message_says_what_to_do(status, problem, action, kind, stopped, tmp
     if kind == "run without a checkpoint":
         shutil.rmtree(stopped / "checkpoints")
         action = action.replace("ckpt=last", "Train it again")
-    with pytest.raises(UserError) as error:
-        check_finished(stopped)
-    line = str(error.value)
+    line = user_error(check_finished, stopped)
     assert "\n" not in line
     assert problem in line
     assert action in line

@@ -11,6 +11,7 @@ import pytest
 from counterpoise.data import cache
 from counterpoise.data.cache import build_seconds, cache_root, cached
 from counterpoise.errors import UserError
+from refusals import user_error
 
 
 @pytest.fixture(autouse=True)
@@ -148,9 +149,8 @@ def test_a_full_disk_is_reported_in_one_line_and_leaves_nothing(root):
         with Path("/dev/full").open("w") as full:
             full.write("x" * 100_000)
 
-    with pytest.raises(UserError) as error:
-        cached("tokens/full", build)
-    assert str(error.value) == (
+    error = user_error(cached, "tokens/full", build)
+    assert error == (
         f"cannot build the cache folder {root / 'tokens' / 'full'}: No space left on device; "
         "set COUNTERPOISE_CACHE to a writable folder with enough free space"
     )

@@ -13,6 +13,7 @@ from counterpoise.data.sources.files import FileSource
 from counterpoise.data.token_store import load_tokenizer
 from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.errors import UserError
+from refusals import user_error
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +39,6 @@ def make(tokenizer, tmp_path):
 def per_class(data: TextDataModule, split: str) -> dict[str, int]:
     counts = np.bincount(data.splits[split].targets, minlength=len(data.labels))
     return dict(zip(data.labels, counts.tolist(), strict=True))
-
-
-def refused(make, *args, **counts) -> str:
-    with pytest.raises(UserError) as error:
-        make(*args, **counts)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_missing_validation_and_test_are_split_off_stratified_by_class(make):
@@ -97,13 +91,13 @@ def test_a_class_only_in_test_is_dropped_and_counted_with_a_warning(make, caplog
 
 
 def test_a_class_only_in_test_is_an_error_with_on_bad_row_error(make):
-    message = refused(make, "error", train={"alpha": 20, "beta": 20}, test={"alpha": 4, "gamma": 3})
+    message = user_error(make, "error", train={"alpha": 20, "beta": 20}, test={"alpha": 4, "gamma": 3})
     assert "'gamma' (3)" in message
     assert "data.on_bad_row=drop" in message
 
 
 def test_a_test_without_any_known_class_is_refused(make):
-    assert "no test row" in refused(make, train={"alpha": 20, "beta": 20}, test={"gamma": 3})
+    assert "no test row" in user_error(make, train={"alpha": 20, "beta": 20}, test={"gamma": 3})
 
 
 def test_dropped_rows_do_not_change_the_numbers_of_other_rows(make):
@@ -126,11 +120,11 @@ def test_a_class_may_be_absent_from_validation(make, caplog):
 
 
 def test_a_single_class_is_refused(make):
-    assert "at least two classes" in refused(make, train={"alpha": 20})
+    assert "at least two classes" in user_error(make, train={"alpha": 20})
 
 
 def test_classes_too_small_to_split_are_refused(make):
-    message = refused(make, train={"alpha": 2, "beta": 2})
+    message = user_error(make, train={"alpha": 2, "beta": 2})
     assert "loader.test_fraction" in message
 
 
@@ -148,7 +142,7 @@ def test_classes_too_small_to_split_are_refused(make):
     ids=str,
 )
 def test_invalid_options_are_refused(make, options):
-    assert f"loader.{next(iter(options))}" in refused(make, train=COUNTS, options=options)
+    assert f"loader.{next(iter(options))}" in user_error(make, train=COUNTS, options=options)
 
 
 def test_a_train_limit_takes_a_stratified_sample(make):
@@ -174,7 +168,7 @@ def test_a_train_limit_above_the_number_of_rows_has_no_effect(make):
 
 
 def test_a_train_limit_that_leaves_one_class_is_refused(make):
-    message = refused(make, train={"alpha": 500, "beta": 5}, options={"train_limit": 20})
+    message = user_error(make, train={"alpha": 500, "beta": 5}, options={"train_limit": 20})
     assert "loader.train_limit=20" in message
 
 

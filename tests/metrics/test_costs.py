@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from counterpoise.errors import UserError
 from counterpoise.metrics.costs import expected_cost, least_cost, mean_cost, read_costs
+from refusals import user_error
 
 LABELS = ["fine", "fraud", "unclear"]
 # To refuse what is fine costs 5, to let fraud through 100, to look into anything 2.
@@ -159,11 +160,9 @@ class TestFile:
     )
     def test_an_invalid_file_is_a_one_line_error(self, tmp_path, text, line):
         path = written(tmp_path, text)
-        with pytest.raises(UserError) as error:
-            read_costs(path, LABELS)
-        assert str(error.value).startswith(f"costs={path}: ")
-        assert line in str(error.value)
-        assert "\n" not in str(error.value)
+        error = user_error(read_costs, path, LABELS)
+        assert error.startswith(f"costs={path}: ")
+        assert line in error
 
     def test_a_missing_file_and_a_folder_are_one_line_errors(self, tmp_path):
         with pytest.raises(UserError, match="does not exist"):

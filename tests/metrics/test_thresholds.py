@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.special import expit, logit
 
-from counterpoise.errors import UserError
 from counterpoise.metrics import thresholds as decision_module
 from counterpoise.metrics.thresholds import Decision, read_thresholds
+from refusals import user_error
 
 AIMS = [("f1", None), ("precision", 0.5), ("precision", 0.9), ("precision", 1), ("recall", 0.5), ("recall", 1)]
 every_aim = pytest.mark.parametrize(("objective", "target"), AIMS)
@@ -282,11 +282,9 @@ class TestFile:
         return path
 
     def refused(self, path) -> str:
-        with pytest.raises(UserError) as error:
-            read_thresholds(path, self.LABELS)
-        assert "\n" not in str(error.value)
-        assert str(error.value).startswith(f"decision.file={path}: ")
-        return str(error.value)
+        error = user_error(read_thresholds, path, self.LABELS)
+        assert error.startswith(f"decision.file={path}: ")
+        return error
 
     def test_thresholds_are_read_by_name(self, tmp_path):
         path = self.write(tmp_path, dict(zip(reversed(self.LABELS), (0.1, 0.2, 0.3), strict=True)))
@@ -353,7 +351,5 @@ class TestFile:
     ],
 )
 def test_an_option_out_of_range_is_a_one_line_error(options, message):
-    with pytest.raises(UserError) as error:
-        Decision(**options)
-    assert str(error.value).startswith(message)
-    assert "\n" not in str(error.value)
+    error = user_error(Decision, **options)
+    assert error.startswith(message)

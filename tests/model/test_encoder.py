@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from counterpoise.data.token_store import load_tokenizer
-from counterpoise.errors import UserError
 from counterpoise.model.encoder import Encoder, EncoderSource
+from refusals import user_error
 
 PAD = 1
 FAMILIES: dict[str, PreTrainedConfig] = {
@@ -67,13 +67,6 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 def of(family: str, pooling: str = "mean", freeze: str | int = "none") -> Encoder:
     torch.manual_seed(0)
     return Encoder(AutoModel.from_config(FAMILIES[family]), pooling, freeze)
-
-
-def refused(action, *args, **options) -> str:
-    with pytest.raises(UserError) as error:
-        action(*args, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def trained(encoder: Encoder) -> set[str]:
@@ -153,11 +146,11 @@ def test_every_parameter_gets_a_gradient(family, pooling, batch):
 
 @pytest.mark.parametrize("family", ["distilbert", "modernbert"])
 def test_an_encoder_without_a_pooler_cannot_use_it(family):
-    assert "use mean or cls" in refused(of, family, "pooler")
+    assert "use mean or cls" in user_error(of, family, "pooler")
 
 
 def test_an_unknown_pooling_is_refused():
-    assert "pooler, cls, mean" in refused(of, "bert", "max")
+    assert "pooler, cls, mean" in user_error(of, "bert", "max")
 
 
 EVERYTHING = {"embeddings", "layer 0", "layer 1", "layer 2"}
@@ -195,7 +188,7 @@ def test_freezing_replaces_earlier_freezing():
 
 @pytest.mark.parametrize("freeze", [-1, 4, "all", True, 1.5])
 def test_an_invalid_freeze_is_refused(freeze):
-    assert "0 to 3" in refused(of, "bert", freeze=freeze)
+    assert "0 to 3" in user_error(of, "bert", freeze=freeze)
 
 
 def test_a_frozen_encoder_has_no_dropout(batch):
@@ -267,25 +260,25 @@ def test_dropouts_of_0_disable_all_dropout_in_every_family(family, tmp_path, bat
 
 
 def test_a_folder_without_a_configuration_is_refused(tmp_path):
-    assert "config.json" in refused(EncoderSource(str(tmp_path)).locate)
-    assert "config.json" in refused(EncoderSource(str(tmp_path)).load)
+    assert "config.json" in user_error(EncoderSource(str(tmp_path)).locate)
+    assert "config.json" in user_error(EncoderSource(str(tmp_path)).load)
 
 
 def test_a_directory_without_weights_is_refused(tmp_path):
     FAMILIES["bert"].save_pretrained(tmp_path)
-    assert str(tmp_path) in refused(EncoderSource(str(tmp_path)).load)
+    assert str(tmp_path) in user_error(EncoderSource(str(tmp_path)).load)
 
 
 def test_a_broken_configuration_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{")
-    assert str(tmp_path) in refused(EncoderSource(str(tmp_path)).load)
+    assert str(tmp_path) in user_error(EncoderSource(str(tmp_path)).load)
 
 
 def test_a_truncated_weights_file_is_refused(tiny_encoder, tmp_path):
     shutil.copytree(tiny_encoder, tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert "cannot be loaded" in refused(EncoderSource(str(tmp_path / "cut"), max_length=8).load)
+    assert "cannot be loaded" in user_error(EncoderSource(str(tmp_path / "cut"), max_length=8).load)
 
 
 def test_custom_code_of_a_model_is_never_run(tmp_path, monkeypatch):
@@ -294,8 +287,8 @@ def test_custom_code_of_a_model_is_never_run(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto_map}))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": auto_map}))
     monkeypatch.setattr("builtins.input", lambda prompt="": "y")
-    assert "cannot be loaded" in refused(EncoderSource(str(tmp_path)).load)
-    assert "no tokenizer" in refused(load_tokenizer, str(tmp_path))
+    assert "cannot be loaded" in user_error(EncoderSource(str(tmp_path)).load)
+    assert "no tokenizer" in user_error(load_tokenizer, str(tmp_path))
     assert not (tmp_path / "ran").exists()
 
 
@@ -303,7 +296,7 @@ def test_custom_code_of_a_model_is_never_run(tmp_path, monkeypatch):
 def test_a_max_length_above_the_number_of_positions_is_refused(family, longest, tmp_path):
     AutoModel.from_config(FAMILIES[family]).save_pretrained(tmp_path)
     assert EncoderSource(str(tmp_path), max_length=longest).load().size == 16
-    line = refused(EncoderSource(str(tmp_path), max_length=longest + 1).load)
+    line = user_error(EncoderSource(str(tmp_path), max_length=longest + 1).load)
     assert line == f"encoder.max_length={longest + 1}: this encoder takes at most {longest} tokens"
 
 
@@ -352,4 +345,4 @@ def test_a_compiled_encoder_has_the_same_weights_and_vectors(tiny_encoder, monke
 
 def test_compiling_without_a_compiler_is_refused(tiny_encoder, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert "install g++" in refused(EncoderSource(str(tiny_encoder), 64, compile=True).load)
+    assert "install g++" in user_error(EncoderSource(str(tiny_encoder), 64, compile=True).load)

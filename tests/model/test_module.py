@@ -36,6 +36,7 @@ from counterpoise.model.module import Classifier, check_labels
 from counterpoise.model.optim import Optim
 from counterpoise.training.progress import Progress
 from counterpoise.training.trainer import build
+from refusals import user_error
 
 SPLITS = ("train", "validation", "test")
 BALANCED = Strategy(PowerSampler(), InverseFrequency(1.0))
@@ -416,11 +417,11 @@ def test_a_checkpoint_of_other_labels_is_refused_in_one_line(parts, tmp_path):
     fit.save_checkpoint(tmp_path / "last.ckpt")
     _, other = parts()
     other.labels = ["alpha", "beta", "delta", "omega"]
-    with pytest.raises(UserError) as error:
-        trainer(tmp_path).test(other, datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
-    assert "\n" not in str(error.value)
-    assert "gamma" in str(error.value)
-    assert "omega" in str(error.value)
+    error = user_error(
+        trainer(tmp_path).test, other, datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True
+    )
+    assert "gamma" in error
+    assert "omega" in error
     trainer(tmp_path).test(
         parts()[1], datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True, verbose=False
     )

@@ -20,9 +20,9 @@ from counterpoise.balance import (
     cross_entropy,
 )
 from counterpoise.balance.prior_correction import natural_prior_shift, post_hoc
-from counterpoise.errors import UserError
 from counterpoise.model.heads import CosineHead
 from counterpoise.model.second_stage import FirstStage, PostHoc, Retrained, SecondStageResult, TauNormalised
+from refusals import user_error
 
 COUNTS = np.array([400, 120, 30])
 MEANS = np.array([[0.0, 0.0, 1.0], [1.2, 0.0, -0.5], [0.4, 1.5, 0.0]])
@@ -83,13 +83,6 @@ def logits_of(head: nn.Linear, split: str = "validation") -> np.ndarray:
         return head(torch.from_numpy(VECTORS[split])).numpy().astype(np.float64)
 
 
-def refused(action, *arguments, **options) -> str:
-    with pytest.raises(UserError) as error:
-        action(*arguments, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
 STRATEGIES = {
     "plain": PLAIN,
     "square_root": Strategy(weights=InverseFrequency(0.5)),
@@ -136,14 +129,14 @@ class TestPostHoc:
 
     @pytest.mark.parametrize("tau", [-0.1, 1.1, "best", float("nan"), float("inf"), True, None])
     def test_an_invalid_tau_is_refused(self, tau):
-        assert f"strategy.second_stage.tau={tau}: use" in refused(PostHoc, tau)
+        assert f"strategy.second_stage.tau={tau}: use" in user_error(PostHoc, tau)
 
     def test_a_loss_whose_logits_have_no_known_prior_is_refused(self):
         correction = after().correction
         smooth = CrossEntropy(correction, label_smoothing=0.1)
         PostHoc().check(correction, smooth, nn.Linear(2, 2))  # an approximate prior is enough
         unscaled = LDAM(correction)
-        assert "known prior" in refused(PostHoc().check, correction, unscaled, nn.Linear(2, 2))
+        assert "known prior" in user_error(PostHoc().check, correction, unscaled, nn.Linear(2, 2))
 
 
 class TestTauNormalised:
@@ -178,7 +171,7 @@ class TestTauNormalised:
 
     @pytest.mark.parametrize("tau", [-0.1, "best", float("nan"), float("inf"), True])
     def test_an_invalid_tau_is_refused(self, tau):
-        assert f"strategy.second_stage.tau={tau}: use" in refused(TauNormalised, tau)
+        assert f"strategy.second_stage.tau={tau}: use" in user_error(TauNormalised, tau)
         TauNormalised(1.5)
 
 
@@ -218,13 +211,13 @@ class TestAuto:
 
     def test_multi_label_data_is_refused(self, stage, grid):
         correction = after(targets=TAGS).correction
-        message = refused(stage().check, correction, BinaryCrossEntropy(correction), nn.Linear(2, 2))
+        message = user_error(stage().check, correction, BinaryCrossEntropy(correction), nn.Linear(2, 2))
         assert message.startswith("strategy.second_stage: ")
         assert "is for single-label data" in message
 
     def test_a_cosine_head_is_refused_and_a_linear_head_accepted(self, stage, grid):
         correction = after().correction
-        assert "strategy.second_stage" in refused(stage().check, correction, LDAM(correction), CosineHead(2, 2))
+        assert "strategy.second_stage" in user_error(stage().check, correction, LDAM(correction), CosineHead(2, 2))
         stage().check(correction, CrossEntropy(correction), nn.Linear(2, 2))
 
 
@@ -264,7 +257,7 @@ class TestRetrained:
         np.testing.assert_allclose(refined.shift, np.log(mass / mass.sum()) - np.log(COUNTS / 550), rtol=1e-10)
         assert refined.shift_quality == "exact"
         assert 0 < above_the_least_loss(refined.head, weights) < 1e-3
-        message = refused(Retrained(PowerSampler(1.0)).check, after(weights=weights).correction, None, None)
+        message = user_error(Retrained(PowerSampler(1.0)).check, after(weights=weights).correction, None, None)
         assert "data.weight" in message
         mixed = Retrained(PowerSampler(0.0), epochs=1)(after(weights=np.random.default_rng(0).uniform(1, 2, 550)))
         assert mixed.shift_quality == "approximate"
@@ -333,4 +326,4 @@ class TestRetrained:
         ],
     )
     def test_invalid_settings_are_refused(self, setting, value, rule):
-        assert f"strategy.second_stage.{setting}={value}: use {rule}" in refused(Retrained, **{setting: value})
+        assert f"strategy.second_stage.{setting}={value}: use {rule}" in user_error(Retrained, **{setting: value})

@@ -8,6 +8,7 @@ from commandline import load, run, setting
 from counterpoise.errors import UserError
 from counterpoise.model.heads import CosineHead, MLPHead, NormalisedHead, linear, start_at_class_vectors
 from counterpoise.training.label_texts import read_label_texts
+from refusals import user_error
 
 LABELS = ["money-fx", "works-with::image", "tea"]
 
@@ -69,9 +70,8 @@ def test_classes_without_a_text_start_at_their_names(tmp_path, caplog):
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path, content, message):
     (tmp_path / "labels.csv").write_bytes(content.encode("latin-1"))
-    with pytest.raises(UserError) as error:
-        read_label_texts(str(tmp_path / "labels.csv"), LABELS)
-    assert message in str(error.value)
+    error = user_error(read_label_texts, str(tmp_path / "labels.csv"), LABELS)
+    assert message in error
 
 
 def test_a_missing_file_is_refused(tmp_path):

@@ -11,7 +11,6 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only as other_rank_ze
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 
-from counterpoise.errors import UserError
 from counterpoise.training import signals
 from counterpoise.training.processes import (
     GIB,
@@ -23,16 +22,16 @@ from counterpoise.training.processes import (
     end_with_launcher,
 )
 from counterpoise.training.trainer import build
+from refusals import user_error
 
 CORES = len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("devices", [CORES + 2, str(CORES + 2), 99, 10**6])
 def test_more_processes_than_cores_are_refused_in_one_line(devices):
-    with pytest.raises(UserError) as error:
-        check_cores({"accelerator": "cpu", "devices": devices})
-    assert f"trainer.devices={devices}" in str(error.value)
-    assert f"at most {max(CORES, 2)}" in str(error.value)
+    error = user_error(check_cores, {"accelerator": "cpu", "devices": devices})
+    assert f"trainer.devices={devices}" in error
+    assert f"at most {max(CORES, 2)}" in error
 
 
 @pytest.mark.parametrize("devices", [1, 2, "2", "auto", [0], None, -1])
@@ -74,10 +73,9 @@ def test_more_processes_than_memory_allows_are_refused_before_they_start(strateg
     trainer = build(accelerator="cpu", devices=8, strategy=strategy, logger=False)
     model = nn.Linear(1024, 1024)
     check_memory(trainer, model, machine(tmp_path / "large", 200, {}))
-    with pytest.raises(UserError) as error:
-        check_memory(trainer, model, machine(tmp_path / "small", 1, {}))
-    assert "trainer.devices=8" in str(error.value)
-    assert "1.0 GiB are available" in str(error.value)
+    error = user_error(check_memory, trainer, model, machine(tmp_path / "small", 1, {}))
+    assert "trainer.devices=8" in error
+    assert "1.0 GiB are available" in error
     check_memory(build(accelerator="cpu", devices=1, logger=False), model, tmp_path / "small")
     check_memory(trainer, model, tmp_path / "no Linux")
 
@@ -175,9 +173,8 @@ def test_the_processes_that_torchrun_or_srun_started_must_be_those_of_the_traine
     if fits:
         assert build(**settings).world_size == devices * nodes
     else:
-        with pytest.raises(UserError) as error:
-            build(**settings)
-        assert "torchrun" in str(error.value)
+        error = user_error(build, **settings)
+        assert "torchrun" in error
 
 
 @pytest.mark.parametrize("environment", [TORCHRUN, SRUN])
@@ -185,9 +182,8 @@ def test_several_started_processes_need_one_run_folder(environment, launched):
     check_run_folder("outputs/${now:%H-%M-%S-%f}")
     launched(environment)
     check_run_folder("outputs/night")
-    with pytest.raises(UserError) as error:
-        check_run_folder("outputs/${now:%H-%M-%S-%f}")
-    assert "hydra.run.dir=outputs/NAME" in str(error.value)
+    error = user_error(check_run_folder, "outputs/${now:%H-%M-%S-%f}")
+    assert "hydra.run.dir=outputs/NAME" in error
 
 
 def test_a_spawned_process_that_does_not_stop_is_killed(monkeypatch):
@@ -214,6 +210,5 @@ def test_a_spawned_process_that_does_not_stop_is_killed(monkeypatch):
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan")])
 def test_a_timeout_without_length_is_refused(minutes):
-    with pytest.raises(UserError) as error:
-        build(accelerator="cpu", devices=2, timeout=minutes, logger=False)
-    assert f"trainer.timeout={minutes}" in str(error.value)
+    error = user_error(build, accelerator="cpu", devices=2, timeout=minutes, logger=False)
+    assert f"trainer.timeout={minutes}" in error

@@ -119,7 +119,7 @@ def recall(comparison: Comparison) -> go.Figure:
     return plot
 
 
-def effect(comparison: Comparison) -> go.Figure:
+def effect() -> go.Figure:
     """Return one row per class of the test split with the change in recall and its confidence interval.
 
     Traces (empty): gains, losses, changes that are not significant, and training counts on the right.
@@ -154,7 +154,7 @@ def effect(comparison: Comparison) -> go.Figure:
     return plot
 
 
-def effect_axis(comparison: Comparison) -> go.Figure:
+def effect_axis() -> go.Figure:
     """Return the axis of `effect`, which stays visible while the rows scroll."""
     plot = go.Figure(go.Scatter(x=[None], y=[None], mode="markers", showlegend=False))
     plot.add_annotation(

@@ -258,8 +258,8 @@ def _effects(comparison: Comparison) -> Panel:
         "comparison/color_key.html",
         entries=[("gain", "gain"), ("loss", "loss"), ("chance", "not significant: the interval includes 0"), *few],
     )
-    axis = figure("effect-axis", class_figures.effect_axis(comparison), f"Scale of the change in recall by {one}")
-    plot = figure("effect", class_figures.effect(comparison), f"Change in recall by {one}")
+    axis = figure("effect-axis", class_figures.effect_axis(), f"Scale of the change in recall by {one}")
+    plot = figure("effect", class_figures.effect(), f"Change in recall by {one}")
     body = _with_choices(chosen, render("comparison/class_effects.html", axis=axis, plot=plot, key=key, one=one))
     return Panel("effects", f"Effect by {one}", note, body)
 

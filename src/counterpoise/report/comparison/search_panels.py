@@ -79,7 +79,7 @@ def parallel_coordinates(search: SearchResults) -> go.Figure:
         for row in rows:
             x += [*range(len(columns)), None]
             y += [*(round(axis.places[row], 4) for axis in columns), None]
-            hover += [*([_description(search, trials[row])] for _ in columns), [""]]
+            hover += [*([_description(trials[row])] for _ in columns), [""]]
         plot.add_scatter(
             x=x,
             y=y,
@@ -108,7 +108,7 @@ def parallel_coordinates(search: SearchResults) -> go.Figure:
     return plot
 
 
-def _description(search: SearchResults, trial: Trial) -> str:
+def _description(trial: Trial) -> str:
     lines = [f"trial {trial.number}: {trial.value:.4f}", *(f"{key} = {value}" for key, value in trial.values.items())]
     return "\n".join(lines)
 
