@@ -1,11 +1,14 @@
 """Trackers receive configuration, metrics, files and a model that can be loaded, and never end a run."""
 
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
+from pytorch_lightning.callbacks import Callback
 
 from commandline import run, setting
 from counterpoise.training import trackers
+from counterpoise.training.pruning import TrialPruned
 
 pytestmark = pytest.mark.e2e
 
@@ -44,6 +47,43 @@ def test_mlflow_has_settings_metrics_files_and_a_loadable_model(fit, tmp_path):
     stored = Path(client.download_artifacts(found.info.run_id, "run", str(tmp_path)))
     words = ["alpha1 word2", "beta3"]
     assert (load(stored)(words) == load(done.folder)(words)).all()
+
+
+class Pruned(Callback):
+    """Stops the run at its first validation, as a pruner does."""
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            trackers.mark_pruned(trainer.loggers, "worse than other trials")
+            raise TrialPruned("worse than other trials")
+
+
+def test_a_pruned_trial_is_no_failure_in_mlflow(fit, tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    done = fit(*mlflow_settings(tmp_path), f"+callbacks.pruned._target_={__name__}.Pruned")
+    assert done.status["state"] == "pruned"
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/new/mlflow.db")
+    (found,) = client.search_runs([client.get_experiment_by_name("counterpoise").experiment_id])
+    assert found.info.status == "KILLED"
+    assert found.data.tags["pruned"] == "worse than other trials"
+
+
+@pytest.mark.parametrize("kind", [trackers.MLflowTracker, trackers.WandbTracker])
+def test_a_pruned_trial_has_a_tag_and_does_not_fail(kind, monkeypatch):
+    client, logger = MagicMock(), kind.__new__(kind)
+    client.tags = ("mine",)
+    monkeypatch.setattr(kind, "experiment", client)
+    logger._initialized, logger._run_id, logger._checkpoint_callback = True, "7", None
+    trackers.mark_pruned([logger], "worse")
+    logger.finalize("failed")
+    assert not logger.failed
+    if kind is trackers.MLflowTracker:
+        client.set_tag.assert_called_once_with("7", "pruned", "worse")
+        client.set_terminated.assert_called_once_with("7", "KILLED")
+    else:
+        assert client.tags == ("mine", "pruned")
+        client.finish.assert_called_once_with()
 
 
 def test_the_model_may_be_left_out(fit, tmp_path):

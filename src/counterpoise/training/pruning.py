@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import Callback
 
 from counterpoise.errors import UserError
 from counterpoise.sweep.trial_storage import DATABASE, STUDY, open_storage
+from counterpoise.training.trackers import mark_pruned
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -62,4 +63,6 @@ class TrialPruning(Callback):
             self._trial.report(score, share)
             stop = trainer.global_step < trainer.estimated_stepping_batches and self._trial.should_prune()
         if trainer.strategy.broadcast(stop):
-            raise TrialPruned(f"{self.score} {score:.4f} after {trainer.global_step:,} steps, worse than other trials")
+            reason = f"{self.score} {score:.4f} after {trainer.global_step:,} steps, worse than other trials"
+            mark_pruned(trainer.loggers, reason)
+            raise TrialPruned(reason)

@@ -110,6 +110,7 @@ class MLflowTracker(_Tolerant, MLFlowLogger):
     """
 
     title = "MLflow"
+    pruned = False
 
     def __init__(
         self,
@@ -138,6 +139,15 @@ class MLflowTracker(_Tolerant, MLFlowLogger):
         for name in files:
             parent = Path(FOLDER, name).parent.as_posix()
             self.experiment.log_artifact(self.run_id, str(folder / name), parent)
+
+    def mark_pruned(self, reason: str) -> None:
+        """Set the tag `pruned`, and let the run end as KILLED instead of FAILED."""
+        self.pruned = True
+        self.experiment.set_tag(self.run_id, "pruned", reason)
+
+    def finalize(self, status: str = "success") -> None:
+        """End the run of MLflow."""
+        super().finalize("KILLED" if self.pruned else status)
 
 
 class WandbTracker(_Tolerant, WandbLogger):
@@ -173,6 +183,26 @@ class WandbTracker(_Tolerant, WandbLogger):
         if (folder / "report.html").is_file():
             run.log({"report": wandb.Html(str(folder / "report.html"))})
         run.finish()
+
+    def mark_pruned(self, reason: str) -> None:
+        """Add the tag `pruned` and the reason to the summary, and end the run of W&B without an error."""
+        run = self.experiment
+        run.tags = (*(run.tags or ()), "pruned")
+        run.summary["pruned"] = reason
+        run.finish()
+
+
+@rank_zero_only
+def mark_pruned(loggers: Iterable[Logger], reason: str) -> None:
+    """Tell the trackers of a run that it is stopped because other trials of its search are better.
+
+    Args:
+        loggers: Loggers of the run.
+        reason: Why it is stopped, one line.
+    """
+    for logger in loggers:
+        if isinstance(logger, MLflowTracker | WandbTracker):
+            logger.attempt(logger.mark_pruned, reason)
 
 
 def send_results(loggers: Iterable[Logger], folder: Path, results: RunResults) -> None:
