@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import finished
-from counterpoise.analysis.runs import data_warnings, load_runs
+from counterpoise.analysis.comparison_warnings import comparison_warnings
+from counterpoise.analysis.runs import load_runs
 from counterpoise.errors import UserError
 from counterpoise.metrics.buckets import Bounds
 from refusals import user_error
@@ -105,7 +106,7 @@ def test_a_group_with_several_settings_gives_a_warning(tmp_path):
 
     def warned(*folders) -> list[str]:
         runs, _ = load_runs([f"mine={folder}" for folder in folders])
-        return data_warnings({"mine": runs}, runs[0])
+        return comparison_warnings({"mine": runs}, runs[0])
 
     assert warned(*same) == []
     assert ["a=1 b=1; a=2" in warning for warning in warned(*same, other)] == [True]
@@ -177,7 +178,7 @@ def test_data_warnings_of_the_runs_are_shown_once_and_with_their_groups(tmp_path
         path.write_text(json.dumps(json.loads(path.read_text()) | {"data_warnings": ["97% of train are long"]}))
     runs, _ = load_runs([sweep])
     groups = {name: [run for run in runs if run.group == name] for name in ("plain", "combined")}
-    [line] = data_warnings(groups, runs[0])
+    [line] = comparison_warnings(groups, runs[0])
     assert "97% of train are long" in line
     assert ("plain" in line) == (jobs == "1")
 
@@ -199,7 +200,7 @@ def test_runs_in_different_precisions_give_a_warning(precisions, warns, tmp_path
         path.write_text(json.dumps(json.loads(path.read_text()) | known))
     runs, _ = load_runs([sweep])
     groups = {name: [run for run in runs if run.group == name] for name in ("plain", "combined")}
-    warnings = data_warnings(groups, runs[0])
+    warnings = comparison_warnings(groups, runs[0])
     assert len(warnings) == warns
     assert all("bf16-mixed: plain" in line and "32-true: " in line for line in warnings)
 
@@ -211,4 +212,4 @@ def test_runs_on_folds_are_one_group_of_different_runs(tmp_path):
     runs, _ = load_runs([tmp_path])
     assert {run.group for run in runs} == {"default"} or {run.group for run in runs} == {"loader.folds=3"}
     assert [run.fold for run in runs] == [0, 1, 2]
-    assert not [warning for warning in data_warnings({"folds": runs}, runs[0]) if "seed" in warning]
+    assert not [warning for warning in comparison_warnings({"folds": runs}, runs[0]) if "seed" in warning]

@@ -13,8 +13,9 @@ import pandas as pd
 
 from counterpoise.analysis import comparison_tables
 from counterpoise.analysis.comparison_summary import summarise
+from counterpoise.analysis.comparison_warnings import comparison_warnings
 from counterpoise.analysis.group_decisions import CountMetric, GroupDecisions, comparison_metrics, observed_scores
-from counterpoise.analysis.runs import Run, data_warnings, load_runs
+from counterpoise.analysis.runs import Run, load_runs
 from counterpoise.errors import UserError, nearest
 from counterpoise.metrics import registry
 from counterpoise.metrics.buckets import Bounds, buckets
@@ -167,7 +168,7 @@ def compare_runs(
         ),
         summary=[],
     )
-    warnings = [*repeated, *data_warnings(groups, first), *warnings]
+    warnings = [*repeated, *comparison_warnings(groups, first), *warnings]
     return replace(comparison, summary=[*summarise(comparison), *warnings])
 
 

@@ -1,7 +1,6 @@
 """Load finished runs from their folders: settings, true labels and decisions on the test texts."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from counterpoise.analysis import leaderboard
-from counterpoise.analysis.job_folders import ENSEMBLE_FILE, check_finished, is_job
+from counterpoise.analysis.job_folders import check_finished, is_job
 from counterpoise.analysis.leaderboard import BASELINE, BASELINE_PREDICTIONS
 from counterpoise.csv_tables import read_csv
 from counterpoise.errors import UserError
@@ -114,68 +113,6 @@ def load_runs(arguments: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
         _check_comparable(runs[0], other)
     runs = [replace(run, truth=runs[0].truth, ids=runs[0].ids) for run in runs]
     return [*runs, *_baselines(runs)], warnings
-
-
-def data_warnings(groups: Mapping[str, Sequence[Run]], first: Run) -> list[str]:
-    """Return warnings that limit a comparison. `first` provides the training counts and bounds."""
-    warnings = _warnings_of_the_data(groups)
-    for name, runs in groups.items():
-        times = Counter((run.seed, run.fold) for run in runs if run.seed is not None)
-        repeated = dict.fromkeys(seed for (seed, _), number in times.items() if number > 1)
-        if repeated:
-            seeds = ", ".join(map(str, repeated))
-            warnings.append(f"Several runs of {name} have seed {seeds}. They are treated as different seeds.")
-        parts = Counter(part for run in runs for part in _parts(run.folder))
-        if repeats := [part for part, times in parts.items() if times > 1]:
-            warnings.append(
-                f"{repeats[0]} is part of several ensembles of {name}: they are not independent, and their differences "
-                "to other groups seem more certain than they are."
-            )
-        if len(settings := dict.fromkeys(" ".join(run.settings) for run in runs)) > 1:
-            warnings.append(f"The runs of {name} differ in more than their seed: {'; '.join(settings)}.")
-    everyone = [run for runs in groups.values() for run in runs]
-    warnings += _precision_warning(groups)
-    if any((run.counts != first.counts).any() for run in everyone):
-        warnings.append(
-            "The runs have different training counts. Training counts and the buckets head, medium and tail are taken "
-            f"from {first.folder}."
-        )
-    if any(run.bounds != first.bounds for run in everyone):
-        warnings.append(f"The runs have different bucket bounds. The bounds are taken from {first.folder}.")
-    return warnings
-
-
-def _parts(folder: Path) -> set[str]:
-    """Return the runs that an ensemble consists of; the folder itself for a run."""
-    try:
-        return set(map(str, json.loads((folder / ENSEMBLE_FILE).read_text(encoding="utf-8"))["runs"]))
-    except (OSError, ValueError, LookupError, TypeError):
-        return {str(folder)}
-
-
-def _warnings_of_the_data(groups: Mapping[str, Sequence[Run]]) -> list[str]:
-    """Return each data warning of the runs once, with the groups that have it unless all have it."""
-    found: dict[str, list[str]] = {}
-    for name, runs in groups.items():
-        for line in dict.fromkeys(line for run in runs for line in run.data_warnings):
-            found.setdefault(line, []).append(name)
-    of = {line: "" if len(names) == len(groups) else f" of {', '.join(names)}" for line, names in found.items()}
-    return [f"Data{of[line]}: {line.rstrip('.')}." for line in found]
-
-
-def _precision_warning(groups: Mapping[str, Sequence[Run]]) -> list[str]:
-    """Return a warning if the runs were trained in different precisions."""
-    found: dict[str, list[str]] = {}
-    for name, runs in groups.items():
-        for precision in dict.fromkeys(run.precision for run in runs if run.precision):
-            found.setdefault(precision, []).append(name)
-    if len(found) < 2:
-        return []
-    listed = "; ".join(f"{precision}: {', '.join(names)}" for precision, names in found.items())
-    return [
-        f"The runs were trained in different precisions ({listed}). Their times are not comparable, and small "
-        "differences of scores may come from it."
-    ]
 
 
 def finished_jobs(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:

@@ -45,8 +45,9 @@ def run_search(
     runs = search(train, arguments, settings)
 
     # These imports take seconds, because they import PyTorch; the jobs run in separate processes.
-    from counterpoise.commands.ensemble_folder import build_ensemble, show
+    from counterpoise.commands.ensemble_folder import build_ensemble
     from counterpoise.commands.ensemble_members import finished_runs
+    from counterpoise.commands.ensemble_results import show
     from counterpoise.commands.onnx_export import export
     from counterpoise.commands.trusted_classes import allowed_packages
 

@@ -41,8 +41,9 @@ def main() -> None:
     weight = read_weight(arguments.baseline_weight)
 
     # These imports take seconds, because they import PyTorch: report faults of the arguments first.
-    from counterpoise.commands.ensemble_folder import build_ensemble, show
+    from counterpoise.commands.ensemble_folder import build_ensemble
     from counterpoise.commands.ensemble_members import finished_runs
+    from counterpoise.commands.ensemble_results import show
     from counterpoise.commands.trusted_classes import allowed_packages
 
     runs = finished_runs(arguments.runs)
