@@ -7,8 +7,9 @@ import numpy as np
 import yaml
 from scipy import sparse
 
+from counterpoise.metrics.class_counts import ClassCounts
 from counterpoise.metrics.multi_label import per_label
-from counterpoise.metrics.single_label import confusion_matrix, per_class
+from counterpoise.metrics.single_label import per_class
 from counterpoise.training.predictions import write_multilabel_predictions, write_predictions
 
 LABELS = ["NA", "1", "c", "d", "e"]
@@ -37,7 +38,7 @@ def run(
     ids = ids or [str(n) for n in range(len(truth))]
     _common(folder, overrides, seconds, probe, config, state)
     logits = np.eye(len(labels))[decided]
-    table = per_class(confusion_matrix(truth, decided, len(labels)), counts)
+    table = per_class(ClassCounts.of(truth, decided, len(labels)), counts)
     table.insert(0, "class", labels)
     table.to_csv(folder / "per_class.csv", index=False)
     write_predictions(folder / "predictions.parquet", ids, labels, truth, logits)

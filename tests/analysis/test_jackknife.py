@@ -10,9 +10,9 @@ from counterpoise.analysis.class_recalls import MIN_TEST_TEXTS, recall_intervals
 from counterpoise.analysis.comparison_tables import measure
 from counterpoise.analysis.group_decisions import CountMetric, GroupDecisions, comparison_metrics, observed_scores
 from counterpoise.analysis.jackknife import deviations
-from counterpoise.metrics import multi_label as multilabel
-from counterpoise.metrics import single_label as single
 from counterpoise.metrics.buckets import Bounds
+from counterpoise.metrics.class_counts import ClassCounts
+from scores import multi_label_scores, single_label_scores
 
 BUCKETS = np.array(["head", "medium", "medium", "tail", "tail"])
 COUNTS = np.array([200, 50, 30, 5, 1])
@@ -84,10 +84,10 @@ def test_scores_equal_the_metrics_of_a_run(make, multi_label):
     for group, rows in zip(decisions.decided, values, strict=True):
         for run, row in zip(group, rows, strict=True):
             if multi_label:
-                expected = multilabel.scores(run.toarray(), run.toarray() * 1.0, decisions.truth, COUNTS)
+                expected = multi_label_scores(run.toarray(), run.toarray() * 1.0, decisions.truth, COUNTS)
             else:
-                confusion = single.confusion_matrix(truth.argmax(1), run.toarray().argmax(1), 5)
-                expected = single.scores(confusion, COUNTS)
+                counts = ClassCounts.of(truth.argmax(1), run.toarray().argmax(1), 5)
+                expected = single_label_scores(counts, COUNTS)
             compared = [name for name in metrics if name in expected]
             assert len(compared) >= 6
             for name, value in zip(metrics, row, strict=True):

@@ -5,10 +5,10 @@ from scipy.sparse import csr_matrix
 from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
 from torch.nn import functional as F
 
-from counterpoise.metrics import multi_label as multilabel
 from counterpoise.metrics.buckets import Bounds
 from counterpoise.metrics.scoring import Mean, MultiLabelScoring, SingleLabelScoring
 from counterpoise.metrics.thresholds import Decision
+from scores import multi_label_scores
 
 BOUNDS = Bounds(20, 50)
 COUNTS = np.array([120, 60, 30, 12, 4, 1])
@@ -61,7 +61,7 @@ def test_multi_label_scores_do_not_depend_on_the_batch_size(size):
     made = scoring(Decision(0.4))
     fill(made, (logits, targets), size)
     held = csr_matrix(targets.numpy() > 0)
-    expected = multilabel.scores(torch.sigmoid(logits).numpy() > 0.4, logits.numpy(), held, made.counts, *BOUNDS)
+    expected = multi_label_scores(torch.sigmoid(logits).numpy() > 0.4, logits.numpy(), held, made.counts, *BOUNDS)
     found = made.scores()
     assert found.pop("loss") == pytest.approx(F.binary_cross_entropy_with_logits(logits, targets).item(), rel=1e-5)
     assert found == expected

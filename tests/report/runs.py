@@ -9,10 +9,10 @@ from scipy.special import logit
 
 from counterpoise.balance import ClassIndex, PowerSampler, Strategy
 from counterpoise.metrics import calibration
-from counterpoise.metrics import multi_label as multilabel
-from counterpoise.metrics import single_label as metrics
 from counterpoise.metrics.buckets import Bounds
+from counterpoise.metrics.class_counts import ClassCounts
 from counterpoise.training.results import RunResults
+from scores import multi_label_scores, single_label_scores
 
 HOSTILE = [
     "<script>window.hacked=1</script>",
@@ -35,7 +35,7 @@ def single_label(seed: int = 0, **changes: Any) -> RunResults:
         logits[np.arange(size), targets] += 1.8
         splits[name] = (logits, targets)
     measured = {
-        name: metrics.scores(metrics.confusion_matrix(targets, logits.argmax(1), 6), counts, 20, 50) | {"loss": 0.5}
+        name: single_label_scores(ClassCounts.of(targets, logits.argmax(1), 6), counts, 20, 50) | {"loss": 0.5}
         for name, (logits, targets) in splits.items()
     }
     return _facts(train, splits, measured, rng, **changes)
@@ -54,7 +54,7 @@ def multi_label(seed: int = 0, **changes: Any) -> RunResults:
     decided = splits["test"][0] > logit(thresholds)
     counts = train.getnnz(axis=0)
     measured = {
-        name: multilabel.scores(logits > logit(thresholds), logits, targets, counts, 20, 50) | {"loss": 0.1}
+        name: multi_label_scores(logits > logit(thresholds), logits, targets, counts, 20, 50) | {"loss": 0.1}
         for name, (logits, targets) in splits.items()
     }
     return _facts(train, splits, measured, rng, **{"decided": decided, "thresholds": thresholds} | changes)

@@ -14,13 +14,12 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 from scipy.special import expit, logit, softmax
-from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
 
 import counterpoise.balance
 from browser import Opened
 from counterpoise.balance import ClassIndex, Strategy
-from counterpoise.metrics import multi_label as multilabel
-from counterpoise.metrics import single_label as metrics
+from counterpoise.metrics.class_counts import ClassCounts
 from counterpoise.model import second_stage
 from counterpoise.report.run import mistakes, thresholds
 from counterpoise.report.run.calibration import _reliability, calibration_panel
@@ -35,6 +34,7 @@ from counterpoise.report.run.scores import estimates, scores_panel
 from counterpoise.report.run.strategy import LOSSES, SECOND_STAGES, describe_strategy, strategy_panel
 from counterpoise.training.results import RunResults, one_hot
 from report.runs import HOSTILE, LABELS, TEXTS, multi_label, single_label
+from scores import multi_label_scores, single_label_scores
 
 PANELS = ["scores", "strategy", "recall", "confusion", "curves", "calibration", "errors", "learning", "data"]
 
@@ -75,14 +75,14 @@ def test_single_label_baseline_predicts_the_largest_class() -> None:
     results = single_label()
     always = one_hot(np.zeros(TEXTS, int), len(LABELS))
     found = estimates(results, always)
-    scores = metrics.scores(metrics.confusion_matrix(results.test_targets, np.zeros(TEXTS, int), 6), results.counts)
+    scores = single_label_scores(ClassCounts.of(results.test_targets, np.zeros(TEXTS, int), 6), results.counts)
     assert found["accuracy"].baseline == pytest.approx(scores["majority_accuracy"])
     assert found["macro_f1"].baseline == pytest.approx(scores["majority_macro_f1"])
 
 
 def test_single_label_confusions_equal_the_confusion_matrix() -> None:
     results = single_label()
-    expected = metrics.confusion_matrix(results.test_targets, results.test_logits.argmax(1), 6)
+    expected = confusion_matrix(results.test_targets, results.test_logits.argmax(1), labels=range(6))
     assert (confusion_counts(results.truth, results.predicted, False).toarray() == expected).all()
 
 
@@ -297,9 +297,9 @@ def test_a_run_without_mistakes_has_a_report(tmp_path: Path) -> None:
         perfect = np.where(results.truth.toarray(), 9.0, -9.0)
         decided = results.truth.toarray() if results.multi_label else None
         scores = (
-            multilabel.scores(decided, perfect, results.test_targets, results.counts)
+            multi_label_scores(decided, perfect, results.test_targets, results.counts)
             if decided is not None
-            else metrics.scores(metrics.confusion_matrix(results.test_targets, perfect.argmax(1), 6), results.counts)
+            else single_label_scores(ClassCounts.of(results.test_targets, perfect.argmax(1), 6), results.counts)
         )
         changes = {"test_logits": perfect, "decided": decided, "metrics": results.metrics | {"test": scores}}
         write_run_report(tmp_path / "report.html", replace(results, **changes))  # type: ignore[arg-type]
@@ -439,7 +439,7 @@ def test_confusion_of_many_classes_without_mistakes_is_drawn(open_page: Any, tmp
     correction = Strategy().correction([f"class {c}" for c in range(40)], index)
     targets = np.arange(TEXTS) % 40
     logits = np.where(targets[:, None] == np.arange(40), 9.0, -9.0)
-    scores = metrics.scores(metrics.confusion_matrix(targets, targets, 40), correction.counts)
+    scores = single_label_scores(ClassCounts.of(targets, targets, 40), correction.counts)
     perfect = {name: logits if name.endswith("logits") else targets for name in ("test_logits", "test_targets")}
     perfect |= {"validation_logits": logits, "validation_targets": targets}
     changes = {
@@ -488,7 +488,7 @@ def test_confusion_follows_focus_order_and_colour(single: Opened) -> None:
     assert f"ordinary ({support[4]})" in ticks()
     page.locator("#confusion-order").select_option("name")
     assert [name.split(" (")[0] for name in ticks()[-2:]] == ["ordinary", "rare"]
-    confusion = metrics.confusion_matrix(single_label().test_targets, single_label().test_logits.argmax(1), 6)
+    confusion = confusion_matrix(single_label().test_targets, single_label().test_logits.argmax(1), labels=range(6))
     page.locator("#confusion-centre").select_option("5")
     involved = 1 + np.count_nonzero((confusion + confusion.T)[5, :5])
     assert len(ticks()) == involved

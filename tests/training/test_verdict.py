@@ -5,18 +5,19 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from counterpoise.metrics import multi_label, single_label
+from counterpoise.metrics.class_counts import ClassCounts
 from counterpoise.training.verdict import baseline_verdict, peaked_early
+from scores import multi_label_scores, single_label_scores
 
 COUNTS = np.array([60, 30, 10])
 
 
 def single(decided: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    return single_label.scores(single_label.confusion_matrix(truth, decided, 3), COUNTS)
+    return single_label_scores(ClassCounts.of(truth, decided, 3), COUNTS)
 
 
 def multiple(decided: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    return multi_label.scores(decided, decided.astype(float), csr_matrix(truth), truth.sum(axis=0))
+    return multi_label_scores(decided, decided.astype(float), csr_matrix(truth), truth.sum(axis=0))
 
 
 def test_a_model_far_below_the_majority_class_gets_a_verdict_with_both_numbers():

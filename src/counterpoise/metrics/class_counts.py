@@ -24,11 +24,6 @@ class ClassCounts(NamedTuple):
         correct = truth[truth == predicted]
         return cls(*(np.bincount(each, minlength=num_classes) for each in (correct, truth, predicted)))
 
-    @classmethod
-    def of_confusion(cls, confusion: np.ndarray) -> "ClassCounts":
-        """Return the counts of a confusion matrix, int [C, C] (rows truth, columns prediction)."""
-        return cls(np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0))
-
 
 def precision_recall_f1(
     true_positives: np.ndarray, support: np.ndarray, predicted: np.ndarray

@@ -16,10 +16,9 @@ import pandas as pd
 from scipy import sparse
 
 from counterpoise.metrics.averages import class_mean
-from counterpoise.metrics.buckets import Bounds
 from counterpoise.metrics.class_counts import ClassCounts, precision_recall_f1
 from counterpoise.metrics.ranking import K, average_precision, mean_of_known
-from counterpoise.metrics.registry import CountAverage, evaluate, metric
+from counterpoise.metrics.registry import CountAverage, metric
 from counterpoise.metrics.split import EvaluatedSplit
 
 
@@ -37,7 +36,12 @@ def per_label(
     Raises:
         ValueError: The shapes do not match.
     """
-    decided, logits, train = _checked(decided, logits, targets, train_counts)
+    decided, logits, train = np.asarray(decided, bool), np.asarray(logits), np.asarray(train_counts, np.int64)
+    if not decided.shape == logits.shape == targets.shape or train.shape != targets.shape[1:]:
+        raise ValueError(
+            "expected decided, logits and targets [N, C] and train_counts [C], "
+            f"got {decided.shape}, {logits.shape}, {targets.shape}, {train.shape}"
+        )
     counted = count_labels(decided, targets)
     precision, recall, f1 = precision_recall_f1(*counted)
     return pd.DataFrame(
@@ -58,34 +62,6 @@ def count_labels(decided: np.ndarray, targets: sparse.csr_matrix) -> ClassCounts
     found = targets.indices[correct]
     true_positives, support = (np.bincount(each, minlength=labels) for each in (found, targets.indices))
     return ClassCounts(true_positives, support, decided.sum(axis=0))
-
-
-def scores(
-    decided: np.ndarray,
-    logits: np.ndarray,
-    targets: sparse.csr_matrix,
-    train_counts: np.ndarray,
-    tail_max: int = 20,
-    head_min: int = 101,
-    loss: float | None = None,
-) -> dict[str, float]:
-    """Compute all multi-label metrics. Means over nothing are NaN.
-
-    Args:
-        decided: Predicted labels, bool [N, C].
-        logits: Float [N, C]; any monotone score does.
-        targets: Bool csr [N, C] without explicit zeros.
-        train_counts: Training positives of each label, int [C].
-        tail_max: Labels with fewer training positives are tail labels.
-        head_min: Labels with at least this many training positives are head labels.
-        loss: Mean unweighted loss; None leaves it out.
-
-    Raises:
-        ValueError: The split holds no text, or the shapes do not match.
-    """
-    decided, logits, train = _checked(decided, logits, targets, train_counts)
-    counted, bounds = count_labels(decided, targets), Bounds(tail_max, head_min)
-    return evaluate(EvaluatedSplit("multi_label", counted, train, bounds, logits, targets, decided, loss))
 
 
 @metric("micro precision", task="multi_label", shown={"results": 31})
@@ -237,19 +213,6 @@ def _sample(split: EvaluatedSplit) -> tuple[float, float, float]:
     labelled = counts.support > 0
     precision, recall, f1 = precision_recall_f1(*(each[labelled] for each in counts))
     return mean_of_known(precision), mean_of_known(recall), mean_of_known(f1)
-
-
-def _checked(
-    decided: np.ndarray, logits: np.ndarray, targets: sparse.csr_matrix, train_counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the dense arguments as arrays; raise ValueError if the shapes do not match."""
-    decided, logits, train = (np.asarray(decided, bool), np.asarray(logits), np.asarray(train_counts, np.int64))
-    if not decided.shape == logits.shape == targets.shape or train.shape != targets.shape[1:]:
-        raise ValueError(
-            "expected decided, logits and targets [N, C] and train_counts [C], "
-            f"got {decided.shape}, {logits.shape}, {targets.shape}, {train.shape}"
-        )
-    return decided, logits, train
 
 
 def _rows(targets: sparse.csr_matrix) -> np.ndarray:

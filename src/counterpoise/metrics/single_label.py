@@ -7,60 +7,28 @@ import numpy as np
 import pandas as pd
 
 from counterpoise.metrics.averages import class_mean
-from counterpoise.metrics.buckets import Bounds
 from counterpoise.metrics.class_counts import ClassCounts, precision_recall_f1
-from counterpoise.metrics.registry import CountAverage, evaluate, metric
+from counterpoise.metrics.registry import CountAverage, metric
 from counterpoise.metrics.split import EvaluatedSplit
 
 
-def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return the confusion matrix of class numbers.
-
-    Args:
-        truth: True classes, int [N].
-        predicted: Predicted classes, int [N].
-        num_classes: C.
-
-    Returns:
-        int64 [C, C]; rows are the truth, columns the prediction.
-    """
-    cells = np.bincount(truth * num_classes + predicted, minlength=num_classes**2)
-    return cells.reshape(num_classes, num_classes)
-
-
-def per_class(counts: ClassCounts | np.ndarray, train_counts: np.ndarray) -> pd.DataFrame:
+def per_class(counts: ClassCounts, train_counts: np.ndarray) -> pd.DataFrame:
     """Return one row per class: `train_count, test_count, precision, recall, f1`.
 
     Args:
-        counts: Class counts, or a confusion matrix [C, C] with the truth in rows.
+        counts: Class counts of the evaluated split.
         train_counts: Training examples of each class, int [C].
 
     Raises:
         ValueError: The shapes do not match.
     """
-    counted, train = _checked(counts, train_counts)
-    precision, recall, f1 = precision_recall_f1(*counted)
+    train = np.asarray(train_counts, dtype=np.int64)
+    if any(each.shape != train.shape for each in counts):
+        raise ValueError(f"expected counts of {len(train)} classes, got {[each.shape for each in counts]}")
+    precision, recall, f1 = precision_recall_f1(*counts)
     return pd.DataFrame(
-        {"train_count": train, "test_count": counted.support, "precision": precision, "recall": recall, "f1": f1}
+        {"train_count": train, "test_count": counts.support, "precision": precision, "recall": recall, "f1": f1}
     )
-
-
-def scores(
-    counts: ClassCounts | np.ndarray, train_counts: np.ndarray, tail_max: int = 20, head_min: int = 101
-) -> dict[str, float]:
-    """Compute all single-label metrics that need only counts.
-
-    Args:
-        counts: Class counts, or a confusion matrix [C, C] with the truth in rows.
-        train_counts: Training examples of each class, int [C].
-        tail_max: Classes with fewer training examples are tail classes.
-        head_min: Classes with at least this many training examples are head classes.
-
-    Raises:
-        ValueError: The split holds no example, or the shapes do not match.
-    """
-    counted, train = _checked(counts, train_counts)
-    return evaluate(EvaluatedSplit("single_label", counted, train, Bounds(tail_max, head_min)))
 
 
 @metric(
@@ -170,16 +138,3 @@ def _majority(split: EvaluatedSplit) -> int:
 def _weighted_mean(split: EvaluatedSplit, measure: str) -> float:
     support = split.counts.support[split.supported]
     return (split.by_class[measure][split.supported] * (support / support.sum())).sum()
-
-
-def _checked(counts: ClassCounts | np.ndarray, train_counts: np.ndarray) -> tuple[ClassCounts, np.ndarray]:
-    """Return class counts and training counts as int64; raise ValueError if the shapes do not match."""
-    train = np.asarray(train_counts, dtype=np.int64)
-    if not isinstance(counts, ClassCounts):
-        confusion = np.asarray(counts, dtype=np.int64)
-        if confusion.shape != (len(train), len(train)):
-            raise ValueError(f"expected confusion [C, C] and train_counts [C], got {confusion.shape}, {train.shape}")
-        counts = ClassCounts.of_confusion(confusion)
-    if any(each.shape != train.shape for each in counts):
-        raise ValueError(f"expected counts of {len(train)} classes, got {[each.shape for each in counts]}")
-    return counts, train
