@@ -51,6 +51,13 @@ def test_a_stopped_run_is_refused_by_every_command(command, stopped, texts, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_a_sweep_without_a_finished_run_is_refused_with_what_continues_it(stopped, monkeypatch, capsys):
+    assert call(compare.main, monkeypatch, stopped.parent) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "job job: failed, no luck" in line
+    assert line.endswith(f"hydra.sweep.dir={stopped.parent}")
+
+
 def test_a_stopped_run_is_not_loaded(stopped):
     with pytest.raises(UserError, match="ckpt=last"):
         counterpoise.load(stopped)

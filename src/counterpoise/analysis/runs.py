@@ -130,6 +130,12 @@ def finished_jobs(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:
         for row in leaderboard.collect(folder).to_dict("records")
     }
     done = {path.resolve(): row for path, row in rows.items() if row["state"] == "finished"}
+    if rows and not done:
+        path, row = next(iter(rows.items()))
+        raise UserError(
+            f"{folder} holds no finished run; job {path.name}: {_state_text(row)}. Repeat the command of the sweep "
+            f"with hydra.sweep.dir={folder}"
+        )
     if not done:
         raise UserError(
             f"{folder} holds no finished run. Pass the folder of a run (it holds status.json) or of a sweep."
