@@ -29,7 +29,7 @@ from counterpoise.data.datamodule import TextDataModule
 from counterpoise.errors import UserError
 from counterpoise.io import atomic_folder
 from counterpoise.metrics import registry
-from counterpoise.metrics.scoring import MultiLabelScoring, SingleLabelScoring
+from counterpoise.metrics.scoring import MultiLabelScoring, Scoring, SingleLabelScoring
 from counterpoise.metrics.temperature import cross_validated_nll
 from counterpoise.model.ensemble import (
     choose_baseline_weight,
@@ -42,7 +42,7 @@ from counterpoise.model.ensemble import (
 from counterpoise.report.run.run_report import write_run_report
 from counterpoise.terminal import console
 from counterpoise.training.artifacts import write_results
-from counterpoise.training.baseline import AnyScoring, FittedBaseline
+from counterpoise.training.baseline import FittedBaseline
 from counterpoise.training.results import RunResults
 
 log = logging.getLogger(__name__)
@@ -133,20 +133,20 @@ def build_ensemble(
     return results
 
 
-def _scoring(config: dict[str, Any], data: TextDataModule, packages: Sequence[str]) -> AnyScoring:
+def _scoring(config: dict[str, Any], data: TextDataModule, packages: Sequence[str]) -> Scoring:
     bounds = build(config["buckets"], packages)
     if data.task != "multi_label":
         return SingleLabelScoring(data.counts, bounds)
     return MultiLabelScoring(data.labels, data.counts, bounds, build(config["decision"], packages))
 
 
-def _has_fixed_thresholds(scoring: AnyScoring) -> bool:
+def _has_fixed_thresholds(scoring: Scoring) -> bool:
     if not isinstance(scoring, MultiLabelScoring):
         return False
     return scoring.decision.top_k is None and not scoring.decision.tunes
 
 
-def _score(scoring: AnyScoring, logits: np.ndarray, targets: Any) -> float:
+def _score(scoring: Scoring, logits: np.ndarray, targets: Any) -> float:
     """Return the score that the weight of the linear model is chosen by; higher is better.
 
     Single-label: minus the cross-validated NLL with a temperature. Multi-label: mAP. Macro F1 varies too much between

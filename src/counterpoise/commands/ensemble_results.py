@@ -16,8 +16,8 @@ from counterpoise.data.datamodule import TextDataModule
 from counterpoise.metrics import registry
 from counterpoise.metrics.calibration import PriorShift
 from counterpoise.metrics.calibration import measure as calibrate
+from counterpoise.metrics.scoring import Scoring
 from counterpoise.terminal import console, name_cells
-from counterpoise.training.baseline import AnyScoring
 from counterpoise.training.results import RunResults, one_hot
 
 SHOWN = ("macro_f1", "accuracy", "micro_f1", "map", "tail_recall", "tail_f1")
@@ -28,7 +28,7 @@ def ensemble_results(
     name: str,
     config: dict[str, Any],
     folds: Mapping[int, TextDataModule],
-    scoring: AnyScoring,
+    scoring: Scoring,
     logits: dict[str, np.ndarray],
     parts: Sequence[Member],
 ) -> RunResults:
@@ -134,7 +134,7 @@ def show(results: RunResults) -> None:
 def _score_members(
     parts: Sequence[Member],
     folds: Mapping[int, TextDataModule],
-    scoring: AnyScoring,
+    scoring: Scoring,
     targets: dict[str, Any],
 ) -> tuple[list[dict[str, dict[str, float]]], list[Any]]:
     """Return the scores of each model by split, and its decisions on the test split."""

@@ -1,4 +1,4 @@
-"""What to know of the texts that a run is scored on: those that it was trained on, and those that it reads in part."""
+"""Warnings about the texts of a labelled file: those that the run was trained on, and those that it truncates."""
 
 from collections.abc import Sequence
 from pathlib import Path

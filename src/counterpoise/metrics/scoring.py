@@ -1,7 +1,7 @@
 """Accumulators of an evaluation: batches of logits in, metrics out, over all processes."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -10,46 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from counterpoise.balance.counts import Targets
 from counterpoise.metrics import multi_label, registry
 from counterpoise.metrics.buckets import Bounds
 from counterpoise.metrics.class_counts import ClassCounts
 from counterpoise.metrics.probabilities import negative_log_likelihood
 from counterpoise.metrics.split import EvaluatedSplit
 from counterpoise.metrics.thresholds import Decision
-
-
-class Scoring(Protocol):
-    """What training and evaluation need of either task's accumulator.
-
-    `thresholds` is None for single-label data, where a text gets its most probable class.
-    """
-
-    multi_label: bool
-    counts: np.ndarray
-    bounds: Bounds
-    thresholds: Tensor | None
-
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Add a batch."""
-
-    def reset(self) -> None:
-        """Forget all batches."""
-
-    def scores(self, tune: bool = False) -> dict[str, float]:
-        """Return the metrics of all batches; with `tune`, choose thresholds first where there are any."""
-
-    def names(self, targets: Targets) -> list[str]:
-        """Return the names of the metrics of a split with these targets."""
-
-    def tune(self, logits: np.ndarray, targets: Targets) -> None:
-        """Choose thresholds where there are any."""
-
-    def decide(self, logits: np.ndarray) -> np.ndarray:
-        """Return the predicted class of each text, int [N], or its labels, bool [N, C]."""
-
-    def measure(self, logits: np.ndarray, targets: Targets, threshold: float | None = None) -> dict[str, float]:
-        """Return the metrics of given logits."""
 
 
 class SingleLabelScoring(nn.Module):
@@ -202,6 +168,10 @@ class MultiLabelScoring(nn.Module):
         loss, train_counts = (negative_log_likelihood(logits, targets), np.asarray(self.counts, np.int64))
         split = EvaluatedSplit("multi_label", counts, train_counts, self.bounds, logits, targets, decided, loss)
         return registry.evaluate(split, self.metrics)
+
+
+Scoring: TypeAlias = SingleLabelScoring | MultiLabelScoring
+"""Accumulator of one of the tasks."""
 
 
 class Mean(Metric):

@@ -13,7 +13,7 @@ from counterpoise.balance.losses.protocol import Loss
 from counterpoise.data.batching import Batch, split_batch
 from counterpoise.errors import UserError
 from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds
-from counterpoise.metrics.scoring import Mean, MultiLabelScoring, SingleLabelScoring
+from counterpoise.metrics.scoring import Mean, MultiLabelScoring, Scoring, SingleLabelScoring
 from counterpoise.metrics.thresholds import Decision
 from counterpoise.model.embeddings import PrecomputedEmbeddings
 from counterpoise.model.encoder import Encoder
@@ -82,7 +82,7 @@ class Classifier(OutOfMemoryRetries):
                 "another head",
                 type(self.head).__name__,
             )
-        self.scoring: SingleLabelScoring | MultiLabelScoring = (
+        self.scoring: Scoring = (
             SingleLabelScoring(np.asarray(counts), bounds)
             if decision is None
             else MultiLabelScoring(self.labels, np.asarray(counts), bounds, decision)

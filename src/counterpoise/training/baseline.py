@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 from hydra.utils import instantiate
@@ -19,7 +19,7 @@ from counterpoise.data.arrow_cache import release_pages
 from counterpoise.data.cache import cached
 from counterpoise.data.datamodule import TextDataModule
 from counterpoise.data.encoded_split import EncodedSplit
-from counterpoise.metrics.scoring import MultiLabelScoring, SingleLabelScoring
+from counterpoise.metrics.scoring import MultiLabelScoring, Scoring, SingleLabelScoring
 from counterpoise.terminal import console
 from counterpoise.training.results import BaselineResults, RunResults
 from counterpoise.training.run import RunContext
@@ -28,8 +28,6 @@ FORMAT = 2
 """Part of the cache key. Raise it when the same settings give other logits."""
 BLOCK_TEXTS = 4096
 """Texts that are in memory at a time."""
-
-AnyScoring: TypeAlias = SingleLabelScoring | MultiLabelScoring
 
 
 class FittedBaseline(Protocol):
@@ -123,7 +121,7 @@ def cached_model(model: BaselineModel, data: TextDataModule) -> FittedBaseline:
     return model.load(cached(f"baseline_models/{_key(model, data)}", build))
 
 
-def add_baseline(results: RunResults, baseline: BaselineLogits | None, scoring: AnyScoring) -> RunResults:
+def add_baseline(results: RunResults, baseline: BaselineLogits | None, scoring: Scoring) -> RunResults:
     """Return the results with the baseline's decisions, its scores, and the differences of the run to it.
 
     Args:
@@ -150,8 +148,8 @@ def add_baseline(results: RunResults, baseline: BaselineLogits | None, scoring: 
 
 
 def baseline_scoring(
-    baseline: BaselineLogits, scoring: AnyScoring, labels: Sequence[str], validation_targets: Targets
-) -> AnyScoring:
+    baseline: BaselineLogits, scoring: Scoring, labels: Sequence[str], validation_targets: Targets
+) -> Scoring:
     """Return a scoring with the decision rule of another one, and thresholds tuned for the baseline."""
     if not isinstance(scoring, MultiLabelScoring):
         return SingleLabelScoring(scoring.counts, scoring.bounds)
@@ -164,7 +162,7 @@ def baseline_scoring(
     return own
 
 
-def scores(scoring: AnyScoring, logits: np.ndarray, targets: Targets) -> dict[str, float]:
+def scores(scoring: Scoring, logits: np.ndarray, targets: Targets) -> dict[str, float]:
     """Return the metrics of the baseline, without the loss: distances to a plane are no log-odds."""
     return {name: value for name, value in scoring.measure(logits, targets).items() if name != "loss"}
 

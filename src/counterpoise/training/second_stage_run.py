@@ -10,7 +10,7 @@ from counterpoise.balance.losses.protocol import PriorCorrection
 from counterpoise.data.batching import EmbeddingDataset
 from counterpoise.model.embeddings import encode
 from counterpoise.model.encoder import Encoder
-from counterpoise.model.second_stage import FirstStage, SecondStageResult
+from counterpoise.model.second_stage import FirstStage, SecondStage, SecondStageResult
 from counterpoise.terminal import console
 from counterpoise.training.checkpoints import (
     FIRST_STAGE_CHECKPOINT,
@@ -54,7 +54,8 @@ def run_second_stage(
         head_factory=model.head_factory,
     )
     console.print("second stage: training or adjusting the head, with the encoder frozen")
-    result = outcome.fitted.strategy.second_stage(first)
+    second_stage: SecondStage = outcome.fitted.strategy.second_stage
+    result = second_stage(first)
     model.head = result.head
     if model.scoring.multi_label:
         with torch.no_grad():
