@@ -179,7 +179,7 @@ class Classifier(OutOfMemoryRetries):
 
     def mean_loss(self) -> float | None:
         """Return the mean loss of the examples of the epoch so far, of this device; None before its first step."""
-        return float(self._loss_sum) / self._loss_count if self._loss_count else None
+        return self._loss_sum.item() / self._loss_count if self._loss_count else None
 
     def on_train_start(self) -> None:
         """Prepare the epoch of a run that is resumed within one, for which Lightning calls no epoch start."""
