@@ -4,6 +4,7 @@ import errno
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral
 
 
 class UserError(Exception):
@@ -11,6 +12,13 @@ class UserError(Exception):
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+def check_whole_number(key: str, value: object, least: int = 1, null: bool = False) -> None:
+    """Raise UserError unless a setting is a whole number of at least `least`; with `null`, it can also be None."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+    if not whole and not (null and value is None):
+        raise UserError(f"{key}={value}: use a whole number of at least {least}{', or null' if null else ''}")
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

@@ -38,7 +38,7 @@ from counterpoise.data.text_lengths import truncation_warnings
 from counterpoise.data.token_store import TokenStore, tokenise
 from counterpoise.data.tokenisation import Tokenisation
 from counterpoise.data.tokenizer_checks import warn_of_unknown_tokens
-from counterpoise.errors import UserError
+from counterpoise.errors import UserError, check_whole_number
 
 log = logging.getLogger(__name__)
 
@@ -100,19 +100,20 @@ class TextDataModule(pl.LightningDataModule):
         super().__init__()
         if eval_order not in ORDERS:
             raise UserError(f"loader.eval_order={eval_order}: use {' or '.join(ORDERS)}")
-        sizes = {
-            "batch_size": (batch_size, 1),
-            "eval_batch_size": (eval_batch_size, 1),
-            "num_workers": (num_workers, 0),
-            "split_seed": (split_seed, 0),
-            "folds": (2 if folds is None else folds, 2),
-            "fold": (fold, 0),
-            "train_limit": (1 if train_limit is None else train_limit, 1),
-            "validation_limit": (1 if validation_limit is None else validation_limit, 1),
-        }
-        for name, (size, least) in sizes.items():
-            if size < least:
-                raise UserError(f"loader.{name}={size}: use a whole number of {least} or more")
+        for name, size, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("split_seed", split_seed, 0),
+            ("fold", fold, 0),
+        ):
+            check_whole_number(f"loader.{name}", size, least)
+        for name, number, least in (
+            ("folds", folds, 2),
+            ("train_limit", train_limit, 1),
+            ("validation_limit", validation_limit, 1),
+        ):
+            check_whole_number(f"loader.{name}", number, least, null=True)
         for name, fraction in (("validation", validation_fraction), ("test", test_fraction)):
             if not 0 < fraction < 1:
                 raise UserError(f"loader.{name}_fraction={fraction}: use a fraction between 0 and 1")

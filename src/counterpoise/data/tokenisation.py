@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from counterpoise.data.text_columns import split_columns
-from counterpoise.errors import UserError
+from counterpoise.errors import UserError, check_whole_number
 
 LONG_TEXTS = ("truncate", "head_tail", "chunk")
 HEAD = 0.25
@@ -97,12 +97,10 @@ class Tokenisation:
     def __post_init__(self) -> None:
         if self.long_texts not in LONG_TEXTS:
             raise UserError(f"encoder.long_texts={self.long_texts}: use {', '.join(LONG_TEXTS)}")
-        if self.max_length < 1:
-            raise UserError(f"encoder.max_length={self.max_length}: use a whole number of at least 1")
+        check_whole_number("encoder.max_length", self.max_length)
         if not 0 <= self.chunk_overlap <= 0.9:
             raise UserError(f"encoder.chunk_overlap={self.chunk_overlap}: use a fraction from 0 to 0.9")
-        if self.max_chunks < 1:
-            raise UserError(f"encoder.max_chunks={self.max_chunks}: use a whole number of at least 1")
+        check_whole_number("encoder.max_chunks", self.max_chunks)
 
     @property
     def chunked(self) -> bool:

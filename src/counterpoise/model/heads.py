@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from counterpoise.balance.losses.protocol import Loss
-from counterpoise.errors import UserError
+from counterpoise.errors import UserError, check_whole_number
 
 HeadFactory = Callable[[int, int], nn.Module]
 AnyHead = TypeVar("AnyHead", bound=nn.Module)
@@ -77,8 +77,7 @@ class MLPHead(nn.Sequential):
     ) -> None:
         if not 0 <= dropout < 1:
             raise UserError(f"head.dropout={dropout}: use a number of at least 0 and below 1")
-        if hidden_features is not None and hidden_features < 1:
-            raise UserError(f"head.hidden_features={hidden_features}: use a whole number of at least 1, or null")
+        check_whole_number("head.hidden_features", hidden_features, null=True)
         hidden = hidden_features or in_features
         super().__init__(nn.Linear(in_features, hidden), nn.GELU(), nn.Dropout(dropout), linear(hidden, num_classes))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from counterpoise.balance.losses.protocol import Loss
 from counterpoise.data.batching import Batch, split_batch
-from counterpoise.errors import UserError
+from counterpoise.errors import UserError, check_whole_number
 from counterpoise.metrics.buckets import DEFAULT_BOUNDS, Bounds
 from counterpoise.metrics.scoring import Mean, MultiLabelScoring, Scoring, SingleLabelScoring
 from counterpoise.metrics.thresholds import Decision
@@ -69,8 +69,7 @@ class Classifier(OutOfMemoryRetries):
         super().__init__()
         if not 0 <= dropout < 1:
             raise UserError(f"dropout={dropout}: use a number of at least 0 and below 1")
-        if micro_batch_size is not None and micro_batch_size < 1:
-            raise UserError(f"micro_batch_size={micro_batch_size}: use a whole number of at least 1, or null")
+        check_whole_number("micro_batch_size", micro_batch_size, null=True)
         self.encoder, self.loss, self.losses, self.optim = encoder, loss, losses, optim
         self.labels, self.batch_size, self.micro_batch_size = list(labels), batch_size, micro_batch_size
         self.dropout = nn.Dropout(dropout)

@@ -17,7 +17,7 @@ from counterpoise.balance.counts import Targets
 from counterpoise.balance.losses.protocol import Loss, PriorCorrection
 from counterpoise.balance.prior_correction import post_hoc, prior_shift
 from counterpoise.balance.validation import check_flag, check_number, is_number
-from counterpoise.errors import UserError
+from counterpoise.errors import UserError, check_whole_number
 from counterpoise.metrics.calibration import prior_correction
 from counterpoise.model.heads import (
     AutoHead,
@@ -196,8 +196,7 @@ class Retrained:
 
     def __post_init__(self) -> None:
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"strategy.second_stage.{name}={value}: use a whole number of at least 1")
+            check_whole_number(f"strategy.second_stage.{name}", value)
         check_number("lr", self.lr, lambda lr: 0 < lr < np.inf, "a number above 0", "second_stage")
         check_flag("second_stage.allow_overcorrection", self.allow_overcorrection)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from counterpoise.analysis.job_folders import read_status
 from counterpoise.balance.validation import is_number
-from counterpoise.errors import UserError
+from counterpoise.errors import UserError, check_whole_number
 from counterpoise.saved_files import read_json
 from counterpoise.terminal import console
 
@@ -45,12 +45,10 @@ class Search:
                 "hydra.sweeper.candidates: give a list of texts, each with the overrides of a candidate, such as "
                 '["strategy=ldam","strategy=combined dropout=0.2"]'
             )
-        if not (type(self.max_rounds) is int and self.max_rounds >= 1):
-            raise UserError(f"hydra.sweeper.max_rounds={self.max_rounds}: use a whole number of at least 1")
+        check_whole_number("hydra.sweeper.max_rounds", self.max_rounds)
         if not (is_number(self.reserve) and 0 <= self.reserve < 1):
             raise UserError(f"hydra.sweeper.reserve={self.reserve}: use a number of at least 0 and below 1")
-        if self.folds is not None and not (type(self.folds) is int and self.folds >= 2):
-            raise UserError(f"hydra.sweeper.folds={self.folds}: use a whole number of at least 2, or null")
+        check_whole_number("hydra.sweeper.folds", self.folds, least=2, null=True)
 
     def of_round(self, number: int) -> list[str]:
         """Return the overrides of a round's runs: seed and fold."""

@@ -13,7 +13,7 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from counterpoise.balance.validation import is_number
-from counterpoise.errors import UserError
+from counterpoise.errors import UserError, check_whole_number
 from counterpoise.training.checkpoints import AtomicCheckpointIO
 from counterpoise.training.launcher import ProcessLauncher, release
 from counterpoise.training.precision import accelerator_precision
@@ -136,9 +136,7 @@ def _check_flags(flags: Mapping[str, Any]) -> None:
     if flags.get("reload_dataloaders_every_n_epochs"):
         raise UserError("trainer.reload_dataloaders_every_n_epochs is not supported: the data are read once")
     for flag in ("accumulate_grad_batches", "check_val_every_n_epoch"):
-        value = flags.get(flag)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise UserError(f"trainer.{flag}={value}: use a whole number of 1 or more")
+        check_whole_number(f"trainer.{flag}", flags.get(flag), null=True)
     for flag in ("val_check_interval", "limit_train_batches"):
         value = flags.get(flag)
         if value is not None and not (is_number(value) and value > 0):
