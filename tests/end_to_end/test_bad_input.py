@@ -82,9 +82,9 @@ USER_ERRORS: dict[str, tuple[list[str], list[str]]] = {
     "max_length of the special tokens": (["encoder.max_length=1"], ["encoder.max_length=1"]),
     "negative workers": (["loader.num_workers=-1"], ["loader.num_workers=-1"]),
     "seed below 0": (["seed=-1"], ["seed=-1", "from 0 to 4294967295"]),
-    "split_seed below 0": (["loader.split_seed=-1"], ["loader.split_seed=-1", "0 or more"]),
+    "split_seed below 0": (["loader.split_seed=-1"], ["loader.split_seed=-1", "at least 0"]),
     "train_limit": (["loader.train_limit=0"], ["loader.train_limit=0"]),
-    "train_limit below 0": (["loader.train_limit=-5"], ["loader.train_limit=-5", "1 or more"]),
+    "train_limit below 0": (["loader.train_limit=-5"], ["loader.train_limit=-5", "at least 1"]),
     "wrong type of train_limit": (["loader.train_limit=abc"], ["loader.train_limit=abc", "a whole number", "or null"]),
     "wrong type of micro_batch_size": (["micro_batch_size=abc"], ["micro_batch_size=abc", "a whole number", "or null"]),
     "wrong type of unfreeze_at_epoch": (

@@ -400,7 +400,7 @@ def test_a_file_without_good_rows_is_reported(tmp_path):
         ("a.jsonl", b'{"text":"a","label":["x",1]}\n', "row 1: column 'label' holds a list of int, in the rows"),
         ("a.jsonl", b'{"text":"a","label":["x"]}\n{"text":"a","label":"x"}\n', "row 2: column 'label' holds str, in"),
         ("a.jsonl", b'{"text":"a","label":"x"}\n{"text":"a","label":1}\n', "row 2: column 'label' holds int"),
-        ("a.parquet", b"PAR0 not one", "Parquet magic bytes not found"),
+        ("a.parquet", b"PAR1 not one", "Parquet magic bytes not found"),
         ("a.parquet", b"", "Parquet file size is 0 bytes"),
     ],
 )  # fmt: skip
