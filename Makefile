@@ -27,7 +27,7 @@ probe: $(STAMP) ## compare every strategy with five seeds by linear probes on a 
 test: $(STAMP) ## install, then run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-soak: $(STAMP) ## install, then run the tests that inject faults for many minutes
+soak: $(STAMP) ## install, then run the tests that take many minutes, such as injected faults
 	$(BIN)/python -m pytest -m soak
 
 fork: $(STAMP) ## write a small project that builds on this package: make fork NAME=mytask DIR=../mytask

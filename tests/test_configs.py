@@ -1,8 +1,9 @@
 """Every file of conf/ composes, names existing classes with existing arguments, and explains its settings."""
 
 import re
+from copy import deepcopy
 from dataclasses import is_dataclass
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 import pytest
@@ -46,17 +47,21 @@ NEEDED = {
 }
 
 
-def composed(folder: Path, *overrides: str) -> DictConfig:
-    """The resolved configuration of a run, with the folder that Hydra would make."""
+@cache
+def _composed(*overrides: str) -> DictConfig:
+    given = [*overrides, "hydra.runtime.output_dir=run", "hydra.job.num=0"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(
-            "train", [*overrides, f"hydra.runtime.output_dir={folder}", "hydra.job.num=0"], return_hydra_config=True
-        )
+        config = compose("train", given, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     with flag_override(config, ["struct", "readonly"], False):
         del config.hydra
     OmegaConf.resolve(config)
     return config
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The resolved configuration of a run, with the folder that Hydra would make."""
+    return deepcopy(_composed(*overrides))
 
 
 def targets(node: object) -> list[str]:
@@ -68,18 +73,18 @@ def targets(node: object) -> list[str]:
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
-def test_every_option_composes_and_its_targets_exist(group, name, tmp_path):
-    config = composed(tmp_path, f"{group}={name}", *NEEDED.get((group, name), []))
+def test_every_option_composes_and_its_targets_exist(group, name):
+    config = composed(f"{group}={name}", *NEEDED.get((group, name), []))
     assert not OmegaConf.missing_keys(config)
     for target in targets(config):
         assert callable(get_object(target))
 
 
-def test_the_help_states_keys_that_exist_and_their_defaults(tmp_path):
+def test_the_help_states_keys_that_exist_and_their_defaults():
     text = (CONF / "hydra/help/counterpoise.yaml").read_text()
     stated = re.findall(r"^    ([a-z_.]+)=(\S+)  ", text.partition("Frequent settings")[2], re.MULTILINE)
     assert len(stated) >= 15
-    config = composed(tmp_path)
+    config = composed()
     for key, default in stated:
         value = OmegaConf.select(config, key, throw_on_missing=True, default="no such key")
         assert yaml.safe_load(default) == value, key
@@ -96,25 +101,25 @@ def keys_with_auto() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("group", "name", "key"), keys_with_auto())
-def test_a_setting_accepts_auto_where_its_comment_says_so(group, name, key, tmp_path):
+def test_a_setting_accepts_auto_where_its_comment_says_so(group, name, key):
     setting = f"{group.replace('/', '.')}.{key}"
     for value in ["auto", 0.5] if group.startswith("strategy") else ["auto"]:
-        config = composed(tmp_path, f"{group}={name}", f"{setting}={value}", *NEEDED.get((group, name), []))
+        config = composed(f"{group}={name}", f"{setting}={value}", *NEEDED.get((group, name), []))
         assert OmegaConf.select(config, setting) == value
         with initialize_config_dir(str(CONF), version_base="1.3"):
             check_types(OmegaConf.to_container(config))
 
 
 @pytest.mark.parametrize("setting", ["trainer.timeout", "callbacks.last.minutes"])
-def test_minutes_may_be_fractions(setting, tmp_path):
-    config = composed(tmp_path, f"{setting}=0.5")
+def test_minutes_may_be_fractions(setting):
+    config = composed(f"{setting}=0.5")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         check_types(OmegaConf.to_container(config))
 
 
 @pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "strategy"])
-def test_every_strategy_gives_a_correction_and_a_loss(name, tmp_path):
-    config = composed(tmp_path, f"strategy={name}", *NEEDED.get(("strategy", name), []))
+def test_every_strategy_gives_a_correction_and_a_loss(name):
+    config = composed(f"strategy={name}", *NEEDED.get(("strategy", name), []))
     strategy = instantiate(config.strategy)
     assert isinstance(strategy, Strategy)
     single_label = ClassIndex.from_targets(np.repeat([0, 1], [90, 10]), 2)
@@ -129,29 +134,29 @@ def test_every_strategy_gives_a_correction_and_a_loss(name, tmp_path):
 @pytest.mark.parametrize(
     ("group", "name"), [(group, name) for group, name in OPTIONS if group in ("data", "encoder", "optim")]
 )
-def test_data_encoders_and_optimizers_are_built_without_a_download(group, name, tmp_path):
-    config = composed(tmp_path, f"{group}={name}", *NEEDED.get((group, name), []))
+def test_data_encoders_and_optimizers_are_built_without_a_download(group, name):
+    config = composed(f"{group}={name}", *NEEDED.get((group, name), []))
     made = instantiate(config[group])
     assert is_dataclass(made)
     assert type(made) is get_class(config[group]._target_)
 
 
-def test_callbacks_and_default_loggers_are_built(tmp_path):
-    config = composed(tmp_path)
+def test_callbacks_and_default_loggers_are_built():
+    config = composed()
     set_modes(config.callbacks)
     made = [instantiate(each) for group in (config.callbacks, config.logger) for each in group.values()]
     assert len(made) == len(config.callbacks) + len(config.logger)
 
 
-def test_the_default_trainer_is_built(tmp_path):
-    config = composed(tmp_path, "trainer=cpu")
+def test_the_default_trainer_is_built():
+    config = composed("trainer=cpu")
     trainer = instantiate(config.trainer, logger=False)
     assert trainer.max_epochs == config.trainer.max_epochs
 
 
-def test_every_setting_is_an_argument_of_its_target(tmp_path):
+def test_every_setting_is_an_argument_of_its_target():
     # instantiate would refuse an unknown one at the first run only.
-    config = composed(tmp_path, "data=files", "encoder=local", "encoder.name=somewhere")
+    config = composed("data=files", "encoder=local", "encoder.name=somewhere")
     for group in (config.data, config.encoder, config.optim):
         assert set(group) - {"_target_"} <= set(get_class(group._target_).__dataclass_fields__)
 

@@ -100,7 +100,7 @@ def test_changed_weights_matter_to_a_probe_only(restored, texts, tmp_path, monke
         assert (load(folder)(["alpha1 word2"]) == before).all()
 
 
-@pytest.mark.parametrize("change", [*TOKENIZER, *CONFIG])
+@pytest.mark.parametrize("change", ["other words", "case kept", "other heads"])
 def test_a_run_is_not_resumed_with_another_tokenizer_or_configuration(change, restored, texts, tmp_path):
     how, encoder, finished = restored
     if how == "probe":

@@ -49,15 +49,11 @@ def test_help_is_printed_without_importing_torch(command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["predict", "no_run", "texts.csv"], "no_run"),
-        (["predict", "no_run", "texts.csv", "--output", "."], "--output"),
         (["predict", "no_run", "texts.csv", "--output", "texts.csv"], "--output"),
         (["evaluate", "no_run", "texts.csv"], "no_run"),
-        (["evaluate", "no_run", "texts.csv", "--output", "texts.csv"], "--output"),
         (["export", "no_run"], "no_run"),
         (["serve", "no_run", "--max-texts", "0"], "--max-texts"),
         (["compare", "no_sweep", "--output", "texts.csv"], "--output"),
-        (["audit", "--output", "texts.csv"], "--output"),
         (["audit", "data=no_such_data"], "no_such_data"),
         (["fork", "not-a-name", "folder"], "not-a-name"),
     ],

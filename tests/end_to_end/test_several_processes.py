@@ -58,6 +58,7 @@ def assert_stopped(done: Outcome) -> None:
     assert (done.folder / "checkpoints/last.ckpt").exists()
 
 
+@pytest.mark.soak
 def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tiny, tmp_path):
     done, _ = run(tmp_path, *tiny, at("step", signal.SIGTERM, "second", tmp_path))
     assert_stopped(done)

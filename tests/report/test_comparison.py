@@ -453,10 +453,9 @@ def test_hostile_names_are_shown_and_not_run(open_page: Callable[..., Opened], t
     assert page.evaluate("window.hacked") is None
 
 
-@pytest.mark.parametrize("groups", [1, 20])
-def test_a_phone_never_scrolls_sideways(open_page: Callable[..., Opened], tmp_path: Path, groups: int) -> None:
-    names = [f"strategy=combined strategy.max_ratio={number}" for number in range(groups)]
-    write_comparison_report(tmp_path / "phone.html", compared(groups, 30, names))
+def test_a_phone_never_scrolls_sideways(open_page: Callable[..., Opened], tmp_path: Path) -> None:
+    names = [f"strategy=combined strategy.max_ratio={number}" for number in range(20)]
+    write_comparison_report(tmp_path / "phone.html", compared(20, 30, names))
     opened = open_page(tmp_path / "phone.html", viewport={"width": 380, "height": 800})
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 380
     assert opened.complaints == []

@@ -229,9 +229,7 @@ def toolbar(opened: Opened) -> list[str]:
     return [button.get_attribute("data-title") or "" for button in buttons.all() if button.is_visible()]
 
 
-@pytest.mark.parametrize(
-    "fixed", [{}, {"xaxis_fixedrange": True}, {"xaxis_fixedrange": True, "yaxis_fixedrange": True}]
-)
+@pytest.mark.parametrize("fixed", [{"xaxis_fixedrange": True}, {"xaxis_fixedrange": True, "yaxis_fixedrange": True}])
 def test_the_toolbar_of_a_figure_offers_no_upload(tmp_path: Path, open_page, fixed: dict[str, bool]) -> None:
     chart = plot().update_layout(**fixed)
     write(tmp_path / "page.html", "title", "", [Panel("one", "One", "", figure("plot", chart, "points"))])
@@ -243,8 +241,9 @@ def test_the_toolbar_of_a_figure_offers_no_upload(tmp_path: Path, open_page, fix
     assert not any(word in title for title in found for word in ("share", "cloud", "upload", "edit", "studio"))
 
 
-@pytest.mark.parametrize("width", [320, 390, 600])
-def test_a_narrow_screen_has_no_toolbar_over_the_legend(tmp_path: Path, open_page, width: int) -> None:
-    opened = open_page(page(tmp_path), viewport={"width": width, "height": 800}, has_touch=True)
-    opened.page.locator("#plot .canvas").hover()
-    assert toolbar(opened) == []
+def test_a_narrow_screen_has_no_toolbar_over_the_legend(tmp_path: Path, open_page) -> None:
+    opened = open_page(page(tmp_path), viewport={"width": 320, "height": 800}, has_touch=True)
+    for width in (320, 600):
+        opened.page.set_viewport_size({"width": width, "height": 800})
+        opened.page.locator("#plot .canvas").hover()
+        assert toolbar(opened) == []
