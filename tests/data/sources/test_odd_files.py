@@ -311,6 +311,24 @@ def test_a_text_that_begins_like_another_format_is_read(tmp_path, start):
     assert len(train(file)) == 2
 
 
+def test_a_text_with_a_word_of_tar_archives_at_their_place_is_read(tmp_path):
+    data = "text,label\n" + "w" * 244 + " custard,x\nb,y\n"
+    assert data.index("ustar") == 257
+    assert len(train(written(tmp_path / "a.csv", data))) == 2
+
+
+@pytest.mark.parametrize("delimiter", ["\x01", "\x1f"])
+def test_a_delimiter_can_be_a_control_character(tmp_path, delimiter):
+    file = written(tmp_path / "a.csv", as_csv([("a b", "x"), ("c d", "y")] * 50, delimiter=delimiter))
+    assert len(train(file, delimiter=delimiter)) == 100
+
+
+def test_utf16_without_a_byte_order_mark_is_read_with_the_setting_that_is_named(tmp_path):
+    file = written(tmp_path / "a.csv", as_csv([("日本語", "x"), ("中文", "y")] * 50), "utf-16-le")
+    assert "data.encoding" in refused(FileSource(file))
+    assert len(train(file, encoding="utf-16-le")) == 100
+
+
 # Headers and delimiters
 
 

@@ -56,7 +56,7 @@ def read_columns(path: Path, text: str, others: Sequence[str], form: FileFormat 
         if suffix == ".parquet":
             return read_parquet(path, columns, lambda reader: keep(reader, ()))
         with reraise_as_user_error(path):
-            file = TextFile.of(path, form.encoding)
+            file = TextFile.of(path, form)
         if suffix in DELIMITERS:
             return read_csv(file, columns, form, suffix, keep)
         return read_json(file, text, columns, lambda reader: keep(reader, file.notices))
@@ -92,7 +92,7 @@ def column_names(path: Path, form: FileFormat | None = None) -> list[str]:
     if suffix == ".parquet":
         return parquet_names(path)
     with reraise_as_user_error(path):
-        file = TextFile.of(path, form.encoding)
+        file = TextFile.of(path, form)
         return CsvStructure.of(file, form, suffix).names if suffix in DELIMITERS else json_names(file)
 
 

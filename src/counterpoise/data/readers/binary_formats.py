@@ -45,6 +45,8 @@ CONTROL = bytes([*range(0x00, 0x09), *range(0x0E, 0x1B), *range(0x1C, 0x20)])
 """Control characters other than white space and escape, which encodings of Japanese use."""
 MAX_CONTROL = 0.05
 """Largest fraction of control characters of a text file."""
+TAR = (b"ustar\x0000", b"ustar  \0")
+"""Bytes at 257 of a tar archive. A text can have the word "custard" there."""
 FOLDER_IN_ZIP = re.compile(rb"PK\x03\x04.{26}(xl|word)/", re.DOTALL)
 """A folder in a ZIP archive that says what it is."""
 DOCUMENTS = {
@@ -66,12 +68,20 @@ def reject_binary(path: Path, start: bytes) -> None:
         raise UserError(f"{path.name} is {found[0]}, not a text file: {found[1]}")
 
 
-def reject_unlike_text(path: Path, start: bytes) -> None:
-    """Raise UserError for content with too many control characters for a text of 8-bit characters."""
-    if _control(start) > MAX_CONTROL:
+def reject_unlike_text(path: Path, start: bytes, delimiter: str | None = None) -> None:
+    """Raise UserError for content with too many control characters for a text of 8-bit characters.
+
+    Args:
+        path: The file.
+        start: First bytes of its content, decompressed.
+        delimiter: Delimiter of its fields, which may be a control character; None: not given.
+    """
+    text = start.replace(delimiter.encode(), b"") if delimiter else start
+    if _control(text) > MAX_CONTROL:
         raise UserError(
-            f"{path.name} is not a text file: {_control(start):.0%} of its first {len(start):,} bytes are control "
-            "characters. Convert it to CSV, JSON lines or Parquet, or correct its suffix"
+            f"{path.name} is not a text file: {_control(text):.0%} of its first {len(text):,} bytes are control "
+            "characters. Convert it to CSV, JSON lines or Parquet, or correct its suffix; if it is text, set "
+            "data.encoding, such as utf-16-le, or data.delimiter"
         )
 
 
@@ -89,7 +99,7 @@ def require_parquet(path: Path) -> None:
 
 def _format_of(start: bytes) -> tuple[str, str] | None:
     """Return what a file is and what to do, if its first bytes are those of a known format."""
-    if start[257:262] == b"ustar":
+    if start[257:265] in TAR:
         return "a tar archive", "unpack it and name the file in it"
     magic = next((magic for magic in FORMATS if start.startswith(magic)), None)
     if magic is None or (magic in PRINTABLE_START and _control(start) == 0):

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from counterpoise.data.readers import files
 from counterpoise.data.readers.binary_formats import START, reject_binary, reject_unlike_text
-from counterpoise.data.readers.format import AUTO
+from counterpoise.data.readers.format import AUTO, FileFormat
 from counterpoise.errors import UserError
 
 GZIP = b"\x1f\x8b"
@@ -49,16 +49,16 @@ class TextFile:
     notices: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, path: Path, encoding: str = AUTO) -> "TextFile":
-        """Return the file with its encoding detected if that is "auto".
+    def of(cls, path: Path, form: FileFormat) -> "TextFile":
+        """Return the file with its encoding detected if that of its format is "auto".
 
         Raises:
             UserError: The file is not a text file, or its encoding cannot be determined.
         """
         reject_binary(path, open_bytes(path).read(START))
-        if encoding != AUTO:
-            return cls(path, encoding)
-        return cls(path, *detect_encoding(path))
+        if form.encoding != AUTO:
+            return cls(path, form.encoding)
+        return cls(path, *detect_encoding(path, form.delimiter))
 
     @property
     def name(self) -> str:
@@ -79,11 +79,15 @@ def open_bytes(path: Path) -> pa.NativeFile:
     return pa.input_stream(path, compression="gzip" if compressed else None)
 
 
-def detect_encoding(path: Path) -> tuple[str, tuple[str, ...]]:
+def detect_encoding(path: Path, delimiter: str | None = None) -> tuple[str, tuple[str, ...]]:
     """Return the encoding of a text file, and a notice if it is not UTF-8.
 
     A byte order mark decides; without one, UTF-16 is recognised by its zero bytes. Otherwise the file is in UTF-8,
     even if some rows are damaged, or in cp1252 if most characters outside ASCII are not valid UTF-8.
+
+    Args:
+        path: The file, compressed or not.
+        delimiter: Delimiter of its fields, which may be a control character; None: not given.
 
     Raises:
         UserError: The file holds no text, or the text is neither in UTF-8 nor in a language that cp1252 can represent.
@@ -97,7 +101,7 @@ def detect_encoding(path: Path) -> tuple[str, tuple[str, ...]]:
     for place, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
         if start and start[place::2].count(0) > 0.7 * len(start[place::2]) and start[1 - place :: 2].count(0) == 0:
             return encoding, (f"{path.name} is read as {encoding.upper()}, because every second byte is 0",)
-    reject_unlike_text(path, start)
+    reject_unlike_text(path, start, delimiter)
     if _is_utf8(path):
         return "utf-8", ()
     sequences = invalid = lines = outside = 0
