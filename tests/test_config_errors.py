@@ -115,6 +115,8 @@ def test_an_unknown_key_leads_to_the_whole_key_that_exists(key, expected, monkey
         (["seed=1", "--learning_rate", "2e-5"], "optim.encoder_lr=2e-5"),
         (["--trainer.max_epochs=3"], "write trainer.max_epochs=3"),
         (["--seed", "seed=1"], "write seed=..."),
+        (["--strategy=weighted"], "write strategy=weighted"),
+        (["--head", "mlp"], "write head=mlp"),
         (["--batchsize", "8"], "loader.batch_size=8"),
         (["--nonsense"], "KEY=VALUE"),
         (["-x"], "KEY=VALUE"),

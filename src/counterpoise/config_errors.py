@@ -72,7 +72,7 @@ def reject_options(arguments: Sequence[str]) -> None:
         value = following[0]
     key = option.lstrip("-").replace("-", "_")
     known = _configured_keys(_conf())
-    if key in known:
+    if key in known or key in _groups():
         raise UserError(f"{option}: settings have no dashes; write {key}={value or '...'}")
     keys = suggested_keys(key, known)
     others = [each for each in parser._option_string_actions if each.startswith("--")]
@@ -198,10 +198,21 @@ def _conf() -> Path:
     return Path(sys.argv[0]).resolve().parent / "conf"
 
 
+def _groups() -> set[str]:
+    """Return the names of the configuration groups of the program and of the installed package."""
+    folders = [path for conf in (_conf(), _package_conf()) if conf.is_dir() for path in conf.iterdir() if path.is_dir()]
+    return {folder.name for folder in folders if any(folder.rglob("*.yaml"))}
+
+
+def _package_conf() -> Path:
+    """Return the configuration folder of the installed package, which a clone does not have."""
+    return Path(__file__).with_name("conf")
+
+
 def _configured_keys(conf: Path) -> dict[str, list[str]]:
     """Return all dotted keys that the files of `conf` and of the installed package define, with the options that do."""
     owners: dict[str, list[str]] = {}
-    for folder in (conf, Path(__file__).with_name("conf")):
+    for folder in (conf, _package_conf()):
         for file in sorted(folder.rglob("*.yaml")):
             text = file.read_text(encoding="utf-8")
             if "hydra" in file.relative_to(folder).parts:
