@@ -88,7 +88,9 @@ def test_health(client):
     [
         ("{}", 422, 'give either "text" or "texts"'),
         ('{"text": "a", "texts": ["a"]}', 422, 'give either "text" or "texts"'),
-        ('{"texts": ["a", 1]}', 422, "texts[1]"),
+        ('{"text": 1}', 422, "text: Input should be"),
+        ('{"texts": ["a", 1]}', 422, "texts[1]: Input should be"),
+        ('{"texts": ["a", "\\ud800"]}', 422, "texts[1]: the text is not valid Unicode"),
         ('{"text": "a", "top": 0}', 422, "top"),
         ('{"text": "a", "colour": "blue"}', 422, "colour"),
         ('{"text": "\\ud800"}', 422, "text"),

@@ -241,7 +241,9 @@ async def _invalid_request(request: Request, error: RequestValidationError) -> J
     if "json" not in request.headers.get("Content-Type", ""):
         return JSONResponse({"error": "the body must be JSON, with Content-Type: application/json"}, 415)
     first: Any = error.errors()[0]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f" {part}" for part in first["loc"][1:]).strip()
+    # Names after the first one are pydantic's, of the alternatives of a type.
+    places = [part for number, part in enumerate(first["loc"][1:]) if number == 0 or isinstance(part, int)]
+    where = "".join(f"[{part}]" if isinstance(part, int) else part for part in places)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = f"no such key; known are {', '.join(Texts.model_fields)}"
