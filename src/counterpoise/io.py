@@ -49,11 +49,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Write a folder that appears complete or not at all: yield a new one, which replaces `path` when the block ends.
 
     Args:
-        path: The folder to write. Missing parent folders are created.
+        path: The folder to write, or a symbolic link to it. Missing parent folders are created.
 
     Yields:
         The empty folder to fill. If the block raises, it is removed and `path` is unchanged.
     """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as unfinished:
         folder = Path(unfinished) / "folder"
