@@ -66,3 +66,12 @@ def test_the_commands_that_come_next_work(done, texts, tmp_path, monkeypatch):
     assert longer.code == 0, longer.err
     assert longer.last["epoch"] == 1
     assert longer.last["global_step"] == 2 * done.last["global_step"]
+
+
+def test_the_command_that_trains_on_works_with_a_run_in_its_own_directory(texts, tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run(tmp_path / "done", *setting(texts, tiny_encoder), "hydra.job.chdir=true", report=False)
+    assert done.code == 0, done.err
+    longer = run(tmp_path / "longer", *command(done, "train on")[2:], report=False)
+    assert longer.code == 0, longer.err
+    assert longer.last["global_step"] == 2 * done.last["global_step"]

@@ -90,8 +90,12 @@ def resume_command(arguments: Sequence[str], checkpoint: Path, folder: Path | No
 
 
 def _path_override(key: str, path: Path) -> str:
-    """Return KEY=PATH, quoted for Hydra and the shell where it must be."""
-    shown = shown_path(path)
+    """Return KEY=PATH, quoted for Hydra and the shell where it must be.
+
+    Only paths of Hydra's own settings are relative to the directory of the command with `hydra.job.chdir=true`.
+    """
+    as_given = not key.startswith("hydra.") and Path.cwd() != start_directory()
+    shown = str(path) if as_given else shown_path(path)
     plain = re.fullmatch(r"[\w./-]+", shown, re.ASCII)
     return f"{key}={shown}" if plain else quoted_override(f"{key}={shown}") or shlex.quote(f"{key}={shown}")
 
