@@ -96,7 +96,7 @@ def test_a_run_stopped_after_its_training_is_resumed_with_its_test(tiny, tmp_pat
         ("options", ["--config-dir", "own", "experiment=mine", "hydra.job.name=other", "hydra.output_subdir=settings"]),
     ],
 )
-def test_the_printed_command_resumes_the_run_in_its_folder(name, arguments, tiny, tmp_path, monkeypatch):
+def test_the_printed_command_resumes_the_run_in_its_folder(name, arguments, tiny, tmp_path, monkeypatch, recwarn):
     (tmp_path / "own/experiment").mkdir(parents=True)
     (tmp_path / "own/experiment/mine.yaml").write_text("# @package _global_\ndropout: 0.0\n")
     monkeypatch.chdir(tmp_path)
@@ -114,6 +114,7 @@ def test_the_printed_command_resumes_the_run_in_its_folder(name, arguments, tiny
     assert yaml.safe_load((folder / "config.yaml").read_text())["dropout"] == (0.0 if name == "options" else 0.1)
     assert (folder / ("other.log" if name == "options" else "train.log")).is_file()
     assert not (tmp_path / "outputs").exists()
+    assert not [each for each in recwarn if "deleted" in str(each.message)]  # the log is continued
 
 
 def test_handlers_are_restored_after_a_run_and_ignored_signals_stay_ignored(tiny, tmp_path):

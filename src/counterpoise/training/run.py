@@ -305,6 +305,7 @@ def silence_library_warnings() -> None:
     warnings.filterwarnings("ignore", ".*recommended to use `self.log.*sync_dist=True.*")  # equal on all devices
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*Experiment logs directory .*")  # MetricsLog keeps them
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # a frozen encoder
     warnings.filterwarnings("ignore", ".*The dirpath has changed.*")
     warnings.filterwarnings("ignore", ".*The number of training batches .* is smaller than the logging interval.*")
