@@ -27,14 +27,15 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 
 def read_csv(path: Path, text: str, columns: list[str] | None = None) -> pd.DataFrame:
-    """Return the table in a file of `write_csv`.
+    """Return the table in a file of `write_csv`. Empty cells of other columns are NaN, so that numbers stay numbers.
 
     Args:
         path: The file.
         text: Column of text.
         columns: Columns to read. Defaults to all.
     """
-    table = pd.read_csv(path, usecols=columns, dtype={text: str}, na_filter=False)
+    missing = {name: [""] for name in pd.read_csv(path, nrows=0).columns if name != text}
+    table = pd.read_csv(path, usecols=columns, dtype={text: str}, keep_default_na=False, na_values=missing)
     table[text] = [unescape_formula(cell) for cell in table[text]]
     return table
 

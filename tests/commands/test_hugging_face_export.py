@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -13,7 +14,7 @@ from transformers import pipeline
 
 import counterpoise
 from commandline import call, run, setting
-from counterpoise.commands import export, hugging_face_export
+from counterpoise.commands import export, hugging_face_export, model_card
 
 pytestmark = pytest.mark.e2e
 
@@ -61,6 +62,25 @@ def test_model_card_states_data_correction_and_quality(pooler, tmp_path):
     assert "Strategy `combined`" in card.text
     assert all(f"| {label} |" in card.text for label in ("alpha", "beta", "gamma", "delta"))
     assert str(pooler.parent) not in card.content
+
+
+@pytest.mark.parametrize("shown", [10, 1])
+def test_classes_without_test_texts_have_no_scores_in_the_card(shown, texts, tiny_encoder, tmp_path, monkeypatch):
+    test = pd.read_csv(texts["test"])
+    test[test.label.isin(["alpha", "beta"])].to_csv(tmp_path / "test.csv", index=False)
+    files = {"train": texts["train"], "test": tmp_path / "test.csv"}
+    done = run(tmp_path / "run", *setting(files, tiny_encoder), *QUICK, "encoder.pooling=pooler", report=False)
+    assert done.code == 0, done.err
+    monkeypatch.setattr(model_card, "SHOWN_CLASSES", shown)
+    hugging_face_export.export_hugging_face(done.folder, tmp_path / "hf")
+    card = ModelCard.load(tmp_path / "hf" / "README.md").text
+    rows = [line for line in card.splitlines() if line.startswith(("| alpha |", "| beta |", "| gamma |", "| delta |"))]
+    assert "nan" not in card
+    assert "2 classes have no test text" in card
+    if shown == 10:
+        assert sum(row.endswith("| 0 |  |  |  |") for row in rows) == 2
+    else:
+        assert sorted(row.split()[1] for row in rows) == ["alpha", "beta"]
 
 
 def test_other_poolings_are_modules_of_a_sentence_transformer(mean, tmp_path):

@@ -91,7 +91,7 @@ def _content(
         "sample_size": _number(metrics["strategy"].get("effective_sample_size"), ".0%"),
         "scores": _scores(run, metrics["test"]),
         "baseline": _number((metrics.get("baseline") or {}).get("test", {}).get("macro_f1"), ".3f", ""),
-        "shown_classes": _shown(run, len(ordered)),
+        "shown_classes": _shown(run, ordered),
         "class_table": _class_table(ordered),
         "calibration": _calibration(calibration) if calibration else "",
         "variant": calibration["variant"] if calibration else "",
@@ -154,23 +154,27 @@ def _interval(decisions: GroupDecisions, metric: CountMetric | None, value: floa
     return "" if np.isnan(width) else f"{max(0.0, value - width):.3f} to {min(1.0, value + width):.3f}"
 
 
-def _shown(run: Run, total: int) -> str:
-    noun = "labels" if run.multi_label else "classes"
-    if total <= 2 * SHOWN_CLASSES:
+def _shown(run: Run, ordered: pd.DataFrame) -> str:
+    noun, tested = "labels" if run.multi_label else "classes", int((ordered["test_count"] > 0).sum())
+    if len(ordered) <= 2 * SHOWN_CLASSES:
         return f"All {noun} by F1:"
+    if tested <= 2 * SHOWN_CLASSES:
+        return f"All {noun} with test texts by F1:"
     return f"The {SHOWN_CLASSES} {noun} with the highest and the {SHOWN_CLASSES} with the lowest F1:"
 
 
 def _class_table(ordered: pd.DataFrame) -> str:
-    few = len(ordered) <= 2 * SHOWN_CLASSES
-    shown = ordered if few else pd.concat([ordered.head(SHOWN_CLASSES), ordered.tail(SHOWN_CLASSES)])
+    """Return the table of the classes that `_shown` names. Scores of a class without test texts are empty."""
+    shown = ordered if len(ordered) <= 2 * SHOWN_CLASSES else ordered[ordered["test_count"] > 0]
+    if len(shown) > 2 * SHOWN_CLASSES:
+        shown = pd.concat([shown.head(SHOWN_CLASSES), shown.tail(SHOWN_CLASSES)])
     rows = [
         (
             _text(row["class"]),
             f"{row['train_count']:,}",
             f"{row['effective_prior']:.3g}",
             f"{row['test_count']:,}",
-            *(f"{row[name]:.3f}" for name in ("precision", "recall", "f1")),
+            *(f"{row[name]:.3f}" if row["test_count"] else "" for name in ("precision", "recall", "f1")),
         )
         for row in shown.to_dict("records")
     ]

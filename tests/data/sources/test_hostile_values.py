@@ -126,6 +126,7 @@ def test_csv_files_hold_no_formulas_and_give_back_the_names(tmp_path, name, othe
     back = read_csv(tmp_path / "a.csv", "class")
     assert back["class"].tolist() == [name, other, "7"]
     assert back["count"].tolist() == [1, 2, 3]
+    assert back["share"].tolist() == pytest.approx([0.5, float("nan"), 1.0], nan_ok=True)
     (cell, *_) = pd.read_csv(tmp_path / "a.csv", dtype=str, na_filter=False)["class"]
     assert (cell != name) == (name in FORMULAS)
     assert cell[:1] not in set("=@\t\r")
