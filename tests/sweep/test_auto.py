@@ -62,6 +62,14 @@ def test_a_budget_for_few_runs_trains_the_first_candidates(tmp_path):
     assert trainer.trained == [("a", 0), ("b", 0)]
 
 
+@pytest.mark.parametrize(("budget", "trained"), [(54, ["a", "d"]), (56, ["a", "d trainer.max_epochs=3", "d"])])
+def test_a_candidate_of_more_epochs_is_expected_to_take_as_many_times_as_long(tmp_path, budget, trained):
+    trainer = Trainer(tmp_path, seconds={"a": 10, "d": 10, "trainer.max_epochs=3": 30})
+    candidates = Search(budget, ["a", "d trainer.max_epochs=3", "d"], max_rounds=1, reserve=0)
+    search(trainer, [], candidates, trainer.clock)
+    assert [name for name, _ in trainer.trained] == [name.split()[-1] for name in trained]
+
+
 def test_every_candidate_of_a_round_has_the_same_fold_and_seed():
     assert [settings(9, folds=2).of_round(number) for number in range(3)] == [
         ["seed=0", "loader.folds=2", "loader.fold=0"],

@@ -32,7 +32,8 @@ def run_search(
         check: Raises an error for overrides that cannot be composed.
     """
     start = time.monotonic()
-    settings = replace(settings, candidates=_candidates(arguments, settings.candidates))
+    epochs = max(1, config.trainer.max_epochs or 1)  # null and -1: no limit
+    settings = replace(settings, candidates=_candidates(arguments, settings.candidates), epochs=epochs)
     check([[*arguments, *each.split()] for each in settings.candidates])
     folder = Path(config.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)

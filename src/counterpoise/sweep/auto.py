@@ -15,7 +15,7 @@ from counterpoise.terminal import console
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 UNKNOWN_FACTOR = 1.5
-"""A candidate that has not been trained yet is expected to take this many times the longest run so far."""
+"""An epoch of a candidate that has not been trained yet is expected to take this many times the longest one so far."""
 KNOWN_FACTOR = 1.1
 """A candidate that has been trained is expected to take this many times its longest run."""
 
@@ -31,6 +31,7 @@ class Search:
         reserve: Fraction of the budget that is kept for the ensemble, its export and the comparison.
         folds: Number of folds of the training data. Each round has another fold as validation split. None: all runs
             have the same validation split.
+        epochs: Epochs of a candidate that does not set `trainer.max_epochs`.
     """
 
     budget: float
@@ -38,6 +39,7 @@ class Search:
     max_rounds: int = 10
     reserve: float = 0.1
     folds: int | None = None
+    epochs: int = 1
 
     def __post_init__(self) -> None:
         if not self.candidates or not all(isinstance(each, str) and each.split() for each in self.candidates):
@@ -49,6 +51,11 @@ class Search:
         if not (is_number(self.reserve) and 0 <= self.reserve < 1):
             raise UserError(f"hydra.sweeper.reserve={self.reserve}: use a number of at least 0 and below 1")
         check_whole_number("hydra.sweeper.folds", self.folds, least=2, null=True)
+
+    def epochs_of(self, overrides: Sequence[str]) -> int:
+        """Return the epochs of a candidate."""
+        given = [text for key, _, text in (each.partition("=") for each in overrides) if key == "trainer.max_epochs"]
+        return int(given[-1]) if given and given[-1].isdecimal() else self.epochs
 
     def of_round(self, number: int) -> list[str]:
         """Return the overrides of a round's runs: seed and fold."""
@@ -133,14 +140,15 @@ def search(
         trained = False
         for candidate in remaining:
             known = KNOWN_FACTOR * max(candidate.seconds, default=0.0)
-            if clock() + (known or UNKNOWN_FACTOR * longest) > deadline:
+            epochs = settings.epochs_of(candidate.overrides)
+            if clock() + (known or UNKNOWN_FACTOR * longest * epochs) > deadline:
                 continue
             begun = clock()
             folder = train([*arguments, *candidate.overrides, *settings.of_round(seed)], number)
             number, trained = number + 1, True
             # A run that finished earlier is skipped, and its recorded duration counts.
             candidate.seconds.append(max(clock() - begun, recorded_seconds(folder)))
-            longest = max(longest, candidate.seconds[-1])
+            longest = max(longest, candidate.seconds[-1] / epochs)
             score = validation_score(folder)
             if score is not None:
                 candidate.runs.append(folder)
