@@ -8,7 +8,13 @@ from scipy import sparse, stats
 
 from counterpoise.analysis.class_recalls import MIN_TEST_TEXTS, recall_intervals
 from counterpoise.analysis.comparison_tables import measure
-from counterpoise.analysis.group_decisions import CountMetric, GroupDecisions, comparison_metrics, observed_scores
+from counterpoise.analysis.group_decisions import (
+    CountMetric,
+    GroupDecisions,
+    comparison_metrics,
+    differing_texts,
+    observed_scores,
+)
 from counterpoise.analysis.jackknife import deviations
 from counterpoise.metrics.buckets import Bounds
 from counterpoise.metrics.class_counts import ClassCounts
@@ -98,6 +104,35 @@ def test_buckets_without_test_texts_have_no_metric():
     names = list(comparison_metrics("single_label", np.array([5, 0, 0, 2, 0]), COUNTS, Bounds()))
     expected = ["macro_f1", "balanced_accuracy", "accuracy", "head_recall", "tail_recall", "head_f1", "tail_f1"]
     assert names == expected
+
+
+@pytest.mark.parametrize(("make", "multi_label"), TASKS)
+@pytest.mark.parametrize("seeds", [(1, 1), (2, 3)])
+def test_differing_texts_equal_a_count_of_what_each_metric_reads(make, multi_label, seeds):
+    decisions = make(40, seeds)
+    truth = decisions.truth.toarray()
+    mean_a, mean_b = (np.mean([run.toarray() for run in group], axis=0) for group in decisions.decided)
+    for name, metric in scored(decisions, multi_label).items():
+        differs = ~np.isclose(mean_a, mean_b)
+        if metric.measure == "recall":
+            differs = differs & truth
+        members = np.ones(5, bool) if metric.classes is None else metric.classes
+        assert differing_texts(decisions, metric, 0, 1) == differs[:, members].any(axis=1).sum(), name
+
+
+def test_two_texts_of_a_rare_class_are_no_evidence():
+    # The decisive class has two test texts, both wrong or both right: the jackknife sees no variance of it.
+    truth = np.repeat([0, 1], [11, 2])
+    run, other = truth.copy(), truth.copy()
+    run[11:], run[0], other[1] = 0, 1, 1
+    macro = {"macro_f1": CountMetric("f1", np.ones(2, bool))}
+    groups = GroupDecisions(one_hot(truth, 2), [[one_hot(run, 2)], [one_hot(other, 2)]])
+    found = measure(["run", "other"], groups, macro).difference(0, 1, "macro_f1")
+    assert found.differing == 4
+    assert found.p == 1 / 8
+    for level in (0.8, 0.874, 0.876, 0.95):
+        low, high = found.interval(level)
+        assert (low <= 0 <= high) == (found.p > 1 - level)
 
 
 def without(decisions: GroupDecisions, text: int) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -228,7 +228,7 @@ def _rank(groups: Mapping[str, list[Run]], first: Run, metric: CountMetric) -> l
 
 def _group(name: str, runs: list[Run], measured: comparison_tables.GroupScores, further: Sequence[str]) -> Group:
     number = measured.names.index(name)
-    scores = pd.DataFrame(measured.scores[number], columns=measured.metrics)
+    scores = pd.DataFrame(measured.scores[number], columns=list(measured.metrics))
     return Group(
         name=name,
         folders=[run.folder for run in runs],

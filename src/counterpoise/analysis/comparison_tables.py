@@ -1,7 +1,7 @@
 """Tables of a comparison: pairwise tests, differences to the reference, and recall by class and by bucket."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import comb
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from counterpoise.analysis.class_recalls import recall_intervals
-from counterpoise.analysis.group_decisions import CountMetric, GroupDecisions, observed_scores
+from counterpoise.analysis.group_decisions import CountMetric, GroupDecisions, differing_texts, observed_scores
 from counterpoise.analysis.inference import Estimate, MetricEstimates
 from counterpoise.analysis.jackknife import deviations
 from counterpoise.analysis.significance import ALPHA, adjusted
@@ -24,19 +24,22 @@ class GroupScores:
 
     Args:
         names: Names of the groups, best first.
-        metrics: Names of the metrics.
+        decisions: The decisions of the groups.
+        metrics: The metrics by name.
         scores: For each group, the scores of its seeds, [S, M].
         estimates: For each metric, its estimates.
     """
 
     names: list[str]
-    metrics: list[str]
+    decisions: GroupDecisions
+    metrics: Mapping[str, CountMetric]
     scores: list[np.ndarray]
     estimates: dict[str, MetricEstimates]
 
     def difference(self, a: int, b: int, metric: str) -> Estimate:
         """Return the difference of groups a and b."""
-        return self.estimates[metric].difference(a, b)
+        differing = differing_texts(self.decisions, self.metrics[metric], a, b)
+        return replace(self.estimates[metric].difference(a, b), differing=differing)
 
     def intervals(self, group: int) -> dict[str, tuple[float, float]]:
         """Return the confidence intervals of a group's means, by metric. They end at 0 and 1."""
@@ -64,7 +67,7 @@ def measure(
         name: MetricEstimates(values[:, number], deviations(decisions, metric), decisions.runs, paired)
         for number, (name, metric) in enumerate(metrics.items())
     }
-    return GroupScores(names, list(metrics), scores, estimates)
+    return GroupScores(names, decisions, metrics, scores, estimates)
 
 
 def pairs(measured: GroupScores, metric: str, reference: str | None) -> pd.DataFrame:

@@ -109,6 +109,16 @@ class GroupDecisions:
         return true_positives, np.array([_column_sums(run) for run in runs]), _column_sums(self.truth)
 
 
+def differing_texts(decisions: GroupDecisions, metric: CountMetric, a: int, b: int) -> int:
+    """Return the number of texts on which the runs of groups a and b differ on average, in what the metric counts."""
+    members = slice(None) if metric.classes is None else np.flatnonzero(metric.classes)
+    means = []
+    for group in (decisions.decided[a], decisions.decided[b]):
+        counted = [run.multiply(decisions.truth) if metric.measure == "recall" else run for run in group]
+        means.append(sum(each.tocsr()[:, members].astype(float) for each in counted) / len(counted))
+    return int((abs(means[0] - means[1]).max(axis=1).toarray() > 1e-9).sum())
+
+
 def observed_scores(decisions: GroupDecisions, metrics: Sequence[CountMetric]) -> list[np.ndarray]:
     """Return the metrics of each group's runs on all texts, float64 [S, M] for a group of S runs."""
     values = np.stack([score(metric, *decisions.counts) for metric in metrics], axis=-1)

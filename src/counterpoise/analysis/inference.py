@@ -13,6 +13,9 @@ Two or three runs estimate s^2 poorly. The larger of a group's own estimate and 
 used, with the pooled degrees of freedom: pooling gives power, and the maximum protects against claims about groups that
 are less stable than the others. A group of one run permits claims about this trained model only: V is then the variance
 over texts.
+
+A class whose few test texts are all decided alike has no jackknife variance. Therefore no p-value is below the least
+one of a paired permutation test, 2^(1 - m) for m texts on which two groups differ, and intervals contain 0 accordingly.
 """
 
 from collections.abc import Sequence
@@ -33,6 +36,7 @@ class Estimate:
         text_variance: Variance of the estimate over samples of test texts.
         text_df: Degrees of freedom of `text_variance`.
         about_methods: Whether the estimate covers new trainings, not only the given models.
+        differing: For a difference, the number of test texts on which the groups differ. None: many.
     """
 
     value: float
@@ -41,6 +45,7 @@ class Estimate:
     text_variance: float
     text_df: float
     about_methods: bool
+    differing: int | None = None
 
     @property
     def standard_error(self) -> float:
@@ -60,11 +65,18 @@ class Estimate:
             return 1.0
         if self.standard_error == 0:  # every text and every run agree: there is no variance to test against
             return np.nan
-        return float(2 * stats.t.sf(abs(self.value) / self.standard_error, self.df))
+        return max(float(2 * stats.t.sf(abs(self.value) / self.standard_error, self.df)), self.least_p)
+
+    @property
+    def least_p(self) -> float:
+        """The least p-value of a paired permutation test on the texts that differ; 0 for many texts."""
+        return 0.0 if self.differing is None else min(1.0, 2.0 ** (1 - self.differing))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the bounds of the confidence interval."""
         half = float(stats.t.ppf((1 + level) / 2, self.df)) * self.standard_error
+        if self.least_p > 1 - level:  # the interval excludes 0 only if the p-value is below 1 - level
+            half = max(half, abs(self.value))
         return self.value - half, self.value + half
 
     def with_seeds(self, seed_variance: float, seed_df: float) -> "Estimate":
