@@ -23,7 +23,7 @@ from counterpoise.training.monitors import set_modes
 CONF = ROOT / "conf"
 GROUPS = sorted(
     {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
-    - {".", "hydra/job_logging", "hydra/help"}
+    - {".", "hydra/hydra_logging", "hydra/job_logging", "hydra/help"}
 )
 OPTIONS = [
     (group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml")) if path.stem != "base"

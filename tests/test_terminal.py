@@ -1,13 +1,16 @@
 """Output in any encoding, tables of 80 columns, and the error boundary of the command line."""
 
 import io
+import logging
 import sys
 
 import pytest
 import torch
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from commandline import printed
 from counterpoise import terminal
@@ -52,6 +55,27 @@ def test_a_narrow_column_keeps_the_part_that_distinguishes_its_names(pattern):
     lines = [line for line in console.export_text().splitlines() if "…" in line]
     assert len(set(lines)) == 3
     assert all(cell_len(line) <= 14 for line in lines)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("redirected", [False, True])
+def test_log_messages_appear_above_an_open_bar_or_in_the_file_of_standard_error(redirected, monkeypatch):
+    screen, errors = Terminal(), io.StringIO() if redirected else Terminal()
+    monkeypatch.setattr(sys, "stderr", errors)
+    log = logging.Logger("test")
+    log.addHandler(terminal.LogConsole())
+    with Progress(console=Console(file=screen, force_terminal=True, width=60), auto_refresh=False) as bar:
+        bar.add_task("working")
+        bar.refresh()
+        log.warning("careful")
+    log.warning("done")
+    shown = Text.from_ansi(screen.getvalue().replace("\r", "\n")).plain.splitlines()
+    assert errors.getvalue() == ("careful\ndone\n" if redirected else "done\n")
+    assert ("careful" in shown) != redirected
 
 
 def test_arguments_that_the_locale_cannot_decode_are_refused(monkeypatch, capsys):

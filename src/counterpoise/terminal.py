@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
@@ -142,6 +142,23 @@ class LineProgress(Progress):
             total = f" of {task.total:,.0f}" if task.total else ""
             left = "" if task.time_remaining is None else f", about {duration(task.time_remaining)} left"
             print(f"{task.description}: {task.completed:,.0f}{total}{left}", file=sys.stderr, flush=True)
+
+
+class LogConsole(logging.StreamHandler[TextIO]):
+    """Log messages on standard error: in a terminal above an open progress bar, not behind it.
+
+    While a bar is open, rich replaces `sys.stderr` by a stream that prints above the bar, to standard output. Standard
+    error that is redirected to a file keeps its messages.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the message to the present `sys.stderr`."""
+        written = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+        self.setStream(sys.stderr if written.isatty() else written)
+        super().emit(record)
 
 
 class LogFile(logging.FileHandler):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.text import Text
 
 from counterpoise import terminal
 from counterpoise.data.datamodule import TextDataModule
@@ -83,6 +84,24 @@ def test_outside_a_terminal_the_estimate_and_then_lines_are_printed(monkeypatch,
     for line in others:
         batch = int(line.partition("batch ")[2].partition(" ")[0])
         assert f"batch {batch} of 50: mean loss {batch / 100:.3f}, about" in line
+
+
+def test_in_a_terminal_the_estimate_is_printed_above_the_bar(monkeypatch, capsys):
+    clock = iter(np.arange(0.0, 1000.0, 2.0).tolist())
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    callback, fit = Progress(), trainer(state=SimpleNamespace(fn="test"))
+    fit.progress_bar_callback = callback
+    callback.setup(fit, None, "fit")
+    callback.on_train_start(fit, None)
+    callback.train_progress_bar_id = callback._add_task(10, "Epoch 1 of 2")
+    for step in range(10):
+        fit.global_step = 10 + step
+        callback.on_train_batch_end(fit, None, None, None, step)
+    callback.teardown(fit, None, "fit")
+    lines = Text.from_ansi(capsys.readouterr().out.replace("\r", "\n")).plain.splitlines()
+    assert any(line.startswith("Epoch 1 of 2") for line in lines)
+    assert next(line for line in lines if "until the results" in line).startswith("about ")
 
 
 def test_bars_become_lines_outside_a_terminal(monkeypatch, capsys):

@@ -21,7 +21,7 @@ from rich.text import Text
 from counterpoise.commands.arguments import Parser
 from counterpoise.errors import UserError
 from counterpoise.io import atomic_path
-from counterpoise.terminal import console, status
+from counterpoise.terminal import LogConsole, console, status
 from counterpoise.training.config_types import check_types
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     if arguments.output and arguments.output.exists() and not arguments.output.is_dir():
         raise UserError(f"--output {arguments.output} is a file; it must be a folder")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[LogConsole()])
     config = compose_config(arguments.overrides)
 
     # These imports take seconds, because they import PyTorch: report faults of the arguments first.

@@ -13,7 +13,7 @@ from pathlib import Path
 from counterpoise.analysis.job_folders import ENSEMBLE_FILE
 from counterpoise.commands.arguments import Parser
 from counterpoise.errors import UserError
-from counterpoise.terminal import console
+from counterpoise.terminal import LogConsole, console
 
 AUTO = "auto"
 
@@ -37,7 +37,7 @@ def main() -> None:
         "--allow", action="append", default=[], metavar="PACKAGE", help="package whose classes the runs may use"
     )
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", handlers=[LogConsole()])
     weight = read_weight(arguments.baseline_weight)
 
     # These imports take seconds, because they import PyTorch: report faults of the arguments first.

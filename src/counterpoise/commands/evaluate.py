@@ -11,7 +11,7 @@ from counterpoise.commands.arguments import Parser
 from counterpoise.commands.predict import add_file_arguments, add_model_arguments
 from counterpoise.commands.run_config import read_config
 from counterpoise.errors import UserError
-from counterpoise.terminal import console
+from counterpoise.terminal import LogConsole, console
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--separator", help="separator of several labels in one field")
     parser.add_argument("--output", type=Path, help="folder to write (default: evaluation-FILE in the run's folder)")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", handlers=[LogConsole()])
     output = arguments.output or arguments.run / f"evaluation-{arguments.file.name.partition('.')[0]}"
     if output.exists() and not is_replaceable(output):
         raise UserError(f"--output {output} exists and is not an earlier evaluation: name another folder")

@@ -31,7 +31,7 @@ from counterpoise.commands.arguments import Parser
 from counterpoise.commands.run_config import read_config
 from counterpoise.commands.trusted_classes import allowed_packages
 from counterpoise.errors import UserError
-from counterpoise.terminal import console, status
+from counterpoise.terminal import LogConsole, console, status
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
         "--allow", action="append", default=[], metavar="PACKAGE", help="package whose classes the run may use"
     )
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", handlers=[LogConsole()])
     if arguments.int8 and arguments.format != "onnx":
         raise UserError(f"--int8 applies to --format onnx, not {arguments.format}")
     read_config(arguments.run)

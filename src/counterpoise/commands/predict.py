@@ -35,6 +35,7 @@ from counterpoise.metrics.adjustment import Adjustment, read_adjustment
 from counterpoise.metrics.costs import least_cost, read_costs
 from counterpoise.metrics.thresholds import read_thresholds
 from counterpoise.saved_files import read_json, reading
+from counterpoise.terminal import LogConsole
 from counterpoise.training.predictions import most_probable_class, multilabel_predictions_writer, predictions_writer
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--input-format", choices=INPUT_FORMATS, help="format of standard input (default: csv)")
     parser.add_argument("--output-format", choices=TEXT_FORMATS, help="format of standard output (default: csv)")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", handlers=[LogConsole()])
 
     if arguments.output != STANDARD and arguments.output.resolve() == arguments.file.resolve():
         raise UserError(f"--output {arguments.output} is the input file: name another one")

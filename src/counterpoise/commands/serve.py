@@ -18,6 +18,7 @@ from counterpoise.commands.arguments import Parser
 from counterpoise.commands.text_classifier import TextClassifier
 from counterpoise.commands.trusted_classes import allowed_packages
 from counterpoise.errors import UserError
+from counterpoise.terminal import LogConsole
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
         "--allow", action="append", default=[], metavar="PACKAGE", help="package whose classes a run may use"
     )
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", handlers=[LogConsole()])
     try:
         import uvicorn
 

@@ -56,10 +56,10 @@ class Progress(RichProgressBar):
         if trainer.is_global_zero and self._steps and self._seconds >= MEASURED_SECONDS:
             if not self._estimated:
                 self._estimated = True
-                console.print(self._estimate(trainer), highlight=False)
+                self._print(self._estimate(trainer))
             elif self.is_disabled and now - self._line_at >= LINE_SECONDS:
                 self._line_at = now
-                console.print(self._line(trainer, pl_module, batch_idx), highlight=False)
+                self._print(self._line(trainer, pl_module, batch_idx))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the validation out of the time of a step."""
@@ -80,6 +80,10 @@ class Progress(RichProgressBar):
         last = self.trainer.max_epochs
         text = f"Epoch {current_epoch + 1}" + (f" of {last}" if last is not None and last > 0 else "")
         return text.ljust(len(self.validation_description))
+
+    def _print(self, line: str) -> None:
+        # Only the console of an open bar prints above the bar instead of behind it.
+        (self.progress.console if self.progress else console).print(line, highlight=False)
 
     def _estimate(self, trainer: pl.Trainer) -> str:
         step, left = self._seconds / self._steps, seconds_left(trainer, self._seconds / self._steps)
