@@ -32,6 +32,7 @@ def test_a_second_run_in_the_folder_of_a_run_is_refused_and_changes_no_result(he
     done = run(tmp_path / "run", *setting(texts, tiny_encoder))
     assert done.code == 2, done.err
     assert f"another run is writing to {tmp_path / 'run'}" in done.error
+    assert len(done.err.splitlines()) == 1
     assert (tmp_path / "run/status.json").read_text() == "that of the first run"
     assert not (tmp_path / "run/config.yaml").exists()
 

@@ -9,8 +9,8 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,13 +220,22 @@ def record_status(task: Callable[[RunContext], float | None]) -> Callable[[DictC
     return run_and_record
 
 
-def _alone_in_folder(run: RunContext) -> AbstractContextManager[None]:
-    """Hold the run folder, or raise UserError if another run does. The other processes of a run write no files."""
+@contextmanager
+def _alone_in_folder(run: RunContext) -> Iterator[None]:
+    """Hold the run folder, or refuse to run if another run does. The other processes of a run write no files."""
     if run.rank != 0:
-        return nullcontext()
+        yield
+        return
     setting = "hydra.sweep.dir" if run.sweep else "hydra.run.dir"
     refusal = f"another run is writing to {run.folder}: wait for its end, or set {setting}"
-    return exclusive(run.folder / ".run.lock", refusal)
+    with ExitStack() as held:
+        try:
+            held.enter_context(exclusive(run.folder / ".run.lock", refusal))
+        except UserError as error:
+            if run.sweep or run.config.traceback:
+                raise
+            exit_with_error(str(error))  # Hydra would print a line of its own in front of a raised error.
+        yield
 
 
 def _options() -> list[str]:
