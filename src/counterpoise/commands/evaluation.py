@@ -151,7 +151,11 @@ def known_rows(split: Split, vocabulary: Vocabulary) -> tuple[Targets, np.ndarra
     if count:
         hint = "some differ only in spelling from labels of the run, see data.normalise_labels"
         described = describe_unseen(unseen, vocabulary.labels, hint)
-        log.warning("%s: %d labels that the run was not trained on: %s", split.file, count, described)
+        if isinstance(targets, np.ndarray):
+            message = "%s: %d rows have classes that the run was not trained on, and are left out: %s"
+        else:
+            message = "%s: %d times a label that the run was not trained on, which is ignored: %s"
+        log.warning(message, split.file, count, described)
     kept = targets >= 0 if isinstance(targets, np.ndarray) else np.ones(targets.shape[0], bool)
     targets = targets[kept]
     if not (len(targets) if isinstance(targets, np.ndarray) else targets.nnz):

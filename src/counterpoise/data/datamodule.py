@@ -358,8 +358,10 @@ class TextDataModule(pl.LightningDataModule):
         if missing:
             hint = "some differ only in spelling: set data.normalise_labels=true"
             described = describe_unseen(lacking, self.labels, hint)
+            sample = f" on a sample (loader.train_limit={self.train_limit})" if self.train_limit else ""
             message = (
-                f"{split.file}: {missing} {name} rows have {split.noun} that do not occur in training: {described}"
+                f"{split.file}: {missing} {name} rows have {split.noun} that do not occur in training{sample}: "
+                f"{described}"
             )
             if self.source.on_bad_row == "error":
                 raise UserError(f"{message}; set data.on_bad_row=drop to drop them")
