@@ -67,9 +67,12 @@ class CsvStructure:
         for other in ",;\t|":
             split = [name.strip() for name in other.join(self.names).split(other)]
             if other != self.delimiter and len(self.names) == 1 and set(columns) <= set(split):
-                return f" Set data.delimiter={other!r}"
+                return f" Set data.delimiter={other!r} (--delimiter of a command)"
         if form.columns is None and not set(columns) & set(self.names):
-            return " If the first row is not a header, name the columns: data.columns=[label,text]"
+            return (
+                " If the first row is not a header, name the columns: data.columns=[label,text] (--columns label,text "
+                "of a command)"
+            )
         return ""
 
 
@@ -154,7 +157,8 @@ def check_quotes(file: TextFile, structure: CsvStructure, form: FileFormat) -> l
         return []
     return [
         f"{file.name}: text follows a closing quotation mark {quote}, which is removed, in "
-        f"{format_rows(np.array(followed), 'line')}; set data.quote=null if quotation marks are part of the text"
+        f"{format_rows(np.array(followed), 'line')}; set data.quote=null (--quote '' of a "
+        "command) if quotation marks are part of the text"
     ]
 
 

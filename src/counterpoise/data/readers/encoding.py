@@ -118,13 +118,14 @@ def detect_encoding(path: Path, delimiter: str | None = None) -> tuple[str, tupl
     if text is None:
         raise UserError(
             f"{path.name} is not in UTF-8, and its encoding is unknown ({outside:,} of {lines:,} lines are not ASCII): "
-            "set data.encoding, such as cp1251, gb18030 or shift_jis"
+            "set data.encoding (--encoding of a command), such as cp1251, gb18030 or shift_jis"
         )
     words = list(dict.fromkeys(re.findall(r"\w*[^\W\x00-\x7f]\w*", text)))[:3]
     shown = f", such as {', '.join(map(repr, words))}" if words else ""
     return LEGACY, (
         f"{path.name} is not in UTF-8 and is read as {LEGACY}: {outside:,} of {lines:,} lines ({outside / lines:.0%}) "
-        f"have characters outside ASCII{shown}. Set data.encoding if they are wrong",
+        f"have characters outside ASCII{shown}. Set data.encoding (--encoding of a command) if they are "
+        "wrong",
     )
 
 
