@@ -245,7 +245,9 @@ async def _invalid_request(request: Request, error: RequestValidationError) -> J
     places = [part for number, part in enumerate(first["loc"][1:]) if number == 0 or isinstance(part, int)]
     where = "".join(f"[{part}]" if isinstance(part, int) else part for part in places)
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
+    if first["type"] == "json_invalid":
+        where, message = "", f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][1]}"
+    elif first["type"] == "extra_forbidden":
         message = f"no such key; known are {', '.join(Texts.model_fields)}"
     return JSONResponse({"error": f"{where}: {message}" if where else message}, 422)
 
