@@ -3,7 +3,7 @@ import gzip
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -340,6 +340,19 @@ def test_reports_open_without_errors_and_run_no_hostile_script(single: Opened, m
         assert opened.page.locator("h1").inner_text() == "run <i>one</i>"
         empty = "nodes => nodes.filter(node => !node.querySelector('svg')).length"
         assert opened.page.eval_on_selector_all("figure.plot", empty) == 0
+
+
+@pytest.mark.parametrize(("plot", "axes"), [("balance-plot", ["y", "y2"]), ("learning-plot", ["y", "y2", "y3"])])
+def test_each_axis_has_ticks_however_short_it_is(
+    plot: str, axes: list[str], open_page: Callable[..., Opened], tmp_path: Path
+) -> None:
+    steps = np.arange(9, 200, 10)
+    history = pd.DataFrame({"step": steps, "train/loss_step": 3.6 - steps / 1000, "train/grad_norm": 2 + steps / 1000})
+    history["val/macro_f1"] = 0.5 + steps / 1000
+    write_run_report(tmp_path / "report.html", single_label(history=history))
+    page = open_page(tmp_path / "report.html").page
+    counts = {axis: page.locator(f"#{plot} .{axis}tick text").count() for axis in axes}
+    assert min(counts.values()) >= 2, counts
 
 
 @pytest.mark.parametrize("name", ["single", "multi"])

@@ -1,4 +1,4 @@
-"""Logarithmic axis of training counts."""
+"""Logarithmic axes: of training counts, and the ticks of others."""
 
 from typing import Any
 
@@ -25,6 +25,18 @@ def log_count_axis(counts: np.ndarray, margin: float) -> dict[str, Any]:
     low, high = axis_range(counts, margin)
     values, names = count_marks(low * margin, high / margin, margin)
     return {"type": "log", "range": np.log10([low, high]).tolist(), "tickvals": values, "ticktext": names}
+
+
+def log_ticks(values: np.ndarray) -> int | None:
+    """Return plotly's `dtick` of a logarithmic axis: powers of ten, or None (plotly's choice) below two decades.
+
+    A shorter axis may lie between two powers of ten, and would have no tick.
+
+    Args:
+        values: Numbers on the axis. Those that are not positive are not drawn.
+    """
+    drawn = values[values > 0]
+    return 1 if len(drawn) and drawn.max() >= 100 * drawn.min() else None
 
 
 def axis_range(counts: np.ndarray, margin: float) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from markupsafe import Markup
 from plotly.subplots import make_subplots
 
 from counterpoise.metrics.registry import select, title
+from counterpoise.report.count_axis import log_ticks
 from counterpoise.report.html_page import Panel, figure, table
 from counterpoise.training.results import RunResults
 from counterpoise.training.verdict import peaked_early
@@ -135,10 +136,13 @@ def _curves(history: pd.DataFrame, scores: tuple[str, ...]) -> go.Figure:
                 line={"color": colour, "width": 2 if row < 3 else 1, "dash": dash},
                 hovertemplate=f"step %{{x:,}}<br>{name}: %{{y:.4f}}<extra></extra>",
             )  # fmt: skip
-    plot.update_yaxes(title="loss, log scale", type="log", tickformat="~g", dtick=1, row=1, col=1)
+    ticks = log_ticks(np.concatenate([series.y for series, *_, row in lines if row == 1]))
+    plot.update_yaxes(title="loss, log scale", type="log", tickformat="~g", dtick=ticks, row=1, col=1)
     plot.update_yaxes(title="score", row=2, col=1)
     if len(gradient):
-        plot.update_yaxes(title="norm, log scale", type="log", tickformat="~g", dtick=1, row=3, col=1)
+        plot.update_yaxes(
+            title="norm, log scale", type="log", tickformat="~g", dtick=log_ticks(gradient.y.to_numpy()), row=3, col=1
+        )
     plot.update_xaxes(showgrid=False)
     plot.update_xaxes(title="step", row=len(heights), col=1)
     plot.update_layout(height=470 if len(heights) == 2 else 600)

@@ -92,7 +92,8 @@ def _settings(results: RunResults) -> list[tuple[str, str]]:
     if "effective_sample_size" in numbers:
         strategy += f"; effective sample size {numbers['effective_sample_size']:.0%}"
 
-    training = f"{run.get('epochs', 0):g} epochs, {run.get('steps', 0):,} steps"
+    epochs, steps = run.get("epochs", 0), run.get("steps", 0)
+    training = f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'}, {steps:,} {'step' if steps == 1 else 'steps'}"
     if results.seconds:
         training += f", {_duration(results.seconds)}"
     return [

@@ -5,6 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from counterpoise.report.count_axis import log_ticks
 from counterpoise.report.html_page import Panel, figure, format_factor, render, table
 from counterpoise.training.results import RunResults
 
@@ -88,12 +89,19 @@ def _plot(rows: pd.DataFrame, results: RunResults) -> go.Figure:
         )  # fmt: skip
         plot.add_trace(trace, row=row, col=1)
     plot.add_hline(1, row=2, col=1, line={"color": "var(--muted)", "width": 1, "dash": "dot"})
-    plot.update_yaxes(type="log", dtick=1)
-    plot.update_yaxes(title="share, log scale", exponentformat="none", tickformat="~%", row=1, col=1)
+    shares = rows[["share of examples", "effective prior"]].to_numpy(float)
+    plot.update_yaxes(
+        title="share, log scale", type="log", dtick=log_ticks(shares), exponentformat="none", tickformat="~%",
+        row=1, col=1,
+    )  # fmt: skip
     # Show at least 0.5 to 2: a tighter axis would magnify rounding errors of values that are all 1.
     times = rows[["draws per example", "class weight"]].to_numpy(float)
     low, high = min(times[times > 0].min(), 0.5) / 1.2, max(times.max(), 2) * 1.2
-    plot.update_yaxes(title="factor, log scale", tickformat="~g", range=np.log10([low, high]).tolist(), row=2, col=1)
+    ends = np.array([low, high])
+    plot.update_yaxes(
+        title="factor, log scale", type="log", dtick=log_ticks(ends), tickformat="~g", range=np.log10(ends).tolist(),
+        row=2, col=1,
+    )  # fmt: skip
     plot.update_xaxes(showgrid=False, dtick=1 if len(rows) <= 12 else None)
     plot.update_xaxes(range=[1 - 0.02 * len(rows), 1.02 * len(rows) + 0.5])
     plot.update_xaxes(title=f"{results.nouns}, from the most frequent to the rarest", row=2, col=1)

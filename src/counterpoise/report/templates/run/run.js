@@ -323,7 +323,7 @@
           made("span", `probability ${error.p < 0.0005 ? "below 0.001" : fixed(error.p)}`
             + (error.threshold === undefined ? "" : `, threshold ${fixed(error.threshold)}`), "sure"));
       } else {
-        head.append("predicted ", tag(all.labels[error.predicted], "wrong"), ", true ", tag(all.labels[error.true], "right"),
+        head.append("predicted ", tag(all.labels[error.predicted], "wrong"), " true ", tag(all.labels[error.true], "right"),
           made("span", `p(predicted) ${percent(error.p_predicted)}, p(true) ${percent(error.p_true)}`, "sure"));
       }
       node.append(head);
