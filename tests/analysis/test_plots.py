@@ -41,6 +41,13 @@ def test_one_or_several_runs_are_compared_by_recall(tmp_path, names):
     size(tmp_path / "r.png")
 
 
+def test_long_names_of_runs_do_not_widen_the_picture(tmp_path):
+    values = np.array([1, 20, 300]), np.array([0.2, 0.5, 0.9])
+    pictures.recall_vs_count(tmp_path / "short.png", {"a": values, "b": values})
+    pictures.recall_vs_count(tmp_path / "long.png", {f"{number}={'strategy=' * 12}": values for number in range(2)})
+    assert size(tmp_path / "long.png")[0] <= 1.02 * size(tmp_path / "short.png")[0]
+
+
 def test_the_recall_picture_names_the_buckets_that_hold_a_class(monkeypatch):
     runs = {"plain": (np.array([30, 50, 3000]), np.array([0.5, 0.6, 0.9]))}
     shown = texts(monkeypatch, pictures.recall_vs_count, runs)

@@ -19,7 +19,7 @@ from counterpoise.metrics.buckets import Bounds, buckets
 from counterpoise.report.comparison.comparison_report import class_figures as comparison_classes
 from counterpoise.report.comparison.comparison_report import group_figures as comparison_groups
 from counterpoise.report.comparison.comparison_report import panels, subtitle, write_comparison_report
-from counterpoise.report.comparison.formatting import GAIN, LOSS, UNDECIDED, behind_best, folded
+from counterpoise.report.comparison.formatting import GAIN, LOSS, UNDECIDED, behind_best, folded, folded_all
 
 METRICS = ["macro_f1", "accuracy", "head_f1"]
 HOSTILE = "<script>window.hacked=1</script>"
@@ -317,6 +317,15 @@ def test_names_are_folded_to_two_lines_that_keep_both_ends(name: str) -> None:
     assert all(len(line) <= 22 for line in lines)
     assert name.startswith(lines[0])
     assert name.endswith(lines[-1].removeprefix("…"))
+
+
+def test_folded_names_of_different_groups_differ() -> None:
+    names = [f"optim.encoder_lr=0.000{rate} strategy.sampler.alpha=0.5 strategy/loss=cross_entropy" for rate in (1, 2)]
+    assert folded(names[0], 22) == folded(names[1], 22)
+    for width in (13, 22):
+        assert len(set(folded_all(names, width))) == 2
+        assert max(len(line) for name in folded_all(names, width) for line in name.split("\n")) <= width
+    assert folded_all(["plain", names[0]]) == ["plain", folded(names[0])]
 
 
 def test_the_page_opens_without_errors_and_asks_for_nothing(opened: Opened) -> None:

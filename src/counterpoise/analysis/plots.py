@@ -16,9 +16,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from counterpoise.analysis import plot_style
 from counterpoise.analysis.plot_style import COLOURS, FAINT, INK, MUTED, PAPER
+from counterpoise.names import shorten_all
 
 _GRADIENT = "train/grad_norm"
 _CROWD = 150
+_LEGEND_WIDTH = 60
+"""Characters of the names in a row of a legend beside the title."""
+_NAME_WIDTH = 90
+"""Characters of a name in a legend."""
 
 
 def recall_vs_count(
@@ -46,6 +51,7 @@ def recall_vs_count(
     places = {name: np.maximum(counts, 0.5).astype(float) for name, (counts, _) in runs.items()}
     low = min((float(x.min()) for x in places.values()), default=1.0)
     high = max((float(x.max()) for x in places.values()), default=1.0)
+    names = dict(zip(runs, shorten_all(tuple(runs), _NAME_WIDTH), strict=True))
     edges = np.geomspace(low, high * 1.001, max(3, round(2 * np.log10(high / low))) + 1)
     crowd = max((len(x) for x in places.values()), default=0) > _CROWD
     for number, ((name, (_, recall)), colour) in enumerate(zip(runs.items(), cycle(COLOURS), strict=False)):
@@ -59,7 +65,7 @@ def recall_vs_count(
         bins = np.digitize(x[known], edges)
         means = pd.DataFrame({"x": np.log(x[known]), "y": recall[known]}).groupby(bins).mean()
         (line,) = axes.plot(
-            np.exp(means.x), means.y, color=colour, linewidth=2.6, label=plot_style.plain(name), zorder=3
+            np.exp(means.x), means.y, color=colour, linewidth=2.6, label=plot_style.plain(names[name]), zorder=3
         )
         line.set_path_effects([withStroke(linewidth=4, foreground=PAPER)])
         axes.plot(np.exp(means.x), means.y, "o", color=colour, markersize=7, markeredgecolor=PAPER, zorder=4)
@@ -72,7 +78,11 @@ def recall_vs_count(
     axes.set_xlabel(f"training examples of the {unit} (log scale)")
     axes.set_ylabel("recall")
     if len(runs) > 1:
-        plot_style.legend(axes, loc="lower right", bbox_to_anchor=(1, 1.12), borderaxespad=0, ncols=min(len(runs), 4))
+        columns = min(len(runs), 4)
+        if max(map(len, names.values())) * columns <= _LEGEND_WIDTH:
+            plot_style.legend(axes, loc="lower right", bbox_to_anchor=(1, 1.12), borderaxespad=0, ncols=columns)
+        else:
+            plot_style.legend(axes, loc="upper left", bbox_to_anchor=(0, -0.16), borderaxespad=0, ncols=1)
     sized = ", larger where several coincide" if crowd else ""
     plot_style.title(axes, "Recall by training count", f"a point is a {unit}{sized}; a line is their mean", above=22)
     plot_style.save(figure, path)

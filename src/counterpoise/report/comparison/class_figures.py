@@ -17,7 +17,7 @@ from counterpoise.report.comparison.formatting import (
     GAIN,
     LOSS,
     UNDECIDED,
-    folded,
+    folded_all,
     p_value,
     records,
     reference_number,
@@ -225,7 +225,7 @@ def bucket_effects(comparison: Comparison) -> go.Figure:
         yaxis={
             "range": [len(others) - 0.4, -0.6],
             "tickvals": list(range(len(others))),
-            "ticktext": [folded(name) for name in names],
+            "ticktext": folded_all(names),
             "tickfont": {"color": "var(--ink)"},
             "ticklabelstandoff": 6,
             "showgrid": False,

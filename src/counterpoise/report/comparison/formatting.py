@@ -1,5 +1,6 @@
 """Names, numbers and differences as a comparison's report shows them."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 
 from counterpoise.analysis.comparison import Comparison
 from counterpoise.analysis.significance import significant
-from counterpoise.names import shorten
+from counterpoise.names import shorten, shorten_all
 
 GAIN, LOSS, UNDECIDED = "var(--c1)", "var(--c2)", "var(--faint)"
 HALF = "var(--half, color-mix(in srgb, var(--c1) 50%, var(--card)))"
@@ -96,3 +97,12 @@ def folded(name: str, width: int = 22) -> str:
     cut = max(spaces or breaks, default=width)
     rest = name[cut:]
     return f"{name[:cut].rstrip()}\n{shorten(rest, width, head=0.0)}"
+
+
+def folded_all(names: Sequence[str], width: int = 22) -> list[str]:
+    """Return the names folded as by `folded`, or cut elsewhere if different names would look equal."""
+    lines = [folded(name, width) for name in names]
+    if len(set(lines)) == len(set(names)):
+        return lines
+    short = shorten_all(tuple(" ".join(name.split()) for name in names), 2 * width)
+    return ["\n".join(filter(None, (name[:width], name[width:]))) for name in short]

@@ -13,7 +13,7 @@ from counterpoise.report.comparison.formatting import (
     GAIN,
     behind_best,
     differences,
-    folded,
+    folded_all,
     p_value,
     reference_number,
     shown_name,
@@ -78,7 +78,7 @@ def ranking(comparison: Comparison) -> go.Figure:
     plot.update_layout(
         height=60 + 40 * len(groups),
         showlegend=False,
-        yaxis={**rows_axis, "ticktext": [folded(name) for name in names]},
+        yaxis={**rows_axis, "ticktext": folded_all(names)},
         yaxis2={**rows_axis, "ticktext": [f"{mean:.3f}" for mean in means], "overlaying": "y", "side": "right"},
     )
     return plot
@@ -140,8 +140,8 @@ def matrix(comparison: Comparison) -> go.Figure:
     numbered = size > 8
     axis = {"tickvals": list(range(size)), "showgrid": False, "fixedrange": True}
     axis |= {"tickfont": {"color": "var(--ink)"}, "ticklabelstandoff": 4}
-    row_names = [f"{number + 1}  " * numbered + folded(name) for number, name in enumerate(shown)]
-    column_names = [str(number + 1) if numbered else folded(name, 13) for number, name in enumerate(shown)]
+    row_names = [f"{number + 1}  " * numbered + name for number, name in enumerate(folded_all(shown))]
+    column_names = [str(number + 1) for number in range(size)] if numbered else folded_all(shown, 13)
     plot.update_layout(
         height=90 + (32 if numbered else 46) * size,
         xaxis={**axis, "ticktext": column_names, "range": [-0.5, size - 0.5], "side": "top", "tickangle": 0},
@@ -155,7 +155,9 @@ def matrix_width(comparison: Comparison) -> int:
     size = len(comparison.groups)
     names = [shown_name(comparison, number) for number in range(size)]
     # About 7 px per character of the row names, and of the column names, which are numbers from 9 groups on.
-    rows, columns = (max(len(line) for name in names for line in folded(name, width).split("\n")) for width in (22, 13))
+    rows, columns = (
+        max(len(line) for name in folded_all(names, width) for line in name.split("\n")) for width in (22, 13)
+    )
     return 40 + 7 * rows + (40 if size > 8 else max(44, 7 * columns)) * size
 
 
