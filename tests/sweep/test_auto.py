@@ -70,6 +70,14 @@ def test_a_candidate_of_more_epochs_is_expected_to_take_as_many_times_as_long(tm
     assert [name for name, _ in trainer.trained] == [name.split()[-1] for name in trained]
 
 
+def test_only_candidates_that_were_trained_are_named_as_the_best(tmp_path, capsys):
+    trainer = Trainer(tmp_path, seconds={"a": 10, "b": 100, "c": 100, "d": 100})
+    search(trainer, [], settings(30, reserve=0), trainer.clock)
+    shown = capsys.readouterr().out
+    assert "a (0.500)" in shown
+    assert "inf" not in shown
+
+
 def test_every_candidate_of_a_round_has_the_same_fold_and_seed():
     assert [settings(9, folds=2).of_round(number) for number in range(3)] == [
         ["seed=0", "loader.folds=2", "loader.fold=0"],

@@ -160,7 +160,8 @@ def search(
         common = set.intersection(*trained_rounds) if trained_rounds else set()
         remaining = sorted(remaining, key=lambda each: -each.mean(common))[: max(1, math.ceil(len(remaining) / 2))]
         if remaining[0].runs:
-            shown = ", ".join(f"{each.name} ({each.mean(common):.3f})" for each in remaining)
+            means = {each.name: each.mean(common) for each in remaining}
+            shown = ", ".join(f"{name} ({mean:.3f})" for name, mean in means.items() if mean > -math.inf)
             left = max(0.0, start + settings.budget - clock())
             console.print(
                 f"round {seed + 1}: best on validation: {shown}; {left / 60:.0f} min left",
