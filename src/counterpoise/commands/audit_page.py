@@ -126,7 +126,8 @@ def _split_table(findings: dict[str, Any], noun: str) -> Iterator[RenderableType
     yield table
     yield _note(
         "equal: the same text, ignoring case and spaces; near duplicate: not equal, with a Jaccard similarity of "
-        f"{near_duplicates.MIN_SIMILARITY} or more over sequences of {near_duplicates.SHINGLE} letters"
+        f"{near_duplicates.MIN_SIMILARITY} or more over sequences of {near_duplicates.SHINGLE} letters; all numbers "
+        "are equal, unless digits make up much of the texts"
     )
 
 

@@ -158,7 +158,8 @@ def predict(arguments: argparse.Namespace, target: Path | Stream) -> None:
             f"{written:,}",
             100 * differing / written,
         )
-    print(f"{written:,} predictions in {'standard output' if arguments.output == STANDARD else arguments.output}")
+    place = "standard output" if arguments.output == STANDARD else arguments.output
+    print(f"{written:,} {'prediction' if written == 1 else 'predictions'} in {place}")
 
 
 def _read(arguments: argparse.Namespace, form: FileFormat) -> tuple[pa.Table, list[str]]:
