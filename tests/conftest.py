@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from browser import chromium
 from refusals import user_error
 
 torch.set_num_threads(1)
@@ -114,6 +116,13 @@ def write_tagged_texts(path: Path, rows: int, seed: int = 0) -> Path:
             text = " ".join(rng.permutation(own + common))
             file.write(json.dumps({"text": text, "labels": labels, "source": f"s{row // 2}"}) + "\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; a process can run one only."""
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from browser import chromium
 from commandline import call, environment
 from counterpoise.commands import serve
 from counterpoise.commands.text_classifier import Predictions, TextClassifier
@@ -225,22 +224,21 @@ def address() -> Iterator[str]:
         process.wait(30)
 
 
-def test_the_server_and_its_page_work(address):
+def test_the_server_and_its_page_work(address, browser):
     with urllib.request.urlopen(f"{address}/health") as answer:
         assert json.load(answer)["status"] == "ok"
-    with chromium() as browser:
-        page = browser.new_page()
-        problems: list[str] = []
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto(address)
-        page.fill("textarea", "a a b")
-        page.click("button")
-        page.wait_for_selector("#classes tr")
-        assert page.inner_text("#label") == f"Prediction: {CLASSES[0]}"
-        assert page.locator("#classes tr").first.locator("td").first.inner_text() == CLASSES[0]
-        page.fill("textarea", "  ")
-        page.click("button")
-        page.get_by_text("No prediction").wait_for()
-        assert page.locator("#classes tr").count() == 0
+    page = browser.new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(address)
+    page.fill("textarea", "a a b")
+    page.click("button")
+    page.wait_for_selector("#classes tr")
+    assert page.inner_text("#label") == f"Prediction: {CLASSES[0]}"
+    assert page.locator("#classes tr").first.locator("td").first.inner_text() == CLASSES[0]
+    page.fill("textarea", "  ")
+    page.click("button")
+    page.get_by_text("No prediction").wait_for()
+    assert page.locator("#classes tr").count() == 0
     assert not problems

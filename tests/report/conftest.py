@@ -1,4 +1,4 @@
-"""Fixtures: a browser, and pages opened in it from disk."""
+"""Fixture: pages opened from disk in a browser."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,14 +6,7 @@ from typing import Any
 
 import pytest
 
-from browser import Opened, chromium
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """A headless Chromium."""
-    with chromium() as running:
-        yield running
+from browser import Opened
 
 
 @pytest.fixture
