@@ -78,6 +78,19 @@ def test_only_candidates_that_were_trained_are_named_as_the_best(tmp_path, capsy
     assert "inf" not in shown
 
 
+@pytest.mark.parametrize(
+    ("override", "epochs"), [("x=1", 2), ("trainer.max_epochs=3", 3), ("++trainer.max_epochs=4", 4)]
+)
+def test_epochs_are_those_of_the_candidate_or_of_all_runs(override, epochs):
+    assert settings(9, epochs=2).epochs_of([override, "strategy=plain"]) == epochs
+
+
+def test_a_candidate_without_epochs_fails_alone(tmp_path):
+    trainer = Trainer(tmp_path, seconds={"a": 10, "trainer.max_epochs=0": 1})
+    runs = search(trainer, [], Search(99, ["trainer.max_epochs=0", "a"], 1, 0), trainer.clock)
+    assert [run.name for run in runs] == ["1"]
+
+
 def test_every_candidate_of_a_round_has_the_same_fold_and_seed():
     assert [settings(9, folds=2).of_round(number) for number in range(3)] == [
         ["seed=0", "loader.folds=2", "loader.fold=0"],

@@ -110,7 +110,7 @@ class GroupDecisions:
 
 
 def differing_texts(decisions: GroupDecisions, metric: CountMetric, a: int, b: int) -> int:
-    """Return the number of texts on which the runs of groups a and b differ on average, in what the metric counts."""
+    """Return the number of texts on which groups a and b differ in the mean of the decisions that the metric counts."""
     members = slice(None) if metric.classes is None else np.flatnonzero(metric.classes)
     means = []
     for group in (decisions.decided[a], decisions.decided[b]):

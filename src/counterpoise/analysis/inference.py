@@ -75,7 +75,7 @@ class Estimate:
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the bounds of the confidence interval."""
         half = float(stats.t.ppf((1 + level) / 2, self.df)) * self.standard_error
-        if self.least_p > 1 - level:  # the interval excludes 0 only if the p-value is below 1 - level
+        if self.least_p >= 1 - level:  # the interval excludes 0 only if the p-value is below 1 - level
             half = max(half, abs(self.value))
         return self.value - half, self.value + half
 

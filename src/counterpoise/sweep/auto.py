@@ -54,8 +54,9 @@ class Search:
 
     def epochs_of(self, overrides: Sequence[str]) -> int:
         """Return the epochs of a candidate."""
-        given = [text for key, _, text in (each.partition("=") for each in overrides) if key == "trainer.max_epochs"]
-        return int(given[-1]) if given and given[-1].isdecimal() else self.epochs
+        given = {key.lstrip("+"): value for key, _, value in (each.partition("=") for each in overrides)}
+        epochs = given.get("trainer.max_epochs", "")
+        return max(1, int(epochs)) if epochs.isdecimal() else self.epochs
 
     def of_round(self, number: int) -> list[str]:
         """Return the overrides of a round's runs: seed and fold."""

@@ -234,7 +234,7 @@ def _alone_in_folder(run: RunContext) -> Iterator[None]:
         except UserError as error:
             if run.sweep or run.config.traceback:
                 raise
-            exit_with_error(str(error))  # Hydra would print a line of its own in front of a raised error.
+            exit_with_error(str(error))  # Hydra prints "Error executing job" before an error that is raised.
         yield
 
 
